@@ -7,6 +7,8 @@
 #ifndef TENON_HOST_H
 #define TENON_HOST_H
 
+#include <stddef.h>
+
 #include "tenon/status.h"
 #include "tenon/tensor.h"
 
