@@ -1,0 +1,65 @@
+// The two forms of parallelism in which techniques are written.
+//
+// for_each(exec, n, f): f(i) for every i in [0, n), in any order, nothing shared. f is a trivially copyable functor whose operator() is
+// marked TN_FN. for_each_block<Shared>(exec, blocks, f): f(block) for every block; inside, a block runs phases in order: `each` maps,
+// `sum`, `max` reduce, all over [0, n) cooperatively; `shared` is scratch of Shared bytes that outlives phases. On the CPU a block is one
+// OpenMP task and a phase a SIMD loop; on CUDA and HIP a block is a thread block and a phase ends with a barrier.
+#pragma once
+
+#include <cstdint>
+
+#include "tenon/host.h"
+
+namespace tenon::sdk {
+
+inline constexpr int64_t kSerialBelow = 16384;  // elements: below this a parallel region costs more than it saves
+
+template <class F>
+void for_each(const tn_exec*, int64_t n, F f) {
+#pragma omp parallel for simd schedule(static) if (n >= kSerialBelow)
+  for (int64_t i = 0; i < n; ++i) f(i);
+}
+
+// Sums are taken in a fixed order: they do not depend on the number of threads.
+struct Block {
+  int64_t index;
+  void* memory;
+
+  template <class T>
+  T* shared() const {
+    return static_cast<T*>(memory);
+  }
+  template <class F>
+  void each(int64_t n, F f) const {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) f(i);
+  }
+  template <class F>
+  float max(int64_t n, float start, F f) const {
+    float m = start;
+#pragma omp simd reduction(max : m)
+    for (int64_t i = 0; i < n; ++i) {
+      const float x = f(i);
+      m = x > m ? x : m;
+    }
+    return m;
+  }
+  template <class F>
+  float sum(int64_t n, F f) const {
+    float s = 0;
+#pragma omp simd reduction(+ : s)
+    for (int64_t i = 0; i < n; ++i) s += f(i);
+    return s;
+  }
+};
+
+template <int64_t Shared = 0, class F>
+void for_each_block(const tn_exec*, int64_t blocks, F f) {
+#pragma omp parallel for schedule(static) if (blocks > 1)
+  for (int64_t b = 0; b < blocks; ++b) {
+    alignas(64) unsigned char memory[Shared > 0 ? Shared : 1];
+    f(Block{b, memory});
+  }
+}
+
+}  // namespace tenon::sdk
