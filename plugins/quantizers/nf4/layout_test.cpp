@@ -1,0 +1,134 @@
+// The bitsandbytes key set: a state dict that the library saved is read, and what is written is what it would have saved.
+#include "sdk/testing/codec.h"
+#include "tests/reference/golden.h"
+
+namespace tenon::nf4 {
+namespace {
+
+using namespace sdk::testing;
+
+struct External {
+  std::map<std::string, Tensor> tensors;
+  static int32_t put(void* self, const char* suffix, const tn_tensor* t) {
+    Tensor copy(t->dtype, std::vector<int64_t>(t->shape, t->shape + t->ndim));
+    std::memcpy(copy.as<uint8_t>(), sdk::data<uint8_t>(*t), copy.bytes());
+    static_cast<External*>(self)->tensors.emplace(suffix, std::move(copy));
+    return TN_OK;
+  }
+  static const tn_tensor* get(void* self, const char* suffix) {
+    auto& tensors = static_cast<External*>(self)->tensors;
+    const auto it = tensors.find(suffix);
+    return it == tensors.end() ? nullptr : it->second.get();
+  }
+  void set(const std::string& suffix, tn_dtype dtype, std::vector<int64_t> shape, const void* bytes) {
+    Tensor t(dtype, std::move(shape));
+    std::memcpy(t.as<uint8_t>(), bytes, t.bytes());
+    tensors.erase(suffix);
+    tensors.emplace(suffix, std::move(t));
+  }
+  void set_text(const std::string& suffix, const std::string& text) { set(suffix, sdk::kU8, {static_cast<int64_t>(text.size())}, text.data()); }
+};
+
+class Nf4Layout : public ::testing::TestWithParam<std::string> {
+ protected:
+  // The golden Linear4bit(40 -> 24) of kind nf4 or fp4.
+  External saved_layer(const golden::File& file) const {
+    External out;
+    for (const std::string& name : file.names()) {
+      const std::string prefix = "layer.weight";
+      if (name.rfind(prefix, 0) != 0) continue;
+      const std::string suffix = name.substr(prefix.size());
+      if (suffix.find("absmax") == 1 || suffix.empty() || suffix.find("quant_state") == 1) {
+        const auto bytes = file.u8(name);
+        out.set(suffix, sdk::kU8, file.shape(name), bytes.data());
+      } else {
+        const auto values = file.f32(name);
+        out.set(suffix, sdk::kF32, file.shape(name), values.data());
+      }
+    }
+    return out;
+  }
+  const tn_layout& layout(TestCodec& codec) const { return *static_cast<const tn_layout*>(codec.plugin.get_extension(TN_EXT_LAYOUT)); }
+  int32_t read(TestCodec& codec, const tn_target& target, External& from, Coded& to) const {
+    return layout(codec).from_external(codec.self, "bitsandbytes", &target, &from, External::get, to.pointers().data());
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Objects, Nf4Layout, ::testing::ValuesIn(plugin_objects()), [](const auto& info) { return object_label(info.param); });
+
+TEST_P(Nf4Layout, ReadsAndWritesWhatTheLibrarySaves) {
+  const tn_target target = make_target({24, 40});
+  for (const std::string kind : {"nf4", "fp4"}) {
+    const golden::File file("nf4/linear-" + kind + ".safetensors");
+    External saved = saved_layer(file);
+    TestCodec codec(GetParam(), {{"quant_type", kind}, {"double_quant", "true"}});
+    Coded coded = codec.plan(target);
+    codec.expect(read(codec, target, saved, coded));
+    EXPECT_EQ(codec.decode(target, coded), file.f32("decoded"));
+    EXPECT_EQ(codec.encode(target, file.f32("original"))["codes"].raw(), coded["codes"].raw());
+
+    External written;
+    codec.expect(layout(codec).to_external(codec.self, "bitsandbytes", &target, coded.pointers().data(), &written, External::put));
+    ASSERT_EQ(written.tensors.size(), saved.tensors.size());
+    for (const auto& [suffix, tensor] : saved.tensors) {
+      ASSERT_TRUE(written.tensors.count(suffix)) << suffix;
+      const Tensor& mine = written.tensors.at(suffix);
+      if (suffix.find("quant_state") == 1) {
+        const auto parse = [](const Tensor& t) { return nlohmann::json::parse(t.as<char>(), t.as<char>() + t.bytes()); };
+        EXPECT_EQ(parse(mine), parse(tensor));
+      } else {
+        EXPECT_EQ(mine.raw(), tensor.raw()) << suffix;
+        EXPECT_EQ(mine.get()->ndim, tensor.get()->ndim) << suffix;
+      }
+    }
+  }
+}
+
+TEST_P(Nf4Layout, PlainScalesSurviveTheRoundTrip) {
+  const tn_target target = make_target({33, 65}, sdk::kBF16);
+  TestCodec codec(GetParam(), {{"blocksize", "128"}});
+  Coded coded = codec.encode(target, normals(33 * 65)), again = codec.plan(target);
+  External file;
+  codec.expect(layout(codec).to_external(codec.self, "bitsandbytes", &target, coded.pointers().data(), &file, External::put));
+  codec.expect(read(codec, target, file, again));
+  EXPECT_EQ(again["codes"].raw(), coded["codes"].raw());
+  EXPECT_EQ(again["absmax"].raw(), coded["absmax"].raw());
+}
+
+TEST_P(Nf4Layout, DamagedOrForeignFilesAreRefusedByName) {
+  const tn_target target = make_target({24, 40});
+  const golden::File file("nf4/linear-nf4.safetensors");
+  const std::string state = ".quant_state.bitsandbytes__nf4", good =
+      R"({"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [24, 40], "nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 1.5})";
+  const auto refused = [&](const std::map<std::string, std::string>& options, auto&& edit, const std::string& word) {
+    External saved = saved_layer(file);
+    saved.set_text(state, good);
+    edit(saved);
+    TestCodec codec(GetParam(), options);
+    Coded coded = codec.plan(target);
+    EXPECT_EQ(read(codec, target, saved, coded), TN_E_FORMAT);
+    EXPECT_NE(codec.host.error.find(word), std::string::npos) << codec.host.error;
+    EXPECT_NE(codec.host.error.find("blk.0.weight"), std::string::npos) << codec.host.error;
+  };
+  const std::map<std::string, std::string> twice = {{"double_quant", "true"}};
+  const auto nothing = [](External&) {};
+  refused({{"blocksize", "128"}, {"double_quant", "true"}}, nothing, "nf4:blocksize=64");
+  refused({}, nothing, "nf4:double_quant=true");
+  refused({{"quant_type", "fp4"}, {"double_quant", "true"}}, nothing, "quant_type");
+  for (const char* missing : {"", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map"})
+    refused(twice, [&](External& e) { e.tensors.erase(missing); }, "no such tensor");
+  refused(twice, [&](External& e) { e.set("", sdk::kU8, {479, 1}, std::vector<uint8_t>(479).data()); }, "479");
+  refused(twice, [&](External& e) { e.tensors.at(".quant_map").as<float>()[3] = -0.4f; }, "entry 3");
+  refused(twice, [&](External& e) { e.tensors.at(".nested_quant_map").as<float>()[0] = NAN; }, "entry 0");
+  for (const char* text : {"", "[]", "{", "{\"quant_type\": 7}", "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"shape\": [24, -40]}",
+                           "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"shape\": [9223372036854775807, 3]}"})
+    refused(twice, [&](External& e) { e.set_text(state, text); }, state);
+  refused(twice, [&](External& e) { e.set_text(state, good.substr(0, good.find("1.5")) + "\"x\"}"); }, "nested_offset");
+
+  TestCodec codec(GetParam());
+  External empty;
+  Coded coded = codec.plan(target);
+  EXPECT_EQ(layout(codec).from_external(codec.self, "gptq", &target, &empty, External::get, coded.pointers().data()), TN_E_UNSUPPORTED);
+}
+
+}  // namespace
+}  // namespace tenon::nf4
