@@ -45,17 +45,18 @@ struct Block {
     return m;
   }
   template <class F>
-  float sum(int64_t n, F f) const {
-    float s = 0;
+  auto sum(int64_t n, F f) const {  // in the type that f returns
+    decltype(f(n)) s = 0;
 #pragma omp simd reduction(+ : s)
     for (int64_t i = 0; i < n; ++i) s += f(i);
     return s;
   }
 };
 
+// `elements`: what one block handles, if that is so little that few blocks are not worth a parallel region.
 template <int64_t Shared = 0, class F>
-void for_each_block(const tn_exec*, int64_t blocks, F f) {
-#pragma omp parallel for schedule(static) if (blocks > 1)
+void for_each_block(const tn_exec*, int64_t blocks, F f, int64_t elements = kSerialBelow) {
+#pragma omp parallel for schedule(static) if (blocks > 1 && blocks * elements > kSerialBelow)
   for (int64_t b = 0; b < blocks; ++b) {
     alignas(64) unsigned char memory[Shared > 0 ? Shared : 1];
     f(Block{b, memory});

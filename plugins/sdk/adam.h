@@ -1,0 +1,107 @@
+// Adam, shared by every rule built on it (Kingma and Ba 2014; Loshchilov and Hutter 2019).
+//
+// m ← β1 m + (1 − β1) g, v ← β2 v + (1 − β2) g², and the direction, with c1 = 1 − β1^t and c2 = 1 − β2^t, is
+//   exact: (m / c1) / (√(v / c2) + ε)           hf: (√c2 / c1) · m / (√v + ε), as in Hugging Face's first AdamW
+// Decay multiplies the weight by 1 − lr · weight_decay before (pre) or after (post) the step.
+#pragma once
+
+#include <cmath>
+
+#include "sdk/plugin.h"
+#include "sdk/stored.h"
+
+namespace tenon::sdk {
+
+struct AdamSettings {
+  double beta1, beta2, eps, weight_decay;
+  bool hf = false, decay_first = true;
+};
+
+// The numbers of one update. Computed in double: β^t in f32 drifts.
+struct AdamNumbers {
+  float a1, a2;          // 1 − β1, 1 − β2
+  float root, eps;       // denominator = root · √v + ε
+  double direction;      // factor of m / denominator
+  float step;            // lr · direction
+  float decay, after;    // lr · weight_decay; 1 if the weight decays after the step, else 0
+  float grad_scale;
+
+  AdamNumbers(const AdamSettings& s, const tn_item& item) {
+    const double t = static_cast<double>(item.t);
+    const double c1 = -std::expm1(t * std::log(s.beta1)), c2 = -std::expm1(t * std::log(s.beta2));
+    a1 = static_cast<float>(1 - s.beta1), a2 = static_cast<float>(1 - s.beta2);
+    root = s.hf ? 1.0f : static_cast<float>(1 / std::sqrt(c2));
+    eps = static_cast<float>(s.eps);
+    direction = (s.hf ? std::sqrt(c2) : 1.0) / c1;
+    step = static_cast<float>(item.lr * direction);
+    decay = static_cast<float>(item.lr * s.weight_decay * item.decay_scale), after = s.decay_first ? 0.0f : 1.0f;
+    grad_scale = static_cast<float>(item.grad_scale);
+  }
+};
+
+// m ← (1 − a) m + a g with one rounding per term: for a = 1 exactly g, and (1 − a) is as exact as a.
+TN_FN float decayed(float a, float old, float fresh) { return std::fma(a, fresh, std::fma(-a, old, old)); }
+
+// m / (root · √v + ε); 0 where a zero ε meets a zero v.
+TN_FN float adam_ratio(const AdamNumbers& a, float m, float v) {
+  const float d = std::fma(std::sqrt(v), a.root, a.eps);
+  const float u = m / d;
+  return d > 0 ? u : 0.0f;
+}
+
+// The weight after a step along u. Step and decay meet in one small difference: multiplying by 1 − decay, rounded, would drift by 1e-5 in a
+// thousand steps.
+TN_FN float adam_step(const AdamNumbers& a, float w, float u) {
+  const float s = a.step * u;
+  return w - std::fma(a.decay, std::fma(-a.after, s, w), s);
+}
+
+// One update of a parameter with its averages m and v, and with `vmax` (AMSGrad: the largest v so far stands in the root) if Max.
+template <bool Max>
+void adam_update(const tn_exec* exec, const AdamNumbers& a, int64_t n, Stored grad, Stored weight, Stored m, Stored v, Stored vmax) {
+  for_each_block<5 * kChunk * sizeof(float)>(
+      exec, chunks(n),
+      [=](const Block& block) {
+        const Chunk chunk(block, n);
+        float* stage = block.shared<float>();
+        const float* g = grad.read(block, chunk, stage);
+        float* w = weight.read(block, chunk, stage + kChunk);
+        float* pm = m.read(block, chunk, stage + 2 * kChunk);
+        float* pv = v.read(block, chunk, stage + 3 * kChunk);
+        float* px = Max ? vmax.read(block, chunk, stage + 4 * kChunk) : nullptr;
+        block.each(chunk.n, [=](int64_t i) {
+          const float x = g[i] * a.grad_scale;
+          const float mi = decayed(a.a1, pm[i], x);
+          const float vi = decayed(a.a2, pv[i], x * x);
+          pm[i] = mi, pv[i] = vi;
+          float root = vi;
+          if constexpr (Max) px[i] = root = px[i] > vi ? px[i] : vi;
+          w[i] = adam_step(a, w[i], adam_ratio(a, mi, root));
+        });
+        weight.write(block, chunk, w);
+        m.write(block, chunk, pm);
+        v.write(block, chunk, pv);
+        if constexpr (Max) vmax.write(block, chunk, px);
+      },
+      kChunk);
+}
+
+// Adam whose states are whole values in slots `first`, `first` + 1 (and + 2 for AMSGrad).
+inline void adam_update(const tn_exec* exec, const AdamSettings& s, const tn_item& item, bool amsgrad, uint32_t first = 0) {
+  const int64_t n = count(*item.param);
+  const AdamNumbers a(s, item);
+  const Stored g = gradient_of(item), w = weight_of(item), m = state_of(item, first, n), v = state_of(item, first + 1, n);
+  if (amsgrad) adam_update<true>(exec, a, n, g, w, m, v, state_of(item, first + 2, n));
+  else adam_update<false>(exec, a, n, g, w, m, v, {});
+}
+
+// Schema entries that the family shares.
+inline constexpr tn_hyper_info kHyperBeta1 = real("beta1", "0.9", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "decay of the gradient's average");
+inline constexpr tn_hyper_info kHyperBeta2 = real("beta2", "0.999", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "decay of the squared gradient's average");
+constexpr tn_hyper_info hyper_eps(const char* fallback) { return real("eps", fallback, 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr, "added to the root"); }
+constexpr tn_hyper_info hyper_weight_decay(const char* fallback) {
+  return real("weight_decay", fallback, 0, kInfinity, TN_RANGE_OPEN_MAX, "1/lr", "decoupled: the weight shrinks by lr * weight_decay a step");
+}
+constexpr tn_hyper_info hyper_decay(const char* fallback) { return choice("decay", fallback, "pre|post", "weight decay before or after the step"); }
+
+}  // namespace tenon::sdk

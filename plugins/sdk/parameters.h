@@ -1,0 +1,83 @@
+// The parameters that an optimizer is bound to, and what every rule does with them.
+#pragma once
+
+#include <vector>
+
+#include "sdk/tensor.h"
+#include "tenon/optimizer.h"
+
+namespace tenon::sdk {
+
+inline std::string text_of(tn_dtype d) {
+  const char* kind = d.code == TN_BFLOAT ? "bf" : d.code == TN_FLOAT ? "f" : d.code == TN_UINT ? "u" : d.code == TN_INT ? "i" : "type ";
+  return kind + std::to_string(d.bits);
+}
+
+// f32 and bf16 on a CPU, or the reason why not.
+inline void supports_dense(const char* technique, const tn_query& q) {
+  if (q.device.type != TN_CPU) fail(TN_E_UNSUPPORTED, std::string(technique) + ": this object runs on the CPU; load the plugin's object of that device");
+  if (!same(q.dtype, kF32) && !same(q.dtype, kBF16))
+    fail(TN_E_UNSUPPORTED, std::string(technique) + " updates f32 and bf16 parameters, not " + text_of(q.dtype) + "; train an adapter over quantized weights");
+}
+
+class Parameters {
+ public:
+  struct Entry {
+    tn_param info;
+    int64_t n;  // elements
+  };
+
+  void bind(const char* technique, const tn_param* const* params, uint64_t n) {
+    entries_.clear();
+    for (uint64_t i = 0; i < n; ++i) {
+      const tn_param& p = *params[i];
+      const std::string name = std::string(technique) + ": " + (p.name && *p.name ? p.name : "a parameter");
+      if (p.repr == TN_REPR_QUANTIZED) fail(TN_E_UNSUPPORTED, name + " is quantized; freeze it and train an adapter over it, or load the model without a quantizer");
+      if (!same(p.dtype, kF32) && !same(p.dtype, kBF16)) fail(TN_E_UNSUPPORTED, name + " is " + text_of(p.dtype) + "; f32 and bf16 can be updated");
+      if (p.ndim < 0 || p.ndim > 4) fail(TN_E_ARGUMENT, name + " has " + std::to_string(p.ndim) + " axes; at most 4 are possible");
+      Entry e{p, 1};
+      e.info.name = nullptr;  // valid during bind only
+      for (int32_t k = 0; k < p.ndim; ++k)
+        if (p.shape[k] < 0 || __builtin_mul_overflow(e.n, p.shape[k], &e.n)) fail(TN_E_ARGUMENT, name + " has an impossible shape");
+      if (p.uid >= by_uid_.size()) {
+        if (p.uid > kLargestUid) fail(TN_E_ARGUMENT, name + " has the uid " + std::to_string(p.uid) + "; uids are small and dense");
+        by_uid_.resize(p.uid + 1, -1);
+      }
+      by_uid_[p.uid] = static_cast<int32_t>(entries_.size());
+      entries_.push_back(e);
+    }
+  }
+  const Entry& at(uint32_t uid) const {
+    if (uid >= by_uid_.size() || by_uid_[uid] < 0) fail(TN_E_NOT_FOUND, "no parameter with uid " + std::to_string(uid) + " is bound");
+    return entries_[static_cast<size_t>(by_uid_[uid])];
+  }
+  // What apply() may rely on.
+  const Entry& check(const tn_item& item) const {
+    const Entry& e = at(item.uid);
+    if (item.t < 1) fail(TN_E_ARGUMENT, "updates are counted from 1, an item came with t = " + std::to_string(item.t));
+    if (!item.param || count(*item.param) != e.n) fail(TN_E_ARGUMENT, "an item's parameter differs in size from the bound one");
+    return e;
+  }
+
+ private:
+  static constexpr uint32_t kLargestUid = 1u << 24;
+  std::vector<Entry> entries_;
+  std::vector<int32_t> by_uid_;
+};
+
+// Declares a state slot of this shape.
+inline void declare_slot(const tn_state_sink& sink, const char* name, uint32_t role, tn_dtype dtype, int32_t ndim, const int64_t* shape) {
+  tn_state_slot slot{};
+  slot.struct_size = TN_SIZE_TO(tn_state_slot, name);
+  slot.role = role;
+  slot.ndim = ndim;
+  slot.dtype = dtype;
+  for (int32_t i = 0; i < ndim; ++i) slot.shape[i] = shape[i];
+  slot.name = name;
+  check(sink.declare(sink.self, &slot));
+}
+inline void declare_like(const tn_state_sink& sink, const char* name, tn_dtype dtype, const tn_param& p) {
+  declare_slot(sink, name, TN_SLOT_VALUE, dtype, p.ndim, p.shape);
+}
+
+}  // namespace tenon::sdk

@@ -1,0 +1,180 @@
+// One optimizer plugin over a few parameters, driven as a host drives it: declared states are allocated and counted, the workspace is exactly
+// what estimate() says and is full of NaN before every update.
+#pragma once
+
+#include <algorithm>
+#include <deque>
+#include <map>
+#include <string>
+
+#include "sdk/testing/host.h"
+#include "tenon/optimizer.h"
+
+namespace tenon::sdk::testing {
+
+struct Parameter {
+  std::vector<int64_t> shape;
+  std::vector<float> start;
+  uint32_t role = TN_ROLE_OTHER;
+  tn_dtype dtype = kF32;
+  bool master = false;
+};
+
+struct StepOptions {
+  double lr = 1e-3, decay_scale = 1, grad_scale = 1;
+  uint32_t flags = 0;
+  int64_t t = 0;  // 0: one more than the last
+  tn_dtype grad_dtype = kF32;
+};
+
+class OptimizerRun {
+ public:
+  OptimizerRun(const std::string& object, const std::map<std::string, std::string>& hypers, std::vector<Parameter> parameters)
+      : plugin_(load_plugin(host, object)), api_(*static_cast<const tn_optimizer_api*>(plugin_.api)) {
+    const HyperValues values(plugin_, hypers);
+    must(api_.create(host.get(), values.data(), values.size(), &self_));
+    for (size_t i = 0; i < parameters.size(); ++i) add(static_cast<uint32_t>(i), parameters[i]);
+    std::vector<const tn_param*> list;
+    for (const Bound& b : bound_) list.push_back(&b.info);
+    must(api_.bind(self_, list.data(), list.size()));
+    for (Bound& b : bound_) {
+      const tn_state_sink sink{sizeof(tn_state_sink), 0, &b, declare};
+      must(api_.state_layout(self_, b.info.uid, &sink));
+      b.estimate.struct_size = sizeof b.estimate;
+      must(api_.estimate(self_, cpu_device_api(), cpu_device(), b.info.uid, &b.estimate));
+    }
+  }
+  OptimizerRun(const OptimizerRun&) = delete;
+  ~OptimizerRun() {
+    if (self_) api_.destroy(self_);
+  }
+
+  // One update of parameter i; returns the status.
+  int32_t step(size_t i, const std::vector<float>& grad, StepOptions o = {}) {
+    Bound& b = bound_[i];
+    Tensor g(o.grad_dtype, b.shape, grad);
+    std::vector<tn_tensor*> states;
+    for (Slot& s : b.slots) states.push_back(s.tensor.get());
+    b.t = o.t ? o.t : b.t + 1;
+    tn_item item{};
+    item.struct_size = sizeof item, item.uid = b.info.uid, item.flags = o.flags;
+    item.param = b.param.get(), item.master = b.has_master ? b.master.get() : nullptr, item.grad = g.get();
+    item.states = states.data(), item.n_states = static_cast<uint32_t>(states.size());
+    item.t = b.t, item.lr = o.lr, item.decay_scale = o.decay_scale, item.grad_scale = o.grad_scale;
+    item.rng = {seed, b.info.uid, static_cast<uint32_t>(b.t)};
+    Exec exec(b.estimate.workspace_bytes);
+    const tn_item* items[] = {&item};
+    host.error.clear();
+    if (api_.prepare) must(api_.prepare(self_, exec.get(), items, 1));
+    const int32_t status = api_.apply(self_, exec.get(), items, 1);
+    if (!exec.intact() || !b.param.intact() || !b.master.intact()) fail(TN_E_INTERNAL, "the plugin wrote past the end of its memory");
+    for (const Slot& s : b.slots)
+      if (!s.tensor.intact()) fail(TN_E_INTERNAL, "the plugin wrote past the end of state " + s.name);
+    return status;
+  }
+
+  std::vector<float> weights(size_t i = 0) const { return bound_[i].param.floats(); }
+  std::vector<float> masters(size_t i = 0) const { return bound_[i].master.floats(); }
+  Tensor& state(size_t i, const std::string& name) {
+    for (Slot& s : bound_[i].slots)
+      if (s.name == name) return s.tensor;
+    fail(TN_E_NOT_FOUND, "no state " + name);
+  }
+  std::vector<std::string> state_names(size_t i = 0) const {
+    std::vector<std::string> out;
+    for (const Slot& s : bound_[i].slots) out.push_back(s.name);
+    return out;
+  }
+  uint64_t state_bytes(size_t i = 0) const {
+    uint64_t n = 0;
+    for (const Slot& s : bound_[i].slots) n += s.tensor.bytes();
+    return n;
+  }
+  const tn_estimate& estimate(size_t i = 0) const { return bound_[i].estimate; }
+  const tn_optimizer_api& api() const { return api_; }
+  tn_optimizer* self() const { return self_; }
+
+  // finish(): the metrics by name, and whether the plugin reported a stated loss.
+  std::map<std::string, double> finish(bool* degraded = nullptr) {
+    std::map<std::string, double> out;
+    tn_step step{};
+    step.struct_size = sizeof step;
+    tn_advice advice{};
+    advice.struct_size = sizeof advice, advice.self = &out, advice.batch_multiplier = 1;
+    advice.metric = [](void* self, const char* name, double value) {
+      (*static_cast<std::map<std::string, double>*>(self))[name] = value;
+      return static_cast<int32_t>(TN_OK);
+    };
+    must(api_.finish(self_, &step, &advice));
+    if (degraded) *degraded = advice.flags & TN_ADVICE_DEGRADED;
+    return out;
+  }
+
+  // Everything that a checkpoint holds, to be taken over by a run of the same parameters.
+  void resume_from(const OptimizerRun& other) {
+    for (size_t i = 0; i < bound_.size(); ++i) {
+      bound_[i].t = other.bound_[i].t;
+      bound_[i].param = other.bound_[i].param.clone();
+      bound_[i].master = other.bound_[i].master.clone();
+      for (size_t k = 0; k < bound_[i].slots.size(); ++k) bound_[i].slots[k].tensor = other.bound_[i].slots[k].tensor.clone();
+    }
+    if (!api_.save) return;
+    std::string blob;
+    const tn_sink sink{sizeof(tn_sink), 0, &blob, [](void* self, const void* bytes, uint64_t n) {
+                         static_cast<std::string*>(self)->append(static_cast<const char*>(bytes), n);
+                         return static_cast<int32_t>(TN_OK);
+                       }};
+    must(api_.save(other.self_, &sink));
+    must(api_.load(self_, blob.data(), blob.size()));
+  }
+  bool same_bits(const OptimizerRun& other) const {
+    for (size_t i = 0; i < bound_.size(); ++i) {
+      if (bound_[i].param.raw() != other.bound_[i].param.raw() || bound_[i].master.raw() != other.bound_[i].master.raw()) return false;
+      for (size_t k = 0; k < bound_[i].slots.size(); ++k)
+        if (bound_[i].slots[k].tensor.raw() != other.bound_[i].slots[k].tensor.raw()) return false;
+    }
+    return true;
+  }
+
+  FakeHost host;
+  uint64_t seed = 1234;
+
+ private:
+  struct Slot {
+    std::string name;
+    uint32_t role;
+    Tensor tensor;
+  };
+  struct Bound {
+    tn_param info{};
+    std::vector<int64_t> shape;
+    Tensor param, master;
+    bool has_master;
+    std::deque<Slot> slots{};
+    tn_estimate estimate{};
+    int64_t t = 0;
+  };
+
+  void add(uint32_t uid, const Parameter& p) {
+    Bound b{{}, p.shape, Tensor(p.dtype, p.shape, p.start), Tensor(kF32, p.shape, p.start), p.master};
+    b.info.struct_size = sizeof b.info;
+    b.info.uid = uid, b.info.role = p.role, b.info.repr = TN_REPR_DENSE, b.info.tied_to = -1, b.info.in_axis = p.shape.size() == 2 ? 1 : -1;
+    b.info.dtype = p.dtype, b.info.ndim = static_cast<int32_t>(p.shape.size()), b.info.name = "w";
+    std::copy(p.shape.begin(), p.shape.end(), b.info.shape);
+    bound_.push_back(std::move(b));
+  }
+  static int32_t declare(void* self, const tn_state_slot* slot) {
+    static_cast<Bound*>(self)->slots.push_back({slot->name, slot->role, Tensor(slot->dtype, {slot->shape, slot->shape + slot->ndim})});
+    return TN_OK;
+  }
+  void must(int32_t status) {
+    if (status < 0) fail(status, host.error);
+  }
+
+  const tn_plugin& plugin_;
+  const tn_optimizer_api& api_;
+  tn_optimizer* self_ = nullptr;
+  std::deque<Bound> bound_;
+};
+
+}  // namespace tenon::sdk::testing
