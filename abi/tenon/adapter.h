@@ -119,7 +119,7 @@ typedef struct tn_adapter_api {
   int32_t (*init_param)(tn_adapter* self, const tn_exec* exec, uint32_t param, const tn_base_linear* base, const tn_rng* rng,
                         tn_tensor* value);
 
-  /* y[T, m] of the adapted linear; x and y in the compute dtype. [stream] */
+  /* y[T, m] of the adapted linear; x and y in the compute dtype. y null: only what backward needs is wanted; base is not called. [stream] */
   int32_t (*forward)(tn_adapter* self, uint32_t site, const tn_adapter_call* call, const tn_base_linear* base, const tn_tensor* x,
                      tn_tensor* y);
   /* dx[T, n] = gradient + beta · dx where NEED_DX, and parameter gradients, accumulated. [stream] */

@@ -1,0 +1,71 @@
+// One transformer block of the Llama family, forward and backward, with the choice of what is kept between the two.
+#pragma once
+
+#include <optional>
+
+#include "hosts/trainer/model/attention.h"
+#include "hosts/trainer/model/config.h"
+#include "hosts/trainer/model/linear.h"
+
+namespace tenon::trainer {
+
+// What a block keeps from forward to backward (Chen et al. 2016; the flash cut after LightSeq).
+enum class Checkpointing {
+  kNone,      // everything that the backward formulas need
+  kFlashCut,  // input, attention output and its log-sum-exp: attention itself is never repeated
+  kBlock      // input only
+};
+
+struct MemoryOptions {
+  Checkpointing checkpointing = Checkpointing::kNone;
+  bool tiled_mlp = false;
+  bool tiled_loss = false;
+  int64_t loss_tile_bytes = 32 << 20;
+};
+
+// One pass over a micro-batch: `sequences` sequences of `length` tokens, rows = tokens in order.
+struct Pass {
+  int64_t sequences = 0, length = 0;
+  Tensor positions;                       // int32 [rows]
+  const Documents* documents = nullptr;   // packed documents, or null
+  bool train = false;
+  bool recompute = false;
+  LinearCall call;
+  MemoryOptions memory;
+  int64_t rows() const { return sequences * length; }
+};
+
+struct SavedBlock {
+  Tensor x, rstd1, q_raw, k_raw, rstd_q, rstd_k, q, k, v, o, lse, middle, rstd2, gate, up;
+  SavedLinear linears[7];
+};
+
+class TransformerBlock {
+ public:
+  enum { kQ, kK, kV, kO, kGate, kUp, kDown };
+  int64_t index = 0;
+  Linear linears[7];
+  Parameter *norm1 = nullptr, *norm2 = nullptr, *q_norm = nullptr, *k_norm = nullptr;
+  std::optional<AttentionLayer> attention;
+  const ModelConfig* config = nullptr;
+  const Tensor* inv_freq = nullptr;
+  double rope_scale = 1;
+
+  // y = block(x), [rows, hidden]. When pass.train, `saved` receives what pass.memory.checkpointing says.
+  Tensor forward(Engine& engine, const Pass& pass, const Tensor& x, SavedBlock* saved) const;
+  // Gradient of the input, in the memory of dy; `saved` is consumed. want_dx false: nothing upstream trains.
+  void backward(Engine& engine, Pass pass, SavedBlock& saved, Tensor& dy, bool want_dx, const GradientReady& ready) const;
+
+  // One decoding step over a cache: k and v of the new rows are appended at position `past` to cache_k, cache_v [capacity, Hkv, d].
+  Tensor decode(Engine& engine, const Pass& pass, const Tensor& x, int64_t past, const Tensor& cache_k, const Tensor& cache_v) const;
+
+ private:
+  void project_qkv(Engine& engine, const Pass& pass, const Tensor& h, SavedBlock& s, bool save) const;
+  Tensor mlp(Engine& engine, const Pass& pass, const Tensor& middle, SavedBlock* saved) const;
+  Tensor mlp_rows(Engine& engine, const Pass& pass, int64_t begin, const Tensor& middle, const Tensor& out, SavedBlock* saved, bool save) const;
+  void mlp_backward(Engine& engine, const Pass& pass, int64_t begin, SavedBlock& s, const Tensor& dy, bool fresh) const;
+  void attention_backward(Engine& engine, const Pass& pass, SavedBlock& s, const Tensor& dy, bool want_dx) const;
+  LinearCall call_at(const Pass& pass, int64_t row_begin, bool save) const;
+};
+
+}  // namespace tenon::trainer

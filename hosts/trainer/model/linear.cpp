@@ -1,0 +1,243 @@
+#include "hosts/trainer/model/linear.h"
+
+#include <list>
+
+#include "core/error.h"
+
+namespace tenon::trainer {
+namespace {
+
+// tn_saver over the slots of one call. A slot kept by keep_input is the linear's own x, which the block keeps or recomputes.
+struct Saver {
+  Engine* engine;
+  std::map<uint32_t, Tensor>* slots;  // null: nothing may be saved
+  const Tensor* input;                // in backward: x
+  std::map<uint32_t, bool> inputs;
+  struct Loaned {
+    Tensor tensor;
+    Tensor::Ref ref;
+    tn_saved saved;
+  };
+  std::list<Loaned> loans;  // addresses handed out stay valid for the call
+
+  Loaned& loan(const Tensor& t) {
+    loans.push_back({t, {}, {}});
+    Loaned& l = loans.back();
+    l.ref = l.tensor.ref();
+    l.saved = {sizeof(tn_saved), 0, &l.ref.t, nullptr, nullptr};
+    return l;
+  }
+
+  static int32_t keep_input(void* self, uint32_t slot) {
+    auto& s = *static_cast<Saver*>(self);
+    if (s.slots) (*s.slots)[slot] = Tensor();
+    return TN_OK;
+  }
+  static int32_t alloc(void* self, uint32_t slot, int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out) {
+    auto& s = *static_cast<Saver*>(self);
+    if (!s.slots) return TN_E_STATE;
+    Tensor t = s.engine->empty(Category::kActivations, *dtype, shape, ndim);
+    (*s.slots)[slot] = t;
+    *out = &s.loan(t).ref.t;
+    return TN_OK;
+  }
+  static int32_t get(void* self, uint32_t slot, const tn_saved** out) {
+    auto& s = *static_cast<Saver*>(self);
+    if (!s.slots) return TN_E_STATE;
+    const auto it = s.slots->find(slot);
+    if (it == s.slots->end()) return TN_E_NOT_FOUND;
+    *out = &s.loan(it->second ? it->second : *s.input).saved;
+    return TN_OK;
+  }
+  tn_saver table() { return {sizeof(tn_saver), 0, this, keep_input, alloc, get}; }
+};
+
+// The parameters of one site as the plugin sees them.
+struct ParamViews {
+  std::list<Tensor::Ref> refs;
+  std::list<tn_param_view> views;
+  std::vector<const tn_param_view*> pointers;
+
+  ParamViews(Engine& engine, const Adapter& adapter, uint32_t site, bool with_gradients) {
+    for (uint32_t id : adapter.site_params.at(site)) {
+      Parameter& p = *adapter.parameters[id];
+      tn_tensor* grad = nullptr;
+      if (with_gradients && p.trainable) grad = &refs.emplace_back(p.open_zeroed_gradient(engine).ref()).t;
+      tn_tensor* value = &refs.emplace_back(p.value.ref()).t;
+      pointers.push_back(&views.emplace_back(tn_param_view{sizeof(tn_param_view), id, value, grad}));
+    }
+  }
+};
+
+// A borrowed tn_tensor as a Tensor without ownership.
+Tensor borrowed(const tn_tensor& t) {
+  return Tensor({}, static_cast<char*>(t.data) + t.byte_offset, t.dtype, t.shape, t.ndim).with_strides(t.strides);
+}
+
+}  // namespace
+
+// What an adapter sees as the frozen weight: the linear with the adapters below it.
+struct Linear::Operator {
+  const Linear* linear;
+  Engine* engine;
+  const LinearCall* call;
+  size_t adapters_left;
+  SavedLinear* saved;
+  const Tensor* input;
+
+  template <class Body>
+  int32_t guarded(Body&& body) {
+    try {
+      body();
+      return TN_OK;
+    } catch (const Error& e) {
+      engine->host()->error(engine->host(), e.code(), e.what());
+      return e.code();
+    }
+  }
+  static int32_t forward(void* self, const tn_tensor* x, double alpha, double beta, tn_tensor* y) {
+    auto& o = *static_cast<Operator*>(self);
+    return o.guarded([&] {
+      const Tensor tx = borrowed(*x), ty = borrowed(*y);
+      if (o.adapters_left == 0) return o.linear->base_forward(*o.engine, tx, alpha, beta, ty);
+      if (alpha == 1 && beta == 0) return o.linear->forward_through(*o.engine, *o.call, o.adapters_left, tx, ty, o.saved);
+      const Tensor t = o.engine->empty(Category::kWorkspace, ty.dtype(), ty.shape(), ty.ndim());
+      o.linear->forward_through(*o.engine, *o.call, o.adapters_left, tx, t, o.saved);
+      o.engine->axpby(alpha, t, beta, ty);
+    });
+  }
+  static int32_t backward(void* self, const tn_tensor* dy, double alpha, double beta, tn_tensor* dx) {
+    auto& o = *static_cast<Operator*>(self);
+    return o.guarded([&] {
+      const Tensor tdy = borrowed(*dy), tdx = borrowed(*dx);
+      if (o.adapters_left == 0) return o.linear->base_backward(*o.engine, tdy, alpha, beta, tdx);
+      if (alpha != 1) throw Error(TN_E_UNSUPPORTED, "an adapter scaled the gradient of another adapter below it; use one of them alone");
+      o.linear->backward_through(*o.engine, *o.call, o.adapters_left, tdy, *o.input, &tdx, beta, o.saved);
+    });
+  }
+  static int32_t read_rows(void* self, int64_t begin, int64_t end, tn_tensor* out) {
+    auto& o = *static_cast<Operator*>(self);
+    return o.guarded([&] { o.linear->read_rows(*o.engine, begin, end, borrowed(*out)); });
+  }
+  tn_base_linear table() {
+    const uint32_t flags = (linear->quantized ? uint32_t{TN_LINEAR_QUANTIZED} : 0u) | (linear->tied ? uint32_t{TN_LINEAR_TIED} : 0u);
+    return {sizeof(tn_base_linear), flags, this, linear->m, linear->n, forward, backward, read_rows};
+  }
+};
+
+void Linear::with_base(Engine& engine, const std::function<void(const tn_base_linear*)>& use) const {
+  const LinearCall call;
+  Operator base{this, &engine, &call, 0, nullptr, nullptr};
+  const tn_base_linear table = base.table();
+  use(&table);
+}
+
+bool Linear::needs_input() const {
+  if (trains_weight()) return true;
+  for (const Adapter* a : adapters)
+    if (a->retention.at(site) == TN_RETAIN_INPUT) return true;
+  return false;
+}
+
+bool Linear::trains() const { return trains_weight() || (bias && bias->trainable) || !adapters.empty(); }
+
+void Linear::base_forward(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const {
+  if (quantized)
+    quantized->forward(engine, x, y, alpha, beta);
+  else
+    engine.gemm(x, weight->value.transposed(), y, alpha, beta);
+  if (bias) {
+    if (alpha != 1) throw Error(TN_E_UNSUPPORTED, path + " has a bias, which a scaled base product would scale too");
+    engine.bias_add(bias->value, y);
+  }
+}
+
+void Linear::base_backward(Engine& engine, const Tensor& dy, double alpha, double beta, const Tensor& dx) const {
+  if (quantized)
+    quantized->backward(engine, dy, dx, alpha, beta);
+  else
+    engine.gemm(dy, weight->value, dx, alpha, beta);
+}
+
+void Linear::read_rows(Engine& engine, int64_t begin, int64_t end, const Tensor& out) const {
+  if (quantized)
+    quantized->decode_rows(engine, begin, end, out);
+  else
+    engine.axpby(1, weight->value.rows(begin, end), 0, out);
+}
+
+void Linear::forward_through(Engine& engine, const LinearCall& call, size_t adapters_left, const Tensor& x, const Tensor& y,
+                             SavedLinear* saved) const {
+  if (adapters_left == 0) return base_forward(engine, x, 1, 0, y);
+  const Adapter& adapter = *adapters[adapters_left - 1];
+  tn_estimate e{sizeof(tn_estimate)};
+  const tn_dtype compute = engine.compute();
+  check(adapter.api->estimate(adapter.self, engine.api(), engine.device(), site, x.dim(0), &compute, 0, &e), "planning an adapter");
+  const Block workspace = engine.memory().allocate(Category::kWorkspace, e.workspace_bytes);
+  std::map<uint32_t, Tensor>* slots = saved && (call.flags & TN_CALL_SAVE) ? &saved->slots[adapters_left - 1] : nullptr;
+  if (engine.dry()) {
+    if (y) forward_through(engine, call, adapters_left - 1, x, y, saved);
+    if (slots && e.saved_bytes) (*slots)[0] = engine.empty(Category::kActivations, kU8, {static_cast<int64_t>(e.saved_bytes)});
+    return;
+  }
+  Saver saver{&engine, slots, &x, {}, {}};
+  const tn_saver saver_table = saver.table();
+  Operator below{this, &engine, &call, adapters_left - 1, saved, &x};
+  const tn_base_linear base = below.table();
+  ParamViews params(engine, adapter, site, false);
+  const tn_exec exec = engine.exec(workspace.data(), e.workspace_bytes);
+  const tn_adapter_call c{sizeof(tn_adapter_call), call.flags,     &exec, &saver_table, params.pointers.data(), params.pointers.size(),
+                          call.step,               call.micro_batch, call.row_begin, adapter.scale,
+                          {call.seed, 0x10000u * (adapter.index + 1) + site, static_cast<uint32_t>(call.step * 4096 + call.micro_batch)}};
+  const Tensor::Ref ry = y.ref();
+  check(adapter.api->forward(adapter.self, site, &c, &base, x.ref(), y ? &ry.t : nullptr), "an adapter's forward");
+}
+
+void Linear::backward_through(Engine& engine, const LinearCall& call, size_t adapters_left, const Tensor& dy, const Tensor& x, const Tensor* dx,
+                              double beta, SavedLinear* saved) const {
+  if (adapters_left == 0) {
+    if (dx) base_backward(engine, dy, 1, beta, *dx);
+    return;
+  }
+  // Adapters below this one get their gradients through its dx, so it is computed even where nobody else wants it.
+  Tensor scratch;
+  if (!dx && adapters_left > 1) {
+    scratch = engine.empty(Category::kWorkspace, engine.compute(), {dy.dim(0), n});
+    dx = &scratch, beta = 0;
+  }
+  const Adapter& adapter = *adapters[adapters_left - 1];
+  tn_estimate e{sizeof(tn_estimate)};
+  const tn_dtype compute = engine.compute();
+  check(adapter.api->estimate(adapter.self, engine.api(), engine.device(), site, dy.dim(0), &compute, 1, &e), "planning an adapter");
+  const Block workspace = engine.memory().allocate(Category::kWorkspace, e.workspace_bytes);
+  ParamViews params(engine, adapter, site, true);
+  if (engine.dry()) return backward_through(engine, call, adapters_left - 1, dy, x, dx, beta, saved);
+  Saver saver{&engine, &saved->slots[adapters_left - 1], &x, {}, {}};
+  const tn_saver saver_table = saver.table();
+  Operator below{this, &engine, &call, adapters_left - 1, saved, &x};
+  const tn_base_linear base = below.table();
+  const tn_exec exec = engine.exec(workspace.data(), e.workspace_bytes);
+  const tn_adapter_call c{sizeof(tn_adapter_call), call.flags | (dx ? uint32_t{TN_CALL_NEED_DX} : 0u), &exec, &saver_table, params.pointers.data(),
+                          params.pointers.size(), call.step, call.micro_batch, call.row_begin, adapter.scale,
+                          {call.seed, 0x10000u * (adapter.index + 1) + site, static_cast<uint32_t>(call.step * 4096 + call.micro_batch)}};
+  const Tensor::Ref rdx = dx ? dx->ref() : Tensor::Ref{};
+  check(adapter.api->backward(adapter.self, site, &c, &base, dy.ref(), beta, dx ? &rdx.t : nullptr), "an adapter's backward");
+}
+
+void Linear::forward(Engine& engine, const LinearCall& call, const Tensor& x, const Tensor& y, SavedLinear* saved) const {
+  if (saved) saved->slots.resize(adapters.size());
+  if (y) return forward_through(engine, call, adapters.size(), x, y, saved);
+  for (size_t level = adapters.size(); level > 0; --level) forward_through(engine, call, level, x, y, saved);
+}
+
+void Linear::backward(Engine& engine, const LinearCall& call, const Tensor& dy, const Tensor& x, const Tensor* dx, double beta,
+                      SavedLinear* saved) const {
+  if (trains_weight()) {
+    const double accumulate = weight->open_gradient(engine);
+    engine.gemm(dy.transposed(), x, weight->gradient, 1, accumulate);
+  }
+  if (bias && bias->trainable) engine.bias_backward(dy, bias->open_zeroed_gradient(engine));
+  backward_through(engine, call, adapters.size(), dy, x, dx, beta, saved);
+}
+
+}  // namespace tenon::trainer

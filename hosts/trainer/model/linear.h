@@ -1,0 +1,77 @@
+// A linear layer of the model: y = x W^T + b, whose weight is dense or quantized and which adapters may wrap.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hosts/trainer/model/parameter.h"
+#include "hosts/trainer/model/quantized.h"
+#include "tenon/adapter.h"
+
+namespace tenon::trainer {
+
+// One adapter of the run: the plugin's instance and its parameters. Several may be active; their deltas add.
+struct Adapter {
+  std::string name;  // "default", or the user's
+  const tn_adapter_api* api = nullptr;
+  tn_adapter* self = nullptr;
+  uint32_t index = 0;  // among the run's adapters: separates random streams
+  double scale = 1;
+  std::vector<std::unique_ptr<Parameter>> parameters;     // by the plugin's param id
+  std::map<uint32_t, std::vector<uint32_t>> site_params;  // site id -> param ids, in the order declared
+  std::map<uint32_t, uint32_t> retention;                 // sites taken -> TN_RETAIN_*
+};
+
+// What one forward call of a linear leaves for its backward: the adapters' saved tensors.
+struct SavedLinear {
+  std::vector<std::map<uint32_t, Tensor>> slots;  // per adapter on the site
+};
+
+// How a linear is being called.
+struct LinearCall {
+  uint32_t flags = 0;  // TN_CALL_*
+  int64_t step = 0, micro_batch = 0, row_begin = 0;
+  uint64_t seed = 0;
+};
+
+class Linear {
+ public:
+  std::string path;  // module path, "model.layers.3.self_attn.q_proj"
+  uint32_t site = 0, role = 0;
+  int32_t block = -1;
+  int64_t m = 0, n = 0;
+  Parameter* weight = nullptr;  // dense, or null when quantized
+  std::optional<QuantizedWeight> quantized;
+  Parameter* bias = nullptr;
+  bool tied = false;
+  std::vector<Adapter*> adapters;  // that took this site
+
+  bool trains_weight() const { return weight && weight->trainable; }
+  // Whether backward needs x: for dW, or because an adapter asked to retain it.
+  bool needs_input() const;
+  bool trains() const;
+
+  // y[T, m]; saved is filled when call.flags has TN_CALL_SAVE. An empty y: only what backward needs is computed.
+  void forward(Engine& engine, const LinearCall& call, const Tensor& x, const Tensor& y, SavedLinear* saved) const;
+  // dx[T, n] = gradient + beta · dx, where dx is wanted; x is the forward's input (may be empty unless needs_input()).
+  void backward(Engine& engine, const LinearCall& call, const Tensor& dy, const Tensor& x, const Tensor* dx, double beta,
+                SavedLinear* saved) const;
+  // Calls `use` with the frozen weight as an operator, without any adapter.
+  void with_base(Engine& engine, const std::function<void(const tn_base_linear*)>& use) const;
+  // out[end − begin, n] = rows of the frozen weight, in out's dtype.
+  void read_rows(Engine& engine, int64_t begin, int64_t end, const Tensor& out) const;
+
+ private:
+  struct Operator;
+  void base_forward(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const;
+  void base_backward(Engine& engine, const Tensor& dy, double alpha, double beta, const Tensor& dx) const;
+  void forward_through(Engine& engine, const LinearCall& call, size_t adapters_left, const Tensor& x, const Tensor& y, SavedLinear* saved) const;
+  void backward_through(Engine& engine, const LinearCall& call, size_t adapters_left, const Tensor& dy, const Tensor& x, const Tensor* dx,
+                        double beta, SavedLinear* saved) const;
+};
+
+}  // namespace tenon::trainer

@@ -1,0 +1,83 @@
+// A causal language model of the Llama family over plugins: its parameters, forward, loss and backward.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "hosts/trainer/model/block.h"
+
+namespace tenon::trainer {
+
+// The attention plugin of the run; the model makes one instance per layer.
+struct AttentionPlugin {
+  const tn_attention_api* api = nullptr;
+  const tn_hyper* const* hypers = nullptr;
+  uint64_t n_hypers = 0;
+};
+
+struct ModelOptions {
+  tn_dtype storage = kF32;         // of matrices; vectors (norms, biases) are f32
+  const Quantizer* quantizer = nullptr;  // holds the seven linears of every block, or null
+  bool train_weights = false;      // full tuning
+  bool wide_gradients = true;      // f32 gradients of bf16 matrices (needed when they accumulate)
+};
+
+// One micro-batch on the host: rows of `sequences` × `length` tokens. labels are already shifted; −1 is not predicted.
+struct HostBatch {
+  int64_t sequences = 0, length = 0;
+  std::vector<int32_t> ids, labels, positions;
+  Documents documents;  // empty: every sequence is one document
+};
+
+class Model {
+ public:
+  // Allocates every parameter (contents undefined) and wires the layers. max_length: of the longest sequence to come.
+  Model(Engine& engine, const ModelConfig& config, const ModelOptions& options, const AttentionPlugin& attention, int64_t max_length);
+  ~Model();
+  Model(const Model&) = delete;
+
+  const ModelConfig& config() const { return config_; }
+  std::deque<Parameter>& parameters() { return parameters_; }  // in uid order; quantized weights are not among them
+  std::vector<Linear*> linears();                              // sites, in id order: the seven of every block, then the head
+  Linear& head() { return head_; }
+
+  // Binds an adapter to the model: asks the plugin for its sites and parameters and allocates those.
+  void attach(Adapter& adapter);
+
+  // Sum of nats over the predicted tokens of the batch; no gradients. losses (optional): nats per row.
+  double evaluate(const HostBatch& batch, std::vector<double>* losses = nullptr);
+
+  // Forward and backward of one micro-batch: gradients of everything trainable accumulate, weighted by grad_scale per predicted token.
+  // `last`: no further micro-batch follows in this step, so gradients are announced as they complete. Returns the sum of nats.
+  double train(const HostBatch& batch, const LinearCall& call, const MemoryOptions& memory, double grad_scale, bool last,
+               const GradientReady& ready);
+
+  // Decoding. reset() before a new sequence; feed() appends tokens and returns f32 logits of the last one on the host.
+  void start_cache(int64_t capacity);
+  std::vector<float> feed(const std::vector<int32_t>& ids);
+  void end_cache();
+
+ private:
+  struct Uploaded;
+  Parameter& add(std::string name, uint32_t role, int32_t block, tn_dtype dtype, std::initializer_list<int64_t> shape);
+  Uploaded upload(const HostBatch& batch);
+  double loss_and_gradient(const Tensor& x, const Tensor& labels, const Pass& pass, double grad_scale, Tensor* dx, std::vector<double>* losses,
+                           const GradientReady* ready);
+
+  Engine& engine_;
+  ModelConfig config_;
+  std::deque<Parameter> parameters_;
+  Parameter *embedding_ = nullptr, *final_norm_ = nullptr;
+  std::vector<std::unique_ptr<TransformerBlock>> blocks_;
+  Linear head_;
+  Tensor inv_freq_;
+  double rope_scale_ = 1;
+  const tn_attention_api* attention_api_;
+  std::vector<tn_attention*> attention_;
+  std::vector<Tensor> cache_k_, cache_v_;
+  int64_t cached_ = 0;
+};
+
+}  // namespace tenon::trainer

@@ -1,0 +1,39 @@
+// A named weight of the model or of an adapter, with what training hangs on it.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "hosts/trainer/engine/engine.h"
+
+namespace tenon::trainer {
+
+struct Parameter {
+  std::string name;  // as in the Hugging Face checkpoint, or the adapter's file key
+  uint32_t uid = 0;  // stable across runs
+  uint32_t role = TN_ROLE_OTHER;
+  int32_t block = -1, in_axis = -1;
+  int32_t n_heads = 0, n_kv_heads = 0;
+  Tensor value;
+  bool trainable = false;
+  double lr_scale = 1, decay_scale = 1;
+
+  Category gradient_category = Category::kGradients;
+  tn_dtype gradient_dtype = kF32;
+  Tensor gradient;             // empty until the first contribution of a step
+  Tensor master;               // f32, when the run keeps masters
+  std::vector<Tensor> states;  // the optimizer's, in its order
+  std::vector<std::string> state_names;
+  int64_t updates = 0;
+
+  // The gradient's buffer and the beta with which to add to it: 0 for the first contribution of a step, which allocates.
+  double open_gradient(Engine& engine);
+  // The same for operators that can only add: a fresh buffer starts as zeros.
+  const Tensor& open_zeroed_gradient(Engine& engine);
+};
+
+// Called when the last contribution to a parameter's gradient in this step is in: the moment of an update inside backward.
+using GradientReady = std::function<void(Parameter&)>;
+
+}  // namespace tenon::trainer

@@ -1,0 +1,124 @@
+#include "hosts/trainer/model/quantized.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace tenon::trainer {
+namespace {
+
+// A decoded panel stays in the last-level cache between decoding and multiplying.
+constexpr int64_t kPanelBytes = 8 << 20;
+
+struct ComponentList {
+  Engine* engine;
+  std::vector<Tensor>* tensors;
+  std::vector<std::string>* names;
+};
+
+int32_t declare(void* self, const tn_component* c) {
+  auto& list = *static_cast<ComponentList*>(self);
+  list.tensors->push_back(list.engine->empty(Category::kWeights, c->dtype, c->shape, c->ndim));
+  list.names->push_back(c->name);
+  return TN_OK;
+}
+
+// tn_tensor views of a list of tensors, alive as long as this.
+class Views {
+ public:
+  explicit Views(const std::vector<Tensor>& tensors) {
+    for (const Tensor& t : tensors) refs_.push_back(t.ref());
+    for (Tensor::Ref& r : refs_) pointers_.push_back(&r.t);
+  }
+  tn_tensor* const* data() const { return pointers_.data(); }
+
+ private:
+  std::vector<Tensor::Ref> refs_;
+  std::vector<tn_tensor*> pointers_;
+};
+
+}  // namespace
+
+QuantizedWeight::QuantizedWeight(Engine& engine, const Quantizer& quantizer, std::string name, uint32_t uid, uint32_t role, int32_t block,
+                                 int64_t m, int64_t n)
+    : quantizer_(quantizer), name_(std::move(name)) {
+  target_ = {sizeof(tn_target), TN_SITE_WEIGHT, role, uid, block, 2, engine.compute(), 0, {m, n, 0, 0}, name_.c_str()};
+  ComponentList list{&engine, &components_, &names_};
+  const tn_component_sink sink{sizeof(tn_component_sink), 0, &list, declare};
+  check(quantizer_.api->plan(quantizer_.self, &target_, &sink), "planning a quantized weight");
+}
+
+void QuantizedWeight::encode(Engine& engine, const Tensor& source) {
+  target_.name = name_.c_str();
+  tn_estimate e{sizeof(tn_estimate)};
+  check(quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target_, TN_QUANTIZER_ENCODE, source.count(), &e), "planning an encoding");
+  const tn_rng rng{0, target_.uid, 0};
+  const Views views(components_);
+  engine.with_workspace(e.workspace_bytes, "encode", [&](const tn_exec* x) {
+    return quantizer_.api->encode(quantizer_.self, x, &target_, source.ref(), views.data(), &rng);
+  });
+}
+
+void QuantizedWeight::decode_rows(Engine& engine, int64_t begin, int64_t end, const Tensor& out) const {
+  tn_target target = target_;
+  target.name = name_.c_str();
+  tn_estimate e{sizeof(tn_estimate)};
+  check(quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target, TN_QUANTIZER_DECODE, (end - begin) * n(), &e), "planning a decoding");
+  const Views views(components_);
+  engine.with_workspace(e.workspace_bytes, "decode", [&](const tn_exec* x) {
+    return quantizer_.api->decode(quantizer_.self, x, &target, views.data(), begin * n(), end * n(), out.ref());
+  });
+}
+
+int64_t QuantizedWeight::panel_rows() const { return std::clamp<int64_t>(kPanelBytes / (n() * 4), 1, m()); }
+
+void QuantizedWeight::forward(Engine& engine, const Tensor& x, const Tensor& y, double alpha, double beta) const {
+  tn_target target = target_;
+  target.name = name_.c_str();
+  if (quantizer_.api->linear) {
+    tn_estimate e{sizeof(tn_estimate)};
+    const int32_t status = quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target, TN_QUANTIZER_LINEAR, x.dim(0), &e);
+    if (status == TN_OK) {
+      const Views views(components_);
+      return engine.with_workspace(e.workspace_bytes, "quantized linear", [&](const tn_exec* exec) {
+        return quantizer_.api->linear(quantizer_.self, exec, &target, views.data(), x.ref(), alpha, beta, y.ref());
+      });
+    }
+    if (status != TN_E_UNSUPPORTED) check(status, "planning a fused product");
+  }
+  const int64_t step = panel_rows();
+  const Tensor panel = engine.empty(Category::kCodec, engine.compute(), {step, n()});
+  for (int64_t r = 0; r < m(); r += step) {
+    const int64_t end = std::min(r + step, m());
+    const Tensor w = panel.rows(0, end - r);
+    decode_rows(engine, r, end, w);
+    engine.gemm(x, w.transposed(), y.columns(r, end), alpha, beta);
+  }
+}
+
+void QuantizedWeight::backward(Engine& engine, const Tensor& dy, const Tensor& dx, double alpha, double beta) const {
+  tn_target target = target_;
+  target.name = name_.c_str();
+  if (quantizer_.api->linear_backward) {
+    tn_estimate e{sizeof(tn_estimate)};
+    const int32_t status =
+        quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target, TN_QUANTIZER_LINEAR_BACKWARD, dy.dim(0), &e);
+    if (status == TN_OK) {
+      const Views views(components_);
+      return engine.with_workspace(e.workspace_bytes, "quantized linear backward", [&](const tn_exec* exec) {
+        return quantizer_.api->linear_backward(quantizer_.self, exec, &target, views.data(), dy.ref(), alpha, beta, dx.ref());
+      });
+    }
+    if (status != TN_E_UNSUPPORTED) check(status, "planning a fused product");
+  }
+  const int64_t step = panel_rows();
+  const Tensor panel = engine.empty(Category::kCodec, engine.compute(), {step, n()});
+  for (int64_t r = 0; r < m(); r += step) {
+    const int64_t end = std::min(r + step, m());
+    const Tensor w = panel.rows(0, end - r);
+    decode_rows(engine, r, end, w);
+    engine.gemm(dy.columns(r, end), w, dx, alpha, r == 0 ? beta : 1.0);
+  }
+}
+
+}  // namespace tenon::trainer

@@ -1,0 +1,47 @@
+// A frozen weight held by a quantizer plugin.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "hosts/trainer/engine/engine.h"
+#include "tenon/quantizer.h"
+
+namespace tenon::trainer {
+
+// An instance of a quantizer; shared by all weights that it holds.
+struct Quantizer {
+  const tn_quantizer_api* api = nullptr;
+  tn_quantizer* self = nullptr;
+};
+
+class QuantizedWeight {
+ public:
+  // Plans and allocates the components of a [m, n] weight; contents come from encode() or from outside through components().
+  QuantizedWeight(Engine& engine, const Quantizer& quantizer, std::string name, uint32_t uid, uint32_t role, int32_t block, int64_t m, int64_t n);
+
+  int64_t m() const { return target_.shape[0]; }
+  int64_t n() const { return target_.shape[1]; }
+  const std::vector<Tensor>& components() const { return components_; }
+  const std::vector<std::string>& component_names() const { return names_; }
+  const tn_target& target() const { return target_; }
+
+  void encode(Engine& engine, const Tensor& source);
+  // out[end − begin, n] = rows [begin, end).
+  void decode_rows(Engine& engine, int64_t begin, int64_t end, const Tensor& out) const;
+  // y[T, m] = alpha · x W^T + beta · y; fused where the codec offers it for so many rows, else by decoded panels.
+  void forward(Engine& engine, const Tensor& x, const Tensor& y, double alpha, double beta) const;
+  // dx[T, n] = alpha · dy W + beta · dx.
+  void backward(Engine& engine, const Tensor& dy, const Tensor& dx, double alpha, double beta) const;
+
+ private:
+  int64_t panel_rows() const;
+
+  Quantizer quantizer_;
+  std::string name_;
+  tn_target target_{};
+  std::vector<Tensor> components_;
+  std::vector<std::string> names_;
+};
+
+}  // namespace tenon::trainer

@@ -1,0 +1,177 @@
+#include "hosts/trainer/model/source.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/files/json.h"
+#include "core/files/model_names.h"
+
+namespace tenon::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kStageBytes = 64 << 20;  // a tensor passes through the device in pieces of at most this
+
+std::string shape_text(const int64_t* shape, size_t n) {
+  std::string s = "[";
+  for (size_t i = 0; i < n; ++i) s += (i ? ", " : "") + std::to_string(shape[i]);
+  return s + "]";
+}
+
+void check_shape(const std::string& path, const std::string& name, const std::vector<int64_t>& shape, const Tensor& to) {
+  if (static_cast<int>(shape.size()) == to.ndim() && std::equal(shape.begin(), shape.end(), to.shape())) return;
+  throw Error(TN_E_FORMAT, path + ": tensor " + quote_name(name) + " has shape " + shape_text(shape.data(), shape.size()) +
+                               " but the configuration asks for " + shape_text(to.shape(), to.ndim()) + "; the two files are not of one model");
+}
+
+}  // namespace
+
+ModelSource ModelSource::open(const std::string& model, int64_t preset_vocab) {
+  ModelSource s;
+  s.path_ = model;
+  if (model.starts_with("preset:")) {
+    s.config_ = preset_config(std::string_view(model).substr(7), preset_vocab);
+    return s;
+  }
+  std::error_code ec;
+  if (!fs::exists(model, ec))
+    throw Error(TN_E_NOT_FOUND, "--model " + model + " does not exist; give a Hugging Face folder, a .gguf file or preset:NAME");
+  if (fs::is_directory(model, ec)) {
+    const std::string config = (fs::path(model) / "config.json").string();
+    if (!fs::exists(config, ec)) throw Error(TN_E_NOT_FOUND, model + " has no config.json; a model folder holds config.json, tokenizer.json and *.safetensors");
+    JsonLimits limits;
+    limits.max_bytes = 16 << 20;
+    s.config_ = parse_config(read_json_file(config, limits), config);
+    s.safetensors_ = std::make_shared<SafetensorsReader>(SafetensorsReader::open(model));
+  } else {
+    s.gguf_ = std::make_shared<GgufFile>(GgufFile::open(model));
+    s.config_ = config_from_gguf(*s.gguf_, model);
+  }
+  return s;
+}
+
+void ModelSource::load(Engine& engine, Model& model, const GgmlDecoder& decoder, uint64_t seed) const {
+  for (Parameter& p : model.parameters()) {
+    if (is_preset())
+      initialize(engine, p.name, p.uid, p.role, p.value, seed);
+    else
+      read(engine, p.name, p.value, decoder);
+  }
+  for (Linear* l : model.linears()) {
+    if (!l->quantized) continue;
+    // Coded from f32, whatever the file holds, so that the codes do not depend on --dtype.
+    const Tensor dense = engine.empty(Category::kWorkspace, kF32, {l->m, l->n});
+    const std::string name = l->path + ".weight";
+    if (is_preset())
+      initialize(engine, name, l->quantized->target().uid, l->role, dense, seed);
+    else
+      read(engine, name, dense, decoder);
+    l->quantized->encode(engine, dense);
+  }
+  engine.synchronize();
+}
+
+void ModelSource::initialize(Engine& engine, const std::string&, uint32_t uid, uint32_t role, const Tensor& to, uint64_t seed) const {
+  if (role == TN_ROLE_NORM) return engine.fill_constant(to, 1);
+  if (role == TN_ROLE_BIAS) return engine.zero(to);
+  engine.fill_normal(to, config_.initializer_range, {seed, uid, 0x494E4954});
+}
+
+void ModelSource::read(Engine& engine, const std::string& name, const Tensor& to, const GgmlDecoder& decoder) const {
+  if (safetensors_)
+    read_safetensors(engine, name, to);
+  else
+    read_gguf(engine, name, to, decoder);
+}
+
+void ModelSource::read_safetensors(Engine& engine, const std::string& name, const Tensor& to) const {
+  const TensorEntry* entry = safetensors_->find(name);
+  if (!entry && name.starts_with("model.")) entry = safetensors_->find(name.substr(6));  // saved from the bare decoder
+  if (!entry) throw Error(TN_E_NOT_FOUND, path_ + ": tensor " + quote_name(name) + " is missing; the model is incomplete, download it again");
+  check_shape(path_, name, entry->shape, to);
+  tn_dtype dtype;
+  switch (entry->dtype) {
+    case FileDtype::kF32: dtype = kF32; break;
+    case FileDtype::kBf16: dtype = kBF16; break;
+    case FileDtype::kF16: dtype = kF16; break;
+    default:
+      throw Error(TN_E_UNSUPPORTED, path_ + ": tensor " + quote_name(name) + " is stored as " + std::string(dtype_name(entry->dtype)) +
+                                        "; tenon reads F32, BF16 and F16 weights");
+  }
+  const int64_t rows = to.dim(0), row_bytes = to.count() / std::max<int64_t>(rows, 1) * element_bytes(dtype);
+  const int64_t step = std::clamp<int64_t>(kStageBytes / std::max<int64_t>(row_bytes, 1), 1, std::max<int64_t>(rows, 1));
+  for (int64_t r = 0; r < rows; r += step) {
+    const int64_t end = std::min(r + step, rows);
+    const Tensor part = to.rows(r, end);
+    const std::byte* bytes = engine.dry() ? nullptr : safetensors_->data(*entry).data() + r * row_bytes;
+    if (dtype == to.dtype()) {
+      engine.upload(bytes, part);
+    } else {
+      const Tensor stage = engine.empty(Category::kWorkspace, dtype, part.shape(), part.ndim());
+      engine.upload(bytes, stage);
+      engine.axpby(1, stage, 0, part);
+    }
+    engine.synchronize();
+  }
+  if (!engine.dry()) safetensors_->drop(*entry);
+}
+
+void ModelSource::read_gguf(Engine& engine, const std::string& name, const Tensor& to, const GgmlDecoder& decoder) const {
+  const std::optional<std::string> gguf_name = gguf_name_from_hf(name);
+  const GgufTensor* t = gguf_name ? gguf_->find_tensor(*gguf_name) : nullptr;
+  if (!t) throw Error(TN_E_NOT_FOUND, path_ + ": tensor " + quote_name(gguf_name.value_or(name)) + " is missing; the model is incomplete, download it again");
+  check_shape(path_, name, t->shape, to);
+  const QkRole role = gguf_permutes_qk(gguf_->get_string("general.architecture")) ? qk_role(name) : QkRole::kNone;
+  const int64_t rows = to.ndim() == 2 ? to.dim(0) : (role == QkRole::kNone ? 1 : to.dim(0));
+  const int64_t width = to.count() / std::max<int64_t>(rows, 1);
+  const int64_t row_bytes = static_cast<int64_t>(t->bytes) / std::max<int64_t>(rows, 1);
+
+  std::vector<std::byte> permuted;
+  const std::byte* bytes = nullptr;
+  if (!engine.dry()) {
+    bytes = gguf_->data(*t).data();
+    if (role != QkRole::kNone) {
+      permuted.resize(t->bytes);
+      permute_qk_rows_to_hf(bytes, permuted.data(), rows, row_bytes, role == QkRole::kQuery ? config_.heads : config_.kv_heads);
+      bytes = permuted.data();
+    }
+  }
+  const std::string type(t->type->name);
+  const bool plain = type == "F32" || type == "F16" || type == "BF16";
+  const tn_dtype dtype = type == "F32" ? kF32 : type == "F16" ? kF16 : kBF16;
+  const int64_t step = std::clamp<int64_t>(kStageBytes / std::max<int64_t>(row_bytes, 1), 1, rows);
+  for (int64_t r = 0; r < rows; r += step) {
+    const int64_t end = std::min(r + step, rows);
+    const Tensor part = to.reshaped({rows, width}).rows(r, end);
+    const std::byte* from = bytes ? bytes + r * row_bytes : nullptr;
+    if (plain) {
+      if (dtype == to.dtype()) {
+        engine.upload(from, part);
+      } else {
+        const Tensor stage = engine.empty(Category::kWorkspace, dtype, {end - r, width});
+        engine.upload(from, stage);
+        engine.axpby(1, stage, 0, part);
+      }
+    } else {
+      const Quantizer q = decoder(type);
+      const Tensor stage = engine.empty(Category::kWorkspace, kU8, {(end - r) * row_bytes});
+      engine.upload(from, stage);
+      const tn_target target{sizeof(tn_target), TN_SITE_WEIGHT, TN_ROLE_OTHER, 0, -1, 2, to.dtype(), 0, {end - r, width, 0, 0}, name.c_str()};
+      tn_estimate e{sizeof(tn_estimate)};
+      check(q.api->estimate(q.self, engine.api(), engine.device(), &target, TN_QUANTIZER_DECODE, part.count(), &e), "planning a decoding");
+      const Tensor::Ref component = stage.ref();
+      tn_tensor* components[1] = {&component.t};
+      const Tensor flat = part.reshaped({part.count()});
+      engine.with_workspace(e.workspace_bytes, "decode", [&](const tn_exec* x) {
+        return q.api->decode(q.self, x, &target, components, 0, part.count(), flat.ref());
+      });
+    }
+    engine.synchronize();
+  }
+  if (!engine.dry()) gguf_->drop(*t);
+}
+
+}  // namespace tenon::trainer

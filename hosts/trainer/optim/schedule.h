@@ -1,0 +1,25 @@
+// Learning-rate schedules: pure functions of the step.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace tenon::trainer {
+
+enum class ScheduleKind { kConstant, kLinear, kCosine, kWsd };
+
+struct Schedule {
+  ScheduleKind kind = ScheduleKind::kCosine;
+  double lr = 1e-3;
+  int64_t warmup = 0, total = 0;
+  double floor = 0;             // of lr, at the end of linear and cosine
+  double decay_fraction = 0.1;  // WSD: last share of the steps that decays, as 1 − sqrt
+
+  // The rate of step s, from 1. Warm-up is linear and reaches lr at step `warmup`.
+  double at(int64_t s) const;
+};
+
+// Throws Error for a name that is none of constant, linear, cosine, wsd.
+ScheduleKind parse_schedule(const std::string& name);
+
+}  // namespace tenon::trainer

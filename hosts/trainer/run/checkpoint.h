@@ -1,0 +1,30 @@
+// Checkpoints: everything that a killed run needs to go on as if nothing had happened, bit for bit.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hosts/trainer/run/session.h"
+
+namespace tenon::trainer {
+
+// What a checkpoint records besides tensors: the run's identity. A resumed run must agree with it in every key.
+struct RunIdentity {
+  std::map<std::string, std::string> settings;  // "optimizer" → canonical spec, "seed", "dtype", "batch_size", …
+  std::map<std::string, std::string> plugins;   // id → version
+};
+
+// Writes OUTPUT/checkpoint-STEP whole or not at all, then removes checkpoints older than the newest `keep`.
+void save_checkpoint(const std::string& output, int64_t step, Session& session, const RunIdentity& identity, int keep);
+
+// The newest complete checkpoint in OUTPUT, or nothing. Remains of killed writers are removed.
+std::optional<std::string> newest_checkpoint(const std::string& output);
+
+// Restores weights, states and counters; answers the step after which it was written. A checkpoint of other settings is refused by
+// naming the first that differs; another plugin version is told to `warn`.
+int64_t load_checkpoint(const std::string& folder, Session& session, const RunIdentity& identity, std::vector<std::string>& warnings);
+
+}  // namespace tenon::trainer

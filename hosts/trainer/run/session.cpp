@@ -1,0 +1,133 @@
+#include "hosts/trainer/run/session.h"
+
+#include <cmath>
+
+#include "core/error.h"
+
+namespace tenon::trainer {
+namespace {
+
+constexpr uint32_t kInitStream = 0x41444150;  // random stream of adapter initialisation
+
+}  // namespace
+
+ModelOptions Session::model_options(const Techniques& t, const SessionOptions& o) {
+  ModelOptions m;
+  m.storage = o.storage;
+  m.quantizer = t.quantizer;
+  m.train_weights = o.train && t.adapters.empty();
+  m.wide_gradients = o.storage == kF32 || o.accumulate > 1;
+  return m;
+}
+
+Session::Session(Engine& engine, const ModelSource& source, Techniques techniques, const SessionOptions& options)
+    : engine_(engine),
+      techniques_(std::move(techniques)),
+      options_(options),
+      model_(engine, source.config(), model_options(techniques_, options), techniques_.attention, options.sequence) {
+  source.load(engine_, model_, techniques_.decoder, options_.seed);
+  std::vector<Parameter*> trained;
+  for (Parameter& p : model_.parameters())
+    if (p.trainable) trained.push_back(&p);
+  const std::vector<Linear*> linears = model_.linears();
+  for (Adapter* a : techniques_.adapters) {
+    model_.attach(*a);
+    for (auto& p : a->parameters) {
+      if (!options_.train) p->trainable = false;
+      if (p->trainable) trained.push_back(p.get());
+    }
+    for (const auto& [site, ids] : a->site_params) {
+      for (uint32_t id : ids) {
+        Parameter& p = *a->parameters[id];
+        const tn_rng rng{options_.seed, p.uid, kInitStream};
+        linears.at(site)->with_base(engine_, [&](const tn_base_linear* base) {
+          engine_.with_workspace(0, "adapter initialisation",
+                                 [&](const tn_exec* x) { return a->api->init_param(a->self, x, id, base, &rng, p.value.ref()); });
+        });
+      }
+    }
+  }
+  if (options_.train) {
+    if (trained.empty()) throw Error(TN_E_ARGUMENT, "nothing in this mix trains; drop --quantizer or add --adapter");
+    optimizer_ = std::make_unique<Optimizer>(engine_, techniques_.optimizer_api, techniques_.optimizer, std::move(trained), options_.update, options_.seed);
+  }
+}
+
+int64_t Session::trainable_parameters() const {
+  int64_t n = 0;
+  if (optimizer_)
+    for (const Parameter* p : optimizer_->parameters()) n += p->value.count();
+  return n;
+}
+
+bool Session::measure(const Parameter& p, double& sum_of_squares) {
+  const auto [squares, bad] = engine_.sum_squares(p.gradient);
+  sum_of_squares += squares;
+  return bad == 0 && std::isfinite(squares);
+}
+
+StepResult Session::step(int64_t step, int64_t total_steps, const std::vector<HostBatch>& micro_batches, double lr) {
+  StepResult r;
+  r.step = step, r.lr = lr;
+  for (const HostBatch& b : micro_batches)
+    for (int32_t label : b.labels) r.tokens += label >= 0;
+  const double weight = r.tokens > 0 ? 1.0 / static_cast<double>(r.tokens) : 0.0;
+  const tn_step abi_step{sizeof(tn_step), static_cast<uint32_t>(micro_batches.size()), step, total_steps, tokens_seen, options_.seed};
+  optimizer_->plan(abi_step);
+
+  double nats = 0, squares = 0;
+  const auto stop = [&](const std::string& where) {
+    r.skipped = true;
+    if (r.note.empty()) r.note = "NaN or Inf in " + where + "; the step was skipped";
+  };
+  const GradientReady fused = [&](Parameter& p) {
+    if (!p.gradient) return;
+    if (!r.skipped && !measure(p, squares)) stop("the gradient of " + p.name + " (parameters updated before it in this step keep their update)");
+    if (r.skipped)
+      p.gradient = Tensor();
+    else
+      optimizer_->apply_one(p, lr, 1);
+  };
+  const GradientReady keep = [](Parameter&) {};
+  for (size_t m = 0; m < micro_batches.size() && !r.skipped; ++m) {
+    LinearCall call;
+    call.step = step, call.micro_batch = static_cast<int64_t>(m), call.seed = options_.seed;
+    const bool last = m + 1 == micro_batches.size();
+    nats += model_.train(micro_batches[m], call, options_.memory, weight, last, options_.fused_backward ? fused : keep);
+    if (!std::isfinite(nats)) stop("the loss");
+  }
+  r.loss = nats * weight;
+  if (!options_.fused_backward) {
+    if (!r.skipped)
+      for (const Parameter* p : optimizer_->parameters())
+        if (p->gradient && !measure(*p, squares)) {
+          stop("the gradient of " + p->name);
+          break;
+        }
+    if (!r.skipped) {
+      const double norm = std::sqrt(squares);
+      const double scale = options_.clip > 0 && norm > options_.clip ? options_.clip / (norm + 1e-6) : 1.0;
+      optimizer_->apply_all(lr, scale);
+    }
+  }
+  optimizer_->drop_gradients();
+  r.grad_norm = std::sqrt(squares);
+  r.metrics = optimizer_->finish(abi_step, r.degraded);
+  tokens_seen += r.tokens;
+  return r;
+}
+
+HostBatch shape_batch(int64_t sequences, int64_t length, int64_t vocab) {
+  HostBatch b;
+  b.sequences = sequences, b.length = length;
+  const int64_t rows = sequences * length;
+  b.ids.resize(rows), b.labels.resize(rows), b.positions.resize(rows);
+  for (int64_t r = 0; r < rows; ++r) {
+    b.ids[r] = static_cast<int32_t>((r * 7919 + 13) % vocab);
+    b.positions[r] = static_cast<int32_t>(r % length);
+    b.labels[r] = r % length + 1 < length ? static_cast<int32_t>(((r + 1) * 7919 + 13) % vocab) : -1;
+  }
+  return b;
+}
+
+}  // namespace tenon::trainer

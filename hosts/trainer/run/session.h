@@ -1,0 +1,79 @@
+// A model with its optimizer, ready to take training steps. The planner makes one on a dry engine and takes the same steps.
+#pragma once
+
+#include <limits>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "hosts/trainer/model/source.h"
+#include "hosts/trainer/optim/optimizer.h"
+
+namespace tenon::trainer {
+
+// Instances of the run's plugins. They outlive the session that uses them, and a session takes one set: optimizers and adapters
+// hold bindings.
+struct Techniques {
+  const tn_optimizer_api* optimizer_api = nullptr;
+  tn_optimizer* optimizer = nullptr;
+  AttentionPlugin attention;
+  const Quantizer* quantizer = nullptr;  // or null
+  std::vector<Adapter*> adapters;
+  GgmlDecoder decoder;
+};
+
+struct SessionOptions {
+  int64_t sequence = 0;         // tokens of the longest sequence
+  int64_t accumulate = 1;
+  uint64_t seed = 0;
+  double clip = 0;              // global norm; 0 = off
+  bool fused_backward = false;  // update inside backward, gradient freed at once
+  tn_dtype storage = kF32;
+  WeightUpdate update = WeightUpdate::kStochastic;
+  MemoryOptions memory;
+  bool train = true;            // false: evaluation and generation only, no optimizer
+};
+
+struct StepResult {
+  int64_t step = 0, tokens = 0;  // tokens: predicted in this step
+  double loss = 0, lr = 0, grad_norm = 0;
+  bool skipped = false;  // NaN or Inf: nothing was changed by this step, or with fused_backward nothing after it was met
+  bool degraded = false;
+  std::string note;                       // why, for the user
+  std::map<std::string, double> metrics;  // of the optimizer
+};
+
+class Session {
+ public:
+  // Allocates and fills everything: weights, adapters, states.
+  Session(Engine& engine, const ModelSource& source, Techniques techniques, const SessionOptions& options);
+
+  Engine& engine() { return engine_; }
+  Model& model() { return model_; }
+  Optimizer* optimizer() { return optimizer_.get(); }
+  const std::vector<Adapter*>& adapters() const { return techniques_.adapters; }
+  const SessionOptions& options() const { return options_; }
+  int64_t trainable_parameters() const;
+
+  // One optimizer step over its micro-batches at this learning rate. step counts from 1.
+  StepResult step(int64_t step, int64_t total_steps, const std::vector<HostBatch>& micro_batches, double lr);
+
+  // Steps taken and tokens seen so far, for checkpoints.
+  int64_t tokens_seen = 0;
+
+ private:
+  static ModelOptions model_options(const Techniques& techniques, const SessionOptions& options);
+  bool measure(const Parameter& p, double& sum_of_squares);
+
+  Engine& engine_;
+  Techniques techniques_;
+  SessionOptions options_;
+  Model model_;
+  std::unique_ptr<Optimizer> optimizer_;
+};
+
+// A batch of the shape that training will use, for dry steps and benchmarks: `sequences` × `length` tokens, all predicted.
+HostBatch shape_batch(int64_t sequences, int64_t length, int64_t vocab);
+
+}  // namespace tenon::trainer
