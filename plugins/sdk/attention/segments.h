@@ -14,7 +14,8 @@ struct Segment {
 
 inline constexpr int64_t kMaxPosition = int64_t{1} << 48;  // keeps sums of positions and window sizes in range
 
-// Without a list every batch entry is one segment. Refuses ranges outside the tensors and overlapping query ranges.
+// Without a list every batch entry is one segment. Query rows outside every segment become segments without keys, at the end of the
+// list, so that a kernel that walks the list writes every row. Refuses ranges outside the tensors and overlapping query ranges.
 inline std::vector<Segment> lower_segments(const tn_attention_shape& shape) {
   if (shape.batch < 0 || shape.t_q < 0 || shape.t_k < 0) fail(TN_E_ARGUMENT, "attention sizes must be 0 or more");
   std::vector<Segment> out;
@@ -39,6 +40,10 @@ inline std::vector<Segment> lower_segments(const tn_attention_shape& shape) {
       if (taken[row]) fail(TN_E_ARGUMENT, name + " repeats query row " + std::to_string(row) + " of an earlier segment; query ranges must not overlap");
       taken[row] = 1;
     }
+  }
+  for (size_t row = 0, end; row < taken.size(); row = end) {
+    for (end = row + 1; end < taken.size() && taken[end] == taken[row];) ++end;
+    if (!taken[row]) out.push_back({static_cast<int64_t>(row), static_cast<int64_t>(end - row), 0, 0, 0, 0});
   }
   return out;
 }

@@ -1,0 +1,117 @@
+// One call, lowered: sizes, mask, segments, tiles. Everything that decides the schedule follows from the shape alone, so results do not
+// depend on the number of threads.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "sdk/attention/dropout.h"
+#include "sdk/attention/mask.h"
+#include "sdk/attention/segments.h"
+#include "simd.h"
+
+namespace tenon::flash {
+
+inline constexpr int64_t kTileRows = 96;         // query rows of a tile; rows are (query, head of the group), heads fastest
+inline constexpr int64_t kTileKeys = 128;        // keys of a forward tile
+inline constexpr int64_t kChunkKeys = 192;       // keys of a backward chunk
+inline constexpr float kLog2E = 1.44269504088896340736f;
+inline constexpr float kLn2 = 0.69314718055994530942f;
+
+// kTileRows rows or fewer of one segment; row r is query r / G of the segment, head r % G of the group.
+struct RowTile {
+  int32_t segment;
+  int32_t rows;
+  int64_t first;
+};
+
+struct Problem {
+  int64_t batch, t_q, t_k, heads, kv_heads, group, d, e;
+  int64_t d_padded, e_padded;  // to whole vectors
+  double scale, softcap;
+  uint32_t head_offset;
+  sdk::Mask mask;
+  std::vector<sdk::Segment> segments;
+  bool listed;  // segments came as a list
+  std::vector<RowTile> tiles;
+
+  Problem(const tn_attention_config& config, const tn_attention_shape& shape)
+      : batch(shape.batch),
+        t_q(shape.t_q),
+        t_k(shape.t_k),
+        heads(config.n_heads),
+        kv_heads(config.n_kv_heads),
+        group(heads / kv_heads),
+        d(config.d_qk),
+        e(config.d_v),
+        d_padded(round_up(d, kLanes)),
+        e_padded(round_up(e, kLanes)),
+        scale(config.scale != 0 ? config.scale : 1.0 / std::sqrt(static_cast<double>(d))),
+        softcap(config.softcap),
+        head_offset(config.head_offset),
+        mask(sdk::lower_mask(shape)),
+        segments(sdk::lower_segments(shape)),
+        listed(shape.segments != nullptr) {
+    for (size_t s = 0; s < segments.size(); ++s)
+      for (int64_t row = 0, n = segments[s].q_len * group; row < n; row += kTileRows)
+        tiles.push_back({static_cast<int32_t>(s), static_cast<int32_t>(std::min(kTileRows, n - row)), row});
+  }
+
+  int64_t groups() const { return batch * kv_heads; }
+  int64_t query(const RowTile& t, int64_t r) const { return (t.first + r) / group; }  // within the segment
+  int64_t head(int64_t kv_head, const RowTile& t, int64_t r) const { return kv_head * group + (t.first + r) % group; }
+  int64_t token(const RowTile& t, int64_t r) const { return segments[t.segment].q_begin + query(t, r); }
+  int64_t first_row(const RowTile& t) const { return segments[t.segment].q_begin * group + t.first; }  // of t_q · group
+
+  // Q is scaled as it is read, so that scores come out in units of log 2, or in units of the soft cap.
+  float query_factor() const { return static_cast<float>(softcap > 0 ? scale / softcap : scale * static_cast<double>(kLog2E)); }
+  float cap() const { return static_cast<float>(softcap * static_cast<double>(kLog2E)); }
+
+  // Rows of the key tensor that some row of the tile may see.
+  sdk::VisibleKeys keys(const RowTile& t) const {
+    const sdk::Segment& s = segments[t.segment];
+    return shifted(sdk::visible_keys(mask, s.q_pos + query(t, 0), s.q_pos + query(t, t.rows - 1), s.k_pos, s.k_len), s.k_begin);
+  }
+  sdk::VisibleKeys keys(const RowTile& t, int64_t r) const {
+    const sdk::Segment& s = segments[t.segment];
+    return shifted(sdk::visible_keys(mask, s.q_pos + query(t, r), s.k_pos, s.k_len), s.k_begin);
+  }
+  bool full(const RowTile& t, sdk::Run keys) const {
+    const sdk::Segment& s = segments[t.segment];
+    return sdk::classify(mask, s.q_pos + query(t, 0), s.q_pos + query(t, t.rows - 1), s.k_pos, s.k_len,
+                         {keys.begin - s.k_begin, keys.end - s.k_begin}) == sdk::Cover::kFull &&
+           keys.begin >= s.k_begin;
+  }
+
+  // Pairs of query row and key, over all heads and batch entries.
+  double visible_pairs() const {
+    double pairs = 0;
+    for (const sdk::Segment& s : segments)
+      for (int64_t i = 0; i < s.q_len; ++i) {
+        const sdk::VisibleKeys v = sdk::visible_keys(mask, s.q_pos + i, s.k_pos, s.k_len);
+        pairs += static_cast<double>(v.sink.size() + v.window.size());
+      }
+    return pairs * static_cast<double>(batch * heads);
+  }
+
+ private:
+  static sdk::VisibleKeys shifted(sdk::VisibleKeys v, int64_t by) {
+    return {{v.sink.begin + by, v.sink.end + by}, {v.window.begin + by, v.window.end + by}};
+  }
+};
+
+// Calls f(begin, end) for the parts of [0, n) that a row does not see; `base` is the key row of column 0, `limit` the keys in question.
+template <class F>
+void each_hidden(const sdk::VisibleKeys& seen, int64_t base, int64_t n, sdk::Run limit, F f) {
+  int64_t from = 0;
+  for (const sdk::Run& run : {seen.sink, seen.window}) {
+    const int64_t begin = std::max(run.begin, limit.begin) - base, end = std::min(run.end, limit.end) - base;
+    if (begin >= end) continue;
+    if (from < begin) f(from, begin);
+    from = end;
+  }
+  if (from < n) f(from, n);
+}
+
+}  // namespace tenon::flash
