@@ -1,0 +1,22 @@
+#include "core/catalog/sql.h"
+
+namespace tenon::sql {
+
+std::string stack_views(int stores) {
+  std::string script;
+  for (const char* const table : {"plugin", "object", "provides", "requirement", "conflict", "layout"}) {
+    script += std::string("CREATE TEMP VIEW all_") + table + " AS SELECT 0 AS store, * FROM main." + table;
+    for (int i = 1; i <= stores; ++i) {
+      const std::string n = std::to_string(i);
+      script += " UNION ALL SELECT " + n + " AS store, * FROM s" + n + "." + table;
+    }
+    script += ";\n";
+  }
+  return script + R"sql(
+CREATE TEMP VIEW current AS SELECT * FROM all_plugin a WHERE NOT EXISTS(
+  SELECT 1 FROM all_plugin b WHERE b.id = a.id
+    AND (b.version_key > a.version_key OR (b.version_key = a.version_key AND b.store < a.store)));
+)sql";
+}
+
+}  // namespace tenon::sql

@@ -1,0 +1,76 @@
+#include "core/plugins/locations.h"
+
+#include <dlfcn.h>
+#include <pwd.h>
+#include <sys/auxv.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <initializer_list>
+
+#include "core/error.h"
+#include "core/files/bytes.h"
+
+namespace tenon {
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::path resolved_folder(const fs::path& file) {
+  std::error_code error;
+  const fs::path real = fs::canonical(file, error);
+  return (error ? fs::absolute(file, error) : real).parent_path();
+}
+
+fs::path program_folder() { return resolved_folder("/proc/self/exe"); }
+
+// An absolute path from the environment; what is relative would depend on the current folder and counts as unset, as the XDG
+// specification asks.
+fs::path from_environment(const char* name) {
+  const char* const value = std::getenv(name);
+  return value && value[0] == '/' ? fs::path(value) : fs::path();
+}
+
+}  // namespace
+
+std::string own_folder() {
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<void*>(&own_folder), &info) != 0 && info.dli_fname && info.dli_fname[0] == '/') {
+    return resolved_folder(info.dli_fname);
+  }
+  return program_folder();  // a program may have been started by a relative name
+}
+
+std::string probe_program() {
+  constexpr const char* kName = "tenon-probe";
+  for (const fs::path& folder : {fs::path(own_folder()), program_folder()}) {
+    for (const fs::path& candidate : {folder / kName, folder / "../libexec/tenon" / kName, folder / "../bin" / kName}) {
+      if (access(candidate.c_str(), X_OK) == 0) return candidate.lexically_normal();
+    }
+  }
+  throw Error(TN_E_NOT_FOUND, "the helper program tenon-probe is neither in " + own_folder() +
+                                  " nor in ../libexec/tenon beside it; install Tenon again");
+}
+
+std::string bundled_store() {
+  const fs::path folder = own_folder();
+  std::error_code error;
+  const fs::path beside = folder / "tenon";  // of a library: <prefix>/lib/tenon
+  if (folder.filename() != "bin" && fs::is_directory(beside, error)) return beside;
+  return (folder / "../lib/tenon").lexically_normal();
+}
+
+std::string user_store() {
+  if (getauxval(AT_SECURE)) return "";
+  if (const char* const home = std::getenv("TENON_HOME"); home && *home) {
+    if (home[0] == '/') return home;
+    throw Error(TN_E_ARGUMENT, "the environment variable TENON_HOME is " + quote_name(home) + "; set it to an absolute path");
+  }
+  if (const fs::path data = from_environment("XDG_DATA_HOME"); !data.empty()) return data / "tenon";
+  if (const fs::path home = from_environment("HOME"); !home.empty()) return home / ".local/share/tenon";
+  const passwd* const user = getpwuid(getuid());
+  return user && user->pw_dir && user->pw_dir[0] == '/' ? fs::path(user->pw_dir) / ".local/share/tenon" : fs::path();
+}
+
+}  // namespace tenon
