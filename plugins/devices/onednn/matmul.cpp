@@ -1,0 +1,157 @@
+#include "devices/onednn/matmul.h"
+
+#include <dnnl.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <string>
+#include <string_view>
+
+#include "sdk/base.h"
+
+namespace tenon::onednn {
+namespace {
+
+using dnnl::memory;
+using Dims = memory::dims;
+
+// Packed layouts are chosen for this many rows of A: a layout must not depend on the batch at hand.
+constexpr int64_t kPackedRows = 1024;
+
+dnnl::engine& engine() {
+  static dnnl::engine e(dnnl::engine::kind::cpu, 0);
+  return e;
+}
+// Streams of the CPU engine keep no state between calls, but the library asks for one per thread of use.
+dnnl::stream& stream() {
+  thread_local dnnl::stream s(engine());
+  return s;
+}
+
+memory::data_type type_of(Type t) { return t == Type::kF32 ? memory::data_type::f32 : memory::data_type::bf16; }
+
+// ---- differences between the library's major versions
+#if DNNL_VERSION_MAJOR >= 3
+dnnl::matmul::primitive_desc describe(const memory::desc& a, const memory::desc& b, const memory::desc* bias, const memory::desc& c,
+                                      const dnnl::primitive_attr& attr) {
+  return bias ? dnnl::matmul::primitive_desc(engine(), a, b, *bias, c, attr) : dnnl::matmul::primitive_desc(engine(), a, b, c, attr);
+}
+void append_scale(dnnl::post_ops& ops, float scale) { ops.append_eltwise(dnnl::algorithm::eltwise_linear, scale, 0.0f); }
+#else
+dnnl::matmul::primitive_desc describe(const memory::desc& a, const memory::desc& b, const memory::desc* bias, const memory::desc& c,
+                                      const dnnl::primitive_attr& attr) {
+  return bias ? dnnl::matmul::primitive_desc(dnnl::matmul::desc(a, b, *bias, c), attr, engine())
+              : dnnl::matmul::primitive_desc(dnnl::matmul::desc(a, b, c), attr, engine());
+}
+void append_scale(dnnl::post_ops& ops, float scale) { ops.append_eltwise(1.0f, dnnl::algorithm::eltwise_linear, scale, 0.0f); }
+#endif
+
+memory::desc packed_desc(int64_t k, int64_t n, Type type) {
+  const memory::desc a({kPackedRows, k}, type_of(type), Dims{k, 1}), b({k, n}, type_of(type), memory::format_tag::any),
+      c({kPackedRows, n}, type_of(type), Dims{n, 1});
+  return describe(a, b, nullptr, c, dnnl::primitive_attr()).weights_desc();
+}
+
+class DnnlMatmul final : public Matmul {
+ public:
+  DnnlMatmul(const dnnl::matmul::primitive_desc& pd, bool has_bias)
+      : primitive_(pd), a_(pd.src_desc()), b_(pd.weights_desc()), c_(pd.dst_desc()), bias_(pd.bias_desc()), scratch_(pd.scratchpad_desc()),
+        has_bias_(has_bias), scratch_bytes_((scratch_.get_size() + 63) / 64 * 64) {}
+
+  uint64_t scratch_bytes() const override { return scratch_bytes_; }
+
+  void run(const void* a, const void* b, void* c, const void* bias, void* scratch) const override {
+    const auto wrap = [](const memory::desc& d, const void* p) { return memory(d, engine(), const_cast<void*>(p)); };
+    const memory ma = wrap(a_, a), mb = wrap(b_, b), mc = wrap(c_, c), ms = wrap(scratch_, scratch);
+    memory mbias;
+    dnnl_exec_arg_t args[5] = {
+        {DNNL_ARG_SRC, ma.get()}, {DNNL_ARG_WEIGHTS, mb.get()}, {DNNL_ARG_DST, mc.get()}, {DNNL_ARG_SCRATCHPAD, ms.get()}, {}};
+    if (has_bias_) {
+      mbias = wrap(bias_, bias);
+      args[4] = {DNNL_ARG_BIAS, mbias.get()};
+    }
+    const dnnl_status_t status = dnnl_primitive_execute(primitive_.get(), stream().get(), has_bias_ ? 5 : 4, args);
+    if (status != dnnl_success) sdk::fail(TN_E_DEVICE, "oneDNN failed to run a matrix product (status " + std::to_string(status) + ")");
+  }
+
+ private:
+  dnnl::matmul primitive_;
+  memory::desc a_, b_, c_, bias_, scratch_;
+  bool has_bias_;
+  uint64_t scratch_bytes_;
+};
+
+}  // namespace
+
+std::unique_ptr<const Matmul> make_matmul(const MatmulSpec& s) {
+  try {
+    Dims da, sa, db, sb, dc, sc;
+    const auto axis = [](Dims& dims, Dims& strides, int64_t n, int64_t stride) {
+      dims.push_back(n);
+      strides.push_back(stride);
+    };
+    // A shared operand has extent 1 along the batch axis; its stride there only has to look dense.
+    for (int64_t i = 0; i < s.batch_axes; ++i) {
+      axis(da, sa, s.a_batch[i] ? s.batch[i] : 1, s.a_batch[i] ? s.a_batch[i] : s.m * s.k);
+      axis(db, sb, s.b_batch[i] ? s.batch[i] : 1, s.b_batch[i] ? s.b_batch[i] : s.k * s.n);
+      axis(dc, sc, s.batch[i], s.c_batch[i]);
+    }
+    axis(da, sa, s.m, s.a_row), axis(da, sa, s.k, s.a_col);
+    axis(db, sb, s.k, s.b_row), axis(db, sb, s.n, s.b_col);
+    axis(dc, sc, s.m, s.c_row), axis(dc, sc, s.n, 1);
+    Dims dbias(dc.size(), 1), sbias(dc.size(), s.n);
+    dbias.back() = s.n, sbias.back() = 1;
+    const memory::desc a(da, type_of(s.ab), sa), c(dc, type_of(s.c), sc), bias(dbias, memory::data_type::f32, sbias);
+    const memory::desc b = s.packed_b ? packed_desc(s.k, s.n, s.ab) : memory::desc(db, type_of(s.ab), sb);
+
+    dnnl::primitive_attr attr;
+    attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    dnnl::post_ops ops;
+    if (s.alpha != 1.0) append_scale(ops, static_cast<float>(s.alpha));
+    if (s.beta != 0.0) ops.append_sum(static_cast<float>(s.beta));
+    attr.set_post_ops(ops);
+    const auto pd = describe(a, b, s.has_bias ? &bias : nullptr, c, attr);
+    if (std::string_view(pd.impl_info_str()).starts_with("ref")) return nullptr;
+    return std::make_unique<DnnlMatmul>(pd, s.has_bias != 0);
+  } catch (const dnnl::error& e) {
+    if (e.status == dnnl_out_of_memory) throw std::bad_alloc();
+    return nullptr;  // strides or a combination that the library does not take
+  }
+}
+
+Packing packing_of(int64_t k, int64_t n, Type type) {
+  try {
+    const memory::desc packed = packed_desc(k, n, type), plain({k, n}, type_of(type), Dims{n, 1}), transposed({k, n}, type_of(type), Dims{1, k});
+    if (packed == plain || packed == transposed) return {0};
+    return {packed.get_size()};
+  } catch (const dnnl::error&) {
+    return {0};
+  }
+}
+
+void pack(int64_t k, int64_t n, Type type, int64_t row, int64_t col, const void* b, void* packed) {
+  try {
+    const memory from(memory::desc({k, n}, type_of(type), Dims{row, col}), engine(), const_cast<void*>(b));
+    memory to(packed_desc(k, n, type), engine(), packed);
+    dnnl::reorder(from, to).execute(stream(), const_cast<memory&>(from), to);
+    stream().wait();
+  } catch (const dnnl::error& e) {
+    sdk::fail(TN_E_DEVICE, "oneDNN could not pack a weight of " + std::to_string(k) + " x " + std::to_string(n) + " (status " +
+                               std::to_string(e.status) + ")");
+  }
+}
+
+bool has_native_bf16() {
+  const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa()), bf16 = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);
+  return (isa & bf16) == bf16;
+}
+
+const char* runtime_name() {
+  static const std::string name = [] {
+    const dnnl_version_t* v = dnnl::version();
+    return "oneDNN " + std::to_string(v->major) + "." + std::to_string(v->minor) + "." + std::to_string(v->patch);
+  }();
+  return name.c_str();
+}
+
+}  // namespace tenon::onednn

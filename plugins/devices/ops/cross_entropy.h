@@ -1,0 +1,65 @@
+// Softmax cross-entropy, forward and gradient in place.
+#pragma once
+
+#include <cmath>
+
+#include "devices/ops/view.h"
+#include "sdk/vector_math.h"
+
+namespace tenon::ops {
+
+// One block per row. The row's sum of exponentials is added up in f64 from f32 sums of kChunk elements.
+template <class T>
+struct CrossEntropy {
+  static constexpr int64_t kChunk = 2048;
+  Rows<T> logits;
+  const int32_t* labels;
+  float scale;
+  double* losses;  // or null
+  TN_FN void operator()(const sdk::Block& block) const {
+    const int64_t n = logits.cols, r = block.index;
+    T* const x = logits.row(r);
+    const int32_t label = labels[r];
+    double* const out = losses;
+    const float g = scale;
+    if (label < 0) {
+      if (g != 0.0f) block.each(n, [=](int64_t i) { x[i] = sdk::from_float<T>(0.0f); });
+      if (out) block.each(1, [=](int64_t) { out[r] = 0; });
+      return;
+    }
+    const float top = block.max(n, -__builtin_huge_valf(), [=](int64_t i) { return sdk::to_float(x[i]); });
+    double total = 0;
+    for (int64_t begin = 0; begin < n; begin += kChunk) {
+      const T* const part = x + begin;
+      total += block.sum(n - begin < kChunk ? n - begin : kChunk, [=](int64_t i) { return sdk::vexp(sdk::to_float(part[i]) - top); });
+    }
+    if (out) {
+      block.each(1, [=](int64_t) { out[r] = std::log(total) + (static_cast<double>(top) - static_cast<double>(sdk::to_float(x[label]))); });
+    }
+    if (g != 0.0f) {
+      const float factor = static_cast<float>(static_cast<double>(g) / total);
+      // The label's element is computed apart, before it is overwritten, so that 1 is subtracted before rounding.
+      const float hit = static_cast<float>((std::exp(static_cast<double>(sdk::to_float(x[label])) - top) / total - 1.0) * g);
+      block.each(n, [=](int64_t i) { x[i] = sdk::from_float<T>(sdk::vexp(sdk::to_float(x[i]) - top) * factor); });
+      block.each(1, [=](int64_t) { x[label] = sdk::from_float<T>(hit); });
+    }
+  }
+};
+
+template <bool kHostReadable>
+void cross_entropy(const tn_exec& exec, const tn_tensor& logits, const tn_tensor& labels, double grad_scale, const tn_tensor* losses) {
+  with_activation(logits.dtype, "cross_entropy: logits", [&]<class T>(T) {
+    const auto x = rows_of<T>(logits, "cross_entropy: logits");
+    const auto* label = vector_of<const int32_t>(labels, x.n, sdk::kI32, "cross_entropy: labels", "int32");
+    if constexpr (kHostReadable) {
+      for (int64_t i = 0; i < x.n; ++i)
+        if (label[i] >= x.cols)
+          fail(TN_E_ARGUMENT, "cross_entropy: label " + std::to_string(label[i]) + " at row " + std::to_string(i) + " exceeds the vocabulary of " +
+                                  std::to_string(x.cols));
+    }
+    double* const out = losses ? vector_of<double>(*losses, x.n, sdk::kF64, "cross_entropy: losses", "f64") : nullptr;
+    sdk::for_each_block(&exec, x.n, CrossEntropy<T>{x, label, static_cast<float>(grad_scale), out});
+  });
+}
+
+}  // namespace tenon::ops
