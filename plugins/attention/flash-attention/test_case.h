@@ -193,6 +193,6 @@ inline void expect_backward(Runner& run, const Case& c, double tolerance) {
   }
 }
 
-class Objects : public ::testing::TestWithParam<std::string> {};
+using Objects = ::testing::TestWithParam<std::string>;
 
 }  // namespace tenon::flash::testing

@@ -4,6 +4,8 @@
 namespace tenon::flash::testing {
 namespace {
 
+class Values : public Objects {};
+
 std::vector<std::pair<std::string, Case>> cases() {
   std::vector<std::pair<std::string, Case>> out{
       {"one token", {.mask = {causal()}}},
@@ -54,7 +56,7 @@ std::vector<std::pair<std::string, Case>> cases() {
   return out;
 }
 
-TEST_P(Objects, F32MatchesTheDenseFormula) {
+TEST_P(Values, F32MatchesTheDenseFormula) {
   for (const auto& [name, c] : cases()) {
     SCOPED_TRACE(name);
     Runner run(GetParam(), c);
@@ -91,7 +93,7 @@ double naive_error(Runner& run, const Case& c) {
   return worst / top;
 }
 
-TEST_P(Objects, HalfTypesErrAtMostTwiceAsMuchAsTheNaiveFormula) {
+TEST_P(Values, HalfTypesErrAtMostTwiceAsMuchAsTheNaiveFormula) {
   for (const tn_dtype dtype : {sdk::kBF16, sdk::kF16}) {
     const Case c{.t_q = 200, .t_k = 200, .heads = 6, .kv_heads = 2, .mask = {causal()}, .dtype = dtype};
     Runner run(GetParam(), c);
@@ -102,7 +104,7 @@ TEST_P(Objects, HalfTypesErrAtMostTwiceAsMuchAsTheNaiveFormula) {
   }
 }
 
-TEST_P(Objects, HugeScoresStayFinite) {
+TEST_P(Values, HugeScoresStayFinite) {
   Case c{.t_q = 40, .t_k = 200, .heads = 2, .kv_heads = 1, .scale = 1, .amplitude = 35};  // scores of ±1e4
   Runner run(GetParam(), c);
   expect_forward(run, 2e-2);
@@ -111,7 +113,7 @@ TEST_P(Objects, HugeScoresStayFinite) {
     for (float x : run.values(port)) ASSERT_TRUE(std::isfinite(x));
 }
 
-TEST_P(Objects, EqualKeysGiveUniformWeights) {
+TEST_P(Values, EqualKeysGiveUniformWeights) {
   const Case c{.t_q = 3, .t_k = 100, .heads = 1, .kv_heads = 1, .d = 8, .e = 8};
   Runner run(GetParam(), c);
   run.bindings.at(TN_PORT_K).assign(std::vector<float>(800, 0.7f));
@@ -125,7 +127,7 @@ TEST_P(Objects, EqualKeysGiveUniformWeights) {
 }
 
 // The analytic gradient agrees with central differences of the plugin's own f32 output, so both passes speak of one function.
-TEST_P(Objects, GradientsMatchCentralDifferences) {
+TEST_P(Values, GradientsMatchCentralDifferences) {
   const Case c{.t_q = 9, .t_k = 11, .heads = 2, .kv_heads = 1, .d = 16, .e = 16, .mask = {causal()}, .q_pos = 3, .softcap = 3, .dropout = 0.2,
                .sink_logit = true};
   Runner run(GetParam(), c);
@@ -156,7 +158,7 @@ TEST_P(Objects, GradientsMatchCentralDifferences) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, Objects, ::testing::ValuesIn(sdk::testing::plugin_objects()),
+INSTANTIATE_TEST_SUITE_P(Cpu, Values, ::testing::ValuesIn(sdk::testing::plugin_objects()),
                          [](const auto& info) { return sdk::testing::object_label(info.param); });
 
 }  // namespace
