@@ -35,21 +35,16 @@ bool ggml_tensor_bytes(const GgmlType& type, const std::vector<int64_t>& shape, 
   const int64_t row = shape.empty() ? 1 : shape.back();
   if (row < 0 || row % type.block_elements != 0) return false;
   bool empty = row == 0;
-  for (const int64_t size : shape) {
-    if (size < 0) return false;
-    empty = empty || size == 0;
-  }
-  if (empty) {
-    bytes = 0;
-    return true;
-  }
   uint64_t total = type.block_bytes;
-  if (__builtin_mul_overflow(total, static_cast<uint64_t>(row) / type.block_elements, &total)) return false;
+  const auto multiply = [&](uint64_t size) { return size == 0 || !__builtin_mul_overflow(total, size, &total); };
+  if (!multiply(static_cast<uint64_t>(row) / type.block_elements)) return false;
   for (size_t i = 0; i + 1 < shape.size(); ++i) {
-    if (__builtin_mul_overflow(total, static_cast<uint64_t>(shape[i]), &total)) return false;
+    if (shape[i] < 0 || !multiply(static_cast<uint64_t>(shape[i]))) return false;
+    empty = empty || shape[i] == 0;
   }
-  bytes = total;
-  return total <= static_cast<uint64_t>(INT64_MAX);
+  if (total > static_cast<uint64_t>(INT64_MAX)) return false;
+  bytes = empty ? 0 : total;
+  return true;
 }
 
 }  // namespace tenon

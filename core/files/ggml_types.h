@@ -20,7 +20,8 @@ const GgmlType* find_ggml_type(uint32_t id);
 const GgmlType* find_ggml_type(std::string_view name);
 
 // Bytes of a row-major tensor: whole blocks along the last axis. False when the shape is negative, its last axis is not
-// a multiple of the block, or the product overflows. Rank 0 is one element, which only a type without blocks can hold.
+// a multiple of the block, or the product overflows (of the sizes that are not 0, so that every order of multiplying
+// them is safe). Rank 0 is one element, which only a type without blocks can hold.
 bool ggml_tensor_bytes(const GgmlType& type, const std::vector<int64_t>& shape, uint64_t& bytes);
 
 }  // namespace tenon

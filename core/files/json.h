@@ -32,6 +32,9 @@ Json read_json_file(const std::string& path, const JsonLimits& limits = {});
 // not UTF-8.
 void write_json_file(const std::string& path, const Json& value);
 
+// What a value is, for a message: "an object", "a text", "a number", "null".
+std::string json_kind(const Json& value);
+
 // Typed getters. `object` must be a JSON object (else TN_E_FORMAT); `what` names the source in errors. find_* answer
 // nullopt (or nullptr) when the key is absent or null; get_* throw TN_E_NOT_FOUND then. A value of the wrong type or
 // outside its range throws TN_E_FORMAT naming the key, the value and the range. Whole numbers may be written as 8192.0,

@@ -11,8 +11,7 @@ namespace {
 constexpr double kTwoTo63 = 9223372036854775808.0;
 
 std::string shown(const Json& value) {
-  if (value.is_object()) return "an object";
-  if (value.is_array()) return "an array";
+  if (value.is_structured()) return json_kind(value);
   if (value.is_string()) return "the text " + quote_name(value.get_ref<const std::string&>());
   return value.dump();
 }
@@ -62,6 +61,14 @@ T required(const std::optional<T>& value, std::string_view key, std::string_view
 }
 
 }  // namespace
+
+std::string json_kind(const Json& value) {
+  if (value.is_object()) return "an object";
+  if (value.is_array()) return "an array";
+  if (value.is_string()) return "a text";
+  if (value.is_boolean()) return "a truth value";
+  return value.is_null() ? "null" : "a number";
+}
 
 std::optional<int64_t> find_int(const Json& object, std::string_view key, int64_t min, int64_t max,
                                 std::string_view what) {

@@ -51,7 +51,7 @@ std::string_view header_text(ByteSpan file, const std::string& name) {
 uint64_t natural(const Json& value, const std::string& field, const std::string& name) {
   if (value.is_number_unsigned() && value.get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX))
     return value.get<uint64_t>();
-  fail(name, field + " holds " + (value.is_number() ? value.dump() : std::string("a ") + value.type_name()) +
+  fail(name, field + " holds " + (value.is_number() ? value.dump() : json_kind(value)) +
                  " where a whole number from 0 to 2^63-1 is due");
 }
 
@@ -61,14 +61,17 @@ const Json& field_of(const Json& tensor, const char* key, const std::string& sub
   return *at;
 }
 
-// Bytes of a tensor by its shape and dtype.
+// Bytes of a tensor by its shape and dtype. A 0 does not excuse an overflow of the other sizes: whoever multiplies them
+// in another order must be safe too.
 uint64_t shape_bytes(const TensorEntry& tensor, const std::string& subject, const std::string& name) {
   const bool empty = std::find(tensor.shape.begin(), tensor.shape.end(), 0) != tensor.shape.end();
-  uint64_t bits = empty ? 0 : static_cast<uint64_t>(dtype_bits(tensor.dtype));
+  auto bits = static_cast<uint64_t>(dtype_bits(tensor.dtype));
   for (const int64_t size : tensor.shape) {
-    if (__builtin_mul_overflow(bits, static_cast<uint64_t>(size), &bits))
+    if (size != 0 && __builtin_mul_overflow(bits, static_cast<uint64_t>(size), &bits)) {
       fail(name, "the shape of " + subject + " overflows 2^64 bits");
+    }
   }
+  if (empty) return 0;
   if (bits % 8 != 0) {
     fail(name, subject + " has " + std::to_string(bits) + " bits as " + std::string(dtype_name(tensor.dtype)) +
                    ", which is not a whole number of bytes");
@@ -78,24 +81,23 @@ uint64_t shape_bytes(const TensorEntry& tensor, const std::string& subject, cons
 
 TensorEntry parse_tensor(const std::string& tensor_name, const Json& value, const std::string& name) {
   const std::string subject = "tensor " + quote_name(tensor_name);
-  if (!value.is_object()) fail(name, subject + " is described by a " + value.type_name() + " and not by an object");
+  if (!value.is_object()) fail(name, subject + " is described by " + json_kind(value) + " and not by an object");
   TensorEntry entry;
   entry.name = tensor_name;
   const Json& dtype = field_of(value, "dtype", subject, name);
-  if (!dtype.is_string()) fail(name, "the dtype of " + subject + " is a " + dtype.type_name() + " and not a text");
+  if (!dtype.is_string()) fail(name, "the dtype of " + subject + " is " + json_kind(dtype) + " and not a text");
   if (!dtype_from_name(dtype.get_ref<const std::string&>(), entry.dtype)) {
     throw Error(TN_E_FORMAT, name + ": the dtype " + quote_name(dtype.get_ref<const std::string&>()) + " of " +
                                  subject +
                                  " is not one of the format's; convert the file to a known dtype such as BF16 or F32");
   }
   const Json& shape = field_of(value, "shape", subject, name);
-  if (!shape.is_array()) fail(name, "the shape of " + subject + " is a " + shape.type_name() + " and not an array");
+  if (!shape.is_array()) fail(name, "the shape of " + subject + " is " + json_kind(shape) + " and not an array");
   for (const Json& size : shape) {
     entry.shape.push_back(static_cast<int64_t>(natural(size, "the shape of " + subject, name)));
   }
   const Json& offsets = field_of(value, "data_offsets", subject, name);
-  if (!offsets.is_array())
-    fail(name, "data_offsets of " + subject + " is a " + offsets.type_name() + " and not an array");
+  if (!offsets.is_array()) fail(name, "data_offsets of " + subject + " is " + json_kind(offsets) + " and not an array");
   if (offsets.size() != 2)
     fail(name, "data_offsets of " + subject + " has " + std::to_string(offsets.size()) + " numbers and not 2");
   const uint64_t begin = natural(offsets[0], "data_offsets of " + subject, name);
@@ -113,11 +115,11 @@ TensorEntry parse_tensor(const std::string& tensor_name, const Json& value, cons
 }
 
 std::map<std::string, std::string> parse_metadata(const Json& value, const std::string& name) {
-  if (!value.is_object()) fail(name, "__metadata__ is a " + std::string(value.type_name()) + " and not an object");
+  if (!value.is_object()) fail(name, "__metadata__ is " + json_kind(value) + " and not an object");
   std::map<std::string, std::string> metadata;
   for (const auto& [key, text] : value.items()) {
     if (!text.is_string())
-      fail(name, "the value of " + quote_name(key) + " in __metadata__ is a " + text.type_name() + " and not a text");
+      fail(name, "the value of " + quote_name(key) + " in __metadata__ is " + json_kind(text) + " and not a text");
     metadata.emplace(key, text.get<std::string>());
   }
   return metadata;

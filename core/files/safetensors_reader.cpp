@@ -92,8 +92,8 @@ void SafetensorsReader::add_shards(const std::string& index_path) {
   std::map<std::string, std::vector<std::string>> names_by_file;
   for (const auto& [tensor, file] : get_object(index, "weight_map", index_path).items()) {
     if (!file.is_string()) {
-      throw Error(TN_E_FORMAT, index_path + ": the weight_map of tensor " + quote_name(tensor) + " holds a " +
-                                   file.type_name() + " and not a file name; download the index again");
+      throw Error(TN_E_FORMAT, index_path + ": the weight_map of tensor " + quote_name(tensor) + " holds " +
+                                   json_kind(file) + " and not a file name; download the index again");
     }
     const auto& file_name = file.get_ref<const std::string&>();
     check_shard_name(file_name, index_path);

@@ -48,13 +48,14 @@ void check_names(const std::vector<TensorSpec>& tensors, const std::string& path
 
 uint64_t tensor_bytes(const TensorSpec& spec) {
   const bool empty = std::find(spec.shape.begin(), spec.shape.end(), 0) != spec.shape.end();
-  uint64_t bits = empty ? 0 : static_cast<uint64_t>(dtype_bits(spec.dtype));
+  auto bits = static_cast<uint64_t>(dtype_bits(spec.dtype));
   for (const int64_t size : spec.shape) {
-    if (size < 0 || __builtin_mul_overflow(bits, static_cast<uint64_t>(size), &bits)) {
+    if (size < 0 || (size != 0 && __builtin_mul_overflow(bits, static_cast<uint64_t>(size), &bits))) {
       throw Error(TN_E_ARGUMENT, "tensor " + quote_name(spec.name) + " has the size " + std::to_string(size) +
                                      " on one axis, which is negative or overflows; correct its shape");
     }
   }
+  if (empty) return 0;
   if (bits % 8 != 0) {
     throw Error(TN_E_ARGUMENT, "tensor " + quote_name(spec.name) + " has " + std::to_string(bits) +
                                    " bits, which is not a whole number of bytes; correct its shape");

@@ -198,6 +198,7 @@ TEST(GgufParser, TensorsAreChecked) {
   EXPECT_HAS(one(tensor("a", {48}, 2, 0)), "multiple of the 32 of a Q4_0 block");
   EXPECT_HAS(one(tensor("a", {}, 2, 0)), "rows of 1 elements");
   EXPECT_HAS(one(tensor("a", {1ll << 40, 1ll << 40}, 0, 0)), "overflows");
+  EXPECT_HAS(one(tensor("a", {0, 1ll << 40, 1ll << 40}, 0, 0)), "overflows");
   EXPECT_HAS(one(tensor("a", {4}, 0, 4)), "not a multiple of the alignment");
   EXPECT_HAS(one(tensor("a", {4}, 0, 32)), "at offset 32 where 0 is due");
   EXPECT_HAS(parse_refusal(file_of({}, {tensor("a", {4}, 0, 0), tensor("b", {4}, 0, 0)}, 64)),
