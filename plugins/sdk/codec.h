@@ -131,14 +131,15 @@ inline float absmax(const float* x, int64_t n) {
 }
 inline bool is_finite(float x) { return (std::bit_cast<uint32_t>(x) & 0x7f800000u) != 0x7f800000u; }
 
-// Collects, from any number of threads, the first block that holds NaN or Inf; `raise` then refuses the tensor by name.
-class NonFinite {
+// Collects, from any number of threads, the first block that cannot be coded; `raise` refuses the tensor by name for NaN or Inf in it.
+class BadBlock {
  public:
   void found(int64_t block) {
     int64_t seen = block_.load(std::memory_order_relaxed);
     while (block < seen && !block_.compare_exchange_weak(seen, block, std::memory_order_relaxed)) {
     }
   }
+  bool any() const { return block_.load(std::memory_order_relaxed) != kNone; }
   void raise(const tn_target& target, int64_t blocksize) const {
     const int64_t block = block_.load(std::memory_order_relaxed);
     if (block == kNone) return;

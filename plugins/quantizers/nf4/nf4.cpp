@@ -78,7 +78,7 @@ void Codec::encode(const tn_exec* exec, const tn_target& target, const tn_tensor
   const Parts parts(s, double_quant_, components);
   sdk::check_source(target, src, s.n);
   float* absmax = double_quant_ ? sdk::workspace<float>(exec, s.blocks) : parts.absmax;
-  sdk::NonFinite bad;
+  sdk::BadBlock bad;
   sdk::with_float_type(src.dtype, "nf4: a tensor to quantize", [&](auto type) {
     const auto* x = sdk::data<const decltype(type)>(src);
     if (book_ == &kNf4) nf4::encode<kNf4>(exec, x, s.n, blocksize_, parts.codes, absmax, bad);

@@ -1,0 +1,29 @@
+// Every type that is read or written: its id in a GGUF file, its block, and the functions that decode and encode runs of blocks.
+#pragma once
+
+#include <string_view>
+
+#include "sdk/dtype.h"
+
+namespace tenon::gguf {
+
+struct Type {
+  const char* name;
+  uint32_t id;         // in a GGUF file
+  int elements;        // of a block
+  int bytes;           // of a block
+  uint32_t code_bits;  // of an element; 0: plain values
+  float largest;       // magnitude that can be coded: what the type, or the f16 scale of its blocks, can hold
+  void (*decode)(const uint8_t* blocks, int64_t n_blocks, float* out);
+  void (*encode)(const float* x, int64_t n_blocks, uint8_t* out);  // null: only read
+};
+
+const Type* find_type(std::string_view name);
+
+// The type to take for rows that do not fill the blocks of `type`, by the usual rule of GGUF writers.
+const char* fallback(const Type& type, int64_t row);
+
+inline constexpr const char* kTypeChoices =
+    "F32|F16|BF16|Q4_0|Q4_1|Q5_0|Q5_1|Q8_0|Q8_1|Q2_K|Q3_K|Q4_K|Q5_K|Q6_K|Q8_K|IQ4_NL|IQ4_XS|TQ1_0|TQ2_0|MXFP4|NVFP4";
+
+}  // namespace tenon::gguf
