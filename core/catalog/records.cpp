@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "core/catalog/sql.h"
@@ -29,7 +30,10 @@ void check_version(int64_t version, const std::string& path) {
 
 std::string join(const std::vector<std::string>& parts, char separator) {
   std::string text;
-  for (const std::string& part : parts) text += (text.empty() ? "" : std::string(1, separator)) + part;
+  for (const std::string& part : parts) {
+    if (!text.empty()) text += separator;
+    text += part;
+  }
   return text;
 }
 

@@ -19,4 +19,9 @@ CREATE TEMP VIEW current AS SELECT * FROM all_plugin a WHERE NOT EXISTS(
 )sql";
 }
 
+std::string refresh_object(int64_t store) {
+  return "UPDATE s" + std::to_string(store) +
+         ".object SET bytes = ?3, mtime = ?4, ctime = ?5, inode = ?6 WHERE plugin = ?1 AND file = ?2 AND sha256 = ?7";
+}
+
 }  // namespace tenon::sql

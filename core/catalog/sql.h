@@ -5,6 +5,7 @@
 // once, in its newest version (of equal ones, in the first store).
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace tenon::sql {
@@ -50,8 +51,8 @@ inline constexpr const char* kDeletePlugin = "DELETE FROM plugin WHERE id = ?1";
 inline constexpr const char* kDeleteAll = "DELETE FROM plugin";
 inline constexpr const char* kInstalled = "SELECT version, folder, manifest FROM plugin WHERE id = ?1";
 inline constexpr const char* kIdentities = "SELECT file, bytes, mtime, ctime, inode FROM object WHERE plugin = ?1 ORDER BY position";
-inline constexpr const char* kRefreshObject =
-    "UPDATE object SET bytes = ?3, mtime = ?4, ctime = ?5, inode = ?6 WHERE plugin = ?1 AND file = ?2 AND sha256 = ?7";
+// In the n-th store of the stack. Parameters: plugin, file, the four parts of its identity, digest.
+std::string refresh_object(int64_t store);
 
 // The views over the stack: all_<table> with a column `store` (0 = the host's own), and `current`.
 std::string stack_views(int stores);
@@ -70,6 +71,10 @@ inline constexpr const char* kObjectRows =
 // Of the first store of a stack, shadowed or not.
 inline constexpr const char* kStorePlugins = "SELECT id, folder FROM s1.plugin ORDER BY id";
 inline constexpr const char* kStoreObjects = "SELECT file, sha256 FROM s1.object WHERE plugin = ?1 ORDER BY position";
+inline constexpr const char* kBackends =
+    "SELECT backend FROM all_object WHERE store = ?1 AND plugin = ?2 GROUP BY backend ORDER BY min(position)";
+inline constexpr const char* kAllNames = "SELECT id FROM current WHERE store > 0 ORDER BY id";
+inline constexpr const char* kIsFeature = "SELECT 1 FROM main.plugin WHERE id = ?1 AND kind = 'feature'";
 inline constexpr const char* kNames = "SELECT id FROM current WHERE store > 0 AND kind = ?1 ORDER BY id";
 
 // The mix in question: its members, and the tags with the member that brings each (-1: the run).

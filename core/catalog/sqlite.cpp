@@ -74,6 +74,10 @@ bool Statement::step() {
 
 void Statement::run() {
   step();
+  reset();
+}
+
+void Statement::reset() {
   if (sqlite3_reset(raw_.get()) != SQLITE_OK) db_->fail();
 }
 

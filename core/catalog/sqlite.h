@@ -46,6 +46,8 @@ class Statement {
   bool step();
   // For statements that return no rows: runs and makes ready for new parameters.
   void run();
+  // Ready for new parameters and another round of rows.
+  void reset();
   std::string text(int column) const;
   int64_t integer(int column) const;
 

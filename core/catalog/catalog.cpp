@@ -1,0 +1,113 @@
+#include "core/catalog/catalog.h"
+
+#include <algorithm>
+#include <set>
+
+#include "core/catalog/catalog_state.h"
+#include "core/catalog/records.h"
+#include "core/catalog/sql.h"
+#include "core/error.h"
+#include "core/files/bytes.h"
+#include "core/plugins/kinds.h"
+#include "core/plugins/locations.h"
+#include "core/plugins/nearest.h"
+
+namespace tenon {
+namespace {
+
+std::vector<std::string> names_of_kind(const Database& db, std::string_view kind) {
+  Statement rows = db.prepare(sql::kNames);
+  rows.bind(1, kind);
+  std::vector<std::string> names;
+  while (rows.step()) names.push_back(rows.text(0));
+  return names;
+}
+
+}  // namespace
+
+Catalog::Catalog(std::vector<std::string> stores) {
+  std::erase(stores, "");
+  Database db = open_stack(stores);
+  db.execute(sql::kMixTables);
+  state_.reset(new State{std::move(stores), std::move(db), {}});
+}
+
+Catalog Catalog::open_default() { return Catalog({user_store(), bundled_store()}); }
+Catalog::~Catalog() = default;
+Catalog::Catalog(Catalog&&) noexcept = default;
+
+const std::vector<std::string>& Catalog::stores() const { return state_->stores; }
+
+Catalog::State::Place Catalog::State::find(std::string_view id) const {
+  Statement row = db.prepare(sql::kCurrent);
+  if (!row.bind(1, id).step() || row.integer(0) == 0) return {};
+  const int64_t store = row.integer(0);
+  return {store, row.text(1), row.text(2), row.text(3), stores[static_cast<size_t>(store - 1)] + '/' + row.text(5), row.text(6)};
+}
+
+Catalog::State::Place Catalog::State::get(std::string_view id) const {
+  if (Place place = find(id); place.store > 0) return place;
+  Statement rows = db.prepare(sql::kAllNames);
+  std::vector<std::string> names;
+  while (rows.step()) names.push_back(rows.text(0));
+  throw Error(TN_E_NOT_FOUND, "no plugin named " + quote_name(id) + " is installed" + suggestion(id, names, "there are"));
+}
+
+std::vector<PluginRow> Catalog::list(const PluginFilter& filter) const {
+  const auto lock = std::lock_guard(state_->mutex);
+  std::vector<PluginRow> out;
+  Statement rows = state_->db.prepare(sql::kList);
+  rows.bind(1, filter.kind).bind(2, filter.tag).bind(3, filter.layout).bind(4, filter.backend);
+  Statement backends = state_->db.prepare(sql::kBackends);
+  while (rows.step()) {
+    const int64_t store = rows.integer(5);
+    out.push_back({rows.text(0), rows.text(1), rows.text(3), rows.text(4), state_->stores[static_cast<size_t>(store - 1)],
+                   kind_from_name(rows.text(2)), {}});
+    backends.bind(1, store).bind(2, out.back().id);
+    while (backends.step()) out.back().backends.push_back(backends.text(0));
+    backends.reset();
+  }
+  return out;
+}
+
+Manifest Catalog::info(std::string_view id) const {
+  const auto lock = std::lock_guard(state_->mutex);
+  return parse_manifest(state_->get(id).manifest, std::string(id) + " in the catalog");
+}
+
+std::string Catalog::folder(std::string_view id) const {
+  const auto lock = std::lock_guard(state_->mutex);
+  return state_->get(id).folder;
+}
+
+std::string Catalog::resolve(uint32_t kind, std::string_view name) const {
+  const auto lock = std::lock_guard(state_->mutex);
+  const State::Place place = state_->find(name);
+  if (place.store > 0 && place.kind == kind_name(kind)) return std::string(name);
+  const std::vector<std::string> names = names_of_kind(state_->db, kind_name(kind));
+  std::vector<std::string> meant;
+  for (const std::string& id : names) {
+    if (id.ends_with('.' + std::string(name))) meant.push_back(id);
+  }
+  if (meant.size() == 1) return meant[0];
+  const std::string what = "no " + std::string(kind_name(kind)) + " named " + quote_name(name) + " is installed";
+  if (meant.size() > 1) throw Error(TN_E_NOT_FOUND, what + ", and several ids end in it; write " + meant[0] + " or " + meant[1]);
+  if (place.store > 0) throw Error(TN_E_NOT_FOUND, what + " (" + std::string(name) + " is of the kind " + place.kind + ")");
+  if (names.empty()) throw Error(TN_E_NOT_FOUND, what + ", nor any other; install one with `tenon plugin install FOLDER`");
+  throw Error(TN_E_NOT_FOUND, what + suggestion(name, names, "there are"));
+}
+
+Spec Catalog::spec(uint32_t kind, std::string_view text) const {
+  SpecText cut = cut_spec(text);
+  cut.id = resolve(kind, cut.id);
+  return resolve_spec(cut, info(cut.id).hypers);
+}
+
+std::vector<std::string> usual_run_tags(const Catalog& catalog, const std::vector<Spec>& specs) {
+  std::set<uint32_t> kinds;
+  for (const Spec& spec : specs) kinds.insert(catalog.info(spec.id).kind);
+  if (!kinds.contains(TN_KIND_OPTIMIZER)) return {"run:eval"};
+  return {kinds.contains(TN_KIND_ADAPTER) ? "run:adapter-tuning" : "run:full-tuning"};
+}
+
+}  // namespace tenon
