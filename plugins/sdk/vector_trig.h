@@ -42,7 +42,7 @@ struct SinCos {
   float sin, cos;
 };
 
-// Both, 1.2 ulp for |x| < 2^30: the argument is reduced in double, so large rotary positions keep their accuracy.
+// Both, 1.6 ulp for |x| < 2^30: the argument is reduced in double, so large rotary positions keep their accuracy.
 TN_FN SinCos vsin_cos(float x) {
   using detail::fused;
   constexpr double kRound = 0x1.8p52;  // adding it rounds to an integer, which then stands in the low bits
