@@ -1,0 +1,150 @@
+// The blockwise-8bit quantizer: a block's largest magnitude, and per element the nearest value of the dynamic map to x/absmax.
+#include <limits>
+
+#include "sdk/codec.h"
+#include "sdk/dynamic_map.h"
+#include "sdk/for_each.h"
+#include "sdk/quantizer.h"
+
+namespace tenon::blockwise {
+namespace {
+
+constexpr int64_t kTask = 4096;  // elements: a multiple of every block
+
+template <bool Signed, class T>
+void encode_blocks(const tn_exec* exec, const sdk::DynamicEncoder<Signed>& nearest, const T* x, int64_t n, int64_t blocksize, uint8_t* codes,
+                   float* absmax, sdk::BadBlock& bad, sdk::BadBlock& negative) {
+  sdk::for_each_block(exec, sdk::ceil_div(n, kTask), [=, &nearest, &bad, &negative](const sdk::Block& task) {
+    float run[kTask];
+    const int64_t end = std::min(n, (task.index + 1) * kTask);
+    for (int64_t begin = task.index * kTask; begin < end; begin += blocksize) {
+      const int64_t count = std::min(blocksize, end - begin);
+      sdk::convert(x + begin, run, count);
+      const float a = sdk::absmax(run, count);
+      absmax[begin / blocksize] = a;
+      if (!sdk::is_finite(a)) {
+        bad.found(begin / blocksize);
+        continue;
+      }
+      if constexpr (!Signed) {
+        bool below = false;
+        for (int64_t i = 0; i < count; ++i) below |= run[i] < 0;
+        if (below) negative.found(begin / blocksize);
+      }
+      // The reciprocal of a subnormal overflows; a block of zeros keeps its zeros.
+      const bool tiny = a < std::numeric_limits<float>::min();
+      const float inverse = tiny ? 1.0f : 1.0f / a, divisor = tiny && a > 0 ? a : 1.0f;
+      if (tiny)
+        for (int64_t i = 0; i < count; ++i) run[i] /= divisor;
+      for (int64_t i = 0; i < count; ++i) codes[begin + i] = nearest(run[i] * inverse);
+    }
+  });
+}
+
+template <class T>
+void decode_range(const tn_exec* exec, const float (&book)[256], const uint8_t* codes, const float* absmax, int64_t blocksize, int64_t begin,
+                  int64_t end, T* dst) {
+  const int64_t first = begin / kTask, tasks = begin < end ? sdk::ceil_div(end, kTask) - first : 0;
+  sdk::for_each_block(exec, tasks, [=, &book](const sdk::Block& task) {
+    const int64_t stop = std::min(end, (first + task.index + 1) * kTask);
+    for (int64_t i = std::max(begin, (first + task.index) * kTask); i < stop;) {
+      const int64_t next = std::min(stop, (i / blocksize + 1) * blocksize);
+      const float a = absmax[i / blocksize];
+      float run[kTask];
+      for (int64_t j = i; j < next; ++j) run[j - i] = book[codes[j]] * a;
+      sdk::convert(run, dst + (i - begin), next - i);
+      i = next;
+    }
+  });
+}
+
+// Optimizer states of fewer elements are not worth coding and stay in f32: one component, "values".
+constexpr int64_t kMinState = 4096;
+
+struct Sizes {
+  int64_t n, blocks;
+  bool plain;
+  Sizes(const tn_target& target, int64_t blocksize)
+      : n(sdk::elements(target)), blocks(sdk::ceil_div(n, blocksize)), plain(target.site == TN_SITE_OPTIMIZER_STATE && n < kMinState) {}
+};
+
+class Codec {
+ public:
+  static constexpr uint32_t kSites = TN_SITE_WEIGHT | TN_SITE_OPTIMIZER_STATE | TN_SITE_DELTA;
+
+  Codec(const tn_host*, const sdk::Hypers& hypers)
+      : blocksize_(std::stoll(std::string(hypers.text("blocksize")))), signed_(hypers.flag("signed")) {}
+
+  void supports(const tn_query& query) const { sdk::require_cpu_floats(query, "blockwise-8bit"); }
+
+  void plan(const tn_target& target, const tn_component_sink& sink) const {
+    const Sizes s(target, blocksize_);
+    if (s.plain) return sdk::declare(sink, "values", sdk::kF32, s.n);
+    sdk::declare(sink, "codes", sdk::kU8, s.n, 8);
+    sdk::declare(sink, "absmax", sdk::kF32, s.blocks);
+  }
+
+  void estimate(const tn_device_api*, tn_device*, const tn_target& target, uint32_t op, int64_t rows, tn_estimate& out) const {
+    if (op != TN_QUANTIZER_ENCODE && op != TN_QUANTIZER_DECODE)
+      sdk::fail(TN_E_UNSUPPORTED, "blockwise-8bit has no fused product; decode and multiply instead");
+    const Sizes s(target, blocksize_);
+    const double each = 1.0 + 4.0 / static_cast<double>(blocksize_) + target.dtype.bits / 8.0;
+    sdk::set_estimate(out, (op == TN_QUANTIZER_ENCODE ? 10.0 : 1.0) * rows, each * rows, s.plain ? 4 * s.n : s.n + 4 * s.blocks);
+  }
+
+  void encode(const tn_exec* exec, const tn_target& target, const tn_tensor& src, tn_tensor* const* components, const tn_rng*) const {
+    const Sizes s(target, blocksize_);
+    sdk::check_source(target, src, s.n);
+    sdk::BadBlock bad, negative;
+    if (s.plain) {
+      float* values = sdk::component<float>(components, 0, "values", s.n);
+      sdk::with_float_type(src.dtype, "blockwise-8bit: a tensor to quantize",
+                           [&](auto type) { sdk::convert(sdk::data<const decltype(type)>(src), values, s.n); });
+      if (!sdk::is_finite(sdk::absmax(values, s.n))) bad.found(0);
+      return bad.raise(target, s.n);
+    }
+    uint8_t* codes = sdk::component<uint8_t>(components, 0, "codes", s.n);
+    float* absmax = sdk::component<float>(components, 1, "absmax", s.blocks);
+    sdk::with_float_type(src.dtype, "blockwise-8bit: a tensor to quantize", [&](auto type) {
+      const auto* x = sdk::data<const decltype(type)>(src);
+      if (signed_) encode_blocks(exec, signed_encoder_, x, s.n, blocksize_, codes, absmax, bad, negative);
+      else encode_blocks(exec, unsigned_encoder_, x, s.n, blocksize_, codes, absmax, bad, negative);
+    });
+    bad.raise(target, blocksize_);
+    if (negative.any())
+      sdk::fail(TN_E_ARGUMENT, sdk::name_of(target) + ": a negative value cannot be held by the unsigned map; use blockwise-8bit:signed=true");
+  }
+
+  void decode(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, int64_t begin, int64_t end, tn_tensor& dst) const {
+    const Sizes s(target, blocksize_);
+    sdk::check_range(target, s.n, begin, end, dst);
+    if (s.plain) {
+      const float* values = sdk::component<float>(components, 0, "values", s.n);
+      return sdk::with_float_type(dst.dtype, "blockwise-8bit: a decoded tensor",
+                                  [&](auto type) { sdk::convert(values + begin, sdk::data<decltype(type)>(dst), end - begin); });
+    }
+    const uint8_t* codes = sdk::component<uint8_t>(components, 0, "codes", s.n);
+    const float* absmax = sdk::component<float>(components, 1, "absmax", s.blocks);
+    sdk::with_float_type(dst.dtype, "blockwise-8bit: a decoded tensor", [&](auto type) {
+      decode_range(exec, (signed_ ? sdk::kDynamicSigned : sdk::kDynamicUnsigned).value, codes, absmax, blocksize_, begin, end,
+                   sdk::data<decltype(type)>(dst));
+    });
+  }
+
+ private:
+  int64_t blocksize_;
+  bool signed_;
+  sdk::DynamicEncoder<true> signed_encoder_;
+  sdk::DynamicEncoder<false> unsigned_encoder_;
+};
+
+constexpr tn_hyper_info kBlocksize = sdk::choice("blocksize", "256", "64|128|256|512|1024|2048|4096", "elements that share one scale");
+constexpr tn_hyper_info kSigned = sdk::flag("signed", "true", "the map with both signs; false: twice as fine, for values that are never negative");
+constexpr const tn_hyper_info* kHypers[] = {&kBlocksize, &kSigned};
+constexpr tn_quantizer_api kApi = sdk::quantizer_api<Codec>();
+constexpr tn_plugin kPlugin = sdk::describe(TN_KIND_QUANTIZER, "blockwise-8bit", "0.9.0", kHypers, &kApi);
+
+}  // namespace
+}  // namespace tenon::blockwise
+
+TENON_PLUGIN(tenon::blockwise::kPlugin)
