@@ -1,11 +1,12 @@
 """What the generators share: reproducible noise, the place and the form of the committed data."""
 import json
 import pathlib
+import struct
 
 import numpy as np
-from safetensors.numpy import save_file
 
 DATA = pathlib.Path(__file__).resolve().parent / "data"
+DTYPES = {"float32": "F32", "uint8": "U8", "int8": "I8", "int32": "I32"}
 
 
 def noise(seed, shape, scale=1.0):
@@ -35,6 +36,13 @@ def save(path, tensors, **metadata):
         if a.dtype == np.int64:
             a = a.astype(np.int32)
         out[name] = np.ascontiguousarray(a)
-    save_file(out, target, {k: json.dumps(v, sort_keys=True) for k, v in sorted(metadata.items())})
-    target.chmod(0o644)
+    # Written here, not by the package, which shuffles the metadata: the same numbers must give the same bytes.
+    header, offset = {"__metadata__": {k: json.dumps(v, sort_keys=True) for k, v in sorted(metadata.items())}}, 0
+    out = dict(sorted(out.items(), key=lambda item: -item[1].itemsize))  # wide elements first keeps all of them aligned
+    for name, a in out.items():
+        header[name] = dict(dtype=DTYPES[a.dtype.name], shape=list(a.shape), data_offsets=[offset, offset + a.nbytes])
+        offset += a.nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    target.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(a.tobytes() for a in out.values()))
     print(f"{path}: {len(out)} tensors, {target.stat().st_size} bytes")

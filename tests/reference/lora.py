@@ -1,7 +1,8 @@
 """peft LoRA: one linear layer, the tiny Llama with rank and alpha patterns, several active adapters, merging, and an adapter on disk."""
+import json
+import pathlib
 import shutil
 import tempfile
-import pathlib
 
 import peft
 import torch
@@ -85,8 +86,9 @@ def model_vectors():
         model.save_pretrained(scratch)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        text = (pathlib.Path(scratch) / "adapter_config.json").read_text().replace(str(LLAMA), "llama")
-        (folder / "adapter_config.json").write_text(text)
+        settings = json.loads((pathlib.Path(scratch) / "adapter_config.json").read_text())
+        settings |= dict(base_model_name_or_path="llama", target_modules=sorted(settings["target_modules"]))
+        (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
         save_file(load_file(pathlib.Path(scratch) / "adapter_model.safetensors"), folder / "adapter_model.safetensors", {"format": "pt"})
         (folder / "adapter_model.safetensors").chmod(0o644)
     loaded = PeftModel.from_pretrained(tiny_llama(), folder, is_trainable=True)
