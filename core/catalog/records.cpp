@@ -96,7 +96,7 @@ Database open_stack(const std::vector<std::string>& stores) {
   int n = 0;
   for (const std::string& store : stores) {
     const std::string path = store + "/catalog.sqlite";
-    const std::string schema = "s" + std::to_string(++n);
+    const std::string schema = std::string("s") + std::to_string(++n);
     std::error_code error;
     if (!fs::exists(path, error)) {
       if (holds_plugins(store)) throw_catalog_lost(store);

@@ -1,0 +1,60 @@
+// The host's table: error slot, log, and statuses that become sentences.
+#include "core/plugins/host.h"
+
+#include <gtest/gtest.h>
+
+#include <thread>
+#include <vector>
+
+#include "plugin_folder.h"
+
+namespace tenon {
+namespace {
+
+using testing::sentence_of;
+
+TEST(Host, CheckCarriesThePluginsSentence) {
+  host()->error(host(), TN_E_NUMERIC, "row 3 holds NaN");
+  int32_t code = 0;
+  EXPECT_EQ(sentence_of([] { check(TN_E_NUMERIC, "adamw: step 7"); }, &code), "adamw: step 7: row 3 holds NaN");
+  EXPECT_EQ(code, TN_E_NUMERIC);
+  EXPECT_EQ(take_report().status, 0) << "the slot is empty afterwards";
+}
+
+TEST(Host, AStaleSentenceIsNotShown) {
+  host()->error(host(), TN_E_UNSUPPORTED, "an earlier question was answered with no");
+  EXPECT_EQ(sentence_of([] { check(TN_E_MEMORY, "copy"); }), "copy: out of memory, or over the memory limit");
+  host()->error(host(), TN_E_MEMORY, "an earlier failure");
+  check(TN_OK, "something that went well");
+  EXPECT_EQ(sentence_of([] { check(TN_E_MEMORY, "copy"); }), "copy: out of memory, or over the memory limit");
+}
+
+TEST(Host, DegradedIsNotAnError) { EXPECT_NO_THROW(check(TN_DEGRADED, "anything")); }
+
+TEST(Host, TheSlotIsPerThread) {
+  host()->error(host(), TN_E_STATE, "here");
+  std::thread([] { EXPECT_EQ(take_report().status, 0); }).join();
+  EXPECT_EQ(take_report().sentence, "here");
+}
+
+TEST(Host, SentencesAreCleaned) {
+  EXPECT_EQ(clean_sentence("two\nlines\tand \x1b[31mcolour\n"), "two lines and  [31mcolour");
+  EXPECT_EQ(clean_sentence("caf\xc3\xa9 \xff\xfe"), "café ??");
+  EXPECT_LE(clean_sentence(std::string(100'000, 'x')).size(), 2000u);
+  host()->error(host(), TN_E_STATE, nullptr);
+  EXPECT_EQ(take_report().sentence, "");
+}
+
+TEST(Host, LogLinesReachTheSink) {
+  std::vector<std::string> lines;
+  set_log_sink([&](int32_t level, std::string_view line) { lines.push_back(std::to_string(level) + ' ' + std::string(line)); });
+  host()->log(host(), TN_LOG_WARNING, "slow path");
+  set_log_sink({});
+  host()->log(host(), TN_LOG_WARNING, "nobody listens");
+  EXPECT_EQ(lines, std::vector<std::string>{"3 slow path"});
+}
+
+TEST(Host, KnowsNoExtensionYet) { EXPECT_EQ(host()->get_extension(host(), "org.tenon.nothing/1"), nullptr); }
+
+}  // namespace
+}  // namespace tenon
