@@ -112,8 +112,8 @@ TEST_P(GgufBlocks, HandPackedBlocksMeanWhatTheyShould) {
   }
 
   // NVFP4: scales 1, 2^-9 (the smallest), 448 (the largest), and the pattern that stands for no number; codes 1 and 15.
-  std::vector<uint8_t> nv = {0x38, 0x01, 0x7e, 0x7f};
-  nv.insert(nv.end(), 32, 0xF1);
+  std::vector<uint8_t> nv(36, 0xF1);
+  nv[0] = 0x38, nv[1] = 0x01, nv[2] = 0x7e, nv[3] = 0x7f;
   const std::vector<float> y = decode("NVFP4", nv, 64);
   EXPECT_EQ(y[0], 0.5f);
   EXPECT_EQ(y[8], -6.0f);

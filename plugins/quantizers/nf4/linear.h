@@ -19,8 +19,9 @@ void dot_rows(const float (&book)[16], const Parts& w, int64_t blocksize, int64_
   for (int c = 0; c < kChains; ++c)
     for (int t = 0; t < T; ++t) acc[c][t] = P::zero();
   const int64_t base = row * n;
-  for (int64_t k = 0; k < n;) {
-    const int64_t block = (base + k) / blocksize, end = std::min(n, (block + 1) * blocksize - base);
+  int64_t k = 0;
+  for (int64_t block = base / blocksize; k < n; ++block) {
+    const int64_t end = std::min(n, (block + 1) * blocksize - base);
     const float a = w.scale(block);
     const P products(book, a);
     if ((base + k) % 2 == 0) {

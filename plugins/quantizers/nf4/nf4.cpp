@@ -6,22 +6,19 @@
 namespace tenon::nf4 {
 namespace {
 
-// A destination larger than this is written past the caches: whatever reads it next has to fetch it from memory anyway.
-constexpr int64_t kStreamingBytes = int64_t{32} << 20;
-constexpr int64_t kTask = 16384;  // elements
+constexpr int64_t kTask = 16384;  // elements: a multiple of every block
 
 template <class T>
 void decode_range(const tn_exec* exec, const float (&book)[16], const Parts& parts, int64_t blocksize, int64_t begin, int64_t end, T* dst) {
   const int64_t first = begin / kTask, tasks = begin < end ? sdk::ceil_div(end, kTask) - first : 0;
-  const bool streaming = (end - begin) * static_cast<int64_t>(sizeof(T)) > kStreamingBytes;
   sdk::for_each_block(exec, tasks, [=, &book](const sdk::Block& task) {
     const int64_t stop = std::min(end, (first + task.index + 1) * kTask);
-    for (int64_t i = std::max(begin, (first + task.index) * kTask); i < stop;) {
-      const int64_t block = i / blocksize, next = std::min(stop, (block + 1) * blocksize);
-      decode_run(book, parts.scale(block), parts.codes, i, next, dst + (i - begin), streaming);
+    int64_t i = std::max(begin, (first + task.index) * kTask);
+    for (int64_t block = i / blocksize; i < stop; ++block) {
+      const int64_t next = std::min(stop, (block + 1) * blocksize);
+      decode_run(book, parts.scale(block), parts.codes, i, next, dst + (i - begin));
       i = next;
     }
-    if (streaming) fence();
   });
 }
 

@@ -64,10 +64,7 @@ struct HalfProducts {
 };
 
 inline void store(float* to, __m512 v) { _mm512_storeu_ps(to, v); }
-inline void stream(float* to, __m512 v) { _mm512_stream_ps(to, v); }
 inline void store(void* to, __m512i v) { _mm512_storeu_si512(to, v); }
-inline void stream(void* to, __m512i v) { _mm512_stream_si512(reinterpret_cast<__m512i*>(to), v); }
-inline void fence() { _mm_sfence(); }
 
 #elif defined(__AVX2__) && defined(__F16C__)
 
@@ -131,16 +128,10 @@ struct HalfProducts {
 };
 
 inline void store(float* to, __m256 v) { _mm256_storeu_ps(to, v); }
-inline void stream(float* to, __m256 v) { _mm256_stream_ps(to, v); }
 inline void store(void* to, HalfVector v) {
   _mm256_storeu_si256(static_cast<__m256i*>(to), v.first);
   _mm256_storeu_si256(static_cast<__m256i*>(to) + 1, v.second);
 }
-inline void stream(void* to, HalfVector v) {
-  _mm256_stream_si256(static_cast<__m256i*>(to), v.first);
-  _mm256_stream_si256(static_cast<__m256i*>(to) + 1, v.second);
-}
-inline void fence() { _mm_sfence(); }
 
 #else
 
@@ -169,11 +160,6 @@ template <class T>
 void store(T* to, typename PlainProducts<T>::Vector v) {
   to[0] = v.v[0], to[1] = v.v[1];
 }
-template <class T>
-void stream(T* to, typename PlainProducts<T>::Vector v) {
-  store(to, v);
-}
-inline void fence() {}
 
 #endif
 
@@ -186,20 +172,15 @@ struct ProductsOf<float> {
   using type = FloatProducts;
 };
 
-// dst[0, end - begin) = elements [begin, end) of one block of scale `absmax`; `codes` are the tensor's. Streaming: past the caches.
+// dst[0, end - begin) = elements [begin, end) of one block of scale `absmax`; `codes` are the tensor's.
 template <class T>
-void decode_run(const float (&book)[16], float absmax, const uint8_t* codes, int64_t begin, int64_t end, T* dst, bool streaming) {
+void decode_run(const float (&book)[16], float absmax, const uint8_t* codes, int64_t begin, int64_t end, T* dst) {
   using Products = typename ProductsOf<T>::type;
   const Products products(book, absmax);
   int64_t i = begin;
-  if (i < end && i % 2) dst[0] = product<T>(book, absmax, codes, i), ++i;
-  T* to = dst + (i - begin);
-  if (streaming && reinterpret_cast<uintptr_t>(to) % 64 == 0) {
-    for (; i + Products::kLanes <= end; i += Products::kLanes, to += Products::kLanes) stream(to, products.take(codes + i / 2));
-  } else {
-    for (; i + Products::kLanes <= end; i += Products::kLanes, to += Products::kLanes) store(to, products.take(codes + i / 2));
-  }
-  for (; i < end; ++i, ++to) *to = product<T>(book, absmax, codes, i);
+  if (i < end && i % 2) *dst++ = product<T>(book, absmax, codes, i), ++i;
+  for (; i + Products::kLanes <= end; i += Products::kLanes, dst += Products::kLanes) store(dst, products.take(codes + i / 2));
+  for (; i < end; ++i) *dst++ = product<T>(book, absmax, codes, i);
 }
 
 }  // namespace tenon::nf4

@@ -151,24 +151,6 @@ TEST_P(Nf4, RangesAreSlices) {
   }
 }
 
-TEST_P(Nf4, AVeryLargeDecodeIsTheSameAsASmallOne) {  // it is written past the caches
-  TestCodec codec(GetParam());
-  const int64_t n = (int64_t{17} << 20) + 40;
-  const tn_target target = make_target({n});
-  Coded coded = codec.plan(target);
-  for (int64_t i = 0; i < coded["codes"].size(); ++i) coded["codes"].as<uint8_t>()[i] = static_cast<uint8_t>(i * 37 >> 3);
-  for (int64_t i = 0; i < coded["absmax"].size(); ++i) coded["absmax"].as<float>()[i] = 0.01f * static_cast<float>(i % 100 + 1);
-  for (const tn_dtype dtype : {kBF16, kF32}) {
-    const std::vector<uint8_t> whole = codec.decode(target, coded, 0, n, dtype).raw();
-    const size_t size = dtype.bits / 8;
-    for (int64_t begin = 0; begin < n; begin += 3000001) {
-      const int64_t end = std::min(n, begin + 5000);
-      ASSERT_EQ(codec.decode(target, coded, begin, end, dtype).raw(),
-                std::vector<uint8_t>(whole.begin() + begin * size, whole.begin() + end * size));
-    }
-  }
-}
-
 TEST_P(Nf4, FusedProductIsDecodeAndMultiply) {
   for (const Options& options : {Options{}, Options{{"blocksize", "32"}, {"double_quant", "true"}}, Options{{"quant_type", "fp4"}, {"blocksize", "256"}}})
     for (const auto& shape : {std::vector<int64_t>{40, 576}, {33, 129}, {1, 1}, {19, 70}}) {
