@@ -21,6 +21,12 @@ struct ChatOptions {
   std::time_t now = 0;  // what strftime_now prints; 0: the present
 };
 
+// A rendered conversation. `answers` are the byte ranges of the assistant's words, in order.
+struct RenderedChat {
+  std::string text;
+  std::vector<std::pair<size_t, size_t>> answers;
+};
+
 class ChatTemplate {
  public:
   // `where` names the file in errors. Throws Error naming the line: TN_E_FORMAT for a syntax error, TN_E_UNSUPPORTED
@@ -31,7 +37,14 @@ class ChatTemplate {
   // undefined values that it uses, and when it exceeds the bounds on steps, nesting and output. [any-thread]
   std::string render(const OrderedJson& messages, const ChatOptions& options) const;
 
+  // A whole conversation and where the assistant speaks: what {% generation %} blocks mark, or else what a message of
+  // the assistant adds to the rendering of the messages before it with the generation prompt. Throws Error when the
+  // template rewrites earlier turns, so that no such ranges exist. [any-thread]
+  RenderedChat render_answers(const OrderedJson& messages, ChatOptions options) const;
+
  private:
+  RenderedChat run(const OrderedJson& messages, const ChatOptions& options) const;
+
   struct Parsed;
   std::shared_ptr<const Parsed> parsed_;
   std::string where_;

@@ -26,6 +26,7 @@ void Evaluator::charge(uint64_t cost) {
 
 std::string Evaluator::render(const Template& t) {
   std::string out;
+  output_ = &out;
   try {
     run(t.body, out);
   } catch (const Error& e) {
@@ -85,8 +86,12 @@ Evaluator::Flow Evaluator::step(const Statement& s, std::string& out) {
     case Action::kMacro:
       scopes_.back()[s.text] = Value(&s);
       break;
-    case Action::kGroup:
-      return run(s.bodies[0], out);
+    case Action::kGeneration: {
+      const size_t begin = out.size();
+      const Flow flow = run(s.bodies[0], out);
+      if (&out == output_) answers_.push_back({begin, out.size()});
+      return flow;
+    }
     case Action::kBreak:
       return Flow::kBreak;
     case Action::kContinue:

@@ -22,7 +22,7 @@ struct Arguments {
 class Evaluator {
  public:
   // Evaluated bytes and steps together: a conversation of a megabyte costs a few million.
-  static constexpr uint64_t kBudget = uint64_t{1} << 28;
+  static constexpr uint64_t kBudget = uint64_t{1} << 27;
   static constexpr size_t kLongestOutput = 64 << 20;
 
   // `globals` are the template's variables; `now` is what strftime_now prints. The template must outlive the evaluator.
@@ -30,6 +30,9 @@ class Evaluator {
 
   // Throws Error for what the template raises or does wrong, naming the line, and for a spent budget.
   std::string render(const Template& t);
+
+  // The byte ranges of the last output that {% generation %} blocks of the template itself (not of a macro) printed.
+  const std::vector<std::pair<size_t, size_t>>& answers() const { return answers_; }
 
   // For filters, tests and methods.
   void charge(uint64_t cost);
@@ -63,6 +66,8 @@ class Evaluator {
   Arguments arguments(const Expression& e, size_t first);
 
   std::vector<Scope> scopes_;
+  const std::string* output_ = nullptr;
+  std::vector<std::pair<size_t, size_t>> answers_;
   std::time_t now_;
   uint64_t spent_ = 0;
   int depth_ = 0;

@@ -102,7 +102,7 @@ class Parser {
   }
 
   void statement(const std::string& word, int line, Body& out) {
-    Statement s{Action::kGroup, line};
+    Statement s{Action::kGeneration, line};
     if (word == "if") {
       parse_if(s);
     } else if (word == "for") {

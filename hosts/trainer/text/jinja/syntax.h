@@ -42,7 +42,7 @@ struct Expression {
   std::vector<std::string> names{};
 };
 
-enum class Action { kText, kPrint, kIf, kFor, kSet, kSetBlock, kMacro, kGroup, kFilterBlock, kBreak, kContinue };
+enum class Action { kText, kPrint, kIf, kFor, kSet, kSetBlock, kMacro, kGeneration, kFilterBlock, kBreak, kContinue };
 
 struct Statement {
   Action action;

@@ -13,7 +13,7 @@ namespace tenon::trainer {
 namespace {
 
 // ICU counts match steps in units of roughly a millisecond; no sane pattern comes near that in one match.
-constexpr int32_t kMatchBudget = 5000;
+constexpr int32_t kMatchBudget = 1000;
 constexpr int32_t kStackBytes = 64 << 20;
 constexpr size_t kLongestText = std::numeric_limits<int32_t>::max() / 2;
 

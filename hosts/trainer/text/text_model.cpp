@@ -1,0 +1,112 @@
+#include "hosts/trainer/text/text_model.h"
+
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/files/mapped_file.h"
+#include "hosts/trainer/text/json_input.h"
+#include "hosts/trainer/text/tokenizer/gguf_vocabulary.h"
+
+namespace tenon::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string_view text_of(const MappedFile& file) {
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+}
+
+// tokenizer_config.json spells a token as a string or as an object with "content".
+std::string special_token(const Json& config, const char* key, const std::string& where) {
+  const Json* m = member(config, key);
+  if (m && m->is_object()) return get_string(*m, "content", where);
+  return string_or(config, key, "", where);
+}
+
+// A string, or a list of named templates, of which "default" is meant.
+std::optional<std::string> template_of(const Json& config, const std::string& where) {
+  const Json* m = member(config, "chat_template");
+  if (!m) return std::nullopt;
+  if (m->is_string()) return m->get<std::string>();
+  if (!m->is_array()) wrong_type(where, "chat_template", "a string or an array of named templates");
+  for (const Json& entry : *m)
+    if (entry.is_object() && string_or(entry, "name", "", where) == "default")
+      return get_string(entry, "template", where);
+  return std::nullopt;
+}
+
+// An id of config.json, which writes one or a list, whose first is meant.
+std::optional<int32_t> config_id(const Json& config, const char* key, const std::string& where) {
+  const Json* m = member(config, key);
+  if (m && m->is_array()) m = m->empty() ? nullptr : &(*m)[0];
+  if (!m || (m->is_number_integer() && m->get<int64_t>() < 0)) return std::nullopt;  // -1 stands for none in some files
+  return int32_t(token_id(*m, key, where));
+}
+
+void settle(TextModel& model, std::string& token, std::optional<int32_t>& id) {
+  if (!token.empty() && !id) id = model.tokenizer.id_of(token);
+  if (token.empty() && id) token = model.tokenizer.token_of(*id);
+}
+
+TextModel load_folder(const std::string& folder) {
+  const std::string path = (fs::path(folder) / "tokenizer.json").string();
+  std::error_code ignored;
+  if (!fs::exists(path, ignored))
+    throw Error(TN_E_NOT_FOUND,
+                folder + ": the folder has no tokenizer.json; add the tokenizer that the model was trained with");
+  const MappedFile file(path);
+  TextModel model{Tokenizer::from_json(text_of(file), path), {}, {}, {}, {}, {}, {}};
+  std::optional<std::string> source;
+  std::string source_path, pad_token;
+  const std::string config_path = (fs::path(folder) / "tokenizer_config.json").string();
+  if (fs::exists(config_path, ignored)) {
+    const Json config = read_json_file(config_path);
+    model.bos_token = special_token(config, "bos_token", config_path);
+    model.eos_token = special_token(config, "eos_token", config_path);
+    pad_token = special_token(config, "pad_token", config_path);
+    source = template_of(config, config_path);
+    source_path = config_path;
+  }
+  const std::string jinja_path = (fs::path(folder) / "chat_template.jinja").string();
+  if (fs::exists(jinja_path, ignored)) {
+    source = std::string(text_of(MappedFile(jinja_path)));
+    source_path = jinja_path;
+  }
+  if (source) model.chat_template.emplace(*source, source_path);
+  settle(model, model.bos_token, model.bos_id);
+  settle(model, model.eos_token, model.eos_id);
+  settle(model, pad_token, model.pad_id);
+  const std::string model_path = (fs::path(folder) / "config.json").string();
+  if (fs::exists(model_path, ignored)) {
+    const Json config = read_json_file(model_path);
+    if (!model.bos_id) model.bos_id = config_id(config, "bos_token_id", model_path);
+    if (!model.eos_id) model.eos_id = config_id(config, "eos_token_id", model_path);
+    if (!model.pad_id) model.pad_id = config_id(config, "pad_token_id", model_path);
+    settle(model, model.bos_token, model.bos_id);
+    settle(model, model.eos_token, model.eos_id);
+  }
+  return model;
+}
+
+}  // namespace
+
+TextModel load_text_model(const std::string& path) {
+  std::error_code ignored;
+  if (fs::is_directory(path, ignored)) return load_folder(path);
+  if (!fs::exists(path, ignored)) throw Error(TN_E_NOT_FOUND, path + ": there is no such file or folder; name a model");
+  return load_text_model(GgufFile::open(path));
+}
+
+TextModel load_text_model(const GgufFile& file) {
+  TextModel model{Tokenizer::from_gguf(read_gguf_vocabulary(file), file.path()), {}, {}, {}, {}, {}, {}};
+  model.bos_id = model.tokenizer.bos_id();
+  model.eos_id = model.tokenizer.eos_id();
+  model.pad_id = model.tokenizer.pad_id();
+  settle(model, model.bos_token, model.bos_id);
+  settle(model, model.eos_token, model.eos_id);
+  if (const auto source = file.find_string("tokenizer.chat_template"))
+    model.chat_template.emplace(*source, file.path());
+  return model;
+}
+
+}  // namespace tenon::trainer

@@ -1,0 +1,25 @@
+// What a model says about text: its tokenizer, its special tokens and its chat template.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "core/files/gguf.h"
+#include "hosts/trainer/text/chat_template.h"
+#include "hosts/trainer/text/tokenizer/tokenizer.h"
+
+namespace tenon::trainer {
+
+struct TextModel {
+  Tokenizer tokenizer;
+  std::optional<ChatTemplate> chat_template;
+  std::optional<int32_t> bos_id, eos_id, pad_id;
+  std::string bos_token, eos_token;  // empty when absent
+};
+
+// A Hugging Face folder (tokenizer.json, and when present tokenizer_config.json, chat_template.jinja and config.json)
+// or a GGUF file. Throws one Error that names what is missing or damaged.
+TextModel load_text_model(const std::string& path);
+TextModel load_text_model(const GgufFile& file);
+
+}  // namespace tenon::trainer
