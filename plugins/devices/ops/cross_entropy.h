@@ -27,20 +27,28 @@ struct CrossEntropy {
       if (out) block.each(1, [=](int64_t) { out[r] = 0; });
       return;
     }
+    const float chosen = sdk::to_float(x[label]);  // read before any phase writes
     const float top = block.max(n, -__builtin_huge_valf(), [=](int64_t i) { return sdk::to_float(x[i]); });
+    // An f32 row keeps the exponentials for the gradient; in bf16 they would be rounded twice.
+    constexpr bool kKeep = std::is_same_v<T, float>;
     double total = 0;
     for (int64_t begin = 0; begin < n; begin += kChunk) {
-      const T* const part = x + begin;
-      total += block.sum(n - begin < kChunk ? n - begin : kChunk, [=](int64_t i) { return sdk::vexp(sdk::to_float(part[i]) - top); });
+      T* const part = x + begin;
+      const int64_t size = n - begin < kChunk ? n - begin : kChunk;
+      if (kKeep && g != 0.0f) block.each(size, [=](int64_t i) { part[i] = sdk::from_float<T>(sdk::vexp(sdk::to_float(part[i]) - top)); });
+      const auto value = [=](int64_t i) { return sdk::to_float(part[i]); };
+      total += kKeep && g != 0.0f ? block.sum(size, value) : block.sum(size, [=](int64_t i) { return sdk::vexp(value(i) - top); });
     }
-    if (out) {
-      block.each(1, [=](int64_t) { out[r] = std::log(total) + (static_cast<double>(top) - static_cast<double>(sdk::to_float(x[label]))); });
-    }
+    const double distance = static_cast<double>(chosen) - static_cast<double>(top);
+    if (out) block.each(1, [=](int64_t) { out[r] = std::log(total) - distance; });
     if (g != 0.0f) {
       const float factor = static_cast<float>(static_cast<double>(g) / total);
-      // The label's element is computed apart, before it is overwritten, so that 1 is subtracted before rounding.
-      const float hit = static_cast<float>((std::exp(static_cast<double>(sdk::to_float(x[label])) - top) / total - 1.0) * g);
-      block.each(n, [=](int64_t i) { x[i] = sdk::from_float<T>(sdk::vexp(sdk::to_float(x[i]) - top) * factor); });
+      // The label's element is computed apart, so that 1 is subtracted before rounding.
+      const float hit = static_cast<float>((std::exp(distance) / total - 1.0) * g);
+      block.each(n, [=](int64_t i) {
+        const float v = sdk::to_float(x[i]);
+        x[i] = sdk::from_float<T>((kKeep ? v : sdk::vexp(v - top)) * factor);
+      });
       block.each(1, [=](int64_t) { x[label] = sdk::from_float<T>(hit); });
     }
   }

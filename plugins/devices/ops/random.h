@@ -27,14 +27,21 @@ struct RoundStochastic {
   sdk::bf16* y;
   TN_FN void operator()(const sdk::Block& block) const {
     const int64_t begin = block.index * kElements, size = n - begin < kElements ? n - begin : kElements;
-    uint32_t* const words = block.shared<uint32_t>();
-    random_words(block, rng, begin, size, kPerBlock, words);
-    // Half-word e of a block of words is noise16 of element e.
+    // Half-word e is noise16 of element e; one SIMD lane per block of the generator.
+    uint16_t* const halves = block.shared<uint16_t>();
+    const uint64_t first = static_cast<uint64_t>(begin / kPerBlock);
+    const tn_rng key = rng;
+    block.each((size + kPerBlock - 1) / kPerBlock, [=](int64_t i) {
+      const sdk::Words v = sdk::philox(key, first + static_cast<uint64_t>(i));
+      uint16_t* const h = halves + 8 * i;
+      h[0] = static_cast<uint16_t>(v.w[0]), h[1] = static_cast<uint16_t>(v.w[0] >> 16);
+      h[2] = static_cast<uint16_t>(v.w[1]), h[3] = static_cast<uint16_t>(v.w[1] >> 16);
+      h[4] = static_cast<uint16_t>(v.w[2]), h[5] = static_cast<uint16_t>(v.w[2] >> 16);
+      h[6] = static_cast<uint16_t>(v.w[3]), h[7] = static_cast<uint16_t>(v.w[3] >> 16);
+    });
     const float* const from = x + begin;
     sdk::bf16* const to = y + begin;
-    block.each(size, [=](int64_t i) {
-      to[i].bits = sdk::round_stochastic_bf16(from[i], words[i >> 1] >> (16 * (i & 1)) & 0xffffu);
-    });
+    block.each(size, [=](int64_t i) { to[i].bits = sdk::round_stochastic_bf16(from[i], halves[i]); });
   }
 };
 
@@ -55,14 +62,18 @@ struct FillRandom {
     const float m = mean, s = std;
     if (normal) {
       random_words(block, rng, begin, size, 2, words);
-      const auto radius = [=](int64_t i) { return std::sqrt(-2.0f * sdk::vlog((static_cast<float>(words[4 * i] >> 8) + 1.0f) * 0x1p-24f)); };
-      const auto angle = [=](int64_t i) { return 6.28318530717958647692f * (static_cast<float>(words[4 * i + 1] >> 8) * 0x1p-24f); };
-      block.each((size + 1) / 2, [=](int64_t i) {
-        const float r = radius(i);
-        const sdk::SinCos a = sdk::vsin_cos(angle(i));
-        to[2 * i] = sdk::from_float<T>(m + s * (r * a.cos));
-        if (2 * i + 1 < size) to[2 * i + 1] = sdk::from_float<T>(m + s * (r * a.sin));
+      const auto pair = [=](int64_t i) {
+        const float u1 = (static_cast<float>(words[4 * i] >> 8) + 1.0f) * 0x1p-24f, u2 = static_cast<float>(words[4 * i + 1] >> 8) * 0x1p-24f;
+        const float radius = std::sqrt(-2.0f * sdk::vlog(u1));
+        const sdk::SinCos a = sdk::vsin_cos(6.28318530717958647692f * u2);
+        return sdk::SinCos{radius * a.sin, radius * a.cos};
+      };
+      block.each(size / 2, [=](int64_t i) {
+        const sdk::SinCos v = pair(i);
+        to[2 * i] = sdk::from_float<T>(m + s * v.cos);
+        to[2 * i + 1] = sdk::from_float<T>(m + s * v.sin);
       });
+      block.each(size % 2, [=](int64_t) { to[size - 1] = sdk::from_float<T>(m + s * pair(size / 2).cos); });
     } else {
       random_words(block, rng, begin, size, 4, words);
       block.each(size, [=](int64_t i) {
