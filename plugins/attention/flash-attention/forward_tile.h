@@ -46,6 +46,7 @@ struct KeyTiles {
 inline void read_queries(const Problem& p, const sdk::HeadRows& x, const RowTile& tile, int64_t b, int64_t kv_head, float factor, int64_t padded,
                          float* to) {
   for (int64_t r = 0; r < tile.rows; ++r, to += padded) {
+    if (r + kAhead < tile.rows) x.prefetch(b, p.token(tile, r + kAhead), p.head(kv_head, tile, r + kAhead));
     x.read(b, p.token(tile, r), p.head(kv_head, tile, r), factor, to);
     for (int64_t c = x.width; c < padded; ++c) to[c] = 0.0f;
   }

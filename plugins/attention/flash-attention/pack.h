@@ -7,10 +7,12 @@
 namespace tenon::flash {
 
 inline constexpr int64_t kMaxWidth = 512;  // of a head
+inline constexpr int64_t kAhead = 24;      // rows that are fetched before they are read
 
 // Rows [begin, end) of one head as f32 [end − begin, padded], zero beyond the head's width.
 inline void pack_rows(const sdk::HeadRows& x, int64_t b, int64_t h, int64_t begin, int64_t end, int64_t padded, float* to) {
   for (int64_t t = begin; t < end; ++t, to += padded) {
+    if (t + kAhead < end) x.prefetch(b, t + kAhead, h);
     x.read(b, t, h, 1.0f, to);
     for (int64_t c = x.width; c < padded; ++c) to[c] = 0.0f;
   }
@@ -24,6 +26,7 @@ inline void pack_transposed(const sdk::HeadRows& x, int64_t b, int64_t h, int64_
   for (int64_t t = begin; t < begin + round_up(end - begin, kPanel); t += kLanes) {
     for (int64_t i = 0; i < kLanes; ++i) {
       float* row = rows + i * padded;
+      if (t + i + kAhead < end) x.prefetch(b, t + i + kAhead, h);
       if (t + i < end) {
         pack_rows(x, b, h, t + i, t + i + 1, padded, row);
       } else {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "sdk/vector_math.h"
 
@@ -26,42 +27,51 @@ TN_FN Vec load(const float* p) {
   return v;
 }
 TN_FN void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
-TN_FN Vec broadcast(float x) { return Vec{} + x; }
+TN_FN Vec broadcast(float x) { return x - Vec{}; }  // x − 0 is x, so this is one broadcast; x + 0 would be an addition
 TN_FN Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 
-TN_FN float horizontal_max(Vec v) {
-  float m = v[0];
-  for (int64_t i = 1; i < kLanes; ++i) m = v[i] > m ? v[i] : m;
-  return m;
+using LaneOrder = std::make_integer_sequence<int, kLanes>;
+// v with lanes i and i ^ Half exchanged.
+template <int Half, int... I>
+TN_FN Vec exchange(Vec v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, (I ^ Half)...);
 }
-// A tree: the order does not depend on anything but the width.
+template <int Half = kLanes / 2>
+TN_FN float horizontal_max(Vec v) {
+  if constexpr (Half == 0) {
+    return v[0];
+  } else {
+    return horizontal_max<Half / 2>(larger(v, exchange<Half>(v, LaneOrder{})));
+  }
+}
+// A tree: the order depends on nothing but the width.
+template <int Half = kLanes / 2>
 TN_FN float horizontal_sum(Vec v) {
-  float s[kLanes];
-  store(s, v);
-  for (int64_t half = kLanes / 2; half > 0; half /= 2)
-    for (int64_t i = 0; i < half; ++i) s[i] += s[i + half];
-  return s[0];
+  if constexpr (Half == 0) {
+    return v[0];
+  } else {
+    return horizontal_sum<Half / 2>(v + exchange<Half>(v, LaneOrder{}));
+  }
 }
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
+// Of two rows, the lanes that meet in the first and in the second row after half-blocks of Half lanes are swapped.
+template <int Half, int... I>
+TN_FN void swap_halves(Vec& a, Vec& b, std::integer_sequence<int, I...>) {
+  const Vec low = __builtin_shufflevector(a, b, (I & Half ? int{kLanes} + I - Half : I)...);
+  b = __builtin_shufflevector(a, b, (I & Half ? int{kLanes} + I : I + Half)...);
+  a = low;
+}
+
 // Transposes a kLanes × kLanes block held in registers: log2(kLanes) rounds of swapping half-blocks.
+template <int Half = kLanes / 2>
 TN_FN void transpose(Vec (&v)[kLanes]) {
-  using Lanes = decltype(Vec{} < Vec{});
-#pragma GCC unroll 5
-  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
-    Lanes low, high;
-    for (int64_t i = 0; i < kLanes; ++i) {
-      low[i] = static_cast<int32_t>(i & half ? kLanes + i - half : i);
-      high[i] = static_cast<int32_t>(i & half ? kLanes + i : i + half);
-    }
+  if constexpr (Half > 0) {
 #pragma GCC unroll 16
-    for (int64_t i = 0; i < kLanes; ++i) {
-      if (i & half) continue;
-      const Vec a = v[i], b = v[i + half];
-      v[i] = __builtin_shuffle(a, b, low);
-      v[i + half] = __builtin_shuffle(a, b, high);
-    }
+    for (int i = 0; i < kLanes; ++i)
+      if (!(i & Half)) swap_halves<Half>(v[i], v[i + Half], LaneOrder{});
+    transpose<Half / 2>(v);
   }
 }
 

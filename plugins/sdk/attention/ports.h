@@ -27,26 +27,29 @@ class Ports {
   uint64_t n_;
 };
 
-// n numbers of storage type `dtype` at `from`, times `factor`, as f32.
-inline void read_row(tn_dtype dtype, const void* from, int64_t n, float factor, float* to) {
-  with_float_type(dtype, "an attention tensor", [&]<class T>(T) {
-    const T* x = static_cast<const T*>(from);
+// Source and target never overlap.
+template <class T>
+inline void convert_in(const T* __restrict from, int64_t n, float factor, float* __restrict to) {
 #pragma omp simd
-    for (int64_t c = 0; c < n; ++c) to[c] = to_float(x[c]) * factor;
-  });
+  for (int64_t c = 0; c < n; ++c) to[c] = to_float(from[c]) * factor;
+}
+template <class T>
+inline void convert_out(T* __restrict to, int64_t n, float factor, const float* __restrict from, bool add) {
+  if (add) {
+#pragma omp simd
+    for (int64_t c = 0; c < n; ++c) to[c] = from_float<T>(to_float(to[c]) + from[c] * factor);
+  } else {
+#pragma omp simd
+    for (int64_t c = 0; c < n; ++c) to[c] = from_float<T>(from[c] * factor);
+  }
 }
 
+// n numbers of storage type `dtype` at `from`, times `factor`, as f32.
+inline void read_row(tn_dtype dtype, const void* from, int64_t n, float factor, float* to) {
+  with_float_type(dtype, "an attention tensor", [&]<class T>(T) { convert_in(static_cast<const T*>(from), n, factor, to); });
+}
 inline void write_row(tn_dtype dtype, void* to, int64_t n, float factor, const float* from, bool add) {
-  with_float_type(dtype, "an attention tensor", [&]<class T>(T) {
-    T* y = static_cast<T*>(to);
-    if (add) {
-#pragma omp simd
-      for (int64_t c = 0; c < n; ++c) y[c] = from_float<T>(to_float(y[c]) + from[c] * factor);
-    } else {
-#pragma omp simd
-      for (int64_t c = 0; c < n; ++c) y[c] = from_float<T>(from[c] * factor);
-    }
-  });
+  with_float_type(dtype, "an attention tensor", [&]<class T>(T) { convert_out(static_cast<T*>(to), n, factor, from, add); });
 }
 
 // A tensor [B, T, H, width] with unit stride along its last axis.
@@ -59,6 +62,11 @@ struct HeadRows {
 
   void* at(int64_t b, int64_t t, int64_t h) const { return data + b * batch + t * token + h * head; }
   void read(int64_t b, int64_t t, int64_t h, float factor, float* to) const { read_row(dtype, at(b, t, h), width, factor, to); }
+  // Rows of one head lie far apart, where hardware does not look ahead.
+  void prefetch(int64_t b, int64_t t, int64_t h) const {
+    const char* row = static_cast<const char*>(at(b, t, h));
+    for (int64_t byte = 0, n = width * (dtype.bits / 8); byte < n; byte += 64) __builtin_prefetch(row + byte);
+  }
   void write(int64_t b, int64_t t, int64_t h, float factor, const float* from) const {
     write_row(dtype, at(b, t, h), width, factor, from, accumulate);
   }
