@@ -93,25 +93,22 @@ class DynamicEncoder {
 
   // The code of x in [-1, 1] (unsigned: [0, 1]), equal to dynamic_code's.
   TN_FN uint8_t operator()(float x) const {
-    const uint32_t bits = std::bit_cast<uint32_t>(x), magnitude = bits & 0x7fffffffu;
-    int32_t cell = static_cast<int32_t>(magnitude >> kShift) - static_cast<int32_t>(kFirst);
-    cell = cell < 0 ? 0 : cell > static_cast<int32_t>(kCells) - 1 ? static_cast<int32_t>(kCells) - 1 : cell;
-    const uint32_t below = magnitude < (kFirst << kShift) ? 0 : magnitude & kMask;
-    if constexpr (Signed) {
-      const uint32_t negative = bits >> 31;
-      const uint32_t e = entry_[cell + static_cast<int32_t>(negative * kCells)];
-      return static_cast<uint8_t>((e & 0xffu) + (below > e >> 8 ? 1u - 2u * negative : 0u));
-    } else {
-      const uint32_t e = entry_[cell];
-      return static_cast<uint8_t>((e & 0xffu) + (below > e >> 8 ? 1u : 0u));
-    }
+    const uint32_t bits = std::bit_cast<uint32_t>(x), size = bits & 0x7fffffffu;
+    const uint32_t magnitude = size < kLeast ? kLeast : size > kOne ? kOne : size;
+    const uint32_t negative = Signed ? bits >> 31 : 0;
+    const uint32_t e = entry_[(magnitude >> kShift) - kFirst + negative * kCells];
+    return static_cast<uint8_t>((e & 0xffu) + ((magnitude & kMask) > e >> 8 ? 1u - 2u * negative : 0u));
   }
 
- private:
+  // For vector code: entry of |x| clamped to [kLeast, kOne] is table()[(|x| >> kShift) - kFirst], that of a negative x lies kCells further.
+  const uint32_t* table() const { return entry_.data(); }
   static constexpr uint32_t kSigns = Signed ? 2 : 1;
   static constexpr uint32_t kShift = Signed ? 17 : 16, kMask = (1u << kShift) - 1;
   // The first cell begins at 2^-22 (signed) or 2^-23, below the first edge; the last is the one of 1.
   static constexpr uint32_t kFirst = (Signed ? 127u - 22 : 127u - 23) << (23 - kShift), kCells = (127u << (23 - kShift)) - kFirst + 1;
+  static constexpr uint32_t kLeast = kFirst << kShift, kOne = 127u << 23;
+
+ private:
   std::array<uint32_t, kSigns * kCells> entry_;
 };
 

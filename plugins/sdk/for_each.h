@@ -44,6 +44,21 @@ struct Block {
     }
     return m;
   }
+  // Two maxima in one pass: f answers a Pair.
+  struct Pair {
+    float first, second;
+  };
+  template <class F>
+  Pair max2(int64_t n, Pair start, F f) const {
+    float a = start.first, b = start.second;
+#pragma omp simd reduction(max : a, b)
+    for (int64_t i = 0; i < n; ++i) {
+      const Pair x = f(i);
+      a = x.first > a ? x.first : a;
+      b = x.second > b ? x.second : b;
+    }
+    return {a, b};
+  }
   template <class F>
   auto sum(int64_t n, F f) const {  // in the type that f returns
     decltype(f(n)) s = 0;

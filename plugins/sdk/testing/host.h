@@ -98,10 +98,10 @@ inline std::vector<std::string> plugin_objects() {
   }
   return out;
 }
-// "x86-64-v4" of ".../adamw.onednn.x86-64-v4.so", as a name for gtest.
+// "v4" of ".../adamw.onednn.x86-64-v4.so", a name for gtest.
 inline std::string object_label(const std::string& path) {
-  std::string label = path.substr(path.rfind("x86-64-") + 7, 2);
-  return label;
+  const std::string level = path.substr(path.rfind("x86-64") + 6);
+  return level[0] == '-' ? level.substr(1, 2) : "baseline";
 }
 #endif
 

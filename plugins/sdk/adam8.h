@@ -1,0 +1,104 @@
+// Adam over moments held in 8 bits (8-bit Optimizers via Block-wise Quantization, Dettmers et al. 2021).
+//
+// Blocks of `blocksize` consecutive elements; a state is one byte an element and one f32, the largest magnitude, a block. The first moment takes
+// the signed book, the second the unsigned one. The moments of an update are decoded, advanced and *used* in f32, then coded: so the
+// first step is Adam's to the last bit, and the codes only carry what is remembered. Zero bytes are a legal start: 0 times any code is 0.
+#pragma once
+
+#include "sdk/adam.h"
+#include "sdk/dynamic_codec.h"
+#include "sdk/parameters.h"
+
+namespace tenon::sdk {
+
+// Sixteen KB and more of tables: one per instance of a plugin, never on the stack of a kernel.
+struct Adam8Coder {
+  DynamicEncoder<true> first;
+  DynamicEncoder<false> second;
+};
+
+struct Adam8States {
+  uint8_t *m, *v;
+  float *m_max, *v_max;
+  int64_t blocksize;
+};
+
+inline constexpr int64_t kLargestBlocksize = 4096;
+constexpr int64_t adam8_chunk_size(int64_t blocksize) { return blocksize > kChunk ? blocksize : kChunk; }
+
+// Slots first … first + 3 as adam8_declare declared them.
+inline Adam8States adam8_states(const tn_item& item, uint32_t first, int64_t n, int64_t blocksize) {
+  if (item.n_states < first + 4) fail(TN_E_ARGUMENT, "an item came with " + std::to_string(item.n_states) + " states, state_layout declared more");
+  const auto slot = [&](uint32_t i, int64_t expected) -> const tn_tensor* {
+    check_count(*item.states[first + i], expected, "a state");
+    return item.states[first + i];
+  };
+  const int64_t blocks = chunks(n, blocksize);
+  return {contiguous<uint8_t>(slot(0, n), "state1"), contiguous<uint8_t>(slot(1, n), "state2"), contiguous<float>(slot(2, blocks), "absmax1"),
+          contiguous<float>(slot(3, blocks), "absmax2"), blocksize};
+}
+
+inline void adam8_declare(const tn_state_sink& sink, int32_t ndim, const int64_t* shape, int64_t blocksize) {
+  int64_t n = 1;
+  for (int32_t i = 0; i < ndim; ++i) n *= shape[i];
+  const int64_t blocks = chunks(n, blocksize);
+  declare_slot(sink, "state1", TN_SLOT_CODES, kU8, ndim, shape);
+  declare_slot(sink, "state2", TN_SLOT_CODES, kU8, ndim, shape);
+  declare_slot(sink, "absmax1", TN_SLOT_SCALES, kF32, 1, &blocks);
+  declare_slot(sink, "absmax2", TN_SLOT_SCALES, kF32, 1, &blocks);
+}
+constexpr uint64_t adam8_bytes(int64_t n, int64_t blocksize) { return static_cast<uint64_t>(2 * n + 8 * chunks(n, blocksize)); }
+
+// Adam counts an element whose squared gradient is no finite number as one without gradient and without past.
+TN_FN bool is_usable(float g) { return g * g <= 3.402823466e38f; }
+
+// u = the direction of every element of the chunk, given its gradient; advances the moments. u may be g. m and v: scratch of a block each.
+TN_FN void adam8_chunk(const Block& block, const Chunk& chunk, const AdamNumbers& a, const Adam8Coder& coder, const Adam8States& s, const float* g,
+                       float* u, float* m, float* v) {
+  for (int64_t at = 0; at < chunk.n; at += s.blocksize) {
+    const int64_t n = chunk.n - at < s.blocksize ? chunk.n - at : s.blocksize, scale = (chunk.begin + at) / s.blocksize;
+    uint8_t *cm = s.m + chunk.begin + at, *cv = s.v + chunk.begin + at;
+    const float* gb = g + at;
+    float* ub = u + at;
+    decode_dynamic<true>(block, cm, s.m_max[scale], m, n);
+    decode_dynamic<false>(block, cv, s.v_max[scale], v, n);
+    const Block::Pair largest = block.max2(n, {0, 0}, [=](int64_t i) {
+      const float x = gb[i] * a.grad_scale;
+      const bool usable = is_usable(x);
+      const float mi = usable ? decayed(a.a1, m[i], x) : 0.0f, vi = usable ? decayed(a.a2, v[i], x * x) : 0.0f;
+      m[i] = mi, v[i] = vi;
+      ub[i] = adam_ratio(a, mi, vi);
+      return Block::Pair{std::fabs(mi), vi};
+    });
+    s.m_max[scale] = largest.first, s.v_max[scale] = largest.second;
+    // A block of zeros is coded as zeros.
+    encode_dynamic(block, coder.first, m, largest.first > 0 ? largest.first : 1.0f, cm, n);
+    encode_dynamic(block, coder.second, v, largest.second > 0 ? largest.second : 1.0f, cv, n);
+    // A small negative value keeps its sign: the code below 0's.
+    block.each(n, [=](int64_t i) { cm[i] = static_cast<uint8_t>(cm[i] - (cm[i] == kDynamicSignedZero && m[i] < 0 ? 1 : 0)); });
+  }
+}
+
+// One update of a parameter.
+inline void adam8_update(const tn_exec* exec, const AdamSettings& settings, const Adam8Coder& coder, const tn_item& item, int64_t blocksize) {
+  const int64_t n = count(*item.param), size = adam8_chunk_size(blocksize);
+  const AdamNumbers a(settings, item);
+  const Stored grad = gradient_of(item), weight = weight_of(item);
+  const Adam8States s = adam8_states(item, 0, n, blocksize);
+  const Adam8Coder* c = &coder;
+  for_each_block<5 * kLargestBlocksize * sizeof(float)>(
+      exec, chunks(n, size),
+      [=](const Block& block) {
+        const Chunk chunk(block, n, size);
+        float* stage = block.shared<float>();
+        const float* g = grad.read(block, chunk, stage);
+        float* w = weight.read(block, chunk, stage + size);
+        float* u = stage + 2 * size;
+            adam8_chunk(block, chunk, a, *c, s, g, u, stage + 3 * size, stage + 4 * size);
+        block.each(chunk.n, [=](int64_t i) { w[i] = is_usable(g[i] * a.grad_scale) ? adam_step(a, w[i], u[i]) : w[i]; });
+        weight.write(block, chunk, w);
+      },
+      size);
+}
+
+}  // namespace tenon::sdk
