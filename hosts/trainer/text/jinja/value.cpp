@@ -66,13 +66,14 @@ Value make_list(List items, bool tuple) {
 Value make_dict(std::vector<std::pair<std::string, Value>> entries) {
   auto d = std::make_shared<Dict>();
   int deepest = 0;
-  for (auto& [key, value] : entries) {
-    deepest = std::max(deepest, depth_of(value));
-    const auto same = std::find_if(d->entries.begin(), d->entries.end(), [&](const auto& e) { return e.first == key; });
+  for (auto& entry : entries) {
+    deepest = std::max(deepest, depth_of(entry.second));
+    const auto same =
+        std::find_if(d->entries.begin(), d->entries.end(), [&](const auto& e) { return e.first == entry.first; });
     if (same != d->entries.end())
-      same->second = std::move(value);
+      same->second = std::move(entry.second);
     else
-      d->entries.emplace_back(std::move(key), std::move(value));
+      d->entries.push_back(std::move(entry));
   }
   d->depth = checked_depth(deepest);
   return std::shared_ptr<const Dict>(std::move(d));
