@@ -25,7 +25,7 @@ struct Config {
   bool all_linear = false;
   std::vector<std::string> excluded;
   std::optional<std::string> excluded_regex;
-  std::vector<int64_t> layers;                                // layers_to_transform; empty = all
+  std::vector<int64_t> layers;  // layers_to_transform; empty = all
   std::vector<std::string> layers_pattern;
   std::vector<std::pair<std::string, int64_t>> rank_pattern;  // in file order
   std::vector<std::pair<std::string, double>> alpha_pattern;
@@ -36,7 +36,8 @@ struct Config {
 };
 
 Config from_hypers(const sdk::Hypers& hypers);
-// Refuses what cannot be computed here (DoRA, biases of the base, modules_to_save …) by name; unknown keys are told to the log.
+// Refuses what cannot be computed here (DoRA, biases of the base, modules_to_save …) by name; unknown keys are told to
+// the log.
 Config from_json(const char* text, const tn_host* host);
 std::string to_json(const Config& config);
 

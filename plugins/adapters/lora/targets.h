@@ -1,18 +1,50 @@
 // Which modules an adapter takes: PEFT's matching rules, in PEFT's order.
 #pragma once
 
+#include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "config.h"
 #include "tenon/adapter.h"
 
 namespace tenon::lora {
 
-// Whether the linear at this site is a target.
-bool is_target(const Config& config, const tn_site& site);
+// A regular expression over a whole module path, matched in time polynomial in both whatever it says. The constructor
+// fails with TN_E_ARGUMENT for one that is not valid or would be too large.
+class PathPattern {
+ public:
+  // suffix: the expression may also match what follows a dot, as the keys of rank_pattern do.
+  explicit PathPattern(const std::string& pattern, bool suffix = false);
+  bool matches(const std::string& path) const;
 
-// Rank and alpha of a module: the first pattern that matches in file order, else the configuration's own.
-int64_t rank_of(const Config& config, const std::string& path);
-double alpha_of(const Config& config, const std::string& path);
+ private:
+  bool literal_ =
+      false;  // only letters, digits, _ and . (any character): compared directly, since files hold thousands
+  bool suffix_;
+  std::string pattern_;
+  struct Compiled;
+  std::shared_ptr<const Compiled> compiled_;
+};
+
+class Targets {
+ public:
+  explicit Targets(const Config& config);
+
+  bool takes(const tn_site& site) const;
+  // Rank and alpha of a module: of the first pattern that matches, in file order, else the configuration's own.
+  int64_t rank_of(const std::string& path) const;
+  double alpha_of(const std::string& path) const;
+
+  // target_modules for a message.
+  std::string described() const;
+
+ private:
+  Config config_;
+  std::vector<PathPattern> target_, excluded_;  // one or none
+  std::vector<std::pair<PathPattern, int64_t>> ranks_;
+  std::vector<std::pair<PathPattern, double>> alphas_;
+};
 
 }  // namespace tenon::lora
