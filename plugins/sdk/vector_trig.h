@@ -3,6 +3,7 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 
 #include "sdk/base.h"
@@ -10,8 +11,10 @@
 namespace tenon::sdk {
 
 namespace detail {
-TN_FN float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-TN_FN double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
+TN_FN float fused(float a, float b, float c) { return std::fma(a, b, c); }
+TN_FN double fused(double a, double b, double c) { return std::fma(a, b, c); }
+TN_FN float infinity() { return std::bit_cast<float>(0x7f800000u); }
+TN_FN float quiet_nan() { return std::bit_cast<float>(0x7fc00000u); }
 }  // namespace detail
 
 // Natural logarithm, 1.2 ulp. 0 gives −inf, negative numbers and NaN give NaN.
@@ -33,9 +36,9 @@ TN_FN float vlog(float x) {
   const float r2 = r * r;
   const float tail = fused(-0.5f, r2, fused(n, -2.12194440e-4f, p * (r2 * r)));
   float y = fused(n, 0.693359375f, r + tail);
-  y = x == __builtin_huge_valf() ? x : y;
-  y = x == 0.0f ? -__builtin_huge_valf() : y;
-  return x >= 0.0f ? y : __builtin_nanf("");
+  y = x == detail::infinity() ? x : y;
+  y = x == 0.0f ? -detail::infinity() : y;
+  return x >= 0.0f ? y : detail::quiet_nan();
 }
 
 struct SinCos {

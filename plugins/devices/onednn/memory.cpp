@@ -95,11 +95,12 @@ void release(tn_device*, void* memory) {
 int32_t copy(tn_device* device, tn_stream*, void* to, const void* from, uint64_t n_bytes, uint32_t direction) {
   return sdk::guard(device->host, [&] {
     if (direction < TN_COPY_TO_DEVICE || direction > TN_COPY_WITHIN) sdk::fail(TN_E_ARGUMENT, "copy direction " + std::to_string(direction) + " is unknown");
+    if (n_bytes == 0) return;
     if (n_bytes < kParallelBytes) {
       std::memmove(to, from, n_bytes);
       return;
     }
-    const auto *source = static_cast<const char*>(from);
+    const auto* source = static_cast<const char*>(from);
     auto* target = static_cast<char*>(to);
     if (source < target + n_bytes && target < source + n_bytes) {  // overlapping: one pass in the right direction
       std::memmove(to, from, n_bytes);
@@ -113,6 +114,7 @@ int32_t copy(tn_device* device, tn_stream*, void* to, const void* from, uint64_t
 }
 
 int32_t fill(tn_device*, tn_stream*, void* to, uint8_t byte, uint64_t n_bytes) {
+  if (n_bytes == 0) return TN_OK;
   auto* const target = static_cast<char*>(to);
   const int64_t pieces = static_cast<int64_t>((n_bytes + kPiece - 1) / kPiece);
 #pragma omp parallel for schedule(static) if (n_bytes >= kParallelBytes)

@@ -1,7 +1,9 @@
 // Softmax cross-entropy, forward and gradient in place.
 #pragma once
 
+#include <bit>
 #include <cmath>
+#include <type_traits>
 
 #include "devices/ops/view.h"
 #include "sdk/vector_math.h"
@@ -28,7 +30,7 @@ struct CrossEntropy {
       return;
     }
     const float chosen = sdk::to_float(x[label]);  // read before any phase writes
-    const float top = block.max(n, -__builtin_huge_valf(), [=](int64_t i) { return sdk::to_float(x[i]); });
+    const float top = block.max(n, std::bit_cast<float>(0xff800000u), [=](int64_t i) { return sdk::to_float(x[i]); });
     // An f32 row keeps the exponentials for the gradient; in bf16 they would be rounded twice.
     constexpr bool kKeep = std::is_same_v<T, float>;
     double total = 0;
@@ -66,7 +68,7 @@ void cross_entropy(const tn_exec& exec, const tn_tensor& logits, const tn_tensor
                                   std::to_string(x.cols));
     }
     double* const out = losses ? vector_of<double>(*losses, x.n, sdk::kF64, "cross_entropy: losses", "f64") : nullptr;
-    sdk::for_each_block(&exec, x.n, CrossEntropy<T>{x, label, static_cast<float>(grad_scale), out});
+    sdk::for_each_block(&exec, x.n, CrossEntropy<T>{x, label, static_cast<float>(grad_scale), out}, x.cols);
   });
 }
 

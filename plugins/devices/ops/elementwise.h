@@ -57,7 +57,7 @@ inline void axpby(const tn_exec& exec, double alpha, const tn_tensor& x, double 
       auto to = rows_of<Y>(y, "axpby: y");
       if (dense) from = flat(from), to = flat(to);
       const Grid grid(to.n, to.cols);
-      sdk::for_each_block(&exec, grid.blocks(), Axpby<X, Y>{grid, static_cast<float>(alpha), static_cast<float>(beta), from, to});
+      sdk::for_each_block(&exec, grid.blocks(), Axpby<X, Y>{grid, static_cast<float>(alpha), static_cast<float>(beta), from, to}, grid.elements());
     });
   });
 }
@@ -68,7 +68,7 @@ inline void bias_add(const tn_exec& exec, const tn_tensor& bias, const tn_tensor
     sdk::with_float_type(bias.dtype, "bias_add: bias", [&]<class B>(B) {
       const B* b = vector_of<const B>(bias, to.cols, bias.dtype, "bias_add: bias", "");
       const Grid grid(to.n, to.cols);
-      sdk::for_each_block(&exec, grid.blocks(), BiasAdd<B, T>{grid, b, to});
+      sdk::for_each_block(&exec, grid.blocks(), BiasAdd<B, T>{grid, b, to}, grid.elements());
     });
   });
 }

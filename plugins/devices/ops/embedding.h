@@ -56,7 +56,7 @@ void embedding(const tn_exec& exec, const tn_tensor& table, const tn_tensor& ids
       if (to.cols != from.cols) fail(TN_E_ARGUMENT, "embedding: the table and y differ in width: " + shape_text(table) + " and " + shape_text(y));
       const auto* id = vector_of<const int32_t>(ids, to.n, sdk::kI32, "embedding: ids", "int32");
       check_ids<kHostReadable>(id, to.n, from.n, "embedding");
-      sdk::for_each_block(&exec, to.n, Embedding<S, T>{from, id, to});
+      sdk::for_each_block(&exec, to.n, Embedding<S, T>{from, id, to}, to.cols);
     });
   });
 }
@@ -73,7 +73,7 @@ void embedding_backward(const tn_exec& exec, const tn_tensor& ids, const tn_tens
     const auto* id = vector_of<const int32_t>(ids, from.n, sdk::kI32, "embedding_backward: ids", "int32");
     check_ids<kHostReadable>(id, from.n, to.n, "embedding_backward");
     constexpr int64_t kStrip = EmbeddingBackward<T>::kStrip;
-    sdk::for_each_block(&exec, (from.cols + kStrip - 1) / kStrip, EmbeddingBackward<T>{id, from.n, from, to});
+    sdk::for_each_block(&exec, (from.cols + kStrip - 1) / kStrip, EmbeddingBackward<T>{id, from.n, from, to}, from.n * kStrip);
   });
 }
 

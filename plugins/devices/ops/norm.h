@@ -83,7 +83,8 @@ inline void rms_norm(const tn_exec& exec, const tn_tensor& x, const tn_tensor& w
     float* const kept = rstd ? vector_of<float>(*rstd, in.n, sdk::kF32, "rms_norm: rstd", "f32") : nullptr;
     sdk::with_float_type(weight.dtype, "rms_norm: weight", [&]<class W>(W) {
       const W* w = vector_of<const W>(weight, in.cols, weight.dtype, "rms_norm: weight", "");
-      sdk::for_each_block(&exec, in.n, RmsNorm<T, W>{in, w, static_cast<float>(eps), rows_of<T>(y, "rms_norm: y"), kept});
+      sdk::for_each_block(&exec, in.n, RmsNorm<T, W>{in, w, static_cast<float>(eps), rows_of<T>(y, "rms_norm: y"), kept},
+                          in.cols);
     });
   });
 }
@@ -104,7 +105,8 @@ inline void rms_norm_backward(const tn_exec& exec, const tn_tensor& dy, const tn
     sdk::with_float_type(weight.dtype, "rms_norm_backward: weight", [&]<class W>(W) {
       const W* w = vector_of<const W>(weight, in.cols, weight.dtype, "rms_norm_backward: weight", "");
       sdk::for_each_block(&exec, in.n,
-                          RmsNormBackward<T, W>{g, in, w, r, static_cast<float>(beta), rows_of<T>(dx, "rms_norm_backward: dx")});
+                          RmsNormBackward<T, W>{g, in, w, r, static_cast<float>(beta), rows_of<T>(dx, "rms_norm_backward: dx")},
+                          in.cols);
     });
   });
 }

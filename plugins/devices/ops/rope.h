@@ -47,7 +47,8 @@ inline void rope(const tn_exec& exec, const tn_tensor& x, const tn_tensor& posit
   with_activation(x.dtype, "rope: x", [&]<class T>(T) {
     sdk::for_each_block<2 * kMaxHalfHead * sizeof(float)>(&exec, x.shape[0],
                                                           Rope<T>{sdk::data<T>(x), x.shape[1], half, x.strides[0], x.strides[1], p, f,
-                                                                  static_cast<float>(scale), static_cast<float>(sign)});
+                                                                  static_cast<float>(scale), static_cast<float>(sign)},
+                                                          x.shape[1] * x.shape[2]);
   });
 }
 

@@ -1,6 +1,8 @@
 // Sum of squares and count of non-finite elements, in f64 and in an order that depends on the shape alone.
 #pragma once
 
+#include <bit>
+
 #include "devices/ops/view.h"
 
 namespace tenon::ops {
