@@ -63,15 +63,6 @@ struct ChunkVisits {
   static sdk::Run chunks(sdk::Run r) { return r.size() ? sdk::Run{r.begin / kChunkKeys, (r.end + kChunkKeys - 1) / kChunkKeys} : sdk::Run{0, 0}; }
 };
 
-inline sdk::Run keys_in_chunk(const sdk::VisibleKeys& v, sdk::Run chunk) {
-  sdk::Run hull{chunk.end, chunk.begin};
-  for (const sdk::Run& r : {v.sink, v.window}) {
-    const int64_t begin = std::max(r.begin, chunk.begin), end = std::min(r.end, chunk.end);
-    if (begin < end) hull = {std::min(hull.begin, begin), std::max(hull.end, end)};
-  }
-  return hull;
-}
-
 inline void write_query_gradient(const BackwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, const float* dq) {
   const Problem& p = call.problem;
   for (int64_t r = 0; r < tile.rows; ++r)
@@ -126,7 +117,7 @@ inline void backward_chunk(const BackwardCall& call, const GroupView& g, int64_t
     const ChunkVisits visits(seen);
     const int64_t number = visits.number(c);
     if (number < 0) continue;
-    const sdk::Run keys = keys_in_chunk(seen, chunk);
+    const sdk::Run keys = clip(seen, chunk);
     const int64_t row = p.first_row(tile);
     chunk_against_rows(call, tile, g.b, g.kv_head, chunk, keys, g.lse + row, g.dot + row, s);
     float* dq = g.dq + row * p.d_padded;

@@ -20,7 +20,7 @@ struct ForwardSchedule {
   int64_t max_tasks;  // threads beyond this many have nothing to do
 
   explicit ForwardSchedule(const Problem& p) {
-    constexpr int64_t kPackedBytes = int64_t{32} << 20, kMinTasks = 64, kMaxParts = 32, kMinPartTiles = 4;
+    constexpr int64_t kPackedBytes = int64_t{32} << 20, kMinTasks = 64, kMaxParts = 32, kMinPartTiles = 2;
     int64_t reads = 0, longest = 0;
     max_rows = 0;
     for (const RowTile& t : p.tiles) {
@@ -85,8 +85,8 @@ inline void forward_packed(const ForwardCall& call, const ForwardSchedule& plan,
       for (int64_t t = 0, count = keys.count(); t < count; ++t) {
         const sdk::Run range = keys.at(t);
         const int64_t base = range.begin / kPanel * kPanel;
-        attend(call, tile, b, head, range, base, memory.k + slot * memory.k_stride + base * p.d,
-               memory.v + slot * memory.v_stride + range.begin * p.e_padded, scratch);
+        attend(call, tile, b, head,
+               {range, base, memory.k + slot * memory.k_stride + base * p.d, memory.v + slot * memory.v_stride + range.begin * p.e_padded}, scratch);
       }
       finish(call, tile, b, head, run);
     }
@@ -139,7 +139,7 @@ inline void forward_split(const ForwardCall& call, const ForwardSchedule& plan, 
         const sdk::Run range = keys.at(t);
         pack_transposed(call.ports.k, b, head, range.begin, range.end, memory.tile_k[thread]);
         pack_rows(call.ports.v, b, head, range.begin, range.end, p.e_padded, memory.tile_v[thread]);
-        attend(call, tile, b, head, range, range.begin, memory.tile_k[thread], memory.tile_v[thread], scratch);
+        attend(call, tile, b, head, {range, range.begin, memory.tile_k[thread], memory.tile_v[thread]}, scratch);
       }
       if (plan.parts == 1) {
         finish(call, tile, b, head, run);

@@ -14,7 +14,8 @@
 namespace tenon::flash {
 
 inline constexpr int64_t kTileRows = 96;         // query rows of a tile; rows are (query, head of the group), heads fastest
-inline constexpr int64_t kTileKeys = 128;        // keys of a forward tile
+inline constexpr int64_t kEdgeRows = 24;         // rows taken at a time where a mask cuts the tile
+inline constexpr int64_t kTileKeys = 256;        // keys of a forward tile
 inline constexpr int64_t kChunkKeys = 192;       // keys of a backward chunk
 inline constexpr float kLog2E = 1.44269504088896340736f;
 inline constexpr float kLn2 = 0.69314718055994530942f;
@@ -84,6 +85,11 @@ struct Problem {
            keys.begin >= s.k_begin;
   }
 
+  // Rows [row, row + n) of a tile as a tile of their own.
+  static RowTile part(const RowTile& t, int64_t row, int64_t n) {
+    return {t.segment, static_cast<int32_t>(std::min<int64_t>(n, t.rows - row)), t.first + row};
+  }
+
   // Pairs of query row and key, over all heads and batch entries.
   double visible_pairs() const {
     double pairs = 0;
@@ -100,6 +106,16 @@ struct Problem {
     return {{v.sink.begin + by, v.sink.end + by}, {v.window.begin + by, v.window.end + by}};
   }
 };
+
+// The keys of `limit` between the first and the last visible one; empty (begin >= end) when there is none.
+inline sdk::Run clip(const sdk::VisibleKeys& seen, sdk::Run limit) {
+  sdk::Run hull{limit.end, limit.begin};
+  for (const sdk::Run& r : {seen.sink, seen.window}) {
+    const int64_t begin = std::max(r.begin, limit.begin), end = std::min(r.end, limit.end);
+    if (begin < end) hull = {std::min(hull.begin, begin), std::max(hull.end, end)};
+  }
+  return hull;
+}
 
 // Calls f(begin, end) for the parts of [0, n) that a row does not see; `base` is the key row of column 0, `limit` the keys in question.
 template <class F>

@@ -1,7 +1,7 @@
 // Speed of flash-attention: visible FLOP/s of both passes, and their share of what oneDNN's sgemm (1024³) reaches on the same threads. Calls and
 // products alternate and medians are compared, so that a busy machine disturbs both alike.
 //
-//   OMP_NUM_THREADS=2 attention_benchmark
+//   OMP_NUM_THREADS=2 build/bin/benchmark_attention
 #include <benchmark/benchmark.h>
 #include <dnnl.hpp>
 #include <omp.h>
