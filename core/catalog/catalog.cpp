@@ -29,7 +29,13 @@ Catalog::Catalog(std::vector<std::string> stores) {
   std::erase(stores, "");
   Database db = open_stack(stores);
   db.execute(sql::kMixTables);
-  state_.reset(new State{std::move(stores), std::move(db), {}});
+  state_.reset(new State{std::move(stores), std::move(db), {}, {}});
+}
+
+void Catalog::refresh() {
+  Catalog fresh(stores());
+  for (const Feature& feature : state_->features) fresh.add_feature(feature);
+  state_ = std::move(fresh.state_);
 }
 
 Catalog Catalog::open_default() { return Catalog({user_store(), bundled_store()}); }

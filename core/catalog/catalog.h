@@ -43,8 +43,7 @@ struct MixAnswer {
 
 enum class Trust { kCatalogOnly, kAllowAltered };
 
-// Any thread may use it, one call at a time per Catalog. What other processes install shows at the next call, in stores that existed
-// when the Catalog was made.
+// [any-thread]; calls take turns. What others install shows at the next call, in stores that existed when the Catalog was made.
 class Catalog {
  public:
   // Stores in order of precedence: of equal versions of a plugin the first store's counts; otherwise the newest version.
@@ -55,6 +54,8 @@ class Catalog {
   Catalog(Catalog&&) noexcept;
 
   const std::vector<std::string>& stores() const;
+  // Looks again for stores that did not exist when the Catalog was made, or that were rebuilt since.
+  void refresh();
 
   std::vector<PluginRow> list(const PluginFilter& filter = {}) const;
   // Everything about a plugin; TN_E_NOT_FOUND names the nearest installed one.

@@ -14,6 +14,7 @@ struct Catalog::State {
   std::vector<std::string> stores;
   Database db;  // the stack, see open_stack
   mutable std::mutex mutex;
+  std::vector<Feature> features;
 
   // Where the plugin that counts is, or store 0 where it is not installed.
   struct Place {

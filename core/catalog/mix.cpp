@@ -42,6 +42,7 @@ void Catalog::add_feature(const Feature& feature) {
   insert.bind(6, "").bind(7, "").bind(8, "").run();
   for (const std::string& tag : feature.provides) db.prepare(sql::kInsertProvides).bind(1, feature.id).bind(2, tag).run();
   record_relations(db, feature.id, feature.requires_, feature.conflicts);
+  state_->features.push_back(feature);
 }
 
 MixAnswer Catalog::check_mix(const std::vector<Spec>& specs, const std::vector<std::string>& run_tags) const {

@@ -57,7 +57,7 @@ struct Memory::Pool {
 };
 
 Memory::Memory(const tn_device_api* api, tn_device* device, uint64_t limit_bytes)
-    : api_(api), device_(device), limit_(limit_bytes), pool_(std::make_unique<Pool>()) {
+    : api_(api), limit_(limit_bytes), pool_(std::make_unique<Pool>()) {
   pool_->blocks.emplace(api, device);
 }
 

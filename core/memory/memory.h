@@ -76,7 +76,6 @@ class Memory {
   void release(void* data, uint64_t bytes, Category category) noexcept;
 
   const tn_device_api* api_ = nullptr;
-  tn_device* device_ = nullptr;
   uint64_t limit_ = 0;
   std::unique_ptr<Pool> pool_;
 };

@@ -119,7 +119,7 @@ HyperValue parse_value(std::string_view technique, const HyperInfo& info, std::s
   HyperValue value{info.type, info.name};
   if (!parse_into(info, text, value)) {
     const std::string shown = quote_name(text);  // cut and cleaned; a plain value is shown without its quotes
-    const bool plain = !text.empty() && shown.size() == text.size() + 2;
+    const bool plain = !text.empty() && shown == '\'' + std::string(text) + '\'';
     throw Error(TN_E_ARGUMENT, std::string(technique) + ": " + info.name + '=' + (plain ? std::string(text) : shown) +
                                    " is not valid; " + info.name + " is " + describe(info));
   }

@@ -90,7 +90,8 @@ Spec resolve_spec(const SpecText& text, const Schema& schema) {
   Spec spec{text.id};
   spec.given.resize(schema.size());
   for (const HyperInfo& info : schema) spec.values.push_back(parse_value(text.id, info, info.default_value));
-  for (const auto& [key, value] : text.items) {
+  for (const SpecText::Item& item : text.items) {
+    const std::string& key = item.key;
     const auto info = std::find_if(schema.begin(), schema.end(), [&](const HyperInfo& h) { return h.name == key; });
     if (info == schema.end()) {
       std::vector<std::string> names;
@@ -100,7 +101,7 @@ Spec resolve_spec(const SpecText& text, const Schema& schema) {
     }
     const auto i = static_cast<size_t>(info - schema.begin());
     if (spec.given[i]) throw Error(TN_E_ARGUMENT, text.id + ": " + key + " is given twice; keep one of the two");
-    spec.values[i] = parse_value(text.id, *info, value);
+    spec.values[i] = parse_value(text.id, *info, item.value);
     spec.given[i] = true;
   }
   return spec;

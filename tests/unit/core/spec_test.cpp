@@ -69,6 +69,7 @@ TEST(Spec, MistakesAreNamedWithTheWayOut) {
   EXPECT_EQ(refusal("galore:proj_type=right"), "galore: proj_type=right is not valid; proj_type is one of std, left");
   EXPECT_EQ(refusal("galore:nesterov=maybe"), "galore: nesterov=maybe is not valid; nesterov is true or false");
   EXPECT_EQ(refusal("galore:rank="), "galore: rank='' is not valid; rank is a whole number with rank >= 1");
+  EXPECT_EQ(refusal("galore:rank=\"1\n2\""), "galore: rank='1?2' is not valid; rank is a whole number with rank >= 1");
   EXPECT_EQ(refusal("galore:rank=1,rank=2"), "galore: rank is given twice; keep one of the two");
   EXPECT_EQ(sentence_of([] { (void)parse_spec("plain:x=1", {}); }), "plain has no parameter 'x'; it takes no parameters");
 }

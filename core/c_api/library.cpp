@@ -1,0 +1,71 @@
+// Versions, statuses, the last error and the log.
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "core/c_api/guard.h"
+#include "core/error.h"
+#include "core/plugins/host.h"
+#include "tenon/tenon.h"
+
+namespace tenon::c_api {
+namespace {
+
+thread_local std::string last_error;
+
+}  // namespace
+
+int32_t caught() noexcept {
+  int32_t code = TN_E_INTERNAL;
+  try {
+    try {
+      throw;
+    } catch (const Error& e) {
+      code = e.code();
+      last_error = e.what();
+    } catch (const std::bad_alloc&) {
+      code = TN_E_MEMORY;
+      last_error = "the system has no memory left for the host's own data; end other programs";
+    } catch (const std::exception& e) {
+      last_error = "a defect of Tenon, please report it: " + clean_sentence(e.what());
+    }
+  } catch (...) {
+    last_error.clear();
+  }
+  return code;
+}
+
+char* copy_text(std::string_view text) {
+  char* const copy = static_cast<char*>(std::malloc(text.size() + 1));
+  if (!copy) throw std::bad_alloc();
+  std::memcpy(copy, text.data(), text.size());
+  copy[text.size()] = '\0';
+  return copy;
+}
+
+void need(const void* pointer, const char* name) {
+  if (!pointer) throw Error(TN_E_ARGUMENT, std::string("the argument ") + name + " is null");
+}
+
+}  // namespace tenon::c_api
+
+using namespace tenon;
+
+const char* tn_version(void) { return TENON_VERSION; }
+
+void tn_abi_version(uint32_t* major, uint32_t* minor) {
+  if (major) *major = TN_ABI_MAJOR;
+  if (minor) *minor = TN_ABI_MINOR;
+}
+
+const char* tn_status_name(int32_t status) { return status_name(status); }
+const char* tn_status_message(int32_t status) { return status_message(status); }
+const char* tn_last_error(void) { return c_api::last_error.c_str(); }
+void tn_free_string(char* text) { std::free(text); }
+
+void tn_set_log(void (*log)(void*, int32_t, const char*), void* self) {
+  c_api::guard([&] {
+    if (!log) return set_log_sink({});
+    set_log_sink([=](int32_t level, std::string_view line) { log(self, level, std::string(line).c_str()); });
+  });
+}

@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""What shared objects show to the world.
+
+  exports.py plugins FOLDER [--constructors]    every *.so below FOLDER: the one symbol tn_plugin_entry, no static constructors (allowed with
+                                                --constructors, for sanitizers), no dependency on libtenon, symbols of old enough systems
+  exports.py library LIBTENON HEADER            libtenon: exactly the functions that tenon.h declares
+"""
+import argparse
+import pathlib
+import re
+import subprocess
+import sys
+
+# The oldest system that binaries are promised for: Debian 12.
+FLOOR = {"GLIBC": (2, 36), "GLIBCXX": (3, 4, 30), "CXXABI": (1, 3, 13)}
+
+
+def run(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def exported(path):
+    """Defined dynamic symbols; the name of a version node of a version script is none."""
+    rows = [line.split() for line in run("nm", "-D", "--defined-only", str(path)).splitlines()]
+    return {row[2].split("@")[0] for row in rows if len(row) == 3 and row[1] != "A"}
+
+
+def constructors(path):
+    """Entries of .init_array beyond the compiler's own."""
+    for line in run("readelf", "-SW", str(path)).splitlines():
+        match = re.search(r"\.init_array\s+INIT_ARRAY\s+\S+\s+\S+\s+([0-9a-f]+)", line)
+        if match:
+            return int(match.group(1), 16) // 8 - 1
+    return 0
+
+
+def too_new(path):
+    found = set()
+    for name, version in re.findall(r"Name: (GLIBC|GLIBCXX|CXXABI)_([0-9.]+)", run("readelf", "-VW", str(path))):
+        if tuple(map(int, version.split("."))) > FLOOR[name]:
+            found.add(f"{name}_{version}")
+    return sorted(found)
+
+
+def check_plugin(path, allow_constructors):
+    problems = []
+    symbols = exported(path)
+    if symbols != {"tn_plugin_entry"}:
+        problems.append(f"exports {', '.join(sorted(symbols)) or 'nothing'}; only tn_plugin_entry may be seen (link with plugins/exports.map)")
+    if not allow_constructors and constructors(path) > 0:
+        problems.append(f"has {constructors(path)} static constructors; nothing may run before negotiation")
+    if "libtenon" in run("readelf", "-dW", str(path)):
+        problems.append("needs libtenon; a plugin depends on the headers alone")
+    if too_new(path):
+        problems.append(f"needs {', '.join(too_new(path))}, newer than the oldest supported system has")
+    return [f"{path}: {problem}" for problem in problems]
+
+
+def check_library(path, header):
+    declared = set(re.findall(r"^TN_API .*?\b(tn_\w+)\(", header.read_text(encoding="utf-8"), flags=re.M))
+    symbols = exported(path)
+    return [f"{path}: {name} is declared but not exported" for name in sorted(declared - symbols)] + [
+        f"{path}: {name} is exported but not declared" for name in sorted(symbols - declared)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    plugins = verbs.add_parser("plugins")
+    plugins.add_argument("folder", type=pathlib.Path)
+    plugins.add_argument("--constructors", action="store_true")
+    library = verbs.add_parser("library")
+    library.add_argument("path", type=pathlib.Path)
+    library.add_argument("header", type=pathlib.Path)
+    options = parser.parse_args()
+    if options.verb == "library":
+        problems = check_library(options.path, options.header)
+    else:
+        objects = sorted(options.folder.rglob("*.so"))
+        problems = [problem for path in objects for problem in check_plugin(path, options.constructors)]
+        print(f"{len(objects)} objects looked at")
+        if not objects:
+            problems.append(f"{options.folder}: there is no plugin object here")
+    print("\n".join(problems))
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
