@@ -38,7 +38,8 @@ struct CodedAffine {
       scale[s] = coded(fit[s].scale * inverse_scale, top), min[s] = coded(fit[s].min * inverse_min, top);
       const float step = d * scale[s], offset = dmin * min[s];
       for (int i = 0; i < Sub; i += 16) {
-        const Lanes code = step > 0 ? clamp(round_even((load(x + Sub * s + i) + offset) / step), 0, static_cast<float>(levels)) : Lanes{};
+        float code[16] = {};
+        if (step > 0) store(code, clamp(round_even((load(x + Sub * s + i) + fill(offset)) / fill(step)), 0, static_cast<float>(levels)));
         for (int l = 0; l < 16; ++l) q[Sub * s + i + l] = static_cast<uint8_t>(code[l]);
       }
     }
@@ -67,7 +68,8 @@ struct CodedSymmetric {
       const float r = vanishes ? 0 : round_even(fit[s] * (-top / extreme));
       scale[s] = static_cast<int8_t>(r < -top ? -top : r > top - 1 ? top - 1 : r);
       const float step = d * scale[s];
-      const Lanes code = step != 0 ? clamp(round_even(load(x + 16 * s) / step), -half, half - 1) : Lanes{};
+      float code[16] = {};
+      if (step != 0) store(code, clamp(round_even(load(x + 16 * s) / fill(step)), -half, half - 1));
       for (int l = 0; l < 16; ++l) q[16 * s + l] = static_cast<int8_t>(code[l]);
     }
   }

@@ -1,4 +1,4 @@
-// Sixteen f32 side by side. The sums of the searches have one order on every CPU, so that every object writes the same bytes.
+// Sixteen f32 side by side, in registers as wide as the CPU has. Sums have one order on every CPU, so that every object writes the same bytes.
 #pragma once
 
 #include <cstdint>
@@ -6,31 +6,78 @@
 
 namespace tenon::gguf {
 
-using Lanes = float __attribute__((vector_size(64)));
+#if defined(__AVX512F__)
+inline constexpr int kRegister = 16;
+#elif defined(__AVX__)
+inline constexpr int kRegister = 8;
+#else
+inline constexpr int kRegister = 4;
+#endif
 
+struct Lanes {
+  static constexpr int kRegisters = 16 / kRegister;
+  typedef float Register __attribute__((vector_size(4 * kRegister)));
+  Register r[kRegisters] = {};
+
+  template <class F>
+  static Lanes map(F f) {
+    Lanes out;
+    for (int i = 0; i < kRegisters; ++i) out.r[i] = f(i);
+    return out;
+  }
+};
+
+inline Lanes fill(float x) {
+  return Lanes::map([&](int) { return Lanes::Register{} + x; });
+}
 inline Lanes load(const float* p) {
   Lanes v;
-  std::memcpy(&v, p, sizeof v);
+  std::memcpy(v.r, p, sizeof v.r);
   return v;
 }
-inline void store(float* p, const Lanes& v) { std::memcpy(p, &v, sizeof v); }
-inline Lanes fill(float x) { return Lanes{} + x; }
+inline void store(float* p, const Lanes& v) { std::memcpy(p, v.r, sizeof v.r); }
 
+inline Lanes operator+(const Lanes& a, const Lanes& b) {
+  return Lanes::map([&](int i) { return a.r[i] + b.r[i]; });
+}
+inline Lanes operator-(const Lanes& a, const Lanes& b) {
+  return Lanes::map([&](int i) { return a.r[i] - b.r[i]; });
+}
+inline Lanes operator*(const Lanes& a, const Lanes& b) {
+  return Lanes::map([&](int i) { return a.r[i] * b.r[i]; });
+}
+inline Lanes operator/(const Lanes& a, const Lanes& b) {
+  return Lanes::map([&](int i) { return a.r[i] / b.r[i]; });
+}
+inline Lanes& operator+=(Lanes& a, const Lanes& b) { return a = a + b; }
+// a >= b ? x : y
+inline Lanes select_not_less(const Lanes& a, const Lanes& b, const Lanes& x, const Lanes& y) {
+  return Lanes::map([&](int i) { return a.r[i] >= b.r[i] ? x.r[i] : y.r[i]; });
+}
+
+// Halves are added until one is left.
 inline float sum(const Lanes& v) {
-  float a[16];
-  store(a, v);
-  for (int half = 8; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) a[i] += a[i + half];
-  return a[0];
+  typedef float Eight __attribute__((vector_size(32)));
+  typedef float Four __attribute__((vector_size(16)));
+  Eight eights[2];
+  Four fours[2];
+  std::memcpy(eights, v.r, sizeof v.r);
+  eights[0] += eights[1];
+  std::memcpy(fours, eights, sizeof fours);
+  fours[0] += fours[1];
+  return (fours[0][0] + fours[0][2]) + (fours[0][1] + fours[0][3]);
 }
 
 // Nearest integer, ties to even; |x| < 2^22.
-inline Lanes round_even(const Lanes& x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
+inline Lanes round_even(const Lanes& x) { return (x + fill(0x1.8p23f)) - fill(0x1.8p23f); }
 inline float round_even(float x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
 inline Lanes clamp(const Lanes& x, float low, float high) {
-  const Lanes a = x < low ? fill(low) : x;
-  return a > high ? fill(high) : a;
+  const Lanes l = fill(low), h = fill(high), a = select_not_less(x, l, x, l);
+  return select_not_less(h, a, a, h);
 }
-inline Lanes magnitude(const Lanes& x) { return x < 0.0f ? -x : x; }
+inline Lanes magnitude(const Lanes& x) {
+  const Lanes zero;
+  return select_not_less(x, zero, x, zero - x);
+}
 
 }  // namespace tenon::gguf

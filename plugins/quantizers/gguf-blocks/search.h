@@ -34,7 +34,7 @@ Affine search_affine(const float* x, const float* weight, int levels, const Tria
     const float inverse = (trial < 0 ? n : n + trials.first + trials.step * static_cast<float>(trial)) / (high - min);
     Lanes q[kVectors], sq{}, sqq{}, sqx{};
     for (int k = 0; k < kVectors; ++k) {
-      q[k] = clamp(round_even((v[k] - min) * inverse), 0, n);
+      q[k] = clamp(round_even((v[k] - fill(min)) * fill(inverse)), 0, n);
       sq += w[k] * q[k], sqq += w[k] * q[k] * q[k], sqx += w[k] * q[k] * v[k];
     }
     float s = scale, m = min;
@@ -47,7 +47,7 @@ Affine search_affine(const float* x, const float* weight, int levels, const Tria
     }
     Lanes error{};
     for (int k = 0; k < kVectors; ++k) {
-      const Lanes e = s * q[k] + m - v[k];
+      const Lanes e = fill(s) * q[k] + fill(m) - v[k];
       error += w[k] * (trials.absolute ? magnitude(e) : e * e);
     }
     const float total = sum(error);
@@ -73,7 +73,7 @@ inline float search_symmetric(const float* x, float half) {
   for (int trial = 0; trial < 19; ++trial) {  // the middle one first: it stays when others are only as good
     const int offset = trial == 0 ? 0 : trial <= 9 ? trial - 10 : trial - 9;
     const float inverse = -(half + 0.1f * static_cast<float>(offset)) / extreme;
-    const Lanes q = clamp(round_even(v * inverse), -half, half - 1);
+    const Lanes q = clamp(round_even(v * fill(inverse)), -half, half - 1);
     const float sum_qx = sum(w * q * v), sum_qq = sum(w * q * q);
     if (sum_qq > 0 && (best < 0 || sum_qx * sum_qx > best * sum_qq)) scale = sum_qx / sum_qq, best = scale * sum_qx;
   }
@@ -114,9 +114,9 @@ inline float search_coordinates(const float* x, float half) {
 inline Lanes nearest_level(const Lanes& t, Lanes* rank) {
   Lanes level = fill(kIq4Levels[0]), r{};
   for (int k = 1; k < 16; ++k) {
-    const float threshold = 0.5f * static_cast<float>(kIq4Levels[k - 1] + kIq4Levels[k]);
-    level = t >= threshold ? fill(kIq4Levels[k]) : level;
-    r += t >= threshold ? fill(1) : Lanes{};
+    const Lanes threshold = fill(0.5f * static_cast<float>(kIq4Levels[k - 1] + kIq4Levels[k]));
+    level = select_not_less(t, threshold, fill(kIq4Levels[k]), level);
+    r += select_not_less(t, threshold, fill(1), Lanes{});
   }
   if (rank) *rank = r;
   return level;
@@ -132,7 +132,7 @@ inline float search_levels(const float* x) {
     const float inverse = (static_cast<float>(kIq4Levels[0]) + static_cast<float>(trial == 0 ? 0 : trial - 8)) / extreme;
     Lanes qx{}, qq{};
     for (const Lanes& part : v) {
-      const Lanes q = nearest_level(part * inverse, nullptr), w = magnitude(part);
+      const Lanes q = nearest_level(part * fill(inverse), nullptr), w = magnitude(part);
       qx += w * q * part, qq += w * q * q;
     }
     const float sum_qx = sum(qx), sum_qq = sum(qq);
@@ -144,8 +144,10 @@ inline float search_levels(const float* x) {
 inline void level_codes(const float* x, float inverse, uint8_t* q) {
   for (int k = 0; k < 2; ++k) {
     Lanes rank;
-    nearest_level(load(x + 16 * k) * inverse, &rank);
-    for (int i = 0; i < 16; ++i) q[16 * k + i] = static_cast<uint8_t>(rank[i]);
+    nearest_level(load(x + 16 * k) * fill(inverse), &rank);
+    float ranks[16];
+    store(ranks, rank);
+    for (int i = 0; i < 16; ++i) q[16 * k + i] = static_cast<uint8_t>(ranks[i]);
   }
 }
 

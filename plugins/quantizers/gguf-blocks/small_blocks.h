@@ -1,5 +1,5 @@
 // Blocks of 32 elements (NVFP4: 64) with f16 scales: decoding. Byte j of the codes holds element j in its low nibble and element j + 16 in
-// its high one. Loops of constant length over bytes: the compiler turns them into a handful of vector instructions.
+// its high one. `omp simd` keeps loops of sixteen from being unrolled before they are vectorized.
 #pragma once
 
 #include "quantizers/gguf-blocks/bytes.h"
@@ -10,7 +10,9 @@ struct Q4_0 {
   static constexpr int kElements = 32, kBytes = 18;
   static void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b);
+#pragma omp simd
     for (int j = 0; j < 16; ++j) out[j] = static_cast<float>((b[2 + j] & 15) - 8) * d;
+#pragma omp simd
     for (int j = 0; j < 16; ++j) out[j + 16] = static_cast<float>((b[2 + j] >> 4) - 8) * d;
   }
 };
@@ -19,7 +21,9 @@ struct Q4_1 {
   static constexpr int kElements = 32, kBytes = 20;
   static void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b), m = load_f16(b + 2);
+#pragma omp simd
     for (int j = 0; j < 16; ++j) out[j] = static_cast<float>(b[4 + j] & 15) * d + m;
+#pragma omp simd
     for (int j = 0; j < 16; ++j) out[j + 16] = static_cast<float>(b[4 + j] >> 4) * d + m;
   }
 };
@@ -29,7 +33,9 @@ struct Q5_0 {
   static void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b);
     const uint32_t high = load32(b + 2);
+#pragma omp simd
     for (int j = 0; j < 16; ++j) out[j] = static_cast<float>(static_cast<int>((b[6 + j] & 15u) | (high >> j & 1) << 4) - 16) * d;
+#pragma omp simd
     for (int j = 0; j < 16; ++j) out[j + 16] = static_cast<float>(static_cast<int>((b[6 + j] >> 4) | (high >> (j + 16) & 1) << 4) - 16) * d;
   }
 };
@@ -39,7 +45,9 @@ struct Q5_1 {
   static void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b), m = load_f16(b + 2);
     const uint32_t high = load32(b + 4);
+#pragma omp simd
     for (int j = 0; j < 16; ++j) out[j] = static_cast<float>(static_cast<int>((b[8 + j] & 15u) | (high >> j & 1) << 4)) * d + m;
+#pragma omp simd
     for (int j = 0; j < 16; ++j) out[j + 16] = static_cast<float>(static_cast<int>((b[8 + j] >> 4) | (high >> (j + 16) & 1) << 4)) * d + m;
   }
 };
@@ -48,6 +56,7 @@ struct Q8_0 {
   static constexpr int kElements = 32, kBytes = 34;
   static void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b);
+#pragma omp simd
     for (int j = 0; j < 32; ++j) out[j] = static_cast<float>(static_cast<int8_t>(b[2 + j])) * d;
   }
 };
@@ -57,6 +66,7 @@ struct Q8_1 {
   static constexpr int kElements = 32, kBytes = 36;
   static void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b);
+#pragma omp simd
     for (int j = 0; j < 32; ++j) out[j] = static_cast<float>(static_cast<int8_t>(b[4 + j])) * d;
   }
 };

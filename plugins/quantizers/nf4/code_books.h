@@ -34,16 +34,17 @@ struct CodeBook {
   float value[16];    // by code
   uint8_t order[16];  // code of each rank
   float threshold[15];
-  uint8_t zero;  // the code that is given to 0
+  uint8_t zero;         // the code that is given to 0
+  bool rising = true;  // codes rise with their values
 
-  constexpr CodeBook(const char* id, const float (&book)[16], const uint8_t (&rising)[16]) : name(id), value{}, order{}, threshold{}, zero(0) {
-    for (int i = 0; i < 16; ++i) value[i] = book[i], order[i] = rising[i];
+  constexpr CodeBook(const char* id, const float (&book)[16], const uint8_t (&ranked)[16]) : name(id), value{}, order{}, threshold{}, zero(0) {
+    for (int i = 0; i < 16; ++i) value[i] = book[i], order[i] = ranked[i], rising = rising && ranked[i] == i;
     int rank = 0;
     for (int i = 0; i < 15; ++i) {
-      threshold[i] = (book[rising[i]] + book[rising[i + 1]]) / 2;
+      threshold[i] = (book[ranked[i]] + book[ranked[i + 1]]) / 2;
       rank += 0.0f > threshold[i];
     }
-    zero = rising[rank];
+    zero = ranked[rank];
   }
 };
 

@@ -41,7 +41,7 @@ void encode(const tn_exec* exec, const T* x, int64_t n, int64_t blocksize, uint8
       if (!sdk::is_finite(a)) bad.found(begin / blocksize);
       absmax[begin / blocksize] = a;
       ranks<book>(buffer, count, a, rank);
-      if constexpr (&book != &kNf4)  // nf4's codes rise in order
+      if constexpr (!book.rising)
         for (int64_t i = 0; i < count; ++i) rank[i] = book.order[rank[i]];
       rank[count] = book.zero;  // padding of an odd length
       uint8_t* out = codes + begin / 2;
