@@ -1,5 +1,5 @@
-// Logarithm, sine and cosine in f32 without branches or tables, so that loops over them vectorize and every backend gives equal bits
-// (explicit fused multiply-adds). Errors are stated in units in the last place.
+// Logarithm, sine and cosine in f32 without branches or tables, so that loops over them vectorize and every backend
+// gives equal bits (explicit fused multiply-adds). Errors are stated in units in the last place.
 #pragma once
 
 #include <bit>
@@ -11,10 +11,18 @@
 namespace tenon::sdk {
 
 namespace detail {
-TN_FN float fused(float a, float b, float c) { return std::fma(a, b, c); }
-TN_FN double fused(double a, double b, double c) { return std::fma(a, b, c); }
-TN_FN float infinity() { return std::bit_cast<float>(0x7f800000u); }
-TN_FN float quiet_nan() { return std::bit_cast<float>(0x7fc00000u); }
+TN_FN float fused(float a, float b, float c) {
+  return std::fma(a, b, c);
+}
+TN_FN double fused(double a, double b, double c) {
+  return std::fma(a, b, c);
+}
+TN_FN float infinity() {
+  return std::bit_cast<float>(0x7f800000u);
+}
+TN_FN float quiet_nan() {
+  return std::bit_cast<float>(0x7fc00000u);
+}
 }  // namespace detail
 
 // Natural logarithm, 1.2 ulp. 0 gives −inf, negative numbers and NaN give NaN.

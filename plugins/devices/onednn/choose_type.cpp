@@ -10,7 +10,9 @@
 namespace tenon::onednn {
 namespace {
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 struct Free {
   void operator()(void* p) const { std::free(p); }
@@ -46,7 +48,8 @@ double measure_gemm(bool bf16, int64_t m, int64_t n, int64_t k, double seconds) 
   const auto kernel = make_matmul(s);
   if (!kernel) return 0;
   const uint64_t bytes = size_of(s.ab);
-  const auto a = zeros(m * k * bytes), b = zeros(k * n * bytes), c = zeros(m * n * 4), scratch = zeros(kernel->scratch_bytes() + 64);
+  const auto a = zeros(m * k * bytes), b = zeros(k * n * bytes), c = zeros(m * n * 4),
+             scratch = zeros(kernel->scratch_bytes() + 64);
   if (!a || !b || !c || !scratch) return 0;
   double best = 0;
   const double end = now() + seconds;

@@ -36,7 +36,8 @@ template <class S, class T>
 void gather_lines(const S* from, int64_t lines, int64_t length, int64_t stride, int64_t element, T* to) {
 #pragma omp parallel for schedule(static) if (lines * length > kSerialElements)
   for (int64_t r = 0; r < lines; ++r)
-    for (int64_t i = 0; i < length; ++i) to[r * length + i] = sdk::from_float<T>(sdk::to_float(from[r * stride + i * element]));
+    for (int64_t i = 0; i < length; ++i)
+      to[r * length + i] = sdk::from_float<T>(sdk::to_float(from[r * stride + i * element]));
 }
 
 template <class S, class T>
@@ -69,8 +70,8 @@ void copy_vector(Storage type, const void* from, int64_t stride, int64_t n, floa
   });
 }
 
-void finish_tile(const float* tile, int64_t m, int64_t n, double alpha, double beta, const float* row_bias, const float* col_bias, Storage type,
-                 void* c, int64_t c_row, int64_t c_col) {
+void finish_tile(const float* tile, int64_t m, int64_t n, double alpha, double beta, const float* row_bias,
+                 const float* col_bias, Storage type, void* c, int64_t c_row, int64_t c_col) {
   const float a = static_cast<float>(alpha), b = static_cast<float>(beta);
   with_storage(type, [&]<class T>(T) {
 #pragma omp parallel for schedule(static) if (m * n > kSerialElements)
@@ -96,7 +97,8 @@ void finish_tile(const float* tile, int64_t m, int64_t n, double alpha, double b
   });
 }
 
-void scale_row(Storage type, void* c, int64_t n, int64_t c_col, double beta, Storage bias_type, const void* bias, int64_t bias_stride) {
+void scale_row(Storage type, void* c, int64_t n, int64_t c_col, double beta, Storage bias_type, const void* bias,
+               int64_t bias_stride) {
   const float b = static_cast<float>(beta);
   with_storage(type, [&]<class T>(T) {
     T* const to = static_cast<T*>(c);

@@ -18,10 +18,11 @@ void copy_matrix(const Matrix& from, Type type, void* to);
 void copy_vector(Storage type, const void* from, int64_t stride, int64_t n, float* to);
 
 // C = alpha · tile + beta · C + bias; tile is dense [m, n]. beta = 0 does not read C. A null bias is none.
-void finish_tile(const float* tile, int64_t m, int64_t n, double alpha, double beta, const float* row_bias, const float* col_bias, Storage type,
-                 void* c, int64_t c_row, int64_t c_col);
+void finish_tile(const float* tile, int64_t m, int64_t n, double alpha, double beta, const float* row_bias,
+                 const float* col_bias, Storage type, void* c, int64_t c_row, int64_t c_col);
 
 // One row of C = beta · C + bias.
-void scale_row(Storage type, void* c, int64_t n, int64_t c_col, double beta, Storage bias_type, const void* bias, int64_t bias_stride);
+void scale_row(Storage type, void* c, int64_t n, int64_t c_col, double beta, Storage bias_type, const void* bias,
+               int64_t bias_stride);
 
 }  // namespace tenon::onednn

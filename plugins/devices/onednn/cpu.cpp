@@ -33,7 +33,8 @@ uint64_t read_number(const char* path, const char* key, uint64_t absent) {
 std::string cpu_name() {
   unsigned words[12] = {};
   for (unsigned i = 0; i < 3; ++i)
-    if (!__get_cpuid(0x80000002u + i, words + 4 * i, words + 4 * i + 1, words + 4 * i + 2, words + 4 * i + 3)) return "x86-64 CPU";
+    if (!__get_cpuid(0x80000002u + i, words + 4 * i, words + 4 * i + 1, words + 4 * i + 2, words + 4 * i + 3))
+      return "x86-64 CPU";
   char text[sizeof words + 1] = {};
   std::memcpy(text, words, sizeof words);
   std::string name(text);
@@ -44,9 +45,11 @@ std::string cpu_name() {
 
 std::string cpu_arch() {
   __builtin_cpu_init();
-  std::string arch = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") ? "x86-64-v4"
-                     : __builtin_cpu_supports("avx2")                                                                            ? "x86-64-v3"
-                                                                                                                                 : "x86-64";
+  std::string arch =
+      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
+          ? "x86-64-v4"
+      : __builtin_cpu_supports("avx2") ? "x86-64-v3"
+                                       : "x86-64";
   unsigned a, b, c, d;
   if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1)) arch += "+bf16";
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1)) arch += "+amx";

@@ -16,7 +16,8 @@ std::string cpu_name();
 std::string cpu_arch();
 // Size of the last-level cache; 32 MB where the processor does not say.
 uint64_t last_cache_bytes();
-// The machine's memory, or the control group's limit where that is lower. Free counts caches that the kernel would drop.
+// The machine's memory, or the control group's limit where that is lower. Free counts caches that the kernel would
+// drop.
 SystemMemory system_memory();
 
 }  // namespace tenon::onednn

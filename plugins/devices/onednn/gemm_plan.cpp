@@ -9,11 +9,13 @@
 namespace tenon::onednn {
 namespace {
 
-// Limits of a tile whose operands are converted. At these sizes a conversion costs a percent or two of the product, and workspace
-// stays below 20 MB however large the matrices are.
+// Limits of a tile whose operands are converted. At these sizes a conversion costs a percent or two of the product, and
+// workspace stays below 20 MB however large the matrices are.
 constexpr int64_t kTileRows = 1024, kTileDepth = 2048;
 
-uint64_t aligned(uint64_t n) { return (n + TN_ALIGNMENT - 1) / TN_ALIGNMENT * TN_ALIGNMENT; }
+uint64_t aligned(uint64_t n) {
+  return (n + TN_ALIGNMENT - 1) / TN_ALIGNMENT * TN_ALIGNMENT;
+}
 
 // Equal tiles of at most `limit`, of a size that suits the vector units.
 int64_t tile_size(int64_t extent, int64_t limit) {
@@ -21,9 +23,15 @@ int64_t tile_size(int64_t extent, int64_t limit) {
   return std::min(extent, (each + 63) / 64 * 64);
 }
 
-bool is_type(Storage s, Type t) { return static_cast<int64_t>(s) == static_cast<int64_t>(t); }
-int64_t element_bytes(Storage s) { return s == Storage::kF32 ? 4 : 2; }
-const char* step(const void* p, int64_t elements, Storage s) { return static_cast<const char*>(p) + elements * element_bytes(s); }
+bool is_type(Storage s, Type t) {
+  return static_cast<int64_t>(s) == static_cast<int64_t>(t);
+}
+int64_t element_bytes(Storage s) {
+  return s == Storage::kF32 ? 4 : 2;
+}
+const char* step(const void* p, int64_t elements, Storage s) {
+  return static_cast<const char*>(p) + elements * element_bytes(s);
+}
 
 }  // namespace
 
@@ -41,7 +49,8 @@ GemmPlan::GemmPlan(const Problem& problem) : p_(problem), compute_(compute_type(
   const auto odd = [](int64_t row, int64_t col) { return row != 1 && col != 1; };
   convert_a_ = !is_type(p_.a, compute_) || odd(p_.a_row, p_.a_col);
   convert_b_ = !p_.packed_b && (!is_type(p_.b, compute_) || odd(p_.b_row, p_.b_col));
-  if (p_.packed_b && !is_type(p_.b, compute_)) sdk::fail(TN_E_UNSUPPORTED, "gemm: pack does not offer a B of this type on this machine");
+  if (p_.packed_b && !is_type(p_.b, compute_))
+    sdk::fail(TN_E_UNSUPPORTED, "gemm: pack does not offer a B of this type on this machine");
   if (p_.packed_b && p_.batch_axes > 0) sdk::fail(TN_E_UNSUPPORTED, "gemm: a packed B has no batch");
   // What the library's post-operations cannot say is done by the epilogue.
   accumulate_ = p_.c_col != 1 || (p_.bias != Storage::kNone && (p_.alpha != 1.0 || p_.swapped)) ||
@@ -90,7 +99,9 @@ void GemmPlan::plan_tiles() {
     bool complete = true;
     for (int choice = 0; choice < 16 && complete; ++choice) {
       const bool last_m = choice & 1, last_n = choice & 2, last_k = choice & 4, first_k = choice & 8;
-      const auto extent = [](int64_t whole, int64_t tile, bool last) { return last ? whole - (whole - 1) / tile * tile : tile; };
+      const auto extent = [](int64_t whole, int64_t tile, bool last) {
+        return last ? whole - (whole - 1) / tile * tile : tile;
+      };
       const auto absent = [](int64_t whole, int64_t tile, bool last) { return !last && tile >= whole; };
       if (absent(p_.m, tile_m_, last_m) || absent(p_.n, tile_n_, last_n) || absent(p_.k, tile_k_, last_k)) continue;
       if (tile_k_ >= p_.k && !first_k) continue;
@@ -104,7 +115,8 @@ void GemmPlan::plan_tiles() {
       if (accumulate_) {
         s.c = Type::kF32, s.c_row = s.n, s.alpha = 1.0, s.beta = first_k ? 0.0 : 1.0;
       } else {
-        s.c = f32_c ? Type::kF32 : Type::kBF16, s.c_row = p_.c_row, s.alpha = p_.alpha, s.beta = first_k ? p_.beta : 1.0;
+        s.c = f32_c ? Type::kF32 : Type::kBF16, s.c_row = p_.c_row, s.alpha = p_.alpha,
+        s.beta = first_k ? p_.beta : 1.0;
         s.has_bias = p_.bias != Storage::kNone && first_k;
       }
       auto& kernel = kernels_[last_m][last_n][last_k][first_k];
@@ -123,7 +135,8 @@ void GemmPlan::plan_tiles() {
   }
   const uint64_t bytes = size_of(compute_);
   lay_out(p_.bias != Storage::kNone ? static_cast<uint64_t>(p_.swapped ? p_.m : p_.n) * 4 : 0,
-          convert_a_ ? static_cast<uint64_t>(tile_m_ * tile_k_) * bytes : 0, convert_b_ ? static_cast<uint64_t>(tile_k_ * tile_n_) * bytes : 0,
+          convert_a_ ? static_cast<uint64_t>(tile_m_ * tile_k_) * bytes : 0,
+          convert_b_ ? static_cast<uint64_t>(tile_k_ * tile_n_) * bytes : 0,
           accumulate_ ? static_cast<uint64_t>(tile_m_ * tile_n_) * 4 : 0);
 }
 
@@ -155,7 +168,8 @@ void GemmPlan::each_batch(const Pointers& pointers, auto&& body) const {
       rest /= p_.batch[i];
       a += at * p_.a_batch[i], b += at * p_.b_batch[i], c += at * p_.c_batch[i];
     }
-    body(Pointers{step(pointers.a, a, p_.a), step(pointers.b, b, p_.b), pointers.bias, const_cast<char*>(step(pointers.c, c, p_.c))});
+    body(Pointers{step(pointers.a, a, p_.a), step(pointers.b, b, p_.b), pointers.bias,
+                  const_cast<char*>(step(pointers.c, c, p_.c))});
   }
 }
 
@@ -168,7 +182,8 @@ void GemmPlan::run(const Pointers& pointers, void* workspace) const {
     copy_vector(p_.bias, pointers.bias, p_.bias_stride, p_.swapped ? p_.m : p_.n, bias);
     q.bias = bias;
   }
-  if (workspace_bytes_ == 0 && !kernels_[1][1][1][1]) return each_batch(pointers, [&](const Pointers& one) { scale_only(one); });
+  if (workspace_bytes_ == 0 && !kernels_[1][1][1][1])
+    return each_batch(pointers, [&](const Pointers& one) { scale_only(one); });
   if (whole_batch_) return kernels_[1][1][1][1]->run(q.a, q.b, q.c, q.bias, space + scratch_at_);
   each_batch(q, [&](const Pointers& one) { run_matrix(one, space); });
 }
@@ -190,16 +205,17 @@ void GemmPlan::run_matrix(const Pointers& pointers, char* workspace) const {
 }
 
 void GemmPlan::run_tile(const Place& at, const Pointers& pointers, char* workspace) const {
-  const auto operand = [&](const void* p, Storage s, int64_t row0, int64_t col0, int64_t rows, int64_t cols, int64_t row, int64_t col, bool convert,
-                           uint64_t place) -> const void* {
+  const auto operand = [&](const void* p, Storage s, int64_t row0, int64_t col0, int64_t rows, int64_t cols,
+                           int64_t row, int64_t col, bool convert, uint64_t place) -> const void* {
     const char* const from = step(p, row0 * row + col0 * col, s);
     if (!convert) return from;
     copy_matrix({s, from, rows, cols, row, col}, compute_, workspace + place);
     return workspace + place;
   };
   const void* a = operand(pointers.a, p_.a, at.m0, at.k0, at.m, at.k, p_.a_row, p_.a_col, convert_a_, a_at_);
-  const void* b = p_.packed_b ? pointers.b
-                              : operand(pointers.b, p_.b, at.k0, at.n0, at.k, at.n, p_.b_row, p_.b_col, convert_b_, b_at_);
+  const void* b = p_.packed_b
+                      ? pointers.b
+                      : operand(pointers.b, p_.b, at.k0, at.n0, at.k, at.n, p_.b_row, p_.b_col, convert_b_, b_at_);
   char* const c = const_cast<char*>(step(pointers.c, at.m0 * p_.c_row + at.n0 * p_.c_col, p_.c));
   const auto* const bias = static_cast<const float*>(pointers.bias);
   char* const scratch = workspace + scratch_at_;
@@ -219,8 +235,8 @@ void GemmPlan::run_tile(const Place& at, const Pointers& pointers, char* workspa
 void GemmPlan::scale_only(const Pointers& pointers) const {
   for (int64_t i = 0; i < p_.m; ++i) {
     char* const row = const_cast<char*>(step(pointers.c, i * p_.c_row, p_.c));
-    scale_row(p_.c, row, p_.n, p_.c_col, p_.beta, p_.bias, step(pointers.bias, p_.swapped ? i * p_.bias_stride : 0, p_.bias),
-              p_.swapped ? 0 : p_.bias_stride);
+    scale_row(p_.c, row, p_.n, p_.c_col, p_.beta, p_.bias,
+              step(pointers.bias, p_.swapped ? i * p_.bias_stride : 0, p_.bias), p_.swapped ? 0 : p_.bias_stride);
   }
 }
 

@@ -33,7 +33,7 @@ class GemmPlan {
   Type compute_;
   bool whole_batch_ = false;  // the kernel walks the batch itself
   bool convert_a_ = false, convert_b_ = false;
-  bool accumulate_ = false;   // products go to an f32 tile first, from where alpha, beta and bias are applied
+  bool accumulate_ = false;  // products go to an f32 tile first, from where alpha, beta and bias are applied
   int64_t tile_m_ = 0, tile_n_ = 0, tile_k_ = 0;
   // By last tile along m, n, k, and first along k.
   std::unique_ptr<const Matmul> kernels_[2][2][2][2];

@@ -32,7 +32,8 @@ void check_shapes(const tn_tensor& a, const tn_tensor& b, const tn_tensor& c) {
   }
 }
 
-// Strides along axes of extent 1 mean nothing: they are set so that the matrix looks dense, and equal matrices get equal keys.
+// Strides along axes of extent 1 mean nothing: they are set so that the matrix looks dense, and equal matrices get
+// equal keys.
 void tidy(int64_t rows, int64_t cols, int64_t& row, int64_t& col) {
   if (cols == 1 && rows == 1) {
     row = col = 1;
@@ -54,7 +55,8 @@ void add_batch_axis(Problem& p, int64_t extent, int64_t a, int64_t b, int64_t c)
     }
   }
   if (p.batch_axes == kMaxBatchAxes)
-    fail(TN_E_UNSUPPORTED, "gemm: the batch is strided along more than " + std::to_string(kMaxBatchAxes) + " axes; make the operands contiguous");
+    fail(TN_E_UNSUPPORTED, "gemm: the batch is strided along more than " + std::to_string(kMaxBatchAxes) +
+                               " axes; make the operands contiguous");
   const int64_t i = p.batch_axes++;
   p.batch[i] = extent, p.a_batch[i] = a, p.b_batch[i] = b, p.c_batch[i] = c;
 }
@@ -72,11 +74,14 @@ Problem normalize(const tn_gemm& g, Pointers* pointers) {
   p.b_row = back(b.strides, b, 2), p.b_col = back(b.strides, b, 1);
   p.c_row = back(c.strides, c, 2), p.c_col = back(c.strides, c, 1);
   for (int32_t i = c.ndim; i >= 3; --i) {
-    const auto step = [&](const tn_tensor& t) { return i <= t.ndim && back(t.shape, t, i) != 1 ? back(t.strides, t, i) : 0; };
+    const auto step = [&](const tn_tensor& t) {
+      return i <= t.ndim && back(t.shape, t, i) != 1 ? back(t.strides, t, i) : 0;
+    };
     add_batch_axis(p, back(c.shape, c, i), step(a), step(b), step(c));
   }
   // One weight for a batch whose rows follow each other is one taller product.
-  if (p.batch_axes == 1 && p.b_batch[0] == 0 && p.m > 0 && p.a_batch[0] == p.m * p.a_row && p.c_batch[0] == p.m * p.c_row)
+  if (p.batch_axes == 1 && p.b_batch[0] == 0 && p.m > 0 && p.a_batch[0] == p.m * p.a_row &&
+      p.c_batch[0] == p.m * p.c_row)
     p.m *= p.batch[0], p.batch_axes = 0, p.batch[0] = p.a_batch[0] = p.c_batch[0] = 0;
   tidy(p.m, p.k, p.a_row, p.a_col);
   tidy(p.k, p.n, p.b_row, p.b_col);
@@ -89,14 +94,16 @@ Problem normalize(const tn_gemm& g, Pointers* pointers) {
     p.bias = storage_of(*g.bias, "bias");
     p.bias_stride = g.bias->strides[0];
   }
-  if (g.flags & ~static_cast<uint32_t>(TN_GEMM_EXACT)) fail(TN_E_UNSUPPORTED, "gemm: unknown flags " + std::to_string(g.flags));
+  if (g.flags & ~static_cast<uint32_t>(TN_GEMM_EXACT))
+    fail(TN_E_UNSUPPORTED, "gemm: unknown flags " + std::to_string(g.flags));
   p.exact = g.flags & TN_GEMM_EXACT ? 1 : 0;
   const bool packed = TN_HAS(&g, tn_gemm, packed_b) && g.packed_b;
   p.packed_b = packed;
   p.threads = omp_get_max_threads();
   p.alpha = g.alpha, p.beta = g.beta;
   if (pointers) {
-    *pointers = {sdk::data<char>(a), packed ? g.packed_b : sdk::data<char>(b), g.bias ? sdk::data<char>(*g.bias) : nullptr, sdk::data<char>(c)};
+    *pointers = {sdk::data<char>(a), packed ? g.packed_b : sdk::data<char>(b),
+                 g.bias ? sdk::data<char>(*g.bias) : nullptr, sdk::data<char>(c)};
   }
   if (p.c_col != 1 && p.c_row == 1) {
     if (packed) fail(TN_E_UNSUPPORTED, "gemm: a packed B needs a row-major C");

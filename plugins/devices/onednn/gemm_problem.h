@@ -11,8 +11,9 @@ namespace tenon::onednn {
 
 enum class Storage : int64_t { kNone = 0, kF32 = 1, kBF16 = 2, kF16 = 3 };
 
-// Everything that decides how a product runs, and nothing else: plain words, compared and hashed as bytes. Strides in elements.
-// A swapped problem is the transpose of the caller's, Cᵀ = Bᵀ · Aᵀ, so that C has unit stride along n; its bias is per row.
+// Everything that decides how a product runs, and nothing else: plain words, compared and hashed as bytes. Strides in
+// elements. A swapped problem is the transpose of the caller's, Cᵀ = Bᵀ · Aᵀ, so that C has unit stride along n; its
+// bias is per row.
 struct Problem {
   int64_t m, n, k;
   int64_t a_row, a_col, b_row, b_col, c_row, c_col;

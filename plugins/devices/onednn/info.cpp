@@ -16,9 +16,12 @@
 namespace tenon::onednn {
 namespace {
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
-// Bytes read and written per second: the best of copy and triad over three buffers that together exceed four last-level caches.
+// Bytes read and written per second: the best of copy and triad over three buffers that together exceed four last-level
+// caches.
 double measure_bandwidth(tn_device* device) {
   const uint64_t each = std::min<uint64_t>(256u << 20, std::max<uint64_t>(48u << 20, last_cache_bytes() * 3 / 2));
   void* blocks[3] = {};
@@ -27,7 +30,8 @@ double measure_bandwidth(tn_device* device) {
   bool complete = true;
   for (void*& b : blocks) complete = complete && allocate(device, each, &b) == TN_OK;
   if (complete) {
-    auto *const a = static_cast<float*>(blocks[0]), *const b = static_cast<float*>(blocks[1]), *const c = static_cast<float*>(blocks[2]);
+    auto *const a = static_cast<float*>(blocks[0]), *const b = static_cast<float*>(blocks[1]),
+                *const c = static_cast<float*>(blocks[2]);
     for (void* p : blocks) fill(device, nullptr, p, 0, each);
     for (int i = 0; i < 5; ++i) {
       double begin = now();
@@ -53,7 +57,8 @@ void put(char* to, size_t size, const std::string& text) {
 
 int32_t info(tn_device* device, uint32_t measure, tn_device_info* out) {
   return sdk::guard(device->host, [&] {
-    if (!out || out->struct_size < sizeof(uint32_t)) sdk::fail(TN_E_ARGUMENT, "the device information has no struct_size");
+    if (!out || out->struct_size < sizeof(uint32_t))
+      sdk::fail(TN_E_ARGUMENT, "the device information has no struct_size");
     tn_device_info i{};
     const SystemMemory memory = system_memory();
     i.n_threads = static_cast<uint32_t>(omp_get_max_threads());

@@ -19,7 +19,12 @@ using Dims = memory::dims;
 constexpr int64_t kPackedRows = 1024;
 
 dnnl::engine& engine() {
-  static dnnl::engine e(dnnl::engine::kind::cpu, 0);
+  static dnnl::engine e = [] {
+    // The plan cache already keeps what is in use. The library's own would hold another thousand primitives, a quarter
+    // of a megabyte each, where every batch has another length.
+    dnnl::set_primitive_cache_capacity(0);
+    return dnnl::engine(dnnl::engine::kind::cpu, 0);
+  }();
   return e;
 }
 // Streams of the CPU engine keep no state between calls, but the library asks for one per thread of use.
@@ -28,22 +33,29 @@ dnnl::stream& stream() {
   return s;
 }
 
-memory::data_type type_of(Type t) { return t == Type::kF32 ? memory::data_type::f32 : memory::data_type::bf16; }
+memory::data_type type_of(Type t) {
+  return t == Type::kF32 ? memory::data_type::f32 : memory::data_type::bf16;
+}
 
 // ---- differences between the library's major versions
 #if DNNL_VERSION_MAJOR >= 3
-dnnl::matmul::primitive_desc describe(const memory::desc& a, const memory::desc& b, const memory::desc* bias, const memory::desc& c,
-                                      const dnnl::primitive_attr& attr) {
-  return bias ? dnnl::matmul::primitive_desc(engine(), a, b, *bias, c, attr) : dnnl::matmul::primitive_desc(engine(), a, b, c, attr);
+dnnl::matmul::primitive_desc describe(const memory::desc& a, const memory::desc& b, const memory::desc* bias,
+                                      const memory::desc& c, const dnnl::primitive_attr& attr) {
+  return bias ? dnnl::matmul::primitive_desc(engine(), a, b, *bias, c, attr)
+              : dnnl::matmul::primitive_desc(engine(), a, b, c, attr);
 }
-void append_scale(dnnl::post_ops& ops, float scale) { ops.append_eltwise(dnnl::algorithm::eltwise_linear, scale, 0.0f); }
+void append_scale(dnnl::post_ops& ops, float scale) {
+  ops.append_eltwise(dnnl::algorithm::eltwise_linear, scale, 0.0f);
+}
 #else
-dnnl::matmul::primitive_desc describe(const memory::desc& a, const memory::desc& b, const memory::desc* bias, const memory::desc& c,
-                                      const dnnl::primitive_attr& attr) {
+dnnl::matmul::primitive_desc describe(const memory::desc& a, const memory::desc& b, const memory::desc* bias,
+                                      const memory::desc& c, const dnnl::primitive_attr& attr) {
   return bias ? dnnl::matmul::primitive_desc(dnnl::matmul::desc(a, b, *bias, c), attr, engine())
               : dnnl::matmul::primitive_desc(dnnl::matmul::desc(a, b, c), attr, engine());
 }
-void append_scale(dnnl::post_ops& ops, float scale) { ops.append_eltwise(1.0f, dnnl::algorithm::eltwise_linear, scale, 0.0f); }
+void append_scale(dnnl::post_ops& ops, float scale) {
+  ops.append_eltwise(1.0f, dnnl::algorithm::eltwise_linear, scale, 0.0f);
+}
 #endif
 
 memory::desc packed_desc(int64_t k, int64_t n, Type type) {
@@ -55,8 +67,14 @@ memory::desc packed_desc(int64_t k, int64_t n, Type type) {
 class DnnlMatmul final : public Matmul {
  public:
   DnnlMatmul(const dnnl::matmul::primitive_desc& pd, bool has_bias)
-      : primitive_(pd), a_(pd.src_desc()), b_(pd.weights_desc()), c_(pd.dst_desc()), bias_(pd.bias_desc()), scratch_(pd.scratchpad_desc()),
-        has_bias_(has_bias), scratch_bytes_((scratch_.get_size() + 63) / 64 * 64) {}
+      : primitive_(pd),
+        a_(pd.src_desc()),
+        b_(pd.weights_desc()),
+        c_(pd.dst_desc()),
+        bias_(pd.bias_desc()),
+        scratch_(pd.scratchpad_desc()),
+        has_bias_(has_bias),
+        scratch_bytes_((scratch_.get_size() + 63) / 64 * 64) {}
 
   uint64_t scratch_bytes() const override { return scratch_bytes_; }
 
@@ -64,14 +82,18 @@ class DnnlMatmul final : public Matmul {
     const auto wrap = [](const memory::desc& d, const void* p) { return memory(d, engine(), const_cast<void*>(p)); };
     const memory ma = wrap(a_, a), mb = wrap(b_, b), mc = wrap(c_, c), ms = wrap(scratch_, scratch);
     memory mbias;
-    dnnl_exec_arg_t args[5] = {
-        {DNNL_ARG_SRC, ma.get()}, {DNNL_ARG_WEIGHTS, mb.get()}, {DNNL_ARG_DST, mc.get()}, {DNNL_ARG_SCRATCHPAD, ms.get()}, {}};
+    dnnl_exec_arg_t args[5] = {{DNNL_ARG_SRC, ma.get()},
+                               {DNNL_ARG_WEIGHTS, mb.get()},
+                               {DNNL_ARG_DST, mc.get()},
+                               {DNNL_ARG_SCRATCHPAD, ms.get()},
+                               {}};
     if (has_bias_) {
       mbias = wrap(bias_, bias);
       args[4] = {DNNL_ARG_BIAS, mbias.get()};
     }
     const dnnl_status_t status = dnnl_primitive_execute(primitive_.get(), stream().get(), has_bias_ ? 5 : 4, args);
-    if (status != dnnl_success) sdk::fail(TN_E_DEVICE, "oneDNN failed to run a matrix product (status " + std::to_string(status) + ")");
+    if (status != dnnl_success)
+      sdk::fail(TN_E_DEVICE, "oneDNN failed to run a matrix product (status " + std::to_string(status) + ")");
   }
 
  private:
@@ -90,22 +112,27 @@ class Sgemm final : public Matmul {
 
   void run(const void* a, const void* b, void* c, const void*, void*) const override {
     const bool a_rows = s_.a_col == 1, b_rows = s_.b_col == 1;
-    const dnnl_status_t status = dnnl_sgemm(a_rows ? 'N' : 'T', b_rows ? 'N' : 'T', s_.m, s_.n, s_.k, static_cast<float>(s_.alpha),
-                                            static_cast<const float*>(a), a_rows ? s_.a_row : s_.a_col, static_cast<const float*>(b),
-                                            b_rows ? s_.b_row : s_.b_col, static_cast<float>(s_.beta), static_cast<float*>(c), s_.c_row);
-    if (status != dnnl_success) sdk::fail(TN_E_DEVICE, "oneDNN failed to run a matrix product (status " + std::to_string(status) + ")");
+    const dnnl_status_t status =
+        dnnl_sgemm(a_rows ? 'N' : 'T', b_rows ? 'N' : 'T', s_.m, s_.n, s_.k, static_cast<float>(s_.alpha),
+                   static_cast<const float*>(a), a_rows ? s_.a_row : s_.a_col, static_cast<const float*>(b),
+                   b_rows ? s_.b_row : s_.b_col, static_cast<float>(s_.beta), static_cast<float*>(c), s_.c_row);
+    if (status != dnnl_success)
+      sdk::fail(TN_E_DEVICE, "oneDNN failed to run a matrix product (status " + std::to_string(status) + ")");
   }
 
  private:
   MatmulSpec s_;
 };
 
-// f32 products for which sgemm beats the matmul primitive, measured with 2.6 on AVX-512: a transposed A, which matmul copies line by line
-// (weight gradients: 5 to 25% faster), and the very long sums or very wide results of a language model's head (8 to 25%).
+// f32 products for which sgemm beats the matmul primitive, measured with 2.6 on AVX-512: a transposed A, which matmul
+// copies line by line (weight gradients: 5 to 25% faster), and the very long sums or very wide results of a language
+// model's head (8 to 25%).
 bool prefers_sgemm(const MatmulSpec& s) {
   constexpr int64_t kLong = 8192, kWide = 16384;
-  if (s.ab != Type::kF32 || s.c != Type::kF32 || s.has_bias || s.packed_b || s.batch_axes > 0 || s.m == 1 || s.n == 1) return false;
-  const bool dense = (s.a_col == 1 ? s.a_row >= s.k : s.a_col >= s.m) && (s.b_col == 1 ? s.b_row >= s.n : s.b_col >= s.k) && s.c_row >= s.n;
+  if (s.ab != Type::kF32 || s.c != Type::kF32 || s.has_bias || s.packed_b || s.batch_axes > 0 || s.m == 1 || s.n == 1)
+    return false;
+  const bool dense = (s.a_col == 1 ? s.a_row >= s.k : s.a_col >= s.m) &&
+                     (s.b_col == 1 ? s.b_row >= s.n : s.b_col >= s.k) && s.c_row >= s.n;
   return dense && (s.a_col != 1 || s.k >= kLong || s.n >= kWide);
 }
 
@@ -150,7 +177,8 @@ std::unique_ptr<const Matmul> make_matmul(const MatmulSpec& s) {
 
 Packing packing_of(int64_t k, int64_t n, Type type) {
   try {
-    const memory::desc packed = packed_desc(k, n, type), plain({k, n}, type_of(type), Dims{n, 1}), transposed({k, n}, type_of(type), Dims{1, k});
+    const memory::desc packed = packed_desc(k, n, type), plain({k, n}, type_of(type), Dims{n, 1}),
+                       transposed({k, n}, type_of(type), Dims{1, k});
     if (packed == plain || packed == transposed) return {0};
     return {packed.get_size()};
   } catch (const dnnl::error&) {
@@ -165,13 +193,14 @@ void pack(int64_t k, int64_t n, Type type, int64_t row, int64_t col, const void*
     dnnl::reorder(from, to).execute(stream(), const_cast<memory&>(from), to);
     stream().wait();
   } catch (const dnnl::error& e) {
-    sdk::fail(TN_E_DEVICE, "oneDNN could not pack a weight of " + std::to_string(k) + " x " + std::to_string(n) + " (status " +
-                               std::to_string(e.status) + ")");
+    sdk::fail(TN_E_DEVICE, "oneDNN could not pack a weight of " + std::to_string(k) + " x " + std::to_string(n) +
+                               " (status " + std::to_string(e.status) + ")");
   }
 }
 
 bool has_native_bf16() {
-  const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa()), bf16 = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);
+  const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa()),
+             bf16 = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);
   return (isa & bf16) == bf16;
 }
 

@@ -8,12 +8,14 @@
 namespace tenon::onednn {
 
 enum class Type : int64_t { kF32 = 1, kBF16 = 2 };
-constexpr uint64_t size_of(Type t) { return t == Type::kF32 ? 4 : 2; }
+constexpr uint64_t size_of(Type t) {
+  return t == Type::kF32 ? 4 : 2;
+}
 
 inline constexpr int kMaxBatchAxes = 4;
 
-// A and B have one type; C = alpha · A · B + beta · C + bias. Strides in elements; A and B of stride 0 along a batch axis are shared.
-// Plain numbers only, so that a spec is its own cache key.
+// A and B have one type; C = alpha · A · B + beta · C + bias. Strides in elements; A and B of stride 0 along a batch
+// axis are shared. Plain numbers only, so that a spec is its own cache key.
 struct MatmulSpec {
   int64_t m, n, k;
   int64_t a_row, a_col, b_row, b_col, c_row;  // C has unit stride along n
@@ -44,8 +46,8 @@ Packing packing_of(int64_t k, int64_t n, Type type);
 // B with strides (row, col) into `packed`.
 void pack(int64_t k, int64_t n, Type type, int64_t row, int64_t col, const void* b, void* packed);
 
-// Whether the library multiplies bf16 with instructions made for it (AVX512-BF16, AMX). Elsewhere its bf16 products are several times
-// slower than f32.
+// Whether the library multiplies bf16 with instructions made for it (AVX512-BF16, AMX). Elsewhere its bf16 products are
+// several times slower than f32.
 bool has_native_bf16();
 // "oneDNN 2.6.3"
 const char* runtime_name();

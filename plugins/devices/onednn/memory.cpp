@@ -35,22 +35,25 @@ void* map_aligned(uint64_t n_bytes) {
   if (raw == MAP_FAILED) return nullptr;
   const auto begin = reinterpret_cast<uintptr_t>(raw), aligned = (begin + kHugePage - 1) / kHugePage * kHugePage;
   if (aligned > begin) munmap(raw, aligned - begin);
-  if (begin + total > aligned + n_bytes) munmap(reinterpret_cast<void*>(aligned + n_bytes), begin + total - aligned - n_bytes);
+  if (begin + total > aligned + n_bytes)
+    munmap(reinterpret_cast<void*>(aligned + n_bytes), begin + total - aligned - n_bytes);
   void* const memory = reinterpret_cast<void*>(aligned);
   madvise(memory, n_bytes, MADV_HUGEPAGE);  // advice: a kernel without huge pages ignores it
   return memory;
 }
 
 [[noreturn]] void refuse(uint64_t n_bytes, uint64_t free_bytes) {
-  sdk::fail(TN_E_MEMORY, "the CPU device cannot allocate " + std::to_string(n_bytes) + " bytes: " + std::to_string(free_bytes) +
-                             " bytes of memory are free; use a smaller batch, a shorter sequence or a more thrifty mix");
+  sdk::fail(TN_E_MEMORY,
+            "the CPU device cannot allocate " + std::to_string(n_bytes) + " bytes: " + std::to_string(free_bytes) +
+                " bytes of memory are free; use a smaller batch, a shorter sequence or a more thrifty mix");
 }
 
 }  // namespace
 
 int32_t allocate(tn_device* device, uint64_t n_bytes, void** out) {
   return sdk::guard(device->host, [&] {
-    if (n_bytes == 0 || !out) sdk::fail(TN_E_ARGUMENT, "an allocation needs at least one byte and a place for its address");
+    if (n_bytes == 0 || !out)
+      sdk::fail(TN_E_ARGUMENT, "an allocation needs at least one byte and a place for its address");
     *out = nullptr;
     if (n_bytes < kHugePage) {
       const uint64_t rounded = (n_bytes + TN_ALIGNMENT - 1) / TN_ALIGNMENT * TN_ALIGNMENT;
@@ -58,7 +61,8 @@ int32_t allocate(tn_device* device, uint64_t n_bytes, void** out) {
       if (!*out) refuse(n_bytes, system_memory().free_bytes);
       return;
     }
-    // The kernel promises more than it has; a block that cannot fit is refused here rather than by the out-of-memory killer.
+    // The kernel promises more than it has; a block that cannot fit is refused here rather than by the out-of-memory
+    // killer.
     const SystemMemory memory = system_memory();
     if (n_bytes > memory.free_bytes) refuse(n_bytes, memory.free_bytes);
     const uint64_t pages = (n_bytes + 4095) / 4096 * 4096;
@@ -94,7 +98,8 @@ void release(tn_device*, void* memory) {
 
 int32_t copy(tn_device* device, tn_stream*, void* to, const void* from, uint64_t n_bytes, uint32_t direction) {
   return sdk::guard(device->host, [&] {
-    if (direction < TN_COPY_TO_DEVICE || direction > TN_COPY_WITHIN) sdk::fail(TN_E_ARGUMENT, "copy direction " + std::to_string(direction) + " is unknown");
+    if (direction < TN_COPY_TO_DEVICE || direction > TN_COPY_WITHIN)
+      sdk::fail(TN_E_ARGUMENT, "copy direction " + std::to_string(direction) + " is unknown");
     if (n_bytes == 0) return;
     if (n_bytes < kParallelBytes) {
       std::memmove(to, from, n_bytes);
@@ -109,7 +114,8 @@ int32_t copy(tn_device* device, tn_stream*, void* to, const void* from, uint64_t
     const int64_t pieces = static_cast<int64_t>((n_bytes + kPiece - 1) / kPiece);
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < pieces; ++i)
-      std::memcpy(target + i * kPiece, source + i * kPiece, std::min<uint64_t>(kPiece, n_bytes - static_cast<uint64_t>(i) * kPiece));
+      std::memcpy(target + i * kPiece, source + i * kPiece,
+                  std::min<uint64_t>(kPiece, n_bytes - static_cast<uint64_t>(i) * kPiece));
   });
 }
 

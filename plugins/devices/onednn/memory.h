@@ -1,4 +1,5 @@
-// Memory of the CPU device: large blocks from the kernel on huge pages where it has them, small ones from the C library.
+// Memory of the CPU device: large blocks from the kernel on huge pages where it has them, small ones from the C
+// library.
 #pragma once
 
 #include "tenon/device.h"

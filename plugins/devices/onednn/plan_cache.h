@@ -1,5 +1,5 @@
-// The plans of recent products, least recently used first out. A training step repeats a few dozen shapes; each kernel keeps some
-// hundred kilobytes of generated code.
+// The plans of recent products, least recently used first out. A training step repeats a few dozen shapes; each kernel
+// keeps some hundred kilobytes of generated code.
 #pragma once
 
 #include <list>

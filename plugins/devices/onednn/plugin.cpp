@@ -26,34 +26,46 @@ int32_t count(const tn_host*, uint32_t* n) {
 
 int32_t open(const tn_host* host, uint32_t index, tn_device** out) {
   return sdk::guard(host, [&] {
-    if (index != 0) sdk::fail(TN_E_NOT_FOUND, "there is one CPU device, number 0, and no number " + std::to_string(index));
+    if (index != 0)
+      sdk::fail(TN_E_NOT_FOUND, "there is one CPU device, number 0, and no number " + std::to_string(index));
     *out = new tn_device{host, {}, {}, {}};
   });
 }
-void close(tn_device* device) { delete device; }
+void close(tn_device* device) {
+  delete device;
+}
 
 int32_t stream_create(tn_device* device, tn_stream** out) {
   return sdk::guard(device->host, [&] { *out = new tn_stream; });
 }
-void stream_destroy(tn_device*, tn_stream* stream) { delete stream; }
-int32_t stream_wait(tn_device*, tn_stream*) { return TN_OK; }
+void stream_destroy(tn_device*, tn_stream* stream) {
+  delete stream;
+}
+int32_t stream_wait(tn_device*, tn_stream*) {
+  return TN_OK;
+}
 
 int32_t event_create(tn_device* device, tn_event** out) {
   return sdk::guard(device->host, [&] { *out = new tn_event{}; });
 }
-void event_destroy(tn_device*, tn_event* event) { delete event; }
+void event_destroy(tn_device*, tn_event* event) {
+  delete event;
+}
 int32_t event_record(tn_device*, tn_event* event, tn_stream*) {
   event->at = std::chrono::steady_clock::now();
   return TN_OK;
 }
-int32_t stream_wait_event(tn_device*, tn_stream*, tn_event*) { return TN_OK; }
+int32_t stream_wait_event(tn_device*, tn_stream*, tn_event*) {
+  return TN_OK;
+}
 int32_t event_seconds(tn_device*, tn_event* begin, tn_event* end, double* seconds) {
   *seconds = std::chrono::duration<double>(end->at - begin->at).count();
   return TN_OK;
 }
 
 int32_t gemm_workspace(tn_device* device, const tn_gemm* gemm, uint64_t* n_bytes) {
-  return sdk::guard(device->host, [&] { *n_bytes = device->plans.get(onednn::normalize(*gemm, nullptr))->workspace_bytes(); });
+  return sdk::guard(device->host,
+                    [&] { *n_bytes = device->plans.get(onednn::normalize(*gemm, nullptr))->workspace_bytes(); });
 }
 
 int32_t gemm(tn_device* device, tn_stream*, const tn_gemm* gemm, void* workspace, uint64_t workspace_bytes) {
@@ -61,8 +73,8 @@ int32_t gemm(tn_device* device, tn_stream*, const tn_gemm* gemm, void* workspace
     onednn::Pointers pointers;
     const auto plan = device->plans.get(onednn::normalize(*gemm, &pointers));
     if (workspace_bytes < plan->workspace_bytes())
-      sdk::fail(TN_E_ARGUMENT, "gemm: the workspace has " + std::to_string(workspace_bytes) + " bytes where gemm_workspace asks for " +
-                                   std::to_string(plan->workspace_bytes()));
+      sdk::fail(TN_E_ARGUMENT, "gemm: the workspace has " + std::to_string(workspace_bytes) +
+                                   " bytes where gemm_workspace asks for " + std::to_string(plan->workspace_bytes()));
     plan->run(pointers, workspace);
   });
 }
@@ -70,7 +82,8 @@ int32_t gemm(tn_device* device, tn_stream*, const tn_gemm* gemm, void* workspace
 // Packing pays where B is of the type of the product and the library has a layout of its own for it.
 onednn::Packing packing(const onednn::Problem& p) {
   const onednn::Type type = onednn::compute_type(p.a, p.b, p.exact);
-  const bool offered = static_cast<int64_t>(p.b) == static_cast<int64_t>(type) && p.batch_axes == 0 && !p.swapped && p.k > 0 && p.n > 0;
+  const bool offered =
+      static_cast<int64_t>(p.b) == static_cast<int64_t>(type) && p.batch_axes == 0 && !p.swapped && p.k > 0 && p.n > 0;
   return offered ? onednn::packing_of(p.k, p.n, type) : onednn::Packing{0};
 }
 
@@ -84,14 +97,17 @@ int32_t pack(tn_device* device, tn_stream*, const tn_gemm* gemm, void* packed_b)
     plain.packed_b = nullptr;
     onednn::Pointers pointers;
     const onednn::Problem p = onednn::normalize(plain, &pointers);
-    if (packing(p).bytes == 0) sdk::fail(TN_E_UNSUPPORTED, "gemm: packing is not offered for this B; pack_bytes answers 0");
+    if (packing(p).bytes == 0)
+      sdk::fail(TN_E_UNSUPPORTED, "gemm: packing is not offered for this B; pack_bytes answers 0");
     onednn::pack(p.k, p.n, onednn::compute_type(p.a, p.b, p.exact), p.b_row, p.b_col, pointers.b, packed_b);
   });
 }
 
 constexpr tn_ops kOps = ops::ops_table<Backend>();
 
-const void* device_extension(const char* id) { return std::string_view(id) == TN_EXT_OPS ? &kOps : nullptr; }
+const void* device_extension(const char* id) {
+  return std::string_view(id) == TN_EXT_OPS ? &kOps : nullptr;
+}
 
 constexpr tn_device_api kApi = {TN_SIZE_TO(tn_device_api, get_extension),
                                 0,

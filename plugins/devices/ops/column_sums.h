@@ -1,5 +1,5 @@
-// Sums over rows, one per column, in an order that depends on the shape alone: rows are cut into at most kMaxSlices equal slices,
-// each slice is summed in row order, then the slices in slice order.
+// Sums over rows, one per column, in an order that depends on the shape alone: rows are cut into at most kMaxSlices
+// equal slices, each slice is summed in row order, then the slices in slice order.
 #pragma once
 
 #include "devices/ops/view.h"

@@ -37,9 +37,11 @@ struct CrossEntropy {
     for (int64_t begin = 0; begin < n; begin += kChunk) {
       T* const part = x + begin;
       const int64_t size = n - begin < kChunk ? n - begin : kChunk;
-      if (kKeep && g != 0.0f) block.each(size, [=](int64_t i) { part[i] = sdk::from_float<T>(sdk::vexp(sdk::to_float(part[i]) - top)); });
+      if (kKeep && g != 0.0f)
+        block.each(size, [=](int64_t i) { part[i] = sdk::from_float<T>(sdk::vexp(sdk::to_float(part[i]) - top)); });
       const auto value = [=](int64_t i) { return sdk::to_float(part[i]); };
-      total += kKeep && g != 0.0f ? block.sum(size, value) : block.sum(size, [=](int64_t i) { return sdk::vexp(value(i) - top); });
+      total += kKeep && g != 0.0f ? block.sum(size, value)
+                                  : block.sum(size, [=](int64_t i) { return sdk::vexp(value(i) - top); });
     }
     const double distance = static_cast<double>(chosen) - static_cast<double>(top);
     if (out) block.each(1, [=](int64_t) { out[r] = std::log(total) - distance; });
@@ -57,15 +59,16 @@ struct CrossEntropy {
 };
 
 template <bool kHostReadable>
-void cross_entropy(const tn_exec& exec, const tn_tensor& logits, const tn_tensor& labels, double grad_scale, const tn_tensor* losses) {
+void cross_entropy(const tn_exec& exec, const tn_tensor& logits, const tn_tensor& labels, double grad_scale,
+                   const tn_tensor* losses) {
   with_activation(logits.dtype, "cross_entropy: logits", [&]<class T>(T) {
     const auto x = rows_of<T>(logits, "cross_entropy: logits");
     const auto* label = vector_of<const int32_t>(labels, x.n, sdk::kI32, "cross_entropy: labels", "int32");
     if constexpr (kHostReadable) {
       for (int64_t i = 0; i < x.n; ++i)
         if (label[i] >= x.cols)
-          fail(TN_E_ARGUMENT, "cross_entropy: label " + std::to_string(label[i]) + " at row " + std::to_string(i) + " exceeds the vocabulary of " +
-                                  std::to_string(x.cols));
+          fail(TN_E_ARGUMENT, "cross_entropy: label " + std::to_string(label[i]) + " at row " + std::to_string(i) +
+                                  " exceeds the vocabulary of " + std::to_string(x.cols));
     }
     double* const out = losses ? vector_of<double>(*losses, x.n, sdk::kF64, "cross_entropy: losses", "f64") : nullptr;
     sdk::for_each_block(&exec, x.n, CrossEntropy<T>{x, label, static_cast<float>(grad_scale), out}, x.cols);

@@ -20,7 +20,8 @@ struct Axpby {
     if (b == 0.0f) {
       block.each(t.size, [=](int64_t i) { to[i] = sdk::from_float<Y>(a * sdk::to_float(from[i])); });
     } else {
-      block.each(t.size, [=](int64_t i) { to[i] = sdk::from_float<Y>(a * sdk::to_float(from[i]) + b * sdk::to_float(to[i])); });
+      block.each(t.size,
+                 [=](int64_t i) { to[i] = sdk::from_float<Y>(a * sdk::to_float(from[i]) + b * sdk::to_float(to[i])); });
     }
   }
 };
@@ -57,7 +58,9 @@ inline void axpby(const tn_exec& exec, double alpha, const tn_tensor& x, double 
       auto to = rows_of<Y>(y, "axpby: y");
       if (dense) from = flat(from), to = flat(to);
       const Grid grid(to.n, to.cols);
-      sdk::for_each_block(&exec, grid.blocks(), Axpby<X, Y>{grid, static_cast<float>(alpha), static_cast<float>(beta), from, to}, grid.elements());
+      sdk::for_each_block(&exec, grid.blocks(),
+                          Axpby<X, Y>{grid, static_cast<float>(alpha), static_cast<float>(beta), from, to},
+                          grid.elements());
     });
   });
 }

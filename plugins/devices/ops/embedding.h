@@ -17,7 +17,8 @@ struct Embedding {
   }
 };
 
-// One block per strip of columns; each walks all tokens in order, so equal ids add up in token order whoever runs the block.
+// One block per strip of columns; each walks all tokens in order, so equal ids add up in token order whoever runs the
+// block.
 template <class T>
 struct EmbeddingBackward {
   static constexpr int64_t kStrip = 64;
@@ -41,8 +42,8 @@ void check_ids(const int32_t* ids, int64_t n, int64_t limit, const char* what) {
   if constexpr (kHostReadable) {
     for (int64_t i = 0; i < n; ++i)
       if (ids[i] < 0 || ids[i] >= limit)
-        fail(TN_E_ARGUMENT, std::string(what) + ": id " + std::to_string(ids[i]) + " at token " + std::to_string(i) + " is outside [0, " +
-                                std::to_string(limit) + ")");
+        fail(TN_E_ARGUMENT, std::string(what) + ": id " + std::to_string(ids[i]) + " at token " + std::to_string(i) +
+                                " is outside [0, " + std::to_string(limit) + ")");
   }
 }
 
@@ -53,7 +54,9 @@ void embedding(const tn_exec& exec, const tn_tensor& table, const tn_tensor& ids
     with_activation(y.dtype, "embedding: y", [&]<class T>(T) {
       const auto from = rows_of<const S>(table, "embedding: the table");
       const auto to = rows_of<T>(y, "embedding: y");
-      if (to.cols != from.cols) fail(TN_E_ARGUMENT, "embedding: the table and y differ in width: " + shape_text(table) + " and " + shape_text(y));
+      if (to.cols != from.cols)
+        fail(TN_E_ARGUMENT,
+             "embedding: the table and y differ in width: " + shape_text(table) + " and " + shape_text(y));
       const auto* id = vector_of<const int32_t>(ids, to.n, sdk::kI32, "embedding: ids", "int32");
       check_ids<kHostReadable>(id, to.n, from.n, "embedding");
       sdk::for_each_block(&exec, to.n, Embedding<S, T>{from, id, to}, to.cols);
@@ -69,11 +72,13 @@ void embedding_backward(const tn_exec& exec, const tn_tensor& ids, const tn_tens
     const auto from = rows_of<const T>(dy, "embedding_backward: dy");
     const auto to = rows_of<float>(dtable, "embedding_backward: dtable");
     if (to.cols != from.cols)
-      fail(TN_E_ARGUMENT, "embedding_backward: dy and dtable differ in width: " + shape_text(dy) + " and " + shape_text(dtable));
+      fail(TN_E_ARGUMENT,
+           "embedding_backward: dy and dtable differ in width: " + shape_text(dy) + " and " + shape_text(dtable));
     const auto* id = vector_of<const int32_t>(ids, from.n, sdk::kI32, "embedding_backward: ids", "int32");
     check_ids<kHostReadable>(id, from.n, to.n, "embedding_backward");
     constexpr int64_t kStrip = EmbeddingBackward<T>::kStrip;
-    sdk::for_each_block(&exec, (from.cols + kStrip - 1) / kStrip, EmbeddingBackward<T>{id, from.n, from, to}, from.n * kStrip);
+    sdk::for_each_block(&exec, (from.cols + kStrip - 1) / kStrip, EmbeddingBackward<T>{id, from.n, from, to},
+                        from.n * kStrip);
   });
 }
 

@@ -74,7 +74,8 @@ struct NormWeightTerm {
   TN_FN Row row(int64_t r) const { return {dy.row(r), x.row(r), rstd[r]}; }
 };
 
-inline void rms_norm(const tn_exec& exec, const tn_tensor& x, const tn_tensor& weight, double eps, const tn_tensor& y, const tn_tensor* rstd) {
+inline void rms_norm(const tn_exec& exec, const tn_tensor& x, const tn_tensor& weight, double eps, const tn_tensor& y,
+                     const tn_tensor* rstd) {
   same_shape(x, y, "rms_norm: x and y");
   expect_type(y, x.dtype, "rms_norm: y", "of the type of x");
   if (!(eps >= 0)) fail(TN_E_ARGUMENT, "rms_norm: eps must not be negative");
@@ -83,14 +84,14 @@ inline void rms_norm(const tn_exec& exec, const tn_tensor& x, const tn_tensor& w
     float* const kept = rstd ? vector_of<float>(*rstd, in.n, sdk::kF32, "rms_norm: rstd", "f32") : nullptr;
     sdk::with_float_type(weight.dtype, "rms_norm: weight", [&]<class W>(W) {
       const W* w = vector_of<const W>(weight, in.cols, weight.dtype, "rms_norm: weight", "");
-      sdk::for_each_block(&exec, in.n, RmsNorm<T, W>{in, w, static_cast<float>(eps), rows_of<T>(y, "rms_norm: y"), kept},
-                          in.cols);
+      sdk::for_each_block(&exec, in.n,
+                          RmsNorm<T, W>{in, w, static_cast<float>(eps), rows_of<T>(y, "rms_norm: y"), kept}, in.cols);
     });
   });
 }
 
-inline void rms_norm_backward(const tn_exec& exec, const tn_tensor& dy, const tn_tensor& x, const tn_tensor& weight, const tn_tensor& rstd,
-                              double beta, const tn_tensor& dx, const tn_tensor* dweight) {
+inline void rms_norm_backward(const tn_exec& exec, const tn_tensor& dy, const tn_tensor& x, const tn_tensor& weight,
+                              const tn_tensor& rstd, double beta, const tn_tensor& dx, const tn_tensor* dweight) {
   same_shape(x, dy, "rms_norm_backward: x and dy");
   same_shape(x, dx, "rms_norm_backward: x and dx");
   expect_type(dy, x.dtype, "rms_norm_backward: dy", "of the type of x");
@@ -104,9 +105,10 @@ inline void rms_norm_backward(const tn_exec& exec, const tn_tensor& dy, const tn
     }
     sdk::with_float_type(weight.dtype, "rms_norm_backward: weight", [&]<class W>(W) {
       const W* w = vector_of<const W>(weight, in.cols, weight.dtype, "rms_norm_backward: weight", "");
-      sdk::for_each_block(&exec, in.n,
-                          RmsNormBackward<T, W>{g, in, w, r, static_cast<float>(beta), rows_of<T>(dx, "rms_norm_backward: dx")},
-                          in.cols);
+      sdk::for_each_block(
+          &exec, in.n,
+          RmsNormBackward<T, W>{g, in, w, r, static_cast<float>(beta), rows_of<T>(dx, "rms_norm_backward: dx")},
+          in.cols);
     });
   });
 }

@@ -1,4 +1,5 @@
-// Stochastic rounding and random fill, keyed by the counter-based generator alone: equal keys give equal numbers whatever the tiling.
+// Stochastic rounding and random fill, keyed by the counter-based generator alone: equal keys give equal numbers
+// whatever the tiling.
 #pragma once
 
 #include <cmath>
@@ -10,8 +11,10 @@
 
 namespace tenon::ops {
 
-// The generator's words for elements [begin, begin + n), `per` elements of a block of four words: one SIMD lane per block.
-TN_FN void random_words(const sdk::Block& block, const tn_rng& rng, int64_t begin, int64_t n, int64_t per, uint32_t* words) {
+// The generator's words for elements [begin, begin + n), `per` elements of a block of four words: one SIMD lane per
+// block.
+TN_FN void random_words(const sdk::Block& block, const tn_rng& rng, int64_t begin, int64_t n, int64_t per,
+                        uint32_t* words) {
   const uint64_t first = static_cast<uint64_t>(begin / per);
   block.each((n + per - 1) / per, [=](int64_t i) {
     const sdk::Words w = sdk::philox(rng, first + static_cast<uint64_t>(i));
@@ -63,7 +66,8 @@ struct FillRandom {
     if (normal) {
       random_words(block, rng, begin, size, 2, words);
       const auto pair = [=](int64_t i) {
-        const float u1 = (static_cast<float>(words[4 * i] >> 8) + 1.0f) * 0x1p-24f, u2 = static_cast<float>(words[4 * i + 1] >> 8) * 0x1p-24f;
+        const float u1 = (static_cast<float>(words[4 * i] >> 8) + 1.0f) * 0x1p-24f,
+                    u2 = static_cast<float>(words[4 * i + 1] >> 8) * 0x1p-24f;
         const float radius = std::sqrt(-2.0f * sdk::vlog(u1));
         const sdk::SinCos a = sdk::vsin_cos(6.28318530717958647692f * u2);
         return sdk::SinCos{radius * a.sin, radius * a.cos};
@@ -90,18 +94,21 @@ inline void round_stochastic(const tn_exec& exec, const tn_tensor& x, const tn_r
   const auto* from = vector_of<const float>(x, n, sdk::kF32, "round_stochastic: x", "f32");
   auto* to = vector_of<sdk::bf16>(y, n, sdk::kBF16, "round_stochastic: y", "bf16");
   constexpr int64_t kElements = RoundStochastic::kElements;
-  sdk::for_each_block<RoundStochastic::kShared>(&exec, (n + kElements - 1) / kElements, RoundStochastic{from, n, rng, to});
+  sdk::for_each_block<RoundStochastic::kShared>(&exec, (n + kElements - 1) / kElements,
+                                                RoundStochastic{from, n, rng, to});
 }
 
-inline void fill_random(const tn_exec& exec, uint32_t kind, double mean, double std, const tn_rng& rng, const tn_tensor& x) {
-  if (kind != TN_FILL_NORMAL && kind != TN_FILL_UNIFORM) fail(TN_E_ARGUMENT, "fill_random: kind " + std::to_string(kind) + " is unknown");
+inline void fill_random(const tn_exec& exec, uint32_t kind, double mean, double std, const tn_rng& rng,
+                        const tn_tensor& x) {
+  if (kind != TN_FILL_NORMAL && kind != TN_FILL_UNIFORM)
+    fail(TN_E_ARGUMENT, "fill_random: kind " + std::to_string(kind) + " is unknown");
   if (!sdk::is_contiguous(x)) fail(TN_E_UNSUPPORTED, "fill_random: x must be contiguous");
   const int64_t n = sdk::count(x);
   sdk::with_float_type(x.dtype, "fill_random: x", [&]<class T>(T) {
     constexpr int64_t kElements = FillRandom<T>::kElements;
     sdk::for_each_block<FillRandom<T>::kShared>(&exec, (n + kElements - 1) / kElements,
-                                                FillRandom<T>{sdk::data<T>(x), n, rng, kind == TN_FILL_NORMAL, static_cast<float>(mean),
-                                                              static_cast<float>(std)});
+                                                FillRandom<T>{sdk::data<T>(x), n, rng, kind == TN_FILL_NORMAL,
+                                                              static_cast<float>(mean), static_cast<float>(std)});
   });
 }
 

@@ -35,20 +35,23 @@ struct Rope {
   }
 };
 
-inline void rope(const tn_exec& exec, const tn_tensor& x, const tn_tensor& positions, const tn_tensor& inv_freq, double scale, double sign) {
+inline void rope(const tn_exec& exec, const tn_tensor& x, const tn_tensor& positions, const tn_tensor& inv_freq,
+                 double scale, double sign) {
   if (x.ndim != 3) fail(TN_E_ARGUMENT, "rope: x must be [tokens, heads, d] but is " + shape_text(x));
   if (x.shape[2] % 2 || x.shape[2] > 2 * kMaxHalfHead)
-    fail(TN_E_UNSUPPORTED, "rope: a head of " + std::to_string(x.shape[2]) + " must be even and at most " + std::to_string(2 * kMaxHalfHead));
+    fail(TN_E_UNSUPPORTED, "rope: a head of " + std::to_string(x.shape[2]) + " must be even and at most " +
+                               std::to_string(2 * kMaxHalfHead));
   if (x.shape[2] > 1 && x.strides[2] != 1) fail(TN_E_UNSUPPORTED, "rope: x must have unit stride along a head");
   if (sign != 1.0 && sign != -1.0) fail(TN_E_ARGUMENT, "rope: sign must be +1 or -1");
   const int64_t half = x.shape[2] / 2;
   const auto* p = vector_of<const int32_t>(positions, x.shape[0], sdk::kI32, "rope: positions", "int32");
   const auto* f = vector_of<const float>(inv_freq, half, sdk::kF32, "rope: inv_freq", "f32");
   with_activation(x.dtype, "rope: x", [&]<class T>(T) {
-    sdk::for_each_block<2 * kMaxHalfHead * sizeof(float)>(&exec, x.shape[0],
-                                                          Rope<T>{sdk::data<T>(x), x.shape[1], half, x.strides[0], x.strides[1], p, f,
-                                                                  static_cast<float>(scale), static_cast<float>(sign)},
-                                                          x.shape[1] * x.shape[2]);
+    sdk::for_each_block<2 * kMaxHalfHead * sizeof(float)>(
+        &exec, x.shape[0],
+        Rope<T>{sdk::data<T>(x), x.shape[1], half, x.strides[0], x.strides[1], p, f, static_cast<float>(scale),
+                static_cast<float>(sign)},
+        x.shape[1] * x.shape[2]);
   });
 }
 

@@ -21,7 +21,8 @@ struct SquareSums {
     const int64_t last = first + tiles_per_slot < grid.blocks() ? first + tiles_per_slot : grid.blocks();
     for (int64_t b = first; b < last; ++b) {
       const Tile t = tile_of(grid, b);
-      for (int64_t begin = 0; begin < t.size; begin += kPiece) {  // small enough that the second pass reads the nearest cache
+      for (int64_t begin = 0; begin < t.size;
+           begin += kPiece) {  // small enough that the second pass reads the nearest cache
         const T* const v = x.row(t.row) + t.begin + begin;
         const int64_t n = t.size - begin < kPiece ? t.size - begin : kPiece;
         squares += block.sum(n, [=](int64_t i) {
@@ -58,7 +59,8 @@ inline void sum_squares(const tn_exec& exec, const tn_tensor& x, const tn_tensor
     if (sdk::is_contiguous(x)) rows = flat(rows);
     const Grid grid(rows.n, rows.cols);
     if (grid.blocks() == 0) return;
-    const int64_t tiles = (grid.blocks() + Functor::kSlots - 1) / Functor::kSlots, slots = (grid.blocks() + tiles - 1) / tiles;
+    const int64_t tiles = (grid.blocks() + Functor::kSlots - 1) / Functor::kSlots,
+                  slots = (grid.blocks() + tiles - 1) / tiles;
     double* const partial = static_cast<double*>(exec.workspace);
     sdk::for_each_block(&exec, slots, Functor{grid, rows, tiles, partial});
     sdk::for_each(&exec, 2, AddPartials{partial, slots, to});

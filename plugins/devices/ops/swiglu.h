@@ -54,13 +54,15 @@ inline void swiglu(const tn_exec& exec, const tn_tensor& gate, const tn_tensor& 
     };
     const auto g = view(gate, static_cast<const T*>(nullptr));
     const Grid grid(g.n, g.cols);
-    sdk::for_each_block(&exec, grid.blocks(),
-                        Swiglu<T>{grid, g, view(up, static_cast<const T*>(nullptr)), view(out, static_cast<T*>(nullptr))}, grid.elements());
+    sdk::for_each_block(
+        &exec, grid.blocks(),
+        Swiglu<T>{grid, g, view(up, static_cast<const T*>(nullptr)), view(out, static_cast<T*>(nullptr))},
+        grid.elements());
   });
 }
 
-inline void swiglu_backward(const tn_exec& exec, const tn_tensor& dout, const tn_tensor& gate, const tn_tensor& up, const tn_tensor& dgate,
-                            const tn_tensor& dup) {
+inline void swiglu_backward(const tn_exec& exec, const tn_tensor& dout, const tn_tensor& gate, const tn_tensor& up,
+                            const tn_tensor& dgate, const tn_tensor& dup) {
   bool dense = sdk::is_contiguous(gate);
   for (const tn_tensor* t : {&dout, &up, &dgate, &dup}) {
     same_shape(gate, *t, "swiglu_backward: gate and an operand");
@@ -76,7 +78,8 @@ inline void swiglu_backward(const tn_exec& exec, const tn_tensor& dout, const tn
     constexpr T* out = nullptr;
     const auto g = view(gate, in);
     const Grid grid(g.n, g.cols);
-    sdk::for_each_block(&exec, grid.blocks(), SwigluBackward<T>{grid, view(dout, in), g, view(up, in), view(dgate, out), view(dup, out)},
+    sdk::for_each_block(&exec, grid.blocks(),
+                        SwigluBackward<T>{grid, view(dout, in), g, view(up, in), view(dgate, out), view(dup, out)},
                         grid.elements());
   });
 }

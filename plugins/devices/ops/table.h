@@ -1,7 +1,8 @@
-// The table of org.tenon.ops/1 for one backend: checks and launches are written once, here and in the operators' headers.
+// The table of org.tenon.ops/1 for one backend: checks and launches are written once, here and in the operators'
+// headers.
 //
-// A Backend offers `host(device)`, `exec(device, stream)` with kScratchBytes of scratch as workspace, and kHostReadable: whether checks may
-// read ids and labels.
+// A Backend offers `host(device)`, `exec(device, stream)` with kScratchBytes of scratch as workspace, and
+// kHostReadable: whether checks may read ids and labels.
 #pragma once
 
 #include "devices/ops/cross_entropy.h"
@@ -35,30 +36,35 @@ struct OpsThunks {
 
   static int32_t embedding(D* d, S* s, In* table, In* ids, Out* y) {
     return run(d, s, [&](const tn_exec& e) {
-      ops::embedding<kReadable>(e, present(table, "embedding: the table"), present(ids, "embedding: ids"), present(y, "embedding: y"));
+      ops::embedding<kReadable>(e, present(table, "embedding: the table"), present(ids, "embedding: ids"),
+                                present(y, "embedding: y"));
     });
   }
   static int32_t embedding_backward(D* d, S* s, In* ids, In* dy, Out* dtable) {
     return run(d, s, [&](const tn_exec& e) {
-      ops::embedding_backward<kReadable>(e, present(ids, "embedding_backward: ids"), present(dy, "embedding_backward: dy"),
+      ops::embedding_backward<kReadable>(e, present(ids, "embedding_backward: ids"),
+                                         present(dy, "embedding_backward: dy"),
                                          present(dtable, "embedding_backward: dtable"));
     });
   }
   static int32_t rms_norm(D* d, S* s, In* x, In* weight, double eps, Out* y, Out* rstd) {
     return run(d, s, [&](const tn_exec& e) {
-      ops::rms_norm(e, present(x, "rms_norm: x"), present(weight, "rms_norm: weight"), eps, present(y, "rms_norm: y"), rstd);
+      ops::rms_norm(e, present(x, "rms_norm: x"), present(weight, "rms_norm: weight"), eps, present(y, "rms_norm: y"),
+                    rstd);
     });
   }
-  static int32_t rms_norm_backward(D* d, S* s, In* dy, In* x, In* weight, In* rstd, double beta, Out* dx, Out* dweight) {
+  static int32_t rms_norm_backward(D* d, S* s, In* dy, In* x, In* weight, In* rstd, double beta, Out* dx,
+                                   Out* dweight) {
     return run(d, s, [&](const tn_exec& e) {
       ops::rms_norm_backward(e, present(dy, "rms_norm_backward: dy"), present(x, "rms_norm_backward: x"),
-                             present(weight, "rms_norm_backward: weight"), present(rstd, "rms_norm_backward: rstd"), beta,
-                             present(dx, "rms_norm_backward: dx"), dweight);
+                             present(weight, "rms_norm_backward: weight"), present(rstd, "rms_norm_backward: rstd"),
+                             beta, present(dx, "rms_norm_backward: dx"), dweight);
     });
   }
   static int32_t rope(D* d, S* s, Out* x, In* positions, In* inv_freq, double scale, double sign) {
     return run(d, s, [&](const tn_exec& e) {
-      ops::rope(e, present(x, "rope: x"), present(positions, "rope: positions"), present(inv_freq, "rope: inv_freq"), scale, sign);
+      ops::rope(e, present(x, "rope: x"), present(positions, "rope: positions"), present(inv_freq, "rope: inv_freq"),
+                scale, sign);
     });
   }
   static int32_t swiglu(D* d, S* s, In* gate, In* up, Out* out) {
@@ -68,26 +74,34 @@ struct OpsThunks {
   }
   static int32_t swiglu_backward(D* d, S* s, In* dout, In* gate, In* up, Out* dgate, Out* dup) {
     return run(d, s, [&](const tn_exec& e) {
-      ops::swiglu_backward(e, present(dout, "swiglu_backward: dout"), present(gate, "swiglu_backward: gate"), present(up, "swiglu_backward: up"),
-                           present(dgate, "swiglu_backward: dgate"), present(dup, "swiglu_backward: dup"));
+      ops::swiglu_backward(e, present(dout, "swiglu_backward: dout"), present(gate, "swiglu_backward: gate"),
+                           present(up, "swiglu_backward: up"), present(dgate, "swiglu_backward: dgate"),
+                           present(dup, "swiglu_backward: dup"));
     });
   }
   static int32_t axpby(D* d, S* s, double alpha, In* x, double beta, Out* y) {
-    return run(d, s, [&](const tn_exec& e) { ops::axpby(e, alpha, present(x, "axpby: x"), beta, present(y, "axpby: y")); });
+    return run(d, s,
+               [&](const tn_exec& e) { ops::axpby(e, alpha, present(x, "axpby: x"), beta, present(y, "axpby: y")); });
   }
   static int32_t bias_add(D* d, S* s, In* bias, Out* y) {
-    return run(d, s, [&](const tn_exec& e) { ops::bias_add(e, present(bias, "bias_add: bias"), present(y, "bias_add: y")); });
+    return run(d, s,
+               [&](const tn_exec& e) { ops::bias_add(e, present(bias, "bias_add: bias"), present(y, "bias_add: y")); });
   }
   static int32_t bias_backward(D* d, S* s, In* dy, Out* dbias) {
-    return run(d, s, [&](const tn_exec& e) { ops::bias_backward(e, present(dy, "bias_backward: dy"), present(dbias, "bias_backward: dbias")); });
+    return run(d, s, [&](const tn_exec& e) {
+      ops::bias_backward(e, present(dy, "bias_backward: dy"), present(dbias, "bias_backward: dbias"));
+    });
   }
   static int32_t cross_entropy(D* d, S* s, Out* logits, In* labels, double grad_scale, Out* losses) {
     return run(d, s, [&](const tn_exec& e) {
-      ops::cross_entropy<kReadable>(e, present(logits, "cross_entropy: logits"), present(labels, "cross_entropy: labels"), grad_scale, losses);
+      ops::cross_entropy<kReadable>(e, present(logits, "cross_entropy: logits"),
+                                    present(labels, "cross_entropy: labels"), grad_scale, losses);
     });
   }
   static int32_t sum_squares(D* d, S* s, In* x, Out* out) {
-    return run(d, s, [&](const tn_exec& e) { ops::sum_squares(e, present(x, "sum_squares: x"), present(out, "sum_squares: out")); });
+    return run(d, s, [&](const tn_exec& e) {
+      ops::sum_squares(e, present(x, "sum_squares: x"), present(out, "sum_squares: out"));
+    });
   }
   static int32_t round_stochastic(D* d, S* s, In* x, const tn_rng* rng, Out* y) {
     return run(d, s, [&](const tn_exec& e) {
@@ -95,7 +109,8 @@ struct OpsThunks {
     });
   }
   static int32_t fill_random(D* d, S* s, uint32_t kind, double mean, double std, const tn_rng* rng, Out* x) {
-    return run(d, s, [&](const tn_exec& e) { ops::fill_random(e, kind, mean, std, key(rng), present(x, "fill_random: x")); });
+    return run(d, s,
+               [&](const tn_exec& e) { ops::fill_random(e, kind, mean, std, key(rng), present(x, "fill_random: x")); });
   }
 };
 

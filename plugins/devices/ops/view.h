@@ -1,8 +1,8 @@
 // How operators see a tensor: rows of consecutive elements.
 //
-// Rows are the last axis (unit stride); the leading axes collapse to at most two levels of strides, which covers [T, n], views into a
-// wider buffer, and [T, H, d] heads. Work is cut into tiles of at most kTile columns, a cut that depends on shapes alone: results
-// do not depend on the number of threads.
+// Rows are the last axis (unit stride); the leading axes collapse to at most two levels of strides, which covers [T,
+// n], views into a wider buffer, and [T, H, d] heads. Work is cut into tiles of at most kTile columns, a cut that
+// depends on shapes alone: results do not depend on the number of threads.
 #pragma once
 
 #include "sdk/for_each.h"
@@ -19,8 +19,8 @@ inline constexpr int64_t kScratchBytes = 64 << 10;
 template <class T>
 struct Rows {
   T* data;
-  int64_t n, cols;             // rows, and elements of each
-  int64_t inner;               // rows of the inner level
+  int64_t n, cols;  // rows, and elements of each
+  int64_t inner;    // rows of the inner level
   int64_t outer_stride, inner_stride;
   TN_FN T* row(int64_t r) const {
     if (inner == n) return data + r * inner_stride;
@@ -46,7 +46,8 @@ Rows<T> rows_of(const tn_tensor& t, const char* what) {
   if (t.ndim == 0) return r;
   const int32_t last = t.ndim - 1;
   r.cols = t.shape[last];
-  if (r.cols > 1 && t.strides[last] != 1) fail(TN_E_UNSUPPORTED, std::string(what) + " must have unit stride along its last axis");
+  if (r.cols > 1 && t.strides[last] != 1)
+    fail(TN_E_UNSUPPORTED, std::string(what) + " must have unit stride along its last axis");
   if (sdk::is_contiguous(t)) {
     r.n = r.cols ? sdk::count(t) / r.cols : 0;
     r.inner = r.n, r.inner_stride = r.cols;
@@ -62,7 +63,8 @@ Rows<T> rows_of(const tn_tensor& t, const char* what) {
     } else if (++level < 2) {
       size[level] = t.shape[i], stride[level] = t.strides[i];
     } else {
-      fail(TN_E_UNSUPPORTED, std::string(what) + " of shape " + shape_text(t) + " is strided along more than two axes; make it contiguous");
+      fail(TN_E_UNSUPPORTED, std::string(what) + " of shape " + shape_text(t) +
+                                 " is strided along more than two axes; make it contiguous");
     }
   }
   r.n = size[0] * size[1], r.inner = size[0], r.inner_stride = stride[0], r.outer_stride = stride[1];
@@ -91,7 +93,8 @@ T* vector_of(const tn_tensor& t, int64_t n, tn_dtype dtype, const char* what, co
   expect_type(t, dtype, what, name);
   if (!sdk::is_contiguous(t)) fail(TN_E_UNSUPPORTED, std::string(what) + " must be contiguous");
   if (sdk::count(t) != n)
-    fail(TN_E_ARGUMENT, std::string(what) + " has " + std::to_string(sdk::count(t)) + " elements where " + std::to_string(n) + " are needed");
+    fail(TN_E_ARGUMENT, std::string(what) + " has " + std::to_string(sdk::count(t)) + " elements where " +
+                            std::to_string(n) + " are needed");
   return sdk::data<T>(t);
 }
 

@@ -12,11 +12,14 @@ Device::Device(const std::string& object) {
   require(*this, api->open(host.get(), 0, &handle));
   info.struct_size = sizeof info;
   require(*this, api->info(handle, 1, &info));
-  std::printf("%s, %s, %s, %u threads: %.0f GFLOP/s in %s, %.1f GB/s\n", info.name, info.arch, info.runtime, info.n_threads, info.gemm_flops * 1e-9,
-              sdk::same(info.gemm_dtype, sdk::kBF16) ? "bf16" : "f32", info.bytes_per_second * 1e-9);
+  std::printf("%s, %s, %s, %u threads: %.0f GFLOP/s in %s, %.1f GB/s\n", info.name, info.arch, info.runtime,
+              info.n_threads, info.gemm_flops * 1e-9, sdk::same(info.gemm_dtype, sdk::kBF16) ? "bf16" : "f32",
+              info.bytes_per_second * 1e-9);
 }
 
-Device::~Device() { api->close(handle); }
+Device::~Device() {
+  api->close(handle);
+}
 
 void require(const Device& device, int32_t status) {
   if (status >= 0) return;
@@ -25,7 +28,9 @@ void require(const Device& device, int32_t status) {
 }
 
 std::vector<double> best_seconds(const std::vector<std::function<void()>>& candidates, double seconds) {
-  const auto now = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); };
+  const auto now = [] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  };
   std::vector<double> best(candidates.size(), 1e30);
   for (const auto& run : candidates) run();  // code generation, page faults
   const double end = now() + seconds;

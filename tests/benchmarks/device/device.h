@@ -1,4 +1,5 @@
-// The device under measurement, loaded as a host loads it, and clocks that compare fairly on a machine that others use too.
+// The device under measurement, loaded as a host loads it, and clocks that compare fairly on a machine that others use
+// too.
 #pragma once
 
 #include <chrono>
@@ -28,7 +29,8 @@ struct Device {
 // Stops the program with the host's sentence.
 void require(const Device& device, int32_t status);
 
-// The best time of each candidate: they take turns, so that a noisy moment hits all of them. Runs for about `seconds` in all.
+// The best time of each candidate: they take turns, so that a noisy moment hits all of them. Runs for about `seconds`
+// in all.
 std::vector<double> best_seconds(const std::vector<std::function<void()>>& candidates, double seconds);
 
 }  // namespace tenon::benchmarks

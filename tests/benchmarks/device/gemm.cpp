@@ -1,4 +1,5 @@
-// Products of a training step through the device, next to oneDNN called alone in the same run: plain matmul, and sgemm where it applies.
+// Products of a training step through the device, next to oneDNN called alone in the same run: plain matmul, and sgemm
+// where it applies.
 //
 //   benchmark_gemm [object.so] [rows]
 #include <dnnl.hpp>
@@ -26,9 +27,11 @@ class Alone {
  public:
   Alone(const Product& p, bool bf16, bool f32_result, double beta, const Tensor& a, const Tensor& b, Tensor& c)
       : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {
-    const auto type = bf16 ? memory::data_type::bf16 : memory::data_type::f32, result = f32_result ? memory::data_type::f32 : type;
+    const auto type = bf16 ? memory::data_type::bf16 : memory::data_type::f32,
+               result = f32_result ? memory::data_type::f32 : type;
     const memory::desc da({p.m, p.k}, type, p.a_transposed ? memory::dims{1, p.m} : memory::dims{p.k, 1}),
-        db({p.k, p.n}, type, p.b_transposed ? memory::dims{1, p.k} : memory::dims{p.n, 1}), dc({p.m, p.n}, result, memory::dims{p.n, 1});
+        db({p.k, p.n}, type, p.b_transposed ? memory::dims{1, p.k} : memory::dims{p.n, 1}),
+        dc({p.m, p.n}, result, memory::dims{p.n, 1});
     dnnl::primitive_attr attr;
     if (beta != 0) {
       dnnl::post_ops sum;
@@ -60,7 +63,8 @@ class Alone {
 Tensor filled(tn_dtype dtype, int64_t rows, int64_t cols) {
   Tensor t(dtype, {rows, cols});
   sdk::with_float_type(dtype, "", [&]<class T>(T) {
-    for (int64_t i = 0; i < rows * cols; ++i) t.as<T>()[i] = sdk::from_float<T>(static_cast<float>(i % 97) * 0.01f - 0.5f);
+    for (int64_t i = 0; i < rows * cols; ++i)
+      t.as<T>()[i] = sdk::from_float<T>(static_cast<float>(i % 97) * 0.01f - 0.5f);
   });
   return t;
 }
@@ -94,18 +98,20 @@ void compare(Device& device, const Product& p, bool bf16, bool f32_result, doubl
   };
   if (!bf16)
     runs.push_back([&] {
-      dnnl_sgemm(p.a_transposed ? 'T' : 'N', p.b_transposed ? 'T' : 'N', p.m, p.n, p.k, 1.0f, a.as<float>(), p.a_transposed ? p.m : p.k, b.as<float>(),
-                 p.b_transposed ? p.k : p.n, static_cast<float>(beta), other.as<float>(), p.n);
+      dnnl_sgemm(p.a_transposed ? 'T' : 'N', p.b_transposed ? 'T' : 'N', p.m, p.n, p.k, 1.0f, a.as<float>(),
+                 p.a_transposed ? p.m : p.k, b.as<float>(), p.b_transposed ? p.k : p.n, static_cast<float>(beta),
+                 other.as<float>(), p.n);
     });
   const double flop = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
   const auto seconds = benchmarks::best_seconds(runs, 0.4);
-  const double ours = flop / seconds[0] * 1e-9, with_packed = flop / seconds[1] * 1e-9, matmul = flop / seconds[2] * 1e-9;
+  const double ours = flop / seconds[0] * 1e-9, with_packed = flop / seconds[1] * 1e-9,
+               matmul = flop / seconds[2] * 1e-9;
   const double sgemm = bf16 ? 0 : flop / seconds[3] * 1e-9, best = std::max(matmul, sgemm);
   char alone_sgemm[16] = "-";
   if (!bf16) std::snprintf(alone_sgemm, sizeof alone_sgemm, "%.0f", sgemm);
-  std::printf("%-5s %6ld %6ld %6ld  %s->%-4s %s  %8.0f %8.0f %9.0f %8s %7.2f\n", p.name, static_cast<long>(p.m), static_cast<long>(p.n),
-              static_cast<long>(p.k), bf16 ? "bf16" : "f32 ", f32_result ? "f32" : "bf16", beta != 0 ? "+=" : " =", ours, with_packed, matmul, alone_sgemm,
-              ours / best);
+  std::printf("%-5s %6ld %6ld %6ld  %s->%-4s %s  %8.0f %8.0f %9.0f %8s %7.2f\n", p.name, static_cast<long>(p.m),
+              static_cast<long>(p.n), static_cast<long>(p.k), bf16 ? "bf16" : "f32 ", f32_result ? "f32" : "bf16",
+              beta != 0 ? "+=" : " =", ours, with_packed, matmul, alone_sgemm, ours / best);
   std::fflush(stdout);
 }
 
@@ -115,10 +121,13 @@ int main(int argc, char** argv) {
   Device device(argc > 1 ? argv[1] : TENON_DEVICE_OBJECT);
   const int64_t rows = argc > 2 ? std::atol(argv[2]) : 1024;
   const bool bf16 = sdk::same(device.info.gemm_dtype, sdk::kBF16);
-  std::printf("GFLOP/s                              %8s %8s %9s %8s %7s\n", "device", "packed", "matmul", "sgemm", "ratio");
-  const int64_t shapes[][2] = {{576, 576}, {192, 576}, {1536, 576}, {576, 1536}, {49152, 576}, {8, 576}, {64, 576}, {576, 8}, {576, 64}};
+  std::printf("GFLOP/s                              %8s %8s %9s %8s %7s\n", "device", "packed", "matmul", "sgemm",
+              "ratio");
+  const int64_t shapes[][2] = {{576, 576}, {192, 576}, {1536, 576}, {576, 1536}, {49152, 576},
+                               {8, 576},   {64, 576},  {576, 8},    {576, 64}};
   for (const auto& [n, k] : shapes) {
-    const Product forward{"y", rows, n, k, false, true}, input{"dx", rows, k, n, false, false}, weight{"dW", n, k, rows, true, false};
+    const Product forward{"y", rows, n, k, false, true}, input{"dx", rows, k, n, false, false},
+        weight{"dW", n, k, rows, true, false};
     for (const bool low : {false, true}) {
       if (low && !bf16) continue;  // bf16 alone is emulated here: no comparison
       compare(device, forward, low, !low, 0);

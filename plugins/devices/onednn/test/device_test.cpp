@@ -22,7 +22,8 @@ TEST_P(Device, NegotiatesAndRefusesOtherMajors) {
 }
 
 TEST_P(Device, MemoryIsAlignedAndWritable) {
-  for (const uint64_t n : {uint64_t{1}, uint64_t{63}, uint64_t{4097}, uint64_t{(2u << 20) - 1}, uint64_t{2u << 20}, uint64_t{(5u << 20) + 1}}) {
+  for (const uint64_t n : {uint64_t{1}, uint64_t{63}, uint64_t{4097}, uint64_t{(2u << 20) - 1}, uint64_t{2u << 20},
+                           uint64_t{(5u << 20) + 1}}) {
     void* p = nullptr;
     ASSERT_EQ(api->alloc(device, n, &p), TN_OK) << host.error;
     EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % TN_ALIGNMENT, 0u);
@@ -111,7 +112,8 @@ TEST_P(Device, ThreadsShareTheDevice) {
     workers.emplace_back([&, w] {
       omp_set_num_threads(1);
       for (int64_t i = 1; i < 20; ++i) {
-        Tensor a(kF32, {i, 8}, std::vector<float>(i * 8, 1.0f)), b(kF32, {8, 4}, std::vector<float>(32, static_cast<float>(w))), c(kF32, {i, 4});
+        Tensor a(kF32, {i, 8}, std::vector<float>(i * 8, 1.0f)),
+            b(kF32, {8, 4}, std::vector<float>(32, static_cast<float>(w))), c(kF32, {i, 4});
         const tn_gemm g{TN_SIZE_TO(tn_gemm, packed_b), 0, a.get(), b.get(), c.get(), nullptr, 1.0, 0.0, nullptr};
         uint64_t n = 0;
         if (api->gemm_workspace(device, &g, &n) != TN_OK) ++wrong;

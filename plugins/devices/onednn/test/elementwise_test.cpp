@@ -11,20 +11,24 @@ TEST_P(Elementwise, SwigluAndItsGradient) {
     for (const int64_t rows : {1, 3, 41})
       for (const int64_t n : {1, 15, 200, 5001}) {
         // Gate and up side by side in one buffer, as a fused projection leaves them.
-        Tensor both(d, {rows, 2 * n}, noise(rows * 2 * n, 1, d, 4.0f)), dout(d, {rows, n}, noise(rows * n, 2, d)), out(d, {rows, n});
+        Tensor both(d, {rows, 2 * n}, noise(rows * 2 * n, 1, d, 4.0f)), dout(d, {rows, n}, noise(rows * n, 2, d)),
+            out(d, {rows, n});
         View gate(both.get()->data, d, {rows, n}, {2 * n, 1}), up(both.get()->data, d, {rows, n}, {2 * n, 1});
         up.tensor.byte_offset = static_cast<uint64_t>(n) * d.bits / 8;
         ASSERT_EQ(ops->swiglu(device, stream, &gate.tensor, &up.tensor, out.get()), TN_OK) << host.error;
         const auto v = both.floats(), o = out.floats(), g = dout.floats();
         // The gradients overwrite gate and up.
-        ASSERT_EQ(ops->swiglu_backward(device, stream, dout.get(), &gate.tensor, &up.tensor, &gate.tensor, &up.tensor), TN_OK) << host.error;
+        ASSERT_EQ(ops->swiglu_backward(device, stream, dout.get(), &gate.tensor, &up.tensor, &gate.tensor, &up.tensor),
+                  TN_OK)
+            << host.error;
         const auto dv = both.floats();
         for (int64_t r = 0; r < rows; ++r)
           for (int64_t i = 0; i < n; ++i) {
             const double x = v[r * 2 * n + i], u = v[r * 2 * n + n + i], s = 1 / (1 + std::exp(-x)), dy = g[r * n + i];
             const double e = x * s * u, dg = dy * u * s * (1 + x * (1 - s)), du = dy * x * s;
             ASSERT_NEAR(o[r * n + i], e, std::abs(e) * (1e-6 + tolerance(d)) + 1e-37) << x << " " << u;
-            ASSERT_NEAR(dv[r * 2 * n + i], dg, std::abs(dg) * tolerance(d) + std::abs(dy * u) * 1e-6 + 1e-37) << x << " " << u;
+            ASSERT_NEAR(dv[r * 2 * n + i], dg, std::abs(dg) * tolerance(d) + std::abs(dy * u) * 1e-6 + 1e-37)
+                << x << " " << u;
             ASSERT_NEAR(dv[r * 2 * n + n + i], du, std::abs(du) * (1e-6 + tolerance(d)) + 1e-37) << x;
           }
       }
@@ -54,7 +58,8 @@ TEST_P(Elementwise, AxpbyConvertsEveryPair) {
           const auto w = y.floats();
           for (int64_t i = 0; i < n; ++i) {
             const double e = 0.75 * v[i] + (beta ? beta * old[i] : 0);
-            ASSERT_NEAR(w[i], e, std::abs(e) * tolerance(dy) + 1e-7 * (std::abs(v[i]) + 1)) << name_of(dx) << " -> " << name_of(dy);
+            ASSERT_NEAR(w[i], e, std::abs(e) * tolerance(dy) + 1e-7 * (std::abs(v[i]) + 1))
+                << name_of(dx) << " -> " << name_of(dy);
           }
         }
   Tensor x(kF32, {5}, {1, -2, INFINITY, NAN, 0});
@@ -71,7 +76,8 @@ TEST_P(Elementwise, AxpbyOnViews) {
   const auto v = x.floats(), w = y.floats();
   for (int i = 0; i < 4; ++i)
     for (int j = 0; j < 3; ++j)
-      for (int k = 0; k < 2; ++k) EXPECT_EQ(w[(i * 3 + j) * 2 + k], sdk::to_float(sdk::from_float<sdk::bf16>(v[i * 10 + j * 3 + k])));
+      for (int k = 0; k < 2; ++k)
+        EXPECT_EQ(w[(i * 3 + j) * 2 + k], sdk::to_float(sdk::from_float<sdk::bf16>(v[i * 10 + j * 3 + k])));
   View columns(x.get()->data, kF32, {10, 4}, {1, 10});
   Tensor z(kF32, {10, 4});
   EXPECT_EQ(ops->axpby(device, stream, 1.0, &columns.tensor, 0.0, z.get()), TN_E_UNSUPPORTED);
@@ -123,7 +129,8 @@ TEST_P(Elementwise, EmbeddingGathersAndScatters) {
     ASSERT_EQ(ops->embedding(device, stream, table.get(), ids.get(), y.get()), TN_OK) << host.error;
     const auto v = table.floats(), w = y.floats();
     for (int64_t t = 0; t < tokens; ++t)
-      for (int64_t i = 0; i < n; ++i) ASSERT_NEAR(w[t * n + i], v[id[t] * n + i], std::abs(v[id[t] * n + i]) * tolerance(d));
+      for (int64_t i = 0; i < n; ++i)
+        ASSERT_NEAR(w[t * n + i], v[id[t] * n + i], std::abs(v[id[t] * n + i]) * tolerance(d));
     // Backward: f32 additions in token order, to the bit, for any number of threads.
     std::vector<float> expected = noise(vocabulary * n, 9);
     const std::vector<float> start = expected;

@@ -50,10 +50,13 @@ class DeviceTest : public testing::TestWithParam<std::string> {
   int threads = 1;
 };
 
-inline std::string label(const testing::TestParamInfo<std::string>& info) { return sdk::testing::object_label(info.param); }
+inline std::string label(const testing::TestParamInfo<std::string>& info) {
+  return sdk::testing::object_label(info.param);
+}
 
-#define TENON_ON_EVERY_LEVEL(suite) \
-  INSTANTIATE_TEST_SUITE_P(Levels, suite, testing::ValuesIn(tenon::sdk::testing::plugin_objects()), tenon::onednn::test::label)
+#define TENON_ON_EVERY_LEVEL(suite)                                                                 \
+  INSTANTIATE_TEST_SUITE_P(Levels, suite, testing::ValuesIn(tenon::sdk::testing::plugin_objects()), \
+                           tenon::onednn::test::label)
 
 // Normal numbers, exactly representable in `dtype` so that references start from what the device reads.
 inline std::vector<float> noise(int64_t n, uint32_t seed, tn_dtype dtype = kF32, float scale = 1.0f) {
@@ -74,8 +77,12 @@ inline Tensor ints(const std::vector<int32_t>& values) {
 }
 
 // Half a unit in the last place of `dtype` relative to the value, times `units`.
-inline double tolerance(tn_dtype dtype, double units = 1.0) { return units * (sdk::same(dtype, kBF16) ? 0x1p-8 : sdk::same(dtype, kF16) ? 0x1p-11 : 0x1p-24); }
+inline double tolerance(tn_dtype dtype, double units = 1.0) {
+  return units * (sdk::same(dtype, kBF16) ? 0x1p-8 : sdk::same(dtype, kF16) ? 0x1p-11 : 0x1p-24);
+}
 
-inline const char* name_of(tn_dtype d) { return sdk::same(d, kF32) ? "f32" : sdk::same(d, kBF16) ? "bf16" : "f16"; }
+inline const char* name_of(tn_dtype d) {
+  return sdk::same(d, kF32) ? "f32" : sdk::same(d, kBF16) ? "bf16" : "f16";
+}
 
 }  // namespace tenon::onednn::test

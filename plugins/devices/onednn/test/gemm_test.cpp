@@ -18,11 +18,21 @@ struct Operand {
   Operand(tn_dtype dtype, int64_t batch, int64_t rows, int64_t cols, Layout layout, const std::vector<float>& dense)
       : memory(dtype, {batch * (rows + 3) * (cols + 5) * 2}), batch(batch), rows(rows), cols(cols), values(dense) {
     switch (layout) {
-      case Layout::kRows: row = cols, col = 1; break;
-      case Layout::kColumns: row = 1, col = rows; break;
-      case Layout::kWide: row = cols + 5, col = 1; break;
-      case Layout::kWideColumns: row = 1, col = rows + 3; break;
-      case Layout::kEverySecond: row = 2 * cols + 2, col = 2; break;
+      case Layout::kRows:
+        row = cols, col = 1;
+        break;
+      case Layout::kColumns:
+        row = 1, col = rows;
+        break;
+      case Layout::kWide:
+        row = cols + 5, col = 1;
+        break;
+      case Layout::kWideColumns:
+        row = 1, col = rows + 3;
+        break;
+      case Layout::kEverySecond:
+        row = 2 * cols + 2, col = 2;
+        break;
     }
     batch_stride = layout == Layout::kRows || layout == Layout::kColumns ? rows * cols : (rows + 3) * (cols + 5) * 2;
     memory.assign(std::vector<float>(memory.size(), NAN));
@@ -30,7 +40,8 @@ struct Operand {
       for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = 0; j < cols; ++j) put(b, i, j, dense[(b * rows + i) * cols + j]);
     if (batch == 1) {
-      view = std::make_unique<View>(memory.get()->data, dtype, std::initializer_list<int64_t>{rows, cols}, std::initializer_list<int64_t>{row, col});
+      view = std::make_unique<View>(memory.get()->data, dtype, std::initializer_list<int64_t>{rows, cols},
+                                    std::initializer_list<int64_t>{row, col});
     } else {
       view = std::make_unique<View>(memory.get()->data, dtype, std::initializer_list<int64_t>{batch, rows, cols},
                                     std::initializer_list<int64_t>{batch_stride, row, col});
@@ -38,7 +49,8 @@ struct Operand {
   }
   int64_t at(int64_t b, int64_t i, int64_t j) const { return b * batch_stride + i * row + j * col; }
   void put(int64_t b, int64_t i, int64_t j, float x) {
-    sdk::with_float_type(memory.get()->dtype, "", [&]<class T>(T) { memory.as<T>()[at(b, i, j)] = sdk::from_float<T>(x); });
+    sdk::with_float_type(memory.get()->dtype, "",
+                         [&]<class T>(T) { memory.as<T>()[at(b, i, j)] = sdk::from_float<T>(x); });
   }
   double get(int64_t b, int64_t i, int64_t j) const {
     double x = 0;
@@ -68,15 +80,25 @@ struct Case {
 };
 
 // Runs the case and answers the largest error in units of what rounding allows; NaN where the device failed.
-double worst_error(const tn_device_api* api, tn_device* device, tn_stream* stream, const sdk::testing::FakeHost& host, const Case& t, bool bf16_products) {
+double worst_error(const tn_device_api* api, tn_device* device, tn_stream* stream, const sdk::testing::FakeHost& host,
+                   const Case& t, bool bf16_products) {
   const int64_t nb = t.shared_b ? 1 : t.batch;
-  Operand a(t.a, t.batch, t.m, t.k, t.la, noise(t.batch * t.m * t.k, 1, t.a)), b(t.b, nb, t.k, t.n, t.lb, noise(nb * t.k * t.n, 2, t.b));
+  Operand a(t.a, t.batch, t.m, t.k, t.la, noise(t.batch * t.m * t.k, 1, t.a)),
+      b(t.b, nb, t.k, t.n, t.lb, noise(nb * t.k * t.n, 2, t.b));
   // Where beta is 0, C begins as NaN: it must not be read.
-  Operand c(t.c, t.batch, t.m, t.n, t.lc,
-            t.beta ? noise(t.batch * t.m * t.n, 3, t.c) : std::vector<float>(static_cast<size_t>(t.batch * t.m * t.n), NAN));
+  Operand c(
+      t.c, t.batch, t.m, t.n, t.lc,
+      t.beta ? noise(t.batch * t.m * t.n, 3, t.c) : std::vector<float>(static_cast<size_t>(t.batch * t.m * t.n), NAN));
   Tensor bias(t.bias_type, {t.n}, noise(t.n, 4, t.bias_type));
-  const tn_gemm g{TN_SIZE_TO(tn_gemm, packed_b), t.exact ? uint32_t{TN_GEMM_EXACT} : 0u, &a.view->tensor, &b.view->tensor, &c.view->tensor,
-                  t.bias ? bias.get() : nullptr, t.alpha, t.beta, nullptr};
+  const tn_gemm g{TN_SIZE_TO(tn_gemm, packed_b),
+                  t.exact ? uint32_t{TN_GEMM_EXACT} : 0u,
+                  &a.view->tensor,
+                  &b.view->tensor,
+                  &c.view->tensor,
+                  t.bias ? bias.get() : nullptr,
+                  t.alpha,
+                  t.beta,
+                  nullptr};
   uint64_t bytes = 0;
   if (api->gemm_workspace(device, &g, &bytes) != TN_OK) return ADD_FAILURE() << host.error, NAN;
   sdk::testing::Memory workspace(bytes, 0xFF);
@@ -97,7 +119,8 @@ double worst_error(const tn_device_api* api, tn_device* device, tn_stream* strea
         const double expected = t.alpha * sum + t.beta * old + shift;
         const double scale = std::abs(t.alpha) * size + std::abs(t.beta * old) + std::abs(shift);
         // f32 accumulation, the operands' rounding where f32 was multiplied as bf16, the result's rounding.
-        const double allowed = scale * (0x1p-22 + (bf16_products ? 0x1p-8 : 0)) + std::abs(expected) * tolerance(t.c) + 1e-30;
+        const double allowed =
+            scale * (0x1p-22 + (bf16_products ? 0x1p-8 : 0)) + std::abs(expected) * tolerance(t.c) + 1e-30;
         const double error = std::abs(c.get(i, r, q) - expected) / allowed;
         worst = error > worst || std::isnan(error) ? error : worst;
         if (std::isnan(error)) return ADD_FAILURE() << "NaN in C", NAN;
@@ -106,7 +129,10 @@ double worst_error(const tn_device_api* api, tn_device* device, tn_stream* strea
 }
 
 // f32 meets bf16 without `exact`: rounding the f32 side to bf16 is allowed.
-bool may_round(const Case& t) { return !t.exact && (sdk::same(t.a, kF32) + sdk::same(t.b, kF32) == 1) && !sdk::same(t.a, kF16) && !sdk::same(t.b, kF16); }
+bool may_round(const Case& t) {
+  return !t.exact && (sdk::same(t.a, kF32) + sdk::same(t.b, kF32) == 1) && !sdk::same(t.a, kF16) &&
+         !sdk::same(t.b, kF16);
+}
 
 TEST_P(Gemm, EveryDtypeAndLayout) {
   for (const tn_dtype da : {kF32, kBF16, kF16})
@@ -117,20 +143,34 @@ TEST_P(Gemm, EveryDtypeAndLayout) {
             for (const double beta : {0.0, 1.0}) {
               Case t{.m = 19, .n = 37, .k = 23, .a = da, .b = db, .c = dc, .la = la, .lb = lb, .beta = beta};
               EXPECT_LT(worst_error(api, device, stream, host, t, may_round(t)), 1.0)
-                  << name_of(da) << " " << name_of(db) << " " << name_of(dc) << " layouts " << int(la) << " " << int(lb) << " beta " << beta;
+                  << name_of(da) << " " << name_of(db) << " " << name_of(dc) << " layouts " << int(la) << " " << int(lb)
+                  << " beta " << beta;
             }
 }
 
 TEST_P(Gemm, EveryLayoutOfC) {
   for (const tn_dtype d : {kF32, kBF16})
     for (const tn_dtype dc : {kF32, kBF16})
-      for (const Layout lc : {Layout::kRows, Layout::kColumns, Layout::kWide, Layout::kWideColumns, Layout::kEverySecond})
+      for (const Layout lc :
+           {Layout::kRows, Layout::kColumns, Layout::kWide, Layout::kWideColumns, Layout::kEverySecond})
         for (const bool bias : {false, true})
           for (const double alpha : {1.0, -0.5})
             for (const double beta : {0.0, 0.25}) {
-              Case t{.batch = 2, .m = 17, .n = 33, .k = 9, .a = d, .b = d, .c = dc, .lb = Layout::kColumns, .lc = lc, .alpha = alpha, .beta = beta, .bias = bias};
+              Case t{.batch = 2,
+                     .m = 17,
+                     .n = 33,
+                     .k = 9,
+                     .a = d,
+                     .b = d,
+                     .c = dc,
+                     .lb = Layout::kColumns,
+                     .lc = lc,
+                     .alpha = alpha,
+                     .beta = beta,
+                     .bias = bias};
               EXPECT_LT(worst_error(api, device, stream, host, t, false), 1.0)
-                  << name_of(d) << " -> " << name_of(dc) << " layout " << int(lc) << " bias " << bias << " alpha " << alpha << " beta " << beta;
+                  << name_of(d) << " -> " << name_of(dc) << " layout " << int(lc) << " bias " << bias << " alpha "
+                  << alpha << " beta " << beta;
             }
 }
 
@@ -142,7 +182,8 @@ TEST_P(Gemm, AwkwardSizes) {
           for (const bool transposed : {false, true}) {
             const Layout l = transposed ? Layout::kColumns : Layout::kRows;
             Case t{.m = m, .n = n, .k = k, .a = d, .b = d, .la = l, .lb = l, .beta = 1, .bias = true, .bias_type = d};
-            EXPECT_LT(worst_error(api, device, stream, host, t, false), 1.0) << name_of(d) << " " << m << " " << n << " " << k << " " << transposed;
+            EXPECT_LT(worst_error(api, device, stream, host, t, false), 1.0)
+                << name_of(d) << " " << m << " " << n << " " << k << " " << transposed;
           }
 }
 
@@ -150,19 +191,32 @@ TEST_P(Gemm, BatchesAndSharedOperands) {
   for (const tn_dtype d : {kF32, kBF16, kF16})
     for (const Layout l : {Layout::kRows, Layout::kColumns, Layout::kWide, Layout::kEverySecond})
       for (const bool shared : {false, true}) {
-        Case t{.batch = 5, .m = 12, .n = 20, .k = 16, .a = d, .b = d, .c = sdk::same(d, kBF16) ? kBF16 : kF32, .la = l, .lb = l, .alpha = 0.125, .shared_b = shared};
-        EXPECT_LT(worst_error(api, device, stream, host, t, false), 1.0) << name_of(d) << " layout " << int(l) << " shared " << shared;
+        Case t{.batch = 5,
+               .m = 12,
+               .n = 20,
+               .k = 16,
+               .a = d,
+               .b = d,
+               .c = sdk::same(d, kBF16) ? kBF16 : kF32,
+               .la = l,
+               .lb = l,
+               .alpha = 0.125,
+               .shared_b = shared};
+        EXPECT_LT(worst_error(api, device, stream, host, t, false), 1.0)
+            << name_of(d) << " layout " << int(l) << " shared " << shared;
       }
 }
 
 TEST_P(Gemm, ConvertedOperandsLargerThanATile) {
   // Beyond 1024 rows or columns and 2048 of depth, conversion goes tile by tile.
   for (const tn_dtype c : {kF32, kBF16}) {
-    Case deep{.m = 5, .n = 6, .k = 4801, .a = kF16, .b = kF16, .c = c, .la = Layout::kColumns, .beta = 0.5, .bias = true};
+    Case deep{
+        .m = 5, .n = 6, .k = 4801, .a = kF16, .b = kF16, .c = c, .la = Layout::kColumns, .beta = 0.5, .bias = true};
     EXPECT_LT(worst_error(api, device, stream, host, deep, false), 1.0) << name_of(c);
     Case tall{.m = 1100, .n = 3, .k = 7, .a = kF16, .b = kF32, .c = c, .alpha = 2, .beta = 1, .bias = true};
     EXPECT_LT(worst_error(api, device, stream, host, tall, false), 1.0) << name_of(c);
-    Case wide{.m = 3, .n = 2100, .k = 7, .a = kBF16, .b = kF32, .c = c, .lb = Layout::kColumns, .beta = 1, .exact = true};
+    Case wide{
+        .m = 3, .n = 2100, .k = 7, .a = kBF16, .b = kF32, .c = c, .lb = Layout::kColumns, .beta = 1, .exact = true};
     EXPECT_LT(worst_error(api, device, stream, host, wide, false), 1.0) << name_of(c);
   }
 }
@@ -224,12 +278,14 @@ TEST_P(Gemm, PackedWeights) {
         sdk::testing::Memory space(bytes);
         ASSERT_EQ(api->gemm(device, stream, &g, space.data(), bytes), TN_OK) << host.error;
         const auto x = plain.floats(), y = packed.floats();
-        for (size_t i = 0; i < x.size(); ++i) ASSERT_NEAR(x[i], y[i], 1e-4 * k) << name_of(d) << " m " << m << " at " << i;
+        for (size_t i = 0; i < x.size(); ++i)
+          ASSERT_NEAR(x[i], y[i], 1e-4 * k) << name_of(d) << " m " << m << " at " << i;
       }
 }
 
 TEST_P(Gemm, SameBitsEveryTime) {
-  Tensor a(kBF16, {130, 257}, noise(130 * 257, 1, kBF16)), b(kBF16, {257, 65}, noise(257 * 65, 2, kBF16)), c(kF32, {130, 65}), again(kF32, {130, 65});
+  Tensor a(kBF16, {130, 257}, noise(130 * 257, 1, kBF16)), b(kBF16, {257, 65}, noise(257 * 65, 2, kBF16)),
+      c(kF32, {130, 65}), again(kF32, {130, 65});
   tn_gemm g{TN_SIZE_TO(tn_gemm, packed_b), 0, a.get(), b.get(), c.get(), nullptr, 1.0, 0.0, nullptr};
   uint64_t bytes = 0;
   ASSERT_EQ(api->gemm_workspace(device, &g, &bytes), TN_OK);
@@ -241,7 +297,8 @@ TEST_P(Gemm, SameBitsEveryTime) {
 }
 
 TEST_P(Gemm, RefusesInWords) {
-  Tensor a(kF32, {3, 4}), b(kF32, {5, 6}), b4(kF32, {4, 6}), c(kF32, {3, 6}), half(kF16, {3, 6}), whole(kI32, {3, 4}), bias(kF32, {7});
+  Tensor a(kF32, {3, 4}), b(kF32, {5, 6}), b4(kF32, {4, 6}), c(kF32, {3, 6}), half(kF16, {3, 6}), whole(kI32, {3, 4}),
+      bias(kF32, {7});
   uint64_t bytes = 0;
   tn_gemm g{TN_SIZE_TO(tn_gemm, packed_b), 0, a.get(), b.get(), c.get(), nullptr, 1.0, 0.0, nullptr};
   EXPECT_EQ(api->gemm_workspace(device, &g, &bytes), TN_E_ARGUMENT);

@@ -20,7 +20,8 @@ TEST_P(Loss, CrossEntropyAndItsGradient) {
         const Tensor labels = ints(label);
         const auto v = logits.floats();
         // Without a scale the logits are left alone.
-        ASSERT_EQ(ops->cross_entropy(device, stream, &view.tensor, labels.get(), 0.0, losses.get()), TN_OK) << host.error;
+        ASSERT_EQ(ops->cross_entropy(device, stream, &view.tensor, labels.get(), 0.0, losses.get()), TN_OK)
+            << host.error;
         EXPECT_EQ(logits.floats(), v);
         const auto only_loss = losses.raw();
         ASSERT_EQ(ops->cross_entropy(device, stream, &view.tensor, labels.get(), scale, losses.get()), TN_OK);
@@ -31,11 +32,14 @@ TEST_P(Loss, CrossEntropyAndItsGradient) {
           for (int64_t i = 0; i < vocabulary; ++i) top = std::max<double>(top, v[r * stride + i]);
           for (int64_t i = 0; i < vocabulary; ++i) sum += std::exp(v[r * stride + i] - top);
           const double expected = label[r] < 0 ? 0 : std::log(sum) + top - v[r * stride + label[r]];
-          EXPECT_NEAR(losses.as<double>()[r], expected, 2e-7 * (1 + std::abs(expected))) << name_of(d) << " V " << vocabulary << " row " << r;
+          EXPECT_NEAR(losses.as<double>()[r], expected, 2e-7 * (1 + std::abs(expected)))
+              << name_of(d) << " V " << vocabulary << " row " << r;
           for (int64_t i = 0; i < vocabulary; ++i) {
             const double p = std::exp(v[r * stride + i] - top) / sum;
             const double e = label[r] < 0 ? 0 : (p - (i == label[r])) * scale;
-            ASSERT_NEAR(g[r * stride + i], e, std::abs(e) * (4e-6 + tolerance(d)) + 2e-7 * scale * p * (i == label[r]) + 1e-38) << "V " << vocabulary << " row " << r << " at " << i;
+            ASSERT_NEAR(g[r * stride + i], e,
+                        std::abs(e) * (4e-6 + tolerance(d)) + 2e-7 * scale * p * (i == label[r]) + 1e-38)
+                << "V " << vocabulary << " row " << r << " at " << i;
           }
           for (int64_t i = vocabulary; i < stride; ++i) EXPECT_EQ(g[r * stride + i], v[r * stride + i]);
         }
@@ -88,7 +92,8 @@ TEST_P(Loss, SumOfSquares) {
       EXPECT_EQ(out.as<double>()[1], 2.0);
     }
   // Squares that overflow f32 are finite here; NaN and Inf are counted.
-  Tensor x(kF32, {3, 2}, {1e30f, NAN, INFINITY, -INFINITY, 1e-30f, 2}), out(kF64, {2}), big(kF32, {2}, {1e30f, 1e30f}), other(kF64, {2});
+  Tensor x(kF32, {3, 2}, {1e30f, NAN, INFINITY, -INFINITY, 1e-30f, 2}), out(kF64, {2}), big(kF32, {2}, {1e30f, 1e30f}),
+      other(kF64, {2});
   ASSERT_EQ(ops->sum_squares(device, stream, x.get(), out.get()), TN_OK);
   EXPECT_EQ(out.as<double>()[1], 3.0);
   EXPECT_TRUE(std::isnan(out.as<double>()[0]));
@@ -117,7 +122,9 @@ TEST_P(Random, StochasticRoundingUsesNoiseOfItsElement) {
     if (n > 7) x.as<float>()[3] = NAN, x.as<float>()[4] = INFINITY, x.as<float>()[5] = -INFINITY;
     ASSERT_EQ(ops->round_stochastic(device, stream, x.get(), &rng, y.get()), TN_OK) << host.error;
     for (int64_t e = 0; e < n; ++e)
-      ASSERT_EQ(y.as<uint16_t>()[e], sdk::round_stochastic_bf16(x.as<float>()[e], sdk::noise16(rng, static_cast<uint64_t>(e)))) << n << " at " << e;
+      ASSERT_EQ(y.as<uint16_t>()[e],
+                sdk::round_stochastic_bf16(x.as<float>()[e], sdk::noise16(rng, static_cast<uint64_t>(e))))
+          << n << " at " << e;
   }
 }
 
@@ -126,7 +133,8 @@ TEST_P(Random, UniformIsTheGeneratorsOwn) {
   Tensor x(kF32, {5001});
   ASSERT_EQ(ops->fill_random(device, stream, TN_FILL_UNIFORM, 1.0, 0.5, &rng, x.get()), TN_OK) << host.error;
   const auto v = x.floats();
-  for (int64_t e = 0; e < 5001; ++e) ASSERT_NEAR(v[e], 1.0 + 0.5 * (2.0 * sdk::uniform(rng, static_cast<uint64_t>(e)) - 1), 1e-7) << e;
+  for (int64_t e = 0; e < 5001; ++e)
+    ASSERT_NEAR(v[e], 1.0 + 0.5 * (2.0 * sdk::uniform(rng, static_cast<uint64_t>(e)) - 1), 1e-7) << e;
 }
 
 TEST_P(Random, NormalMatchesTheGeneratorAndHasItsMoments) {

@@ -32,8 +32,10 @@ TEST(VectorMath, SineAndCosine) {
       const float x = limit * (static_cast<float>(i) / 200000.0f);
       const sdk::SinCos v = sdk::vsin_cos(x);
       // Next to a zero an ulp of the result is smaller than the reduction's error.
-      worst_sin = std::max(worst_sin, std::min(ulps(v.sin, std::sin(static_cast<double>(x))), std::abs(v.sin - std::sin(static_cast<double>(x))) * 0x1p30));
-      worst_cos = std::max(worst_cos, std::min(ulps(v.cos, std::cos(static_cast<double>(x))), std::abs(v.cos - std::cos(static_cast<double>(x))) * 0x1p30));
+      worst_sin = std::max(worst_sin, std::min(ulps(v.sin, std::sin(static_cast<double>(x))),
+                                               std::abs(v.sin - std::sin(static_cast<double>(x))) * 0x1p30));
+      worst_cos = std::max(worst_cos, std::min(ulps(v.cos, std::cos(static_cast<double>(x))),
+                                               std::abs(v.cos - std::cos(static_cast<double>(x))) * 0x1p30));
     }
   EXPECT_LT(worst_sin, 1.6);
   EXPECT_LT(worst_cos, 1.6);
