@@ -41,7 +41,7 @@ TEXTS = [
     "1 12 123 1234 12345 1,234,567.89 ١٢٣ १२३ ²³ Ⅷ ½", "x" * 300, "ab" * 200 + "é" * 100, "\x00\x01\x02\x7f \x85 \u200b\u200d\ufeff \u2028",
     "<s>special <|user|>inside</s> <s></s><|user|> text <pad>x <mask> y<mask>z word <WORD> WORDWORD a WORD b", "▁already ▁▁marked▁ _under_",
     "https://example.org/a?b=c&d=%20#frag user@host.tld C:\\x\\y", "İstanbul ΑΣ ß ẞ ǅ", "¿Qué? ¡Sí! «oui» “quotes” — … ‚low‘",
-    "a-b--c -d- 12-34 - --", "\ud7ff\ue000\U0010ffff\U0001f600", "ﬀ ŉ ß", "한국어 각 ᄀ각", "word\nword2\n\nword3 4\n5", " \n \n a \r b\r\rc",
+    "a-b--c -d- 12-34 - --", "\ud7ff\ue000\U0010ffff\U0001f600", "ﬀ ŉ ß", "한국어 각 ᄀ각", "word\nword2\n\nword3 4\n5", " \n \n a \r b\r\rc", "\u32ff x\u07fdy \U00010781 \u0afa",
 ]
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

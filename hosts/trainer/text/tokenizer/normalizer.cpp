@@ -3,6 +3,7 @@
 #include <unicode/bytestream.h>
 #include <unicode/normalizer2.h>
 #include <unicode/uchar.h>
+#include <unicode/uniset.h>
 
 #include <algorithm>
 
@@ -19,15 +20,30 @@ bool is_ascii(std::string_view text) {
   return std::none_of(text.begin(), text.end(), [](char c) { return c & 0x80; });
 }
 
+// The reference normalizes by the tables of Unicode 9.0: what was assigned later stays as it is.
+constexpr const char* kNormalizedAge = "[:age=9.0:]";
+constexpr uint8_t kNormalizedMajor = 9;
+
+const icu::UnicodeSet& normalized_characters() {
+  static const icu::UnicodeSet* const set = [] {
+    UErrorCode status = U_ZERO_ERROR;
+    auto* s = new icu::UnicodeSet(icu::UnicodeString(kNormalizedAge), status);
+    s->freeze();
+    return s;
+  }();
+  return *set;
+}
+
 class UnicodeForm final : public Normalizer {
  public:
   UnicodeForm(std::string_view form, const std::string& where) {
     UErrorCode status = U_ZERO_ERROR;
-    form_ = form == "NFC"    ? icu::Normalizer2::getNFCInstance(status)
-            : form == "NFD"  ? icu::Normalizer2::getNFDInstance(status)
-            : form == "NFKC" ? icu::Normalizer2::getNFKCInstance(status)
-                             : icu::Normalizer2::getNFKDInstance(status);
-    if (U_FAILURE(status)) throw Error(TN_E_UNSUPPORTED, where + ": this ICU offers no " + std::string(form) + "");
+    const icu::Normalizer2* whole = form == "NFC"    ? icu::Normalizer2::getNFCInstance(status)
+                                    : form == "NFD"  ? icu::Normalizer2::getNFDInstance(status)
+                                    : form == "NFKC" ? icu::Normalizer2::getNFKCInstance(status)
+                                                     : icu::Normalizer2::getNFKDInstance(status);
+    if (U_FAILURE(status)) throw Error(TN_E_UNSUPPORTED, where + ": this ICU offers no " + std::string(form));
+    form_ = std::make_unique<icu::FilteredNormalizer2>(*whole, normalized_characters());
   }
   void apply(std::string& text, bool) const override {
     if (is_ascii(text)) return;
@@ -42,7 +58,7 @@ class UnicodeForm final : public Normalizer {
   }
 
  private:
-  const icu::Normalizer2* form_;
+  std::unique_ptr<icu::FilteredNormalizer2> form_;
 };
 
 class Lowercase final : public Normalizer {
@@ -68,7 +84,9 @@ class StripAccents final : public Normalizer {
     std::string out;
     for (size_t i = 0; i < text.size();) {
       const char32_t c = next_utf8(text, i);
-      if (!(char_class(c) & kMark)) append_utf8(out, c);
+      UVersionInfo age;
+      u_charAge(UChar32(c), age);
+      if (!(char_class(c) & kMark) || age[0] > kNormalizedMajor) append_utf8(out, c);
     }
     text.swap(out);
   }
