@@ -1,7 +1,8 @@
-// Transcendental functions without branches or tables: one source for scalars (CPU loops that vectorize, CUDA, HIP) and for GCC vector types.
+// Transcendental functions without branches or tables: one source for scalars (CPU loops that vectorize, CUDA, HIP) and
+// for GCC vector types.
 //
-// F is float or a vector of floats. Results are within 1.2 units in the last place of the exact value (vtanh: 4) over all of f32;
-// NaN stays NaN.
+// F is float or a vector of floats. Results are within 1.2 units in the last place of the exact value (vtanh: 4) over
+// all of f32; NaN stays NaN.
 #pragma once
 
 #include <bit>

@@ -1,6 +1,7 @@
-// The backward pass: threads take chunks of keys, keep dK and dV of their chunk to themselves, and add to the dQ of a row tile in the
-// order of the chunks. A turn counter per row tile enforces that order, so results are the same bits for any number of threads and dQ
-// needs one f32 copy. Chunks are handed out in order, so the lowest unfinished one never waits and nothing can lock up.
+// The backward pass: threads take chunks of keys, keep dK and dV of their chunk to themselves, and add to the dQ of a
+// row tile in the order of the chunks. A turn counter per row tile enforces that order, so results are the same bits
+// for any number of threads and dQ needs one f32 copy. Chunks are handed out in order, so the lowest unfinished one
+// never waits and nothing can lock up.
 #pragma once
 
 #include <omp.h>
@@ -16,8 +17,8 @@ using Turn = std::atomic<int32_t>;
 static_assert(Turn::is_always_lock_free && sizeof(Turn) == sizeof(int32_t));
 
 struct BackwardSchedule {
-  int64_t chunks;     // of kChunkKeys keys
-  int64_t wave;       // (batch entry, key head) pairs whose dQ is in memory at a time
+  int64_t chunks;  // of kChunkKeys keys
+  int64_t wave;    // (batch entry, key head) pairs whose dQ is in memory at a time
   int64_t max_tasks;
   explicit BackwardSchedule(const Problem& p) {
     constexpr int64_t kQueryBytes = int64_t{64} << 20;
@@ -29,9 +30,9 @@ struct BackwardSchedule {
 };
 
 struct BackwardMemory {
-  float *dq, *lse, *dot;   // [wave, t_q · group, d_padded], [wave, t_q · group] twice
-  Turn* turns;             // [wave, row tiles]
-  double* sink;            // [batch · heads]
+  float *dq, *lse, *dot;  // [wave, t_q · group, d_padded], [wave, t_q · group] twice
+  Turn* turns;            // [wave, row tiles]
+  double* sink;           // [batch · heads]
   int64_t rows;
   std::vector<BackwardScratch> scratch;
 
@@ -60,18 +61,22 @@ struct ChunkVisits {
   }
 
  private:
-  static sdk::Run chunks(sdk::Run r) { return r.size() ? sdk::Run{r.begin / kChunkKeys, (r.end + kChunkKeys - 1) / kChunkKeys} : sdk::Run{0, 0}; }
+  static sdk::Run chunks(sdk::Run r) {
+    return r.size() ? sdk::Run{r.begin / kChunkKeys, (r.end + kChunkKeys - 1) / kChunkKeys} : sdk::Run{0, 0};
+  }
 };
 
-inline void write_query_gradient(const BackwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, const float* dq) {
+inline void write_query_gradient(const BackwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head,
+                                 const float* dq) {
   const Problem& p = call.problem;
   for (int64_t r = 0; r < tile.rows; ++r)
-    call.ports.dq.write(b, p.token(tile, r), p.head(kv_head, tile, r), static_cast<float>(p.scale), dq + r * p.d_padded);
+    call.ports.dq.write(b, p.token(tile, r), p.head(kv_head, tile, r), static_cast<float>(p.scale),
+                        dq + r * p.d_padded);
 }
 
 // L and D of one row tile; dQ of a tile that sees no key is final here.
-inline void prepare_rows(const BackwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, const BackwardScratch& s, float* lse, float* dot,
-                         float* dq) {
+inline void prepare_rows(const BackwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head,
+                         const BackwardScratch& s, float* lse, float* dot, float* dq) {
   const Problem& p = call.problem;
   for (int64_t r = 0; r < tile.rows; ++r) {
     const int64_t token = p.token(tile, r), head = p.head(kv_head, tile, r);
@@ -139,18 +144,21 @@ inline double sink_gradient(const BackwardCall& call, const GroupView& g, int64_
   const double logit = static_cast<double>(call.ports.sink_logit.at(0, head, 0));
   double sum = 0;
   for (int64_t t = 0, row = head % p.group; t < p.t_q; ++t, row += p.group)
-    if (const double lse = static_cast<double>(call.ports.lse.at(g.b, head, t)); lse != -INFINITY) sum -= std::exp(logit - lse) * g.dot[row];
+    if (const double lse = static_cast<double>(call.ports.lse.at(g.b, head, t)); lse != -INFINITY)
+      sum -= std::exp(logit - lse) * g.dot[row];
   return sum;
 }
 
-inline void backward_all(const BackwardCall& call, const BackwardSchedule& plan, const BackwardMemory& memory, int threads) {
+inline void backward_all(const BackwardCall& call, const BackwardSchedule& plan, const BackwardMemory& memory,
+                         int threads) {
   const Problem& p = call.problem;
   const int64_t tiles = static_cast<int64_t>(p.tiles.size());
   const bool with_sink = call.ports.sink_logit && call.ports.d_sink_logit;
   std::atomic<int64_t> next{0};
   const auto group = [&](int64_t first, int64_t slot) {
-    return GroupView{(first + slot) / p.kv_heads, (first + slot) % p.kv_heads,     memory.dq + slot * memory.rows * p.d_padded,
-                     memory.lse + slot * memory.rows, memory.dot + slot * memory.rows, memory.turns + slot * tiles};
+    return GroupView{
+        (first + slot) / p.kv_heads,     (first + slot) % p.kv_heads,     memory.dq + slot * memory.rows * p.d_padded,
+        memory.lse + slot * memory.rows, memory.dot + slot * memory.rows, memory.turns + slot * tiles};
   };
 #pragma omp parallel num_threads(threads)
   for (int64_t first = 0; first < p.groups(); first += plan.wave) {
@@ -172,7 +180,8 @@ inline void backward_all(const BackwardCall& call, const BackwardSchedule& plan,
     }
 #pragma omp single
     next.store(0);
-    for (int64_t n; (n = next.fetch_add(1)) < wave * plan.chunks;) backward_chunk(call, group(first, n % wave), n / wave, scratch);
+    for (int64_t n; (n = next.fetch_add(1)) < wave * plan.chunks;)
+      backward_chunk(call, group(first, n % wave), n / wave, scratch);
 #pragma omp barrier
   }
   for (int64_t h = 0; h < (with_sink ? p.heads : 0); ++h) {

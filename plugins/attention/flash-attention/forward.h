@@ -1,8 +1,10 @@
-// The forward pass: two schedules over the same tiles (FlashAttention, Dao et al. 2022, with the loop order of version 2).
+// The forward pass: two schedules over the same tiles (FlashAttention, Dao et al. 2022, with the loop order of version
+// 2).
 //
-// Packed: when keys are read by several row tiles, each (batch entry, key head) is packed once and shared by all query heads and row
-// tiles; threads take row tiles. Split: when nearly every key is read once (decoding), each row tile packs what it reads, and its keys
-// are split so that all threads have work; the parts are merged in order. Which one and how many parts follow from the shape alone.
+// Packed: when keys are read by several row tiles, each (batch entry, key head) is packed once and shared by all query
+// heads and row tiles; threads take row tiles. Split: when nearly every key is read once (decoding), each row tile
+// packs what it reads, and its keys are split so that all threads have work; the parts are merged in order. Which one
+// and how many parts follow from the shape alone.
 #pragma once
 
 #include <omp.h>
@@ -31,17 +33,20 @@ struct ForwardSchedule {
     const int64_t tasks = std::max<int64_t>(1, p.groups() * static_cast<int64_t>(p.tiles.size()));
     split = reads * kTileKeys < 2 * p.t_k || p.t_k == 0;
     const int64_t bytes = static_cast<int64_t>(sizeof(float)) * round_up(p.t_k, kPanel) * (p.d + p.e_padded);
-    wave = split ? 0 : std::clamp<int64_t>(kPackedBytes / std::max<int64_t>(1, bytes), 1, std::max<int64_t>(1, p.groups()));
-    parts = !split || tasks >= kMinTasks ? 1 : std::clamp<int64_t>(longest / kMinPartTiles, 1, std::min(kMaxParts, kMinTasks / tasks + 1));
+    wave = split ? 0
+                 : std::clamp<int64_t>(kPackedBytes / std::max<int64_t>(1, bytes), 1, std::max<int64_t>(1, p.groups()));
+    parts = !split || tasks >= kMinTasks
+                ? 1
+                : std::clamp<int64_t>(longest / kMinPartTiles, 1, std::min(kMaxParts, kMinTasks / tasks + 1));
     max_tasks = split ? tasks * parts : std::max<int64_t>(1, wave * static_cast<int64_t>(p.tiles.size()));
   }
 };
 
 struct ForwardMemory {
-  float *k = nullptr, *v = nullptr;                          // packed: [wave] panels, [wave] rows
-  float *part_out = nullptr, *part_lse = nullptr;            // split: [task, part, max_rows, e_padded], [task, part, max_rows]
-  std::vector<ForwardScratch> scratch;                       // per thread
-  std::vector<float*> tile_k, tile_v;                        // split, per thread
+  float *k = nullptr, *v = nullptr;                // packed: [wave] panels, [wave] rows
+  float *part_out = nullptr, *part_lse = nullptr;  // split: [task, part, max_rows, e_padded], [task, part, max_rows]
+  std::vector<ForwardScratch> scratch;             // per thread
+  std::vector<float*> tile_k, tile_v;              // split, per thread
   int64_t k_stride, v_stride;
 
   ForwardMemory(Workspace& w, const Problem& p, const ForwardSchedule& s, int64_t threads)
@@ -58,7 +63,8 @@ struct ForwardMemory {
   }
 };
 
-inline void forward_packed(const ForwardCall& call, const ForwardSchedule& plan, const ForwardMemory& memory, int threads) {
+inline void forward_packed(const ForwardCall& call, const ForwardSchedule& plan, const ForwardMemory& memory,
+                           int threads) {
   constexpr int64_t kBlock = 4 * kPanel;
   const Problem& p = call.problem;
   const int64_t tiles = static_cast<int64_t>(p.tiles.size()), blocks = (p.t_k + kBlock - 1) / kBlock;
@@ -86,7 +92,9 @@ inline void forward_packed(const ForwardCall& call, const ForwardSchedule& plan,
         const sdk::Run range = keys.at(t);
         const int64_t base = range.begin / kPanel * kPanel;
         attend(call, tile, b, head,
-               {range, base, memory.k + slot * memory.k_stride + base * p.d, memory.v + slot * memory.v_stride + range.begin * p.e_padded}, scratch);
+               {range, base, memory.k + slot * memory.k_stride + base * p.d,
+                memory.v + slot * memory.v_stride + range.begin * p.e_padded},
+               scratch);
       }
       finish(call, tile, b, head, run);
     }
@@ -104,7 +112,8 @@ inline void leave_part(const Problem& p, int64_t rows, const Running& run, float
 }
 
 // The parts of one row tile as if one pass had seen all keys: top and sum stand for Σ exp2(L − top).
-inline void join_parts(const Problem& p, const ForwardSchedule& plan, int64_t rows, const float* out, const float* lse, Running& run) {
+inline void join_parts(const Problem& p, const ForwardSchedule& plan, int64_t rows, const float* out, const float* lse,
+                       Running& run) {
   clear(p, rows, run);
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t part = 0; part < plan.parts; ++part) run.top[r] = std::max(run.top[r], lse[part * plan.max_rows + r]);
@@ -119,7 +128,8 @@ inline void join_parts(const Problem& p, const ForwardSchedule& plan, int64_t ro
   }
 }
 
-inline void forward_split(const ForwardCall& call, const ForwardSchedule& plan, const ForwardMemory& memory, int threads) {
+inline void forward_split(const ForwardCall& call, const ForwardSchedule& plan, const ForwardMemory& memory,
+                          int threads) {
   const Problem& p = call.problem;
   const int64_t tiles = static_cast<int64_t>(p.tiles.size()), tasks = tiles * p.groups();
 #pragma omp parallel num_threads(threads)
@@ -129,7 +139,8 @@ inline void forward_split(const ForwardCall& call, const ForwardSchedule& plan, 
     Running run = scratch.run;
 #pragma omp for schedule(dynamic)
     for (int64_t n = 0; n < tasks * plan.parts; ++n) {
-      const int64_t task = n / plan.parts, part = n % plan.parts, b = task / tiles / p.kv_heads, head = task / tiles % p.kv_heads;
+      const int64_t task = n / plan.parts, part = n % plan.parts, b = task / tiles / p.kv_heads,
+                    head = task / tiles % p.kv_heads;
       const RowTile& tile = p.tiles[task % tiles];
       read_queries(p, call.ports.q, tile, b, head, p.query_factor(), p.d_padded, scratch.query);
       clear(p, tile.rows, run);
@@ -144,7 +155,8 @@ inline void forward_split(const ForwardCall& call, const ForwardSchedule& plan, 
       if (plan.parts == 1) {
         finish(call, tile, b, head, run);
       } else {
-        leave_part(p, tile.rows, run, memory.part_out + n * plan.max_rows * p.e_padded, memory.part_lse + n * plan.max_rows);
+        leave_part(p, tile.rows, run, memory.part_out + n * plan.max_rows * p.e_padded,
+                   memory.part_lse + n * plan.max_rows);
       }
     }
 #pragma omp for schedule(dynamic)

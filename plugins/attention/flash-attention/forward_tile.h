@@ -43,8 +43,8 @@ struct KeyTiles {
   }
 };
 
-inline void read_queries(const Problem& p, const sdk::HeadRows& x, const RowTile& tile, int64_t b, int64_t kv_head, float factor, int64_t padded,
-                         float* to) {
+inline void read_queries(const Problem& p, const sdk::HeadRows& x, const RowTile& tile, int64_t b, int64_t kv_head,
+                         float factor, int64_t padded, float* to) {
   for (int64_t r = 0; r < tile.rows; ++r, to += padded) {
     if (r + kAhead < tile.rows) x.prefetch(b, p.token(tile, r + kAhead), p.head(kv_head, tile, r + kAhead));
     x.read(b, p.token(tile, r), p.head(kv_head, tile, r), factor, to);
@@ -53,10 +53,12 @@ inline void read_queries(const Problem& p, const sdk::HeadRows& x, const RowTile
 }
 
 inline tn_rng row_key(const Problem& p, const tn_rng& rng, const RowTile& tile, int64_t b, int64_t head) {
-  return sdk::dropout_key(rng, static_cast<uint64_t>(p.listed ? tile.segment : b), static_cast<uint64_t>(p.head_offset + head));
+  return sdk::dropout_key(rng, static_cast<uint64_t>(p.listed ? tile.segment : b),
+                          static_cast<uint64_t>(p.head_offset + head));
 }
 
-// A run of keys as the forward products read it: `k` has the panels from key `base` on, `v` the rows from keys.begin on.
+// A run of keys as the forward products read it: `k` has the panels from key `base` on, `v` the rows from keys.begin
+// on.
 struct KeyRun {
   sdk::Run keys;
   int64_t base;
@@ -68,36 +70,42 @@ struct KeyRun {
   }
 };
 
-inline void drop_weights(const ForwardCall& call, const RowTile& tile, int64_t r, int64_t b, int64_t kv_head, sdk::Run keys, float* weight) {
+inline void drop_weights(const ForwardCall& call, const RowTile& tile, int64_t r, int64_t b, int64_t kv_head,
+                         sdk::Run keys, float* weight) {
   const Problem& p = call.problem;
   const sdk::Segment& segment = p.segments[tile.segment];
   float keep[kTileKeys];
-  sdk::keep_factors(call.dropout, row_key(p, call.rng, tile, b, p.head(kv_head, tile, r)), segment.q_pos + p.query(tile, r),
-                    segment.k_pos + keys.begin - segment.k_begin, keys.end - keys.begin, keep);
+  sdk::keep_factors(call.dropout, row_key(p, call.rng, tile, b, p.head(kv_head, tile, r)),
+                    segment.q_pos + p.query(tile, r), segment.k_pos + keys.begin - segment.k_begin,
+                    keys.end - keys.begin, keep);
   for (int64_t c = 0; c < keys.end - keys.begin; ++c) weight[c] *= keep[c];
 }
 
 // Rows [row, row + part.rows) of the tile in scratch against one run of keys; `whole`: every row sees every key.
-inline void attend_rows(const ForwardCall& call, const RowTile& part, int64_t row, int64_t b, int64_t kv_head, const KeyRun& run, bool whole,
-                        const ForwardScratch& s) {
+inline void attend_rows(const ForwardCall& call, const RowTile& part, int64_t row, int64_t b, int64_t kv_head,
+                        const KeyRun& run, bool whole, const ForwardScratch& s) {
   const Problem& p = call.problem;
   const int64_t n = round_up(run.keys.end - run.base, kLanes), offset = run.keys.begin - run.base;
   float* out = s.run.out + row * p.e_padded;
-  multiply<false>(part.rows, n, p.d, {s.query + row * p.d_padded, p.d_padded}, packed(run.k, p.d), s.score, kTileKeys, false);
+  multiply<false>(part.rows, n, p.d, {s.query + row * p.d_padded, p.d_padded}, packed(run.k, p.d), s.score, kTileKeys,
+                  false);
   for (int64_t r = 0; r < part.rows; ++r) {
     float* score = s.score + r * kTileKeys;
     if (p.softcap > 0) bend(score, n, p.cap());
     if (!whole)
-      each_hidden(p.keys(part, r), run.base, n, run.keys, [&](int64_t from, int64_t to) { std::fill(score + from, score + to, -INFINITY); });
+      each_hidden(p.keys(part, r), run.base, n, run.keys,
+                  [&](int64_t from, int64_t to) { std::fill(score + from, score + to, -INFINITY); });
     softmax_row(score, n, s.run.top[row + r], s.run.sum[row + r], out + r * p.e_padded, p.e_padded);
     if (call.dropout.threshold) drop_weights(call, part, r, b, kv_head, run.keys, score + offset);
   }
-  multiply<false>(part.rows, p.e_padded, run.keys.end - run.keys.begin, {s.score + offset, kTileKeys}, row_major(run.v, p.e_padded), out, p.e_padded,
-                  true);
+  multiply<false>(part.rows, p.e_padded, run.keys.end - run.keys.begin, {s.score + offset, kTileKeys},
+                  row_major(run.v, p.e_padded), out, p.e_padded, true);
 }
 
-// One row tile against one run of keys, in fewer rows at a time where the mask cuts it, so that little hidden work is done.
-inline void attend(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, const KeyRun& run, const ForwardScratch& s) {
+// One row tile against one run of keys, in fewer rows at a time where the mask cuts it, so that little hidden work is
+// done.
+inline void attend(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, const KeyRun& run,
+                   const ForwardScratch& s) {
   const Problem& p = call.problem;
   const auto aligned = [](const KeyRun& r) { return r.keys.begin == r.base && (r.keys.end - r.base) % kLanes == 0; };
   if (aligned(run) && p.full(tile, run.keys)) return attend_rows(call, tile, 0, b, kv_head, run, true, s);

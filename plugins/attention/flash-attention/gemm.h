@@ -1,8 +1,9 @@
 // C (+)= A · B over f32 panels: the register-blocked heart of every product in this technique.
 //
-// A is row-major [m, k] (or its transpose, [k, m]) and read one number at a time; B comes in panels of kPanel columns, each [k, ldb]:
-// a packed tile has ldb = kPanel, a row-major matrix is the case ldb = its width. One micro-kernel keeps 6 rows × kPanel columns of C
-// in registers, so each load of B feeds 6 fused multiply-adds. n is a multiple of kLanes; m and k are free.
+// A is row-major [m, k] (or its transpose, [k, m]) and read one number at a time; B comes in panels of kPanel columns,
+// each [k, ldb]: a packed tile has ldb = kPanel, a row-major matrix is the case ldb = its width. One micro-kernel keeps
+// 6 rows × kPanel columns of C in registers, so each load of B feeds 6 fused multiply-adds. n is a multiple of kLanes;
+// m and k are free.
 #pragma once
 
 #include "simd.h"
@@ -18,11 +19,16 @@ struct Right {
   int64_t stride;  // between rows of a panel
   int64_t panel;   // between panels
 };
-inline Right row_major(const float* b, int64_t width) { return {b, width, kPanel}; }
-inline Right packed(const float* b, int64_t k) { return {b, kPanel, k * kPanel}; }
+inline Right row_major(const float* b, int64_t width) {
+  return {b, width, kPanel};
+}
+inline Right packed(const float* b, int64_t k) {
+  return {b, kPanel, k * kPanel};
+}
 
 template <int M, int N, bool Transposed>
-[[gnu::noinline]] void micro_kernel(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, bool add) {
+[[gnu::noinline]] void micro_kernel(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
+                                    int64_t ldc, bool add) {
   Vec sum[M][N];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
@@ -53,11 +59,17 @@ using MicroKernel = void (*)(int64_t, const float*, int64_t, const float*, int64
 template <bool Transposed>
 inline constexpr MicroKernel kKernels[kRows][kPanelVectors] = {
 #if defined(__AVX512F__)
-#define TENON_FLASH_ROW(m) {micro_kernel<m, 1, Transposed>, micro_kernel<m, 2, Transposed>, micro_kernel<m, 3, Transposed>, micro_kernel<m, 4, Transposed>}
+#define TENON_FLASH_ROW(m)                                                                          \
+  {                                                                                                 \
+    micro_kernel<m, 1, Transposed>, micro_kernel<m, 2, Transposed>, micro_kernel<m, 3, Transposed>, \
+        micro_kernel<m, 4, Transposed>                                                              \
+  }
 #else
-#define TENON_FLASH_ROW(m) {micro_kernel<m, 1, Transposed>, micro_kernel<m, 2, Transposed>}
+#define TENON_FLASH_ROW(m) \
+  { micro_kernel<m, 1, Transposed>, micro_kernel<m, 2, Transposed> }
 #endif
-    TENON_FLASH_ROW(1), TENON_FLASH_ROW(2), TENON_FLASH_ROW(3), TENON_FLASH_ROW(4), TENON_FLASH_ROW(5), TENON_FLASH_ROW(6)};
+    TENON_FLASH_ROW(1), TENON_FLASH_ROW(2), TENON_FLASH_ROW(3),
+    TENON_FLASH_ROW(4), TENON_FLASH_ROW(5), TENON_FLASH_ROW(6)};
 #undef TENON_FLASH_ROW
 
 template <bool Transposed>
@@ -67,8 +79,8 @@ inline void multiply(int64_t m, int64_t n, int64_t k, Left a, Right b, float* c,
     const float* panel = b.data + column / kPanel * b.panel;
     for (int64_t row = 0; row < m; row += kRows) {
       const int64_t rows = m - row < kRows ? m - row : kRows;
-      kKernels<Transposed>[rows - 1][vectors - 1](k, a.data + (Transposed ? row : row * a.stride), a.stride, panel, b.stride,
-                                                  c + row * ldc + column, ldc, add);
+      kKernels<Transposed>[rows - 1][vectors - 1](k, a.data + (Transposed ? row : row * a.stride), a.stride, panel,
+                                                  b.stride, c + row * ldc + column, ldc, add);
     }
   }
 }

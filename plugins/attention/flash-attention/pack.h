@@ -10,7 +10,8 @@ inline constexpr int64_t kMaxWidth = 512;  // of a head
 inline constexpr int64_t kAhead = 24;      // rows that are fetched before they are read
 
 // Rows [begin, end) of one head as f32 [end − begin, padded], zero beyond the head's width.
-inline void pack_rows(const sdk::HeadRows& x, int64_t b, int64_t h, int64_t begin, int64_t end, int64_t padded, float* to) {
+inline void pack_rows(const sdk::HeadRows& x, int64_t b, int64_t h, int64_t begin, int64_t end, int64_t padded,
+                      float* to) {
   for (int64_t t = begin; t < end; ++t, to += padded) {
     if (t + kAhead < end) x.prefetch(b, t + kAhead, h);
     x.read(b, t, h, 1.0f, to);

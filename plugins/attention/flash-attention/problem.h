@@ -1,5 +1,5 @@
-// One call, lowered: sizes, mask, segments, tiles. Everything that decides the schedule follows from the shape alone, so results do not
-// depend on the number of threads.
+// One call, lowered: sizes, mask, segments, tiles. Everything that decides the schedule follows from the shape alone,
+// so results do not depend on the number of threads.
 #pragma once
 
 #include <algorithm>
@@ -13,10 +13,10 @@
 
 namespace tenon::flash {
 
-inline constexpr int64_t kTileRows = 96;         // query rows of a tile; rows are (query, head of the group), heads fastest
-inline constexpr int64_t kEdgeRows = 24;         // rows taken at a time where a mask cuts the tile
-inline constexpr int64_t kTileKeys = 256;        // keys of a forward tile
-inline constexpr int64_t kChunkKeys = 192;       // keys of a backward chunk
+inline constexpr int64_t kTileRows = 96;    // query rows of a tile; rows are (query, head of the group), heads fastest
+inline constexpr int64_t kEdgeRows = 24;    // rows taken at a time where a mask cuts the tile
+inline constexpr int64_t kTileKeys = 256;   // keys of a forward tile
+inline constexpr int64_t kChunkKeys = 192;  // keys of a backward chunk
 inline constexpr float kLog2E = 1.44269504088896340736f;
 inline constexpr float kLn2 = 0.69314718055994530942f;
 
@@ -66,13 +66,16 @@ struct Problem {
   int64_t first_row(const RowTile& t) const { return segments[t.segment].q_begin * group + t.first; }  // of t_q · group
 
   // Q is scaled as it is read, so that scores come out in units of log 2, or in units of the soft cap.
-  float query_factor() const { return static_cast<float>(softcap > 0 ? scale / softcap : scale * static_cast<double>(kLog2E)); }
+  float query_factor() const {
+    return static_cast<float>(softcap > 0 ? scale / softcap : scale * static_cast<double>(kLog2E));
+  }
   float cap() const { return static_cast<float>(softcap * static_cast<double>(kLog2E)); }
 
   // Rows of the key tensor that some row of the tile may see.
   sdk::VisibleKeys keys(const RowTile& t) const {
     const sdk::Segment& s = segments[t.segment];
-    return shifted(sdk::visible_keys(mask, s.q_pos + query(t, 0), s.q_pos + query(t, t.rows - 1), s.k_pos, s.k_len), s.k_begin);
+    return shifted(sdk::visible_keys(mask, s.q_pos + query(t, 0), s.q_pos + query(t, t.rows - 1), s.k_pos, s.k_len),
+                   s.k_begin);
   }
   sdk::VisibleKeys keys(const RowTile& t, int64_t r) const {
     const sdk::Segment& s = segments[t.segment];
@@ -117,7 +120,8 @@ inline sdk::Run clip(const sdk::VisibleKeys& seen, sdk::Run limit) {
   return hull;
 }
 
-// Calls f(begin, end) for the parts of [0, n) that a row does not see; `base` is the key row of column 0, `limit` the keys in question.
+// Calls f(begin, end) for the parts of [0, n) that a row does not see; `base` is the key row of column 0, `limit` the
+// keys in question.
 template <class F>
 void each_hidden(const sdk::VisibleKeys& seen, int64_t base, int64_t n, sdk::Run limit, F f) {
   int64_t from = 0;

@@ -26,9 +26,15 @@ TN_FN Vec load(const float* p) {
   std::memcpy(&v, p, sizeof v);
   return v;
 }
-TN_FN void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
-TN_FN Vec broadcast(float x) { return x - Vec{}; }  // x − 0 is x, so this is one broadcast; x + 0 would be an addition
-TN_FN Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+TN_FN void store(float* p, Vec v) {
+  std::memcpy(p, &v, sizeof v);
+}
+TN_FN Vec broadcast(float x) {
+  return x - Vec{};
+}  // x − 0 is x, so this is one broadcast; x + 0 would be an addition
+TN_FN Vec larger(Vec a, Vec b) {
+  return a > b ? a : b;
+}
 
 using LaneOrder = std::make_integer_sequence<int, kLanes>;
 // v with lanes i and i ^ Half exchanged.
@@ -54,7 +60,9 @@ TN_FN float horizontal_sum(Vec v) {
   }
 }
 
-constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+constexpr int64_t round_up(int64_t n, int64_t to) {
+  return (n + to - 1) / to * to;
+}
 
 // Of two rows, the lanes that meet in the first and in the second row after half-blocks of Half lanes are swapped.
 template <int Half, int... I>

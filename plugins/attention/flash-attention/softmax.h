@@ -1,5 +1,5 @@
-// The online softmax of one tile of scores: row maxima and sums move forward, scores become weights, and what was summed before is
-// brought to the new maximum.
+// The online softmax of one tile of scores: row maxima and sums move forward, scores become weights, and what was
+// summed before is brought to the new maximum.
 #pragma once
 
 #include "gemm.h"

@@ -1,4 +1,5 @@
-// One attention problem for the tests: random inputs, the plugin's answer through the ABI, and the dense f64 answer to the same inputs.
+// One attention problem for the tests: random inputs, the plugin's answer through the ABI, and the dense f64 answer to
+// the same inputs.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -15,9 +16,15 @@ namespace tenon::flash::testing {
 
 using sdk::testing::Tensor;
 
-inline tn_mask_term causal() { return {sizeof(tn_mask_term), TN_MASK_CAUSAL, 0, 0, 0}; }
-inline tn_mask_term window(int64_t left, int64_t right) { return {sizeof(tn_mask_term), TN_MASK_WINDOW, left, right, 0}; }
-inline tn_mask_term sink(int64_t n) { return {sizeof(tn_mask_term), TN_MASK_SINK, 0, 0, n}; }
+inline tn_mask_term causal() {
+  return {sizeof(tn_mask_term), TN_MASK_CAUSAL, 0, 0, 0};
+}
+inline tn_mask_term window(int64_t left, int64_t right) {
+  return {sizeof(tn_mask_term), TN_MASK_WINDOW, left, right, 0};
+}
+inline tn_mask_term sink(int64_t n) {
+  return {sizeof(tn_mask_term), TN_MASK_SINK, 0, 0, n};
+}
 
 struct Case {
   int64_t batch = 1, t_q = 1, t_k = 1, heads = 1, kv_heads = 1, d = 64, e = 64;
@@ -42,7 +49,8 @@ struct Bindings {
   int32_t with(F call) {
     std::vector<tn_port_bind> binds;
     for (auto& [port, tensor] : tensors) {
-      const bool gradient = port == TN_PORT_DQ || port == TN_PORT_DK || port == TN_PORT_DV || port == TN_PORT_D_SINK_LOGIT;
+      const bool gradient =
+          port == TN_PORT_DQ || port == TN_PORT_DK || port == TN_PORT_DV || port == TN_PORT_D_SINK_LOGIT;
       tn_tensor* t = views.count(port) ? views[port] : tensor.get();
       binds.push_back({sizeof(tn_port_bind), port, gradient ? gradient_flags : 0, 0, t});
     }
@@ -52,7 +60,9 @@ struct Bindings {
   }
 };
 
-inline std::vector<double> widen(const std::vector<float>& x) { return {x.begin(), x.end()}; }
+inline std::vector<double> widen(const std::vector<float>& x) {
+  return {x.begin(), x.end()};
+}
 
 inline std::vector<float> noise(int64_t n, double amplitude, std::mt19937& random) {
   std::normal_distribution<float> normal(0.0f, static_cast<float>(amplitude));
@@ -66,8 +76,18 @@ class Runner {
  public:
   Runner(const std::string& object, const Case& c) : c_(c), plugin_(sdk::testing::load_plugin(host_, object)) {
     api_ = static_cast<const tn_attention_api*>(plugin_.api);
-    config_ = {sizeof config_, static_cast<uint32_t>(c.heads), static_cast<uint32_t>(c.kv_heads), static_cast<uint32_t>(c.d),
-               static_cast<uint32_t>(c.e), 0, 1, 0, static_cast<uint32_t>(c.heads), 0, c.scale, c.softcap};
+    config_ = {sizeof config_,
+               static_cast<uint32_t>(c.heads),
+               static_cast<uint32_t>(c.kv_heads),
+               static_cast<uint32_t>(c.d),
+               static_cast<uint32_t>(c.e),
+               0,
+               1,
+               0,
+               static_cast<uint32_t>(c.heads),
+               0,
+               c.scale,
+               c.softcap};
     EXPECT_EQ(api_->create(host_.get(), nullptr, 0, &config_, &self_), TN_OK) << host_.error;
     std::mt19937 random(7);
     const auto add = [&](uint32_t port, tn_dtype dtype, std::vector<int64_t> shape, double amplitude) {
@@ -75,13 +95,14 @@ class Runner {
       t.assign(noise(t.size(), amplitude, random));
       bindings.tensors.emplace(port, std::move(t));
     };
-    const std::vector<int64_t> q{c.batch, c.t_q, c.heads, c.d}, k{c.batch, c.t_k, c.kv_heads, c.d}, v{c.batch, c.t_k, c.kv_heads, c.e},
-        o{c.batch, c.t_q, c.heads, c.e}, rows{c.batch, c.heads, c.t_q};
+    const std::vector<int64_t> q{c.batch, c.t_q, c.heads, c.d}, k{c.batch, c.t_k, c.kv_heads, c.d},
+        v{c.batch, c.t_k, c.kv_heads, c.e}, o{c.batch, c.t_q, c.heads, c.e}, rows{c.batch, c.heads, c.t_q};
     add(TN_PORT_Q, c.dtype, q, c.amplitude), add(TN_PORT_K, c.dtype, k, c.amplitude), add(TN_PORT_V, c.dtype, v, 1);
     add(TN_PORT_DO, c.dtype, o, 1);
     add(TN_PORT_O, c.partial ? sdk::kF32 : c.dtype, o, 1), add(TN_PORT_LSE, sdk::kF32, rows, 1);
     add(TN_PORT_DQ, c.dtype, q, 1), add(TN_PORT_DK, c.dtype, k, 1), add(TN_PORT_DV, c.dtype, v, 1);
-    if (c.sink_logit) add(TN_PORT_SINK_LOGIT, sdk::kF32, {c.heads}, 1), add(TN_PORT_D_SINK_LOGIT, sdk::kF32, {c.heads}, 1);
+    if (c.sink_logit)
+      add(TN_PORT_SINK_LOGIT, sdk::kF32, {c.heads}, 1), add(TN_PORT_D_SINK_LOGIT, sdk::kF32, {c.heads}, 1);
     if (c.d_lse) add(TN_PORT_D_LSE, sdk::kF32, rows, 1);
   }
   ~Runner() { api_->destroy(self_); }
@@ -96,14 +117,17 @@ class Runner {
       return static_cast<int32_t>(TN_OK);
     };
     threads_ = threads;
-    return with_shape([&](const tn_attention_shape* shape) { return api_->plan(self_, &device, sdk::testing::cpu_device(), shape, &out); });
+    return with_shape([&](const tn_attention_shape* shape) {
+      return api_->plan(self_, &device, sdk::testing::cpu_device(), shape, &out);
+    });
   }
   int32_t forward() { return run(api_->forward, &tn_attention_plan::forward); }
   int32_t backward() { return run(api_->backward, &tn_attention_plan::backward); }
 
   sdk::DenseAttention dense() {
     sdk::DenseAttention a{c_.batch, c_.t_q, c_.t_k, c_.heads, c_.kv_heads, c_.d, c_.e, c_.scale, c_.softcap};
-    a.mask = c_.mask, a.segments = c_.segments, a.q_pos = c_.q_pos, a.k_pos = c_.k_pos, a.dropout = c_.dropout, a.rng = rng;
+    a.mask = c_.mask, a.segments = c_.segments, a.q_pos = c_.q_pos, a.k_pos = c_.k_pos, a.dropout = c_.dropout,
+    a.rng = rng;
     a.q = widen(values(TN_PORT_Q)), a.k = widen(values(TN_PORT_K)), a.v = widen(values(TN_PORT_V));
     if (c_.sink_logit) a.sink_logit = widen(values(TN_PORT_SINK_LOGIT));
     return a;
@@ -128,10 +152,22 @@ class Runner {
       const int64_t fields[6] = {s.q_begin, s.q_len, s.k_begin, s.k_len, s.q_pos, s.k_pos};
       for (int i = 0; i < 6; ++i) columns[i].push_back(fields[i]);
     }
-    const tn_segments segments{sizeof segments,   static_cast<uint32_t>(c_.segments.size()), columns[0].data(), columns[1].data(), columns[2].data(),
-                               columns[3].data(), columns[4].data(),                         columns[5].data()};
-    const tn_attention_shape shape{sizeof shape, c_.phase, c_.partial ? uint32_t{TN_ATTENTION_PARTIAL} : 0, static_cast<uint32_t>(terms.size()),
-                                   c_.batch, c_.t_q, c_.t_k, c_.q_pos, c_.k_pos, terms.data(), c_.segments.empty() ? nullptr : &segments, c_.dtype};
+    const tn_segments segments{sizeof segments,   static_cast<uint32_t>(c_.segments.size()),
+                               columns[0].data(), columns[1].data(),
+                               columns[2].data(), columns[3].data(),
+                               columns[4].data(), columns[5].data()};
+    const tn_attention_shape shape{sizeof shape,
+                                   c_.phase,
+                                   c_.partial ? uint32_t{TN_ATTENTION_PARTIAL} : 0,
+                                   static_cast<uint32_t>(terms.size()),
+                                   c_.batch,
+                                   c_.t_q,
+                                   c_.t_k,
+                                   c_.q_pos,
+                                   c_.k_pos,
+                                   terms.data(),
+                                   c_.segments.empty() ? nullptr : &segments,
+                                   c_.dtype};
     return f(&shape);
   }
   template <class Pass>
@@ -143,10 +179,12 @@ class Runner {
     sdk::testing::Exec exec((p.*estimate).workspace_bytes - workspace_shortfall);
     const tn_attention_call call{sizeof call, 0, exec.get(), c_.dropout, rng, 0};
     const int32_t status = with_shape([&](const tn_attention_shape* shape) {
-      return bindings.with([&](const tn_port_bind* const* binds, uint64_t n) { return pass(self_, &call, shape, binds, n); });
+      return bindings.with(
+          [&](const tn_port_bind* const* binds, uint64_t n) { return pass(self_, &call, shape, binds, n); });
     });
     EXPECT_TRUE(exec.intact()) << "the workspace was written past its end";
-    for (auto& [port, tensor] : bindings.tensors) EXPECT_TRUE(tensor.intact()) << "port " << port << " was written past its end";
+    for (auto& [port, tensor] : bindings.tensors)
+      EXPECT_TRUE(tensor.intact()) << "port " << port << " was written past its end";
     return status;
   }
 
@@ -184,7 +222,8 @@ inline void expect_forward(Runner& run, double tolerance) {
 inline void expect_backward(Runner& run, const Case& c, double tolerance) {
   ASSERT_EQ(run.forward(), TN_OK) << run.error();
   ASSERT_EQ(run.backward(), TN_OK) << run.error();
-  const auto want = run.dense().backward(widen(run.values(TN_PORT_DO)), c.d_lse ? widen(run.values(TN_PORT_D_LSE)) : std::vector<double>{});
+  const auto want = run.dense().backward(widen(run.values(TN_PORT_DO)),
+                                         c.d_lse ? widen(run.values(TN_PORT_D_LSE)) : std::vector<double>{});
   EXPECT_LT(error(run.values(TN_PORT_DQ), want.dq), tolerance);
   EXPECT_LT(error(run.values(TN_PORT_DK), want.dk), tolerance);
   EXPECT_LT(error(run.values(TN_PORT_DV), want.dv), tolerance);

@@ -9,17 +9,20 @@ class Contract : public Objects {};
 
 using sdk::testing::View;
 
-const Case kModel{.batch = 2, .t_q = 250, .t_k = 250, .heads = 9, .kv_heads = 3, .mask = {causal()}, .sink_logit = true};
+const Case kModel{
+    .batch = 2, .t_q = 250, .t_k = 250, .heads = 9, .kv_heads = 3, .mask = {causal()}, .sink_logit = true};
 constexpr uint32_t kOutputs[] = {TN_PORT_O, TN_PORT_LSE, TN_PORT_DQ, TN_PORT_DK, TN_PORT_DV};
 
 TEST_P(Contract, AnyStridesAreRead) {
-  const Case c{.batch = 2, .t_q = 50, .t_k = 70, .heads = 4, .kv_heads = 2, .d = 24, .e = 24, .mask = {causal()}, .q_pos = 20};
+  const Case c{
+      .batch = 2, .t_q = 50, .t_k = 70, .heads = 4, .kv_heads = 2, .d = 24, .e = 24, .mask = {causal()}, .q_pos = 20};
   Runner run(GetParam(), c);
   // q, k and v as slices of one [T, B, (4 + 2 + 2) · 24 + 5] projection; o head-major.
   const int64_t width = 8 * 24 + 5;
   Tensor fused(sdk::kF32, {70, 2, width}), o(sdk::kF32, {2, 4, 50, 24});
   const auto slice = [&](int64_t heads, int64_t tokens, int64_t from) {
-    return std::make_unique<View>(fused.as<float>() + from, sdk::kF32, std::initializer_list<int64_t>{2, tokens, heads, 24},
+    return std::make_unique<View>(fused.as<float>() + from, sdk::kF32,
+                                  std::initializer_list<int64_t>{2, tokens, heads, 24},
                                   std::initializer_list<int64_t>{width, 2 * width, 24, 1});
   };
   const auto q = slice(4, 50, 3), k = slice(2, 70, 3 + 96), v = slice(2, 70, 3 + 144);
@@ -35,13 +38,15 @@ TEST_P(Contract, AnyStridesAreRead) {
   ASSERT_EQ(run.forward(), TN_OK);
   const auto want = run.values(TN_PORT_O);
   View o_view(o.as<float>(), sdk::kF32, {2, 50, 4, 24}, {50 * 4 * 24, 24, 50 * 24, 1});
-  run.bindings.views = {{TN_PORT_Q, &q->tensor}, {TN_PORT_K, &k->tensor}, {TN_PORT_V, &v->tensor}, {TN_PORT_O, &o_view.tensor}};
+  run.bindings.views = {
+      {TN_PORT_Q, &q->tensor}, {TN_PORT_K, &k->tensor}, {TN_PORT_V, &v->tensor}, {TN_PORT_O, &o_view.tensor}};
   ASSERT_EQ(run.forward(), TN_OK) << run.error();
   const auto got = o.floats();
   for (int64_t b = 0; b < 2; ++b)
     for (int64_t t = 0; t < 50; ++t)
       for (int64_t h = 0; h < 4; ++h)
-        for (int64_t x = 0; x < 24; ++x) ASSERT_EQ(got[((b * 4 + h) * 50 + t) * 24 + x], want[((b * 50 + t) * 4 + h) * 24 + x]);
+        for (int64_t x = 0; x < 24; ++x)
+          ASSERT_EQ(got[((b * 4 + h) * 50 + t) * 24 + x], want[((b * 50 + t) * 4 + h) * 24 + x]);
 }
 
 TEST_P(Contract, AccumulationDoubles) {
@@ -54,7 +59,8 @@ TEST_P(Contract, AccumulationDoubles) {
   ASSERT_EQ(run.backward(), TN_OK);
   for (const auto& [port, values] : once) {
     const auto twice = run.values(port);
-    for (size_t i = 0; i < values.size(); ++i) ASSERT_EQ(twice[i], 2 * values[i]) << "port " << port << " element " << i;
+    for (size_t i = 0; i < values.size(); ++i)
+      ASSERT_EQ(twice[i], 2 * values[i]) << "port " << port << " element " << i;
   }
 }
 
@@ -77,18 +83,27 @@ TEST_P(Contract, ResultsAreTheSameBitsForAnyNumberOfThreads) {
   }
 }
 
-// Keys cut at random points: the merged parts are one call; the gradients of the parts, with the global L, add up to those of one call.
+// Keys cut at random points: the merged parts are one call; the gradients of the parts, with the global L, add up to
+// those of one call.
 TEST_P(Contract, PartialCallsMergeToOne) {
   std::mt19937 random(11);
   for (int trial = 0; trial < 4; ++trial) {
-    Case c{.batch = 2, .t_q = 60, .t_k = 300, .heads = 4, .kv_heads = 2, .mask = {causal()}, .q_pos = 240, .partial = true};
+    Case c{.batch = 2,
+           .t_q = 60,
+           .t_k = 300,
+           .heads = 4,
+           .kv_heads = 2,
+           .mask = {causal()},
+           .q_pos = 240,
+           .partial = true};
     if (trial == 1) c.q_pos = 100;
     if (trial == 2) c.mask.push_back(window(90, 0)), c.mask.push_back(sink(10));
     if (trial == 3) c.dropout = 0.25;
     Runner whole(GetParam(), c);
     ASSERT_EQ(whole.forward(), TN_OK) << whole.error();
     ASSERT_EQ(whole.backward(), TN_OK);
-    std::vector<int64_t> cuts{0, 300, std::uniform_int_distribution<int64_t>(0, 300)(random), std::uniform_int_distribution<int64_t>(0, 300)(random)};
+    std::vector<int64_t> cuts{0, 300, std::uniform_int_distribution<int64_t>(0, 300)(random),
+                              std::uniform_int_distribution<int64_t>(0, 300)(random)};
     std::sort(cuts.begin(), cuts.end());
     std::vector<float> o(2 * 60 * 4 * 64), lse(2 * 4 * 60, -INFINITY);
     std::vector<std::unique_ptr<Runner>> parts;
@@ -99,9 +114,10 @@ TEST_P(Contract, PartialCallsMergeToOne) {
       Runner& run = *parts.emplace_back(std::make_unique<Runner>(GetParam(), piece));
       for (uint32_t port : {TN_PORT_Q, TN_PORT_DO}) run.bindings.at(port).assign(whole.values(port));
       for (uint32_t port : {TN_PORT_K, TN_PORT_V, TN_PORT_DK, TN_PORT_DV}) {
-        View& view = *views.emplace_back(std::make_unique<View>(whole.bindings.at(port).as<float>() + cuts[part] * 128, sdk::kF32,
-                                                                std::initializer_list<int64_t>{2, piece.t_k, 2, 64},
-                                                                std::initializer_list<int64_t>{300 * 128, 128, 64, 1}));
+        View& view =
+            *views.emplace_back(std::make_unique<View>(whole.bindings.at(port).as<float>() + cuts[part] * 128,
+                                                       sdk::kF32, std::initializer_list<int64_t>{2, piece.t_k, 2, 64},
+                                                       std::initializer_list<int64_t>{300 * 128, 128, 64, 1}));
         if (port == TN_PORT_K || port == TN_PORT_V) run.bindings.views[port] = &view.tensor;
       }
       ASSERT_EQ(run.forward(), TN_OK) << run.error();
@@ -120,7 +136,8 @@ TEST_P(Contract, PartialCallsMergeToOne) {
     const auto whole_dk = whole.values(TN_PORT_DK);
     for (int part = 0; part < 3; ++part) {
       Runner& run = *parts[part];
-      run.bindings.at(TN_PORT_O).assign(whole.values(TN_PORT_O)), run.bindings.at(TN_PORT_LSE).assign(whole.values(TN_PORT_LSE));
+      run.bindings.at(TN_PORT_O).assign(whole.values(TN_PORT_O)),
+          run.bindings.at(TN_PORT_LSE).assign(whole.values(TN_PORT_LSE));
       ASSERT_EQ(run.backward(), TN_OK) << run.error();
       const auto part_dq = run.values(TN_PORT_DQ), part_dk = run.values(TN_PORT_DK);
       for (size_t i = 0; i < dq.size(); ++i) dq[i] += part_dq[i];
@@ -164,7 +181,8 @@ TEST_P(Contract, MemoryGrowsWithTheSequenceNotItsSquare) {
     tn_attention_plan plan{};
     EXPECT_EQ(run.plan(plan), TN_OK);
     EXPECT_EQ(plan.forward.saved_bytes, 0u);
-    return std::pair{static_cast<double>(plan.forward.workspace_bytes), static_cast<double>(plan.backward.workspace_bytes)};
+    return std::pair{static_cast<double>(plan.forward.workspace_bytes),
+                     static_cast<double>(plan.backward.workspace_bytes)};
   };
   const auto small = bytes(8192), large = bytes(16384);
   EXPECT_LT(large.first, 2.1 * small.first);
@@ -173,7 +191,8 @@ TEST_P(Contract, MemoryGrowsWithTheSequenceNotItsSquare) {
 }
 
 TEST_P(Contract, PlanCountsTheVisibleWork) {
-  Runner run(GetParam(), {.batch = 2, .t_q = 100, .t_k = 100, .heads = 4, .kv_heads = 2, .d = 32, .e = 16, .mask = {causal()}});
+  Runner run(GetParam(),
+             {.batch = 2, .t_q = 100, .t_k = 100, .heads = 4, .kv_heads = 2, .d = 32, .e = 16, .mask = {causal()}});
   tn_attention_plan plan{};
   ASSERT_EQ(run.plan(plan), TN_OK);
   EXPECT_EQ(plan.forward.flops, 2.0 * 2 * 4 * 5050 * 48);
@@ -198,7 +217,8 @@ TEST_P(Contract, RefusalsNameTheReason) {
   refuses({.dropout = 1.0}, TN_E_ARGUMENT, "dropout");
   refuses({.t_q = 4, .t_k = 4, .segments = {{0, 5, 0, 4, 0, 0}}}, TN_E_ARGUMENT, "query rows outside");
   refuses({.t_q = 4, .t_k = 4, .segments = {{0, 2, 3, 2, 0, 0}}}, TN_E_ARGUMENT, "key rows outside");
-  refuses({.t_q = 4, .t_k = 4, .segments = {{0, 2, 0, 4, 0, 0}, {1, 2, 0, 4, 0, 0}}}, TN_E_ARGUMENT, "must not overlap");
+  refuses({.t_q = 4, .t_k = 4, .segments = {{0, 2, 0, 4, 0, 0}, {1, 2, 0, 4, 0, 0}}}, TN_E_ARGUMENT,
+          "must not overlap");
   refuses({.batch = 2, .t_q = 4, .t_k = 4, .segments = {{0, 4, 0, 4, 0, 0}}}, TN_E_ARGUMENT, "batch = 1");
 
   Runner missing(GetParam(), {.t_q = 4, .t_k = 4});

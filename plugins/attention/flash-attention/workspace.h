@@ -1,4 +1,5 @@
-// Carves the call's workspace. Without memory it only counts, so a plan and its call share one description of the layout.
+// Carves the call's workspace. Without memory it only counts, so a plan and its call share one description of the
+// layout.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,8 @@
-// Attention dropout: the keep mask is a function of (rng, batch entry, head, query position, key position), so any way of cutting a
-// call into tiles, slices or partial calls drops the same weights.
+// Attention dropout: the keep mask is a function of (rng, batch entry, head, query position, key position), so any way
+// of cutting a call into tiles, slices or partial calls drops the same weights.
 //
-// Positions are the global ones. With a segment list the index of the segment stands for the batch entry. A probability is rounded
-// to 1/65536 and the survivors are scaled by the rounded one, so the expectation is exact.
+// Positions are the global ones. With a segment list the index of the segment stands for the batch entry. A probability
+// is rounded to 1/65536 and the survivors are scaled by the rounded one, so the expectation is exact.
 #pragma once
 
 #include "sdk/philox.h"
@@ -27,7 +27,9 @@ TN_FN tn_rng dropout_key(tn_rng rng, uint64_t batch, uint64_t head) {
   return rng;
 }
 
-TN_FN uint64_t dropout_element(int64_t i, int64_t j) { return static_cast<uint64_t>(i) << 32 | (static_cast<uint64_t>(j) & 0xffffffffu); }
+TN_FN uint64_t dropout_element(int64_t i, int64_t j) {
+  return static_cast<uint64_t>(i) << 32 | (static_cast<uint64_t>(j) & 0xffffffffu);
+}
 
 // The factor of one weight: 0 or 1 / (1 − p).
 TN_FN float keep_factor(const Dropout& d, const tn_rng& key, int64_t i, int64_t j) {

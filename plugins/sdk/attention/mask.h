@@ -1,6 +1,7 @@
 // Masks by structure: the terms of a call lowered to one value, the keys a query sees, and the tile classifier.
 //
-// i and j are global positions. Every mask of these terms shows a query at most two runs of keys: the sink and the window.
+// i and j are global positions. Every mask of these terms shows a query at most two runs of keys: the sink and the
+// window.
 #pragma once
 
 #include <cstdint>
@@ -28,16 +29,19 @@ inline Mask lower_mask(const tn_attention_shape& shape) {
         mask.causal = true;
         break;
       case TN_MASK_WINDOW:
-        if (term.left < -1 || term.right < -1) fail(TN_E_ARGUMENT, "an attention window must be −1 (unbounded) or at least 0 on each side");
+        if (term.left < -1 || term.right < -1)
+          fail(TN_E_ARGUMENT, "an attention window must be −1 (unbounded) or at least 0 on each side");
         mask.left = narrower(mask.left, term.left), mask.right = narrower(mask.right, term.right);
         break;
       case TN_MASK_SINK:
         if (term.n < 0) fail(TN_E_ARGUMENT, "an attention sink must keep 0 or more keys");
-        if (mask.sink > 0) fail(TN_E_UNSUPPORTED, "an attention mask can have one sink; merge the sinks into the larger one");
+        if (mask.sink > 0)
+          fail(TN_E_UNSUPPORTED, "an attention mask can have one sink; merge the sinks into the larger one");
         mask.sink = term.n;
         break;
       default:
-        fail(TN_E_UNSUPPORTED, "attention mask kind " + std::to_string(term.kind) + " is not known here; causal, window and sink are");
+        fail(TN_E_UNSUPPORTED,
+             "attention mask kind " + std::to_string(term.kind) + " is not known here; causal, window and sink are");
     }
   }
   if (mask.left < 0 && mask.right < 0) mask.sink = 0;
@@ -61,9 +65,15 @@ struct VisibleKeys {
 };
 
 namespace detail {
-TN_FN int64_t clamp_to(int64_t x, int64_t lo, int64_t hi) { return x < lo ? lo : x > hi ? hi : x; }
-TN_FN int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
-TN_FN int64_t greater(int64_t a, int64_t b) { return a > b ? a : b; }
+TN_FN int64_t clamp_to(int64_t x, int64_t lo, int64_t hi) {
+  return x < lo ? lo : x > hi ? hi : x;
+}
+TN_FN int64_t lesser(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+TN_FN int64_t greater(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
 
 TN_FN VisibleKeys runs(const Mask& m, int64_t first, int64_t last, int64_t k_pos, int64_t k_len) {
   const int64_t begin = m.left < 0 ? 0 : clamp_to(first - m.left - k_pos, 0, k_len);
@@ -78,16 +88,20 @@ TN_FN VisibleKeys runs(const Mask& m, int64_t first, int64_t last, int64_t k_pos
 }  // namespace detail
 
 // Keys that the query at position i sees, as rows of a run of k_len keys whose first has position k_pos.
-TN_FN VisibleKeys visible_keys(const Mask& m, int64_t i, int64_t k_pos, int64_t k_len) { return detail::runs(m, i, i, k_pos, k_len); }
+TN_FN VisibleKeys visible_keys(const Mask& m, int64_t i, int64_t k_pos, int64_t k_len) {
+  return detail::runs(m, i, i, k_pos, k_len);
+}
 
-// Keys that at least one query of the positions [first, last] may see: a superset without gaps inside its two runs. What lies outside is EMPTY.
+// Keys that at least one query of the positions [first, last] may see: a superset without gaps inside its two runs.
+// What lies outside is EMPTY.
 TN_FN VisibleKeys visible_keys(const Mask& m, int64_t first, int64_t last, int64_t k_pos, int64_t k_len) {
   return detail::runs(m, first, last, k_pos, k_len);
 }
 
 enum class Cover { kEmpty, kPartial, kFull };
 
-// The tile of query positions [first, last] and key rows `keys`. EMPTY and FULL are certain; PARTIAL says that each row must be asked.
+// The tile of query positions [first, last] and key rows `keys`. EMPTY and FULL are certain; PARTIAL says that each row
+// must be asked.
 TN_FN Cover classify(const Mask& m, int64_t first, int64_t last, int64_t k_pos, int64_t k_len, Run keys) {
   const VisibleKeys any = visible_keys(m, first, last, k_pos, k_len);
   const auto meets = [&](Run r) { return detail::greater(r.begin, keys.begin) < detail::lesser(r.end, keys.end); };
@@ -96,7 +110,8 @@ TN_FN Cover classify(const Mask& m, int64_t first, int64_t last, int64_t k_pos, 
   const VisibleKeys a = visible_keys(m, first, k_pos, k_len), b = visible_keys(m, last, k_pos, k_len);
   const int64_t sink = detail::lesser(m.sink - k_pos, m.causal ? first + 1 - k_pos : k_len);
   const bool in_window = detail::greater(a.window.begin, b.window.begin) <= keys.begin &&
-                         keys.end <= detail::lesser(a.window.end, b.window.end) && b.window.size() > 0 && a.window.size() > 0;
+                         keys.end <= detail::lesser(a.window.end, b.window.end) && b.window.size() > 0 &&
+                         a.window.size() > 0;
   return in_window || keys.end <= detail::lesser(sink, k_len) ? Cover::kFull : Cover::kPartial;
 }
 

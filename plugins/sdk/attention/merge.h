@@ -1,5 +1,5 @@
-// The merge of partial attention results over disjoint key sets: m = max(L1, L2), w = exp(L − m), O = (w1 O1 + w2 O2) / (w1 + w2),
-// L = m + log(w1 + w2). Nothing seen on both sides stays O = 0, L = −inf.
+// The merge of partial attention results over disjoint key sets: m = max(L1, L2), w = exp(L − m), O = (w1 O1 + w2 O2) /
+// (w1 + w2), L = m + log(w1 + w2). Nothing seen on both sides stays O = 0, L = −inf.
 #pragma once
 
 #include <cmath>

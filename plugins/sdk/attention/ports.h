@@ -1,4 +1,5 @@
-// The ports of a call: found by id, checked against the shapes that the contract fixes, read and written row by row in f32.
+// The ports of a call: found by id, checked against the shapes that the contract fixes, read and written row by row in
+// f32.
 #pragma once
 
 #include <string>
@@ -46,10 +47,12 @@ inline void convert_out(T* __restrict to, int64_t n, float factor, const float* 
 
 // n numbers of storage type `dtype` at `from`, times `factor`, as f32.
 inline void read_row(tn_dtype dtype, const void* from, int64_t n, float factor, float* to) {
-  with_float_type(dtype, "an attention tensor", [&]<class T>(T) { convert_in(static_cast<const T*>(from), n, factor, to); });
+  with_float_type(dtype, "an attention tensor",
+                  [&]<class T>(T) { convert_in(static_cast<const T*>(from), n, factor, to); });
 }
 inline void write_row(tn_dtype dtype, void* to, int64_t n, float factor, const float* from, bool add) {
-  with_float_type(dtype, "an attention tensor", [&]<class T>(T) { convert_out(static_cast<T*>(to), n, factor, from, add); });
+  with_float_type(dtype, "an attention tensor",
+                  [&]<class T>(T) { convert_out(static_cast<T*>(to), n, factor, from, add); });
 }
 
 // A tensor [B, T, H, width] with unit stride along its last axis.
@@ -61,7 +64,9 @@ struct HeadRows {
   bool accumulate = false;
 
   void* at(int64_t b, int64_t t, int64_t h) const { return data + b * batch + t * token + h * head; }
-  void read(int64_t b, int64_t t, int64_t h, float factor, float* to) const { read_row(dtype, at(b, t, h), width, factor, to); }
+  void read(int64_t b, int64_t t, int64_t h, float factor, float* to) const {
+    read_row(dtype, at(b, t, h), width, factor, to);
+  }
   // Rows of one head lie far apart, where hardware does not look ahead.
   void prefetch(int64_t b, int64_t t, int64_t h) const {
     const char* row = static_cast<const char*>(at(b, t, h));
@@ -72,19 +77,26 @@ struct HeadRows {
   }
 };
 
-inline HeadRows head_rows(const tn_port_bind& bind, const char* name, int64_t batch, int64_t tokens, int64_t heads, int64_t width) {
+inline HeadRows head_rows(const tn_port_bind& bind, const char* name, int64_t batch, int64_t tokens, int64_t heads,
+                          int64_t width) {
   const tn_tensor& t = *bind.tensor;
   const std::string port = std::string("attention port ") + name;
   if (t.ndim != 4 || t.shape[0] != batch || t.shape[1] != tokens || t.shape[2] != heads || t.shape[3] != width) {
     std::string found;
     for (int32_t i = 0; i < t.ndim; ++i) found += (i ? ", " : "") + std::to_string(t.shape[i]);
-    fail(TN_E_ARGUMENT, port + " has shape [" + found + "] but must be [" + std::to_string(batch) + ", " + std::to_string(tokens) + ", " +
-                            std::to_string(heads) + ", " + std::to_string(width) + "]");
+    fail(TN_E_ARGUMENT, port + " has shape [" + found + "] but must be [" + std::to_string(batch) + ", " +
+                            std::to_string(tokens) + ", " + std::to_string(heads) + ", " + std::to_string(width) + "]");
   }
   if (width > 1 && t.strides[3] != 1) fail(TN_E_UNSUPPORTED, port + " must have unit stride along its last axis");
-  if (!same(t.dtype, kF32) && !same(t.dtype, kBF16) && !same(t.dtype, kF16)) fail(TN_E_UNSUPPORTED, port + " must be f32, bf16 or f16");
+  if (!same(t.dtype, kF32) && !same(t.dtype, kBF16) && !same(t.dtype, kF16))
+    fail(TN_E_UNSUPPORTED, port + " must be f32, bf16 or f16");
   const int64_t size = t.dtype.bits / 8;
-  return {data<char>(t),       t.dtype, t.strides[0] * size, t.strides[1] * size, t.strides[2] * size, width,
+  return {data<char>(t),
+          t.dtype,
+          t.strides[0] * size,
+          t.strides[1] * size,
+          t.strides[2] * size,
+          width,
           (bind.flags & TN_BIND_ACCUMULATE) != 0};
 }
 
@@ -97,12 +109,13 @@ struct RowNumbers {
   float& at(int64_t b, int64_t h, int64_t t) const { return data[b * batch + h * head + t * token]; }
 };
 
-inline RowNumbers row_numbers(const tn_port_bind* bind, const char* name, int64_t batch, int64_t heads, int64_t tokens) {
+inline RowNumbers row_numbers(const tn_port_bind* bind, const char* name, int64_t batch, int64_t heads,
+                              int64_t tokens) {
   if (!bind) return {};
   const tn_tensor& t = *bind->tensor;
   if (t.ndim != 3 || t.shape[0] != batch || t.shape[1] != heads || t.shape[2] != tokens || !same(t.dtype, kF32))
-    fail(TN_E_ARGUMENT, std::string("attention port ") + name + " must be f32 [" + std::to_string(batch) + ", " + std::to_string(heads) + ", " +
-                            std::to_string(tokens) + "]");
+    fail(TN_E_ARGUMENT, std::string("attention port ") + name + " must be f32 [" + std::to_string(batch) + ", " +
+                            std::to_string(heads) + ", " + std::to_string(tokens) + "]");
   return {data<float>(t), t.strides[0], t.strides[1], t.strides[2], (bind->flags & TN_BIND_ACCUMULATE) != 0};
 }
 

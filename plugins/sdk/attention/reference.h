@@ -1,8 +1,8 @@
-// The dense evaluator: attention exactly as its formula reads, in f64, one query row at a time. It is what every kernel is compared
-// with, so it shares nothing with them: masks are asked term by term for each (i, j).
+// The dense evaluator: attention exactly as its formula reads, in f64, one query row at a time. It is what every kernel
+// is compared with, so it shares nothing with them: masks are asked term by term for each (i, j).
 //
-// Tensors are contiguous f64 [B, T, H, d]. S = softcap(scale · Q Kᵀ), P = softmax over the visible keys (and the sink logit, which has
-// no value), O = (P ∘ keep) V, L = log Σ exp S.
+// Tensors are contiguous f64 [B, T, H, d]. S = softcap(scale · Q Kᵀ), P = softmax over the visible keys (and the sink
+// logit, which has no value), O = (P ∘ keep) V, L = log Σ exp S.
 #pragma once
 
 #include <cmath>
@@ -39,7 +39,8 @@ struct DenseAttention {
     each_row([&](const Row& row) {
       out.lse[lse_index(row)] = row.lse;
       for (size_t n = 0; n < row.p.size(); ++n)
-        for (int64_t c = 0; c < e; ++c) out.o[q_index(row, e) + c] += row.p[n] * row.keep[n] * v[k_index(row, n, e) + c];
+        for (int64_t c = 0; c < e; ++c)
+          out.o[q_index(row, e) + c] += row.p[n] * row.keep[n] * v[k_index(row, n, e) + c];
     });
     return out;
   }
@@ -91,7 +92,9 @@ struct DenseAttention {
       if (t.kind == TN_MASK_SINK) sink = t.n;
     for (const tn_mask_term& t : mask) {
       if (t.kind == TN_MASK_CAUSAL && j > i) return false;
-      if (t.kind == TN_MASK_WINDOW && j >= sink && ((t.left >= 0 && j < i - t.left) || (t.right >= 0 && j > i + t.right))) return false;
+      if (t.kind == TN_MASK_WINDOW && j >= sink &&
+          ((t.left >= 0 && j < i - t.left) || (t.right >= 0 && j > i + t.right)))
+        return false;
     }
     return true;
   }
@@ -103,7 +106,8 @@ struct DenseAttention {
     for (int64_t b = 0; b < batch; ++b)
       for (size_t s = 0; s < list.size(); ++s)
         for (int64_t i = 0; i < list[s].q_len; ++i)
-          for (int64_t h = 0; h < heads; ++h) visit(row(b, list[s], segments.empty() ? b : static_cast<int64_t>(s), i, h));
+          for (int64_t h = 0; h < heads; ++h)
+            visit(row(b, list[s], segments.empty() ? b : static_cast<int64_t>(s), i, h));
   }
 
   Row row(int64_t b, const Segment& s, int64_t dropout_batch, int64_t i, int64_t h) const {

@@ -1,11 +1,11 @@
-// Speed of flash-attention: visible FLOP/s of both passes, and their share of what oneDNN's sgemm (1024³) reaches on the same threads. Calls and
-// products alternate and medians are compared, so that a busy machine disturbs both alike.
+// Speed of flash-attention: visible FLOP/s of both passes, and their share of what oneDNN's sgemm (1024³) reaches on
+// the same threads. Calls and products alternate and medians are compared, so that a busy machine disturbs both alike.
 //
 //   OMP_NUM_THREADS=2 build/bin/benchmark_attention
 #include <benchmark/benchmark.h>
-#include <dnnl.hpp>
 #include <omp.h>
 #include <time.h>
+#include <dnnl.hpp>
 
 #include <algorithm>
 #include <random>
@@ -51,11 +51,14 @@ Tensor random_tensor(tn_dtype dtype, std::vector<int64_t> shape) {
 struct Product {
   static constexpr int64_t kSize = 1024;
   std::vector<float> a = std::vector<float>(kSize * kSize, 0.5f), b = a, c = a;
-  void operator()() { dnnl::sgemm('N', 'N', kSize, kSize, kSize, 1.0f, a.data(), kSize, b.data(), kSize, 0.0f, c.data(), kSize); }
+  void operator()() {
+    dnnl::sgemm('N', 'N', kSize, kSize, kSize, 1.0f, a.data(), kSize, b.data(), kSize, 0.0f, c.data(), kSize);
+  }
   static constexpr double kFlops = 2.0 * kSize * kSize * kSize;
 };
 
-void attention(benchmark::State& state, const std::string& object, tn_dtype dtype, bool backward, int64_t t_q, int64_t t_k) {
+void attention(benchmark::State& state, const std::string& object, tn_dtype dtype, bool backward, int64_t t_q,
+               int64_t t_k) {
   tenon::sdk::testing::FakeHost host;
   const auto* api = static_cast<const tn_attention_api*>(tenon::sdk::testing::load_plugin(host, object).api);
   const tn_attention_config config{sizeof config, kHeads, kKvHeads, kWidth, kWidth, 0, 1, 0, kHeads, 0, 0, 0};
@@ -65,13 +68,17 @@ void attention(benchmark::State& state, const std::string& object, tn_dtype dtyp
   const tn_mask_term* mask[] = {&causal};
   const tn_attention_shape shape{sizeof shape, TN_PHASE_TRAIN, 0, 1, 1, t_q, t_k, t_k - t_q, 0, mask, nullptr, dtype};
   const std::pair<uint32_t, std::vector<int64_t>> ports[] = {
-      {TN_PORT_Q, {1, t_q, kHeads, kWidth}},   {TN_PORT_K, {1, t_k, kKvHeads, kWidth}},  {TN_PORT_V, {1, t_k, kKvHeads, kWidth}},
-      {TN_PORT_O, {1, t_q, kHeads, kWidth}},   {TN_PORT_LSE, {1, kHeads, t_q}},          {TN_PORT_DO, {1, t_q, kHeads, kWidth}},
-      {TN_PORT_DQ, {1, t_q, kHeads, kWidth}},  {TN_PORT_DK, {1, t_k, kKvHeads, kWidth}}, {TN_PORT_DV, {1, t_k, kKvHeads, kWidth}}};
+      {TN_PORT_Q, {1, t_q, kHeads, kWidth}},   {TN_PORT_K, {1, t_k, kKvHeads, kWidth}},
+      {TN_PORT_V, {1, t_k, kKvHeads, kWidth}}, {TN_PORT_O, {1, t_q, kHeads, kWidth}},
+      {TN_PORT_LSE, {1, kHeads, t_q}},         {TN_PORT_DO, {1, t_q, kHeads, kWidth}},
+      {TN_PORT_DQ, {1, t_q, kHeads, kWidth}},  {TN_PORT_DK, {1, t_k, kKvHeads, kWidth}},
+      {TN_PORT_DV, {1, t_k, kKvHeads, kWidth}}};
   std::vector<Tensor> tensors;
-  for (const auto& [port, dims] : ports) tensors.push_back(random_tensor(port == TN_PORT_LSE ? tenon::sdk::kF32 : dtype, dims));
+  for (const auto& [port, dims] : ports)
+    tensors.push_back(random_tensor(port == TN_PORT_LSE ? tenon::sdk::kF32 : dtype, dims));
   std::vector<tn_port_bind> binds;
-  for (size_t i = 0; i < tensors.size(); ++i) binds.push_back({sizeof(tn_port_bind), ports[i].first, 0, 0, tensors[i].get()});
+  for (size_t i = 0; i < tensors.size(); ++i)
+    binds.push_back({sizeof(tn_port_bind), ports[i].first, 0, 0, tensors[i].get()});
   std::vector<const tn_port_bind*> pointers;
   for (const auto& b : binds) pointers.push_back(&b);
 
@@ -90,7 +97,8 @@ void attention(benchmark::State& state, const std::string& object, tn_dtype dtyp
     products.push_back(seconds_of(product));
     state.SetIterationTime(calls.back());
   }
-  const double flops = (backward ? plan.backward : plan.forward).flops, speed = flops / median(calls), peak = Product::kFlops / median(products);
+  const double flops = (backward ? plan.backward : plan.forward).flops, speed = flops / median(calls),
+               peak = Product::kFlops / median(products);
   state.counters["GFLOP/s"] = speed * 1e-9;
   state.counters["sgemm_GFLOP/s"] = peak * 1e-9;
   state.counters["share"] = speed / peak;
@@ -106,11 +114,13 @@ int main(int argc, char** argv) {
     for (const auto& [dtype, type] : {std::pair{tenon::sdk::kF32, "f32"}, {tenon::sdk::kBF16, "bf16"}}) {
       for (const int64_t t : {256, 512, 2048, 8192})
         for (const bool backward : {false, true})
-          benchmark::RegisterBenchmark((std::string(backward ? "backward/" : "forward/") + type + "/" + level + "/" + std::to_string(t)).c_str(), attention,
-                                       object, dtype, backward, t, t)
+          benchmark::RegisterBenchmark(
+              (std::string(backward ? "backward/" : "forward/") + type + "/" + level + "/" + std::to_string(t)).c_str(),
+              attention, object, dtype, backward, t, t)
               ->UseManualTime()
               ->Unit(benchmark::kMillisecond);
-      benchmark::RegisterBenchmark((std::string("decode/") + type + "/" + level + "/8192").c_str(), attention, object, dtype, false, 1, 8192)
+      benchmark::RegisterBenchmark((std::string("decode/") + type + "/" + level + "/8192").c_str(), attention, object,
+                                   dtype, false, 1, 8192)
           ->UseManualTime()
           ->Unit(benchmark::kMillisecond);
     }
