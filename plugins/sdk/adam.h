@@ -95,6 +95,40 @@ inline void adam_update(const tn_exec* exec, const AdamSettings& s, const tn_ite
   else adam_update<false>(exec, a, n, g, w, m, v, {});
 }
 
+// The direction alone: u (in: the gradient) becomes m / denominator; the caller's step is lr · a.direction.
+inline void adam_direction(const tn_exec* exec, const AdamNumbers& a, int64_t n, float* u, Stored m, Stored v) {
+  for_each_block<2 * kChunk * sizeof(float)>(
+      exec, chunks(n),
+      [=](const Block& block) {
+        const Chunk chunk(block, n);
+        float* stage = block.shared<float>();
+        float *pm = m.read(block, chunk, stage), *pv = v.read(block, chunk, stage + kChunk), *pu = u + chunk.begin;
+        block.each(chunk.n, [=](int64_t i) {
+          const float x = pu[i] * a.grad_scale;
+          pm[i] = decayed(a.a1, pm[i], x), pv[i] = decayed(a.a2, pv[i], x * x);
+          pu[i] = adam_ratio(a, pm[i], pv[i]);
+        });
+        m.write(block, chunk, pm);
+        v.write(block, chunk, pv);
+      },
+      kChunk);
+}
+
+// Elements [begin, begin + n) of a weight, begin a multiple of 8, along the direction u.
+inline void adam_apply(const tn_exec* exec, const AdamNumbers& a, int64_t begin, int64_t n, const float* u, Stored weight) {
+  const Stored part = weight.from(begin);
+  for_each_block<kChunk * sizeof(float)>(
+      exec, chunks(n),
+      [=](const Block& block) {
+        const Chunk chunk(block, n);
+        float* w = part.read(block, chunk, block.shared<float>());
+        const float* pu = u + chunk.begin;
+        block.each(chunk.n, [=](int64_t i) { w[i] = adam_step(a, w[i], pu[i]); });
+        part.write(block, chunk, w);
+      },
+      kChunk);
+}
+
 // Schema entries that the family shares.
 inline constexpr tn_hyper_info kHyperBeta1 = real("beta1", "0.9", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "decay of the gradient's average");
 inline constexpr tn_hyper_info kHyperBeta2 = real("beta2", "0.999", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "decay of the squared gradient's average");

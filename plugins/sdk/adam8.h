@@ -79,6 +79,20 @@ TN_FN void adam8_chunk(const Block& block, const Chunk& chunk, const AdamNumbers
   }
 }
 
+// The direction alone, as adam_direction.
+inline void adam8_direction(const tn_exec* exec, const AdamNumbers& a, const Adam8Coder& coder, const Adam8States& s, int64_t n, float* u) {
+  const int64_t size = adam8_chunk_size(s.blocksize);
+  const Adam8Coder* c = &coder;
+  for_each_block<2 * kLargestBlocksize * sizeof(float)>(
+      exec, chunks(n, size),
+      [=](const Block& block) {
+        const Chunk chunk(block, n, size);
+        float* stage = block.shared<float>();
+        adam8_chunk(block, chunk, a, *c, s, u + chunk.begin, u + chunk.begin, stage, stage + size);
+      },
+      size);
+}
+
 // One update of a parameter.
 inline void adam8_update(const tn_exec* exec, const AdamSettings& settings, const Adam8Coder& coder, const tn_item& item, int64_t blocksize) {
   const int64_t n = count(*item.param), size = adam8_chunk_size(blocksize);

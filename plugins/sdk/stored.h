@@ -20,7 +20,7 @@ struct Chunk {
 };
 
 // Draws of one update that must not meet take elements far apart in the same key: plane p begins at element p · 2^56.
-enum Plane : uint64_t { kPlaneWeight = 0, kPlaneState = 1 /* and 2, 3 */, kPlaneSketch = 8 };
+enum Plane : uint64_t { kPlaneWeight = 0, kPlaneState = 1 /* and 2, 3 */, kPlaneSketch = 8 /* and 9 */ };
 constexpr uint64_t plane_start(uint64_t plane) { return plane << 56; }
 
 // Elements kept as f32, as bf16 rounded to nearest or stochastically, or as f32 with a rounded copy beside.
@@ -31,6 +31,16 @@ struct Stored {
   bool stochastic = false;
   tn_rng rng{};
   uint64_t first = 0;  // of its plane
+
+  // The elements from `begin` on, a multiple of 8.
+  TN_FN Stored from(int64_t begin) const {
+    Stored s = *this;
+    if (f32) s.f32 += begin;
+    if (b16) s.b16 += begin;
+    if (copy) s.copy += begin;
+    s.first += static_cast<uint64_t>(begin);
+    return s;
+  }
 
   // In place, or staged in `stage` of at least chunk.n floats.
   TN_FN float* read(const Block& block, const Chunk& chunk, float* stage) const {

@@ -1,6 +1,6 @@
 // A small correct CPU device for the tests of techniques: they need no device plugin, and a fault there cannot hide one here.
-// Products are plain loops over unpacked f32 operands; a product demands a workspace of kGemmWorkspace bytes and writes all of it, so
-// that a technique that forgets gemm_workspace in its estimate is caught.
+// Products are plain loops over unpacked f32 operands; a product demands a workspace that depends on its shape and writes all of it, so that a
+// technique that forgets a product in its estimate is caught.
 #pragma once
 
 #include <chrono>
@@ -19,8 +19,6 @@ struct tn_event {
 };
 
 namespace tenon::sdk::testing {
-
-inline constexpr uint64_t kGemmWorkspace = 4096;
 
 namespace fake {
 
@@ -51,14 +49,21 @@ inline int64_t batch_offset(const tn_tensor& t, int64_t index) {
   return offset;
 }
 
+inline int32_t gemm_workspace(tn_device*, const tn_gemm* g, uint64_t* n) {
+  const tn_tensor &a = *g->a, &c = *g->c;
+  return *n = static_cast<uint64_t>(64 + 8 * (c.shape[c.ndim - 2] + c.shape[c.ndim - 1] + a.shape[a.ndim - 1])), TN_OK;
+}
+
 inline int32_t gemm(tn_device* device, tn_stream*, const tn_gemm* g, void* workspace, uint64_t workspace_bytes) {
   const tn_tensor &a = *g->a, &b = *g->b, &c = *g->c;
   if (a.ndim < 2 || b.ndim != a.ndim || c.ndim != a.ndim || g->packed_b) return TN_E_ARGUMENT;
   const int64_t m = c.shape[c.ndim - 2], n = c.shape[c.ndim - 1], k = a.shape[a.ndim - 1];
   if (a.shape[a.ndim - 2] != m || b.shape[b.ndim - 2] != k || b.shape[b.ndim - 1] != n || batches(a) != batches(c) || batches(b) != batches(c))
     return TN_E_ARGUMENT;
-  if (workspace_bytes < kGemmWorkspace) return TN_E_MEMORY;
-  std::memset(workspace, 0xFF, kGemmWorkspace);
+  uint64_t needed = 0;
+  gemm_workspace(device, g, &needed);
+  if (workspace_bytes < needed) return TN_E_MEMORY;
+  std::memset(workspace, 0xFF, needed);
   if (device) ++device->gemm_calls;
   std::vector<float> row(static_cast<size_t>(n));
   for (int64_t batch = 0; batch < batches(c); ++batch) {
@@ -113,7 +118,6 @@ inline int32_t stream_wait_event(tn_device*, tn_stream*, tn_event*) { return TN_
 inline int32_t event_seconds(tn_device*, tn_event* a, tn_event* b, double* s) {
   return *s = std::chrono::duration<double>(b->at - a->at).count(), TN_OK;
 }
-inline int32_t gemm_workspace(tn_device*, const tn_gemm*, uint64_t* n) { return *n = kGemmWorkspace, TN_OK; }
 inline int32_t pack_bytes(tn_device*, const tn_gemm*, uint64_t* n) { return *n = 0, TN_OK; }
 inline int32_t pack(tn_device*, tn_stream*, const tn_gemm*, void*) { return TN_E_UNSUPPORTED; }
 inline const void* get_extension(const char*) { return nullptr; }

@@ -1,0 +1,219 @@
+// An update of one matrix: refresh of the bases when it is due, projection, Adam there, and the way back.
+#pragma once
+
+#include "optimizers/galore/projection.h"
+
+namespace tenon::sdk::galore {
+
+struct Refresh {
+  bool happened = false, failed = false;
+  double energy = 0;  // the captured part of |G|²
+};
+
+class Update {
+ public:
+  Update(const tn_exec* exec, const Plan& plan, const Adam8Coder& coder, const tn_item& item, int64_t offset)
+      : exec_(exec), p_(plan), s_(*plan.settings), coder_(coder), item_(item), workspace_(*exec), b_(plan, workspace_),
+        product_(exec->api, exec->device, exec->stream, workspace_.behind(b_.fixed), workspace_.bytes_behind(b_.fixed)), numbers_(s_.adam, item) {
+    check_count(*item.grad, p_.m * p_.n, "the gradient");
+    const bool f32 = same(item.grad->dtype, kF32);
+    g_ = {f32 ? static_cast<void*>(contiguous<float>(item.grad, "the gradient")) : contiguous<bf16>(item.grad, "the gradient (f32 or bf16)"),
+          item.grad->dtype, p_.m, p_.n, p_.n, 1};
+    if (item.n_states < p_.first_moment() + (p_.eight_bit ? 4 : 2))
+      fail(TN_E_ARGUMENT, "galore: an item came with " + std::to_string(item.n_states) + " states, state_layout declared more");
+    due_ = item.t == 1 || (item.t - 1 + offset) % s_.gap == 0;
+    numbers_.step *= static_cast<float>(s_.scale);
+  }
+
+  Refresh run() {
+    Refresh result;
+    left_ = p_.left ? basis(0, p_.m, b_.left) : nullptr;
+    right_ = p_.right ? basis(p_.left ? 1 : 0, p_.n, b_.right) : nullptr;
+    if (due_) {
+      result = refresh();
+      if (skip_) return result;
+    }
+    project();
+    direct();
+    back();
+    return result;
+  }
+
+ private:
+  // The basis in f32: the state itself, or its copy.
+  float* basis(uint32_t slot, int64_t d, float* stage) const {
+    const tn_tensor& t = *item_.states[slot];
+    check_count(t, d * p_.r, "the projector");
+    if (!stage) return contiguous<float>(&t, "the projector");
+    copy_dense(exec_, {contiguous<bf16>(&t, "the projector"), kBF16, d, p_.r, p_.r, 1}, stage);
+    return stage;
+  }
+
+  // |G|², in f64 and in one order.
+  double squared_norm() const {
+    const int64_t n = p_.m * p_.n;
+    const Stored g = gradient_of(item_);
+    double* partial = b_.partial;
+    for_each_block<kChunk * sizeof(float)>(
+        exec_, chunks(n),
+        [=](const Block& block) {
+          const Chunk chunk(block, n);
+          const float* x = g.read(block, chunk, block.shared<float>());
+          partial[block.index] = block.sum(chunk.n, [=](int64_t i) { return static_cast<double>(x[i]) * x[i]; });
+        },
+        kChunk);
+    double sum = 0;
+    for (int64_t i = 0; i < chunks(n); ++i) sum += partial[i];
+    return sum;
+  }
+
+  Refresh refresh() {
+    Refresh result{.happened = true};
+    const bool first = item_.t == 1;
+    const double norm = squared_norm();
+    if (!std::isfinite(norm)) {  // would poison basis, moments and weight: leave all as they are
+      skip_ = true, result.failed = true;
+      if (first) unit(left_, p_.m, 0), unit(right_, p_.n, p_.left ? 1 : 0);
+      return result;
+    }
+    if (norm == 0) {  // tells nothing about directions
+      result.energy = 1;
+      if (first) unit(left_, p_.m, 0), unit(right_, p_.n, p_.left ? 1 : 0);
+      return result;
+    }
+    if (!first && s_.moments == Moments::kReset) reset();
+    double energy = 1;
+    if (p_.left) result.failed |= !side(left_, p_.m, true, 0, norm, energy);
+    if (p_.right) result.failed |= !side(right_, p_.n, false, p_.left ? 1 : 0, norm, energy);
+    result.energy = energy;
+    return result;
+  }
+
+  // One basis. False: the factorization failed and the old basis stands.
+  bool side(float* old, int64_t d, bool of_left, uint32_t slot, double norm, double& energy) {
+    const bool first = item_.t == 1;
+    double captured = 0;
+    if (!find_subspace(exec_, product_, of_left ? b_.of_left : b_.of_right, p_.directed(g_, of_left), first ? nullptr : old, item_.rng,
+                       plane_start(kPlaneSketch + of_left), first ? kColdIterations : kWarmIterations, b_.fresh, &captured)) {
+      if (first) unit(old, d, slot);
+      return false;
+    }
+    energy = std::min(energy, captured / norm);
+    fix_signs(b_.fresh, first ? nullptr : old, d, p_.r);
+    if (!first && s_.moments == Moments::kRotate) rotate(old, d, of_left);
+    std::copy(b_.fresh, b_.fresh + d * p_.r, old);
+    store(old, d, slot);
+    return true;
+  }
+  void unit(float* basis, int64_t d, uint32_t slot) {
+    if (!basis) return;
+    complete_basis(basis, d, p_.r, 0);
+    store(basis, d, slot);
+  }
+  // Rounds a staged basis into its state, and goes on with what was stored, as a resumed run does.
+  void store(float* basis, int64_t d, uint32_t slot) const {
+    if (same(s_.basis_dtype, kF32)) return;
+    bf16* to = data<bf16>(*item_.states[slot]);
+    for (int64_t i = 0; i < d * p_.r; ++i) to[i] = from_float<bf16>(basis[i]), basis[i] = to_float(to[i]);
+  }
+
+  void reset() const {
+    for (uint32_t i = p_.first_moment(); i < item_.n_states; ++i) {
+      const tn_tensor& t = *item_.states[i];
+      std::memset(data<char>(t), 0, static_cast<size_t>(count(t)) * t.dtype.bits / 8);
+    }
+  }
+
+  // The first moment in the coordinates of the fresh basis.
+  void rotate(const float* old, int64_t d, bool of_left) const {
+    const int64_t r = p_.r, n = p_.projected();
+    const Block all{0, nullptr};
+    Adam8States s{};
+    float* m = nullptr;
+    if (p_.eight_bit) {
+      s = adam8_states(item_, p_.first_moment(), n, s_.blocksize), m = b_.moment;
+      for (int64_t at = 0; at < n; at += s.blocksize)
+        decode_dynamic<true>(all, s.m + at, s.m_max[at / s.blocksize], m + at, std::min(s.blocksize, n - at));
+    } else {
+      m = contiguous<float>(item_.states[p_.first_moment()], "exp_avg");
+    }
+    const Matrix turn = Matrix::dense(b_.turn, r, r);
+    product_(1, Matrix::dense(const_cast<float*>(old), d, r).transposed(), Matrix::dense(b_.fresh, d, r), 0, turn);
+    const Matrix from = Matrix::dense(m, p_.rows(), p_.columns()), to = Matrix::dense(b_.turned, p_.rows(), p_.columns());
+    if (of_left) product_(1, turn.transposed(), from, 0, to);
+    else product_(1, from, turn, 0, to);
+    if (!p_.eight_bit) {
+      std::copy(b_.turned, b_.turned + n, m);
+      return;
+    }
+    for (int64_t at = 0; at < n; at += s.blocksize) {
+      const int64_t k = std::min(s.blocksize, n - at);
+      const float* x = b_.turned + at;
+      const float largest = all.max(k, 0.0f, [=](int64_t i) { return std::fabs(x[i]); });
+      s.m_max[at / s.blocksize] = largest;
+      encode_dynamic(all, coder_.first, x, largest > 0 ? largest : 1.0f, s.m + at, k);
+    }
+  }
+
+  Matrix left() const { return Matrix::dense(left_, p_.m, p_.r); }
+  Matrix right() const { return Matrix::dense(right_, p_.n, p_.r); }
+  Matrix projected() const { return Matrix::dense(b_.projected, p_.rows(), p_.columns()); }
+
+  void project() const {
+    if (p_.left && p_.right) {
+      const Matrix half = Matrix::dense(b_.half, p_.r, p_.n);
+      product_(1, left().transposed(), g_, 0, half);
+      product_(1, half, right(), 0, projected());
+    } else if (p_.left) {
+      product_(1, left().transposed(), g_, 0, projected());
+    } else {
+      product_(1, g_, right(), 0, projected());
+    }
+  }
+
+  void direct() const {
+    const uint32_t k = p_.first_moment();
+    const int64_t n = p_.projected();
+    if (p_.eight_bit) adam8_direction(exec_, numbers_, coder_, adam8_states(item_, k, n, s_.blocksize), n, b_.projected);
+    else adam_direction(exec_, numbers_, n, b_.projected, state_of(item_, k, n), state_of(item_, k + 1, n));
+  }
+
+  // Rows [begin, begin + rows) of the update: out ← alpha · N back in full size + beta · out.
+  void unproject(const Matrix& tall, int64_t begin, int64_t rows, double alpha, double beta, const Matrix& out) const {
+    if (p_.right) product_(alpha, tall.row_block(begin, rows), right().transposed(), beta, out);
+    else product_(alpha, tall.row_block(begin, rows), projected(), beta, out);
+  }
+
+  void back() const {
+    Matrix tall = p_.left ? left() : projected();  // [m, r]
+    if (p_.left && p_.right) {
+      tall = Matrix::dense(b_.half, p_.m, p_.r);
+      product_(1, left(), projected(), 0, tall);
+    }
+    const Stored weight = weight_of(item_);
+    if (weight.f32 && !weight.copy && !weight.b16) {  // the product adds into the weight
+      const double keep = 1 - static_cast<double>(numbers_.decay), after = s_.adam.decay_first ? 1 : keep;
+      return unproject(tall, 0, p_.m, -static_cast<double>(numbers_.step) * after, keep, Matrix::dense(weight.f32, p_.m, p_.n));
+    }
+    for (int64_t begin = 0; begin < p_.m; begin += p_.tile_rows()) {
+      const int64_t rows = std::min(p_.tile_rows(), p_.m - begin);
+      unproject(tall, begin, rows, 1, 0, Matrix::dense(b_.tile, rows, p_.n));
+      adam_apply(exec_, numbers_, begin * p_.n, rows * p_.n, b_.tile, weight);
+    }
+  }
+
+  const tn_exec* exec_;
+  const Plan& p_;
+  const Settings& s_;
+  const Adam8Coder& coder_;
+  const tn_item& item_;
+  Workspace workspace_;
+  Buffers b_;
+  Products product_;
+  AdamNumbers numbers_;
+  Matrix g_;
+  float *left_ = nullptr, *right_ = nullptr;
+  bool due_ = false, skip_ = false;
+};
+
+}  // namespace tenon::sdk::galore

@@ -1,0 +1,66 @@
+// Matrices as views, and their products through the device.
+#pragma once
+
+#include "sdk/tensor.h"
+#include "tenon/device.h"
+
+namespace tenon::sdk {
+
+struct Matrix {
+  void* data = nullptr;
+  tn_dtype dtype = kF32;
+  int64_t rows = 0, columns = 0, row_stride = 0, column_stride = 1;
+
+  // Dense row-major f32.
+  static Matrix dense(float* data, int64_t rows, int64_t columns) { return {data, kF32, rows, columns, columns, 1}; }
+  Matrix transposed() const { return {data, dtype, columns, rows, column_stride, row_stride}; }
+  Matrix row_block(int64_t begin, int64_t n) const {
+    return {static_cast<char*>(data) + begin * row_stride * dtype.bits / 8, dtype, n, columns, row_stride, column_stride};
+  }
+};
+
+// C ← alpha · A · B + beta · C in f32, on the device. The workspace of products is what `measure` says for the shapes, or more.
+class Products {
+ public:
+  Products(const tn_device_api* api, tn_device* device, tn_stream* stream = nullptr, void* workspace = nullptr, uint64_t bytes = 0)
+      : api_(api), device_(device), stream_(stream), workspace_(workspace), bytes_(bytes) {}
+
+  void operator()(double alpha, const Matrix& a, const Matrix& b, double beta, const Matrix& c) const {
+    if (c.rows == 0 || c.columns == 0) return;
+    View va(a), vb(b), vc(c);
+    const tn_gemm g = describe(alpha, va, vb, beta, vc);
+    check(api_->gemm(device_, stream_, &g, workspace_, bytes_));
+  }
+  uint64_t measure(const Matrix& a, const Matrix& b, const Matrix& c) const {
+    if (c.rows == 0 || c.columns == 0) return 0;
+    View va(a), vb(b), vc(c);
+    const tn_gemm g = describe(1, va, vb, 0, vc);
+    uint64_t n = 0;
+    check(api_->gemm_workspace(device_, &g, &n));
+    return n;
+  }
+
+ private:
+  struct View {
+    int64_t shape[2], strides[2];
+    tn_tensor tensor;
+    explicit View(const Matrix& m)
+        : shape{m.rows, m.columns}, strides{m.row_stride, m.column_stride}, tensor{m.data, {TN_CPU, 0}, 2, m.dtype, shape, strides, 0} {}
+    View(const View&) = delete;
+  };
+  static tn_gemm describe(double alpha, const View& a, const View& b, double beta, View& c) {
+    tn_gemm g{};
+    g.struct_size = TN_SIZE_TO(tn_gemm, packed_b);
+    g.flags = TN_GEMM_EXACT;
+    g.a = &a.tensor, g.b = &b.tensor, g.c = &c.tensor;
+    g.alpha = alpha, g.beta = beta;
+    return g;
+  }
+  const tn_device_api* api_;
+  tn_device* device_;
+  tn_stream* stream_;
+  void* workspace_;
+  uint64_t bytes_;
+};
+
+}  // namespace tenon::sdk
