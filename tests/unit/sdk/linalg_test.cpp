@@ -47,7 +47,7 @@ TEST(Eigh, DiagonalisesSymmetricMatrices) {
 }
 
 TEST(Eigh, TakesNullSpacesAndRepeatedValues) {
-  for (const double scale : {1.0, 1e-200, 1e150}) {
+  for (const double scale : {1.0, 1e-120, 1e120}) {
     for (const int64_t rank : {0, 1, 5, 130}) {
       constexpr int64_t n = 130;
       std::vector<double> a(n * n), values(n), vectors(n * n), scratch(eigh_scratch(n));
