@@ -1,0 +1,132 @@
+#include "hosts/conformance/memory.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "hosts/conformance/check.h"
+#include "sdk/dtype.h"
+
+namespace tenon::conformance {
+namespace {
+
+// Behind the content there is room for the usual mistake, a size that is wrong by a factor.
+constexpr uint64_t kFront = 4096, kBack = 64 << 10;
+constexpr uint8_t kFenceByte = 0xA5;
+
+uint64_t padded(uint64_t bytes) {
+  return (bytes + TN_ALIGNMENT - 1) / TN_ALIGNMENT * TN_ALIGNMENT;
+}
+
+}  // namespace
+
+void Bench::wait() {
+  must(api->stream_wait(device, stream), "waiting for the device");
+}
+
+void Bench::expect_intact(const std::string& during) {
+  wait();
+  for (const Tensor* t : live)
+    if (const std::string f = t->finding(); !f.empty()) failed(during + ": " + f);
+}
+
+Tensor::Tensor(Bench& bench, std::string name, tn_dtype dtype, std::vector<int64_t> shape)
+    : bench_(bench), name_(std::move(name)), shape_(std::move(shape)), strides_(shape_.size()) {
+  for (size_t i = shape_.size(); i-- > 0;) strides_[i] = count_, count_ *= shape_[i];
+  bytes_ = static_cast<uint64_t>(count_) * dtype.bits / 8;
+  void* memory = nullptr;
+  must(bench.api->alloc(bench.device, kFront + padded(bytes_) + kBack, &memory), "allocating " + name_);
+  memory_ = static_cast<uint8_t*>(memory);
+  must(bench.api->fill(bench.device, bench.stream, memory_, kFenceByte, kFront + padded(bytes_) + kBack),
+       "filling " + name_);
+  view_ = {memory_ + kFront, bench.id, static_cast<int32_t>(shape_.size()), dtype, shape_.data(), strides_.data(), 0};
+  fill(0);
+  bench_.live.push_back(this);
+}
+
+Tensor::Tensor(Bench& bench, std::string name, tn_dtype dtype, std::vector<int64_t> shape,
+               const std::vector<float>& values)
+    : Tensor(bench, std::move(name), dtype, std::move(shape)) {
+  set(values);
+}
+
+Tensor::~Tensor() {
+  std::erase(bench_.live, this);
+  bench_.api->stream_wait(bench_.device, bench_.stream);
+  bench_.api->free(bench_.device, memory_);
+}
+
+void Tensor::fill(uint8_t byte) {
+  if (bytes_) must(bench_.api->fill(bench_.device, bench_.stream, view_.data, byte, bytes_), "filling " + name_);
+  bench_.wait();
+}
+
+void Tensor::set_raw(const std::vector<uint8_t>& bytes) {
+  expect(bytes.size() == bytes_, "the battery gave " + name_ + " another number of bytes than it has");
+  if (bytes_)
+    must(bench_.api->copy(bench_.device, bench_.stream, view_.data, bytes.data(), bytes_, TN_COPY_TO_DEVICE),
+         "writing " + name_);
+  bench_.wait();
+}
+
+std::vector<uint8_t> Tensor::raw() const {
+  std::vector<uint8_t> out(bytes_);
+  if (bytes_)
+    must(bench_.api->copy(bench_.device, bench_.stream, out.data(), view_.data, bytes_, TN_COPY_TO_HOST),
+         "reading " + name_);
+  bench_.wait();
+  return out;
+}
+
+void Tensor::set(const std::vector<float>& values) {
+  expect(static_cast<int64_t>(values.size()) == count_,
+         "the battery gave " + name_ + " another number of values than it has");
+  std::vector<uint8_t> bytes(bytes_);
+  sdk::with_float_type(view_.dtype, "a tensor of the battery", [&]<class T>(T) {
+    for (size_t i = 0; i < values.size(); ++i) {
+      const T x = sdk::from_float<T>(values[i]);
+      std::memcpy(&bytes[i * sizeof x], &x, sizeof x);
+    }
+  });
+  set_raw(bytes);
+}
+
+std::vector<float> Tensor::floats() const {
+  const std::vector<uint8_t> bytes = raw();
+  std::vector<float> out(static_cast<size_t>(count_));
+  sdk::with_float_type(view_.dtype, "a tensor of the battery", [&]<class T>(T) {
+    for (size_t i = 0; i < out.size(); ++i) {
+      T x;
+      std::memcpy(&x, &bytes[i * sizeof x], sizeof x);
+      out[i] = sdk::to_float(x);
+    }
+  });
+  return out;
+}
+
+std::string Tensor::finding() const {
+  std::vector<uint8_t> all(kFront + padded(bytes_) + kBack);
+  must(bench_.api->copy(bench_.device, bench_.stream, all.data(), memory_, all.size(), TN_COPY_TO_HOST),
+       "reading " + name_);
+  bench_.wait();
+  const auto broken = [](uint8_t b) { return b != kFenceByte; };
+  if (std::any_of(all.begin(), all.begin() + kFront, broken)) return "it wrote before the start of " + name_;
+  if (std::any_of(all.begin() + static_cast<int64_t>(kFront + bytes_), all.end(), broken))
+    return "it wrote past the end of " + name_ + " (" + std::to_string(bytes_) + " bytes)";
+  if (is_sealed_ && !std::equal(sealed_.begin(), sealed_.end(), all.begin() + kFront))
+    return "it changed " + name_ + ", which it may only read";
+  return {};
+}
+
+Exec::Exec(Bench& bench, uint64_t workspace_bytes, uint8_t poison)
+    : workspace_(bench, "the workspace", sdk::kU8, {static_cast<int64_t>(workspace_bytes)}) {
+  workspace_.fill(poison);
+  exec_ = {TN_SIZE_TO(tn_exec, workspace_bytes),
+           0,
+           bench.api,
+           bench.device,
+           bench.stream,
+           workspace_.data(),
+           workspace_bytes};
+}
+
+}  // namespace tenon::conformance

@@ -1,0 +1,80 @@
+// Fenced memory on a device: what a plugin is given lies between known bytes, so that every write outside is found and
+// named.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <string>
+#include <vector>
+
+#include "tenon/device.h"
+
+namespace tenon::conformance {
+
+class Tensor;
+
+// An open device and every fenced tensor that lives on it.
+struct Bench {
+  const tn_device_api* api = nullptr;
+  tn_device* device = nullptr;
+  tn_stream* stream = nullptr;
+  tn_device_id id{};
+  std::vector<const Tensor*> live;
+
+  void wait();
+  // Fails, naming the tensor, where a fence is broken or a sealed tensor was changed.
+  void expect_intact(const std::string& during);
+};
+
+// A dense row-major tensor between fences. `name` appears in findings: "state exp_avg of a [33, 130] parameter".
+class Tensor {
+ public:
+  Tensor(Bench& bench, std::string name, tn_dtype dtype, std::vector<int64_t> shape);
+  Tensor(Bench& bench, std::string name, tn_dtype dtype, std::vector<int64_t> shape, const std::vector<float>& values);
+  ~Tensor();
+  Tensor(const Tensor&) = delete;
+
+  tn_tensor* get() { return &view_; }
+  const std::string& name() const { return name_; }
+  tn_dtype dtype() const { return view_.dtype; }
+  const std::vector<int64_t>& shape() const { return shape_; }
+  int64_t count() const { return count_; }
+  uint64_t bytes() const { return bytes_; }
+  void* data() const { return view_.data; }
+
+  void set(const std::vector<float>& values);  // rounds to the dtype
+  void set_raw(const std::vector<uint8_t>& bytes);
+  void fill(uint8_t byte);
+  std::vector<float> floats() const;
+  std::vector<uint8_t> raw() const;
+  // From now on any change is a finding, until `unseal`.
+  void seal() { sealed_ = raw(), is_sealed_ = true; }
+  void unseal() { is_sealed_ = false; }
+
+  // Empty, or what is wrong with the fences or the seal.
+  std::string finding() const;
+
+ private:
+  Bench& bench_;
+  std::string name_;
+  std::vector<int64_t> shape_, strides_;
+  int64_t count_ = 1;
+  uint64_t bytes_ = 0;
+  uint8_t* memory_ = nullptr;  // front fence, content padded to the alignment, back fence
+  tn_tensor view_{};
+  std::vector<uint8_t> sealed_;
+  bool is_sealed_ = false;
+};
+
+// Where a call runs: a workspace of exactly these bytes, fenced, filled with `poison` before use.
+class Exec {
+ public:
+  Exec(Bench& bench, uint64_t workspace_bytes, uint8_t poison = 0xFF);
+  const tn_exec* get() const { return &exec_; }
+
+ private:
+  Tensor workspace_;
+  tn_exec exec_;
+};
+
+}  // namespace tenon::conformance

@@ -1,0 +1,20 @@
+// Asks for half of the workspace that it writes.
+#include "plain.h"
+
+namespace tenon::gallery {
+namespace {
+
+struct Broken : Plain {
+  using Plain::Plain;
+  void estimate(const tn_device_api* api, tn_device* device, uint32_t uid, tn_estimate& out) {
+    Plain::estimate(api, device, uid, out);
+    out.workspace_bytes /= 2;
+  }
+};
+
+constexpr tn_optimizer_api kApi = optimizer_api<Broken>();
+
+}  // namespace
+}  // namespace tenon::gallery
+
+TENON_EXHIBIT(tenon::gallery::kApi)
