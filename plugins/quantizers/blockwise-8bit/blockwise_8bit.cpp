@@ -1,4 +1,5 @@
-// The blockwise-8bit quantizer: a block's largest magnitude, and per element the nearest value of the dynamic map to x/absmax.
+// The blockwise-8bit quantizer: a block's largest magnitude, and per element the nearest value of the dynamic map to
+// x/absmax.
 #include <limits>
 
 #include "sdk/codec.h"
@@ -12,8 +13,8 @@ namespace {
 constexpr int64_t kTask = 4096;  // elements: a multiple of every block
 
 template <bool Signed, class T>
-void encode_blocks(const tn_exec* exec, const sdk::DynamicEncoder<Signed>& nearest, const T* x, int64_t n, int64_t blocksize, uint8_t* codes,
-                   float* absmax, sdk::BadBlock& bad, sdk::BadBlock& negative) {
+void encode_blocks(const tn_exec* exec, const sdk::DynamicEncoder<Signed>& nearest, const T* x, int64_t n,
+                   int64_t blocksize, uint8_t* codes, float* absmax, sdk::BadBlock& bad, sdk::BadBlock& negative) {
   sdk::for_each_block(exec, sdk::ceil_div(n, kTask), [=, &nearest, &bad, &negative](const sdk::Block& task) {
     float run[kTask];
     const int64_t end = std::min(n, (task.index + 1) * kTask);
@@ -42,8 +43,8 @@ void encode_blocks(const tn_exec* exec, const sdk::DynamicEncoder<Signed>& neare
 }
 
 template <class T>
-void decode_range(const tn_exec* exec, const float (&book)[256], const uint8_t* codes, const float* absmax, int64_t blocksize, int64_t begin,
-                  int64_t end, T* dst) {
+void decode_range(const tn_exec* exec, const float (&book)[256], const uint8_t* codes, const float* absmax,
+                  int64_t blocksize, int64_t begin, int64_t end, T* dst) {
   const int64_t first = begin / kTask, tasks = begin < end ? sdk::ceil_div(end, kTask) - first : 0;
   sdk::for_each_block(exec, tasks, [=, &book](const sdk::Block& task) {
     const int64_t stop = std::min(end, (first + task.index + 1) * kTask);
@@ -65,7 +66,9 @@ struct Sizes {
   int64_t n, blocks;
   bool plain;
   Sizes(const tn_target& target, int64_t blocksize)
-      : n(sdk::elements(target)), blocks(sdk::ceil_div(n, blocksize)), plain(target.site == TN_SITE_OPTIMIZER_STATE && n < kMinState) {}
+      : n(sdk::elements(target)),
+        blocks(sdk::ceil_div(n, blocksize)),
+        plain(target.site == TN_SITE_OPTIMIZER_STATE && n < kMinState) {}
 };
 
 class Codec {
@@ -84,15 +87,18 @@ class Codec {
     sdk::declare(sink, "absmax", sdk::kF32, s.blocks);
   }
 
-  void estimate(const tn_device_api*, tn_device*, const tn_target& target, uint32_t op, int64_t rows, tn_estimate& out) const {
+  void estimate(const tn_device_api*, tn_device*, const tn_target& target, uint32_t op, int64_t rows,
+                tn_estimate& out) const {
     if (op != TN_QUANTIZER_ENCODE && op != TN_QUANTIZER_DECODE)
       sdk::fail(TN_E_UNSUPPORTED, "blockwise-8bit has no fused product; decode and multiply instead");
     const Sizes s(target, blocksize_);
     const double each = 1.0 + 4.0 / static_cast<double>(blocksize_) + target.dtype.bits / 8.0;
-    sdk::set_estimate(out, (op == TN_QUANTIZER_ENCODE ? 10.0 : 1.0) * rows, each * rows, s.plain ? 4 * s.n : s.n + 4 * s.blocks);
+    sdk::set_estimate(out, (op == TN_QUANTIZER_ENCODE ? 10.0 : 1.0) * rows, each * rows,
+                      s.plain ? 4 * s.n : s.n + 4 * s.blocks);
   }
 
-  void encode(const tn_exec* exec, const tn_target& target, const tn_tensor& src, tn_tensor* const* components, const tn_rng*) const {
+  void encode(const tn_exec* exec, const tn_target& target, const tn_tensor& src, tn_tensor* const* components,
+              const tn_rng*) const {
     const Sizes s(target, blocksize_);
     sdk::check_source(target, src, s.n);
     sdk::BadBlock bad, negative;
@@ -107,27 +113,33 @@ class Codec {
     float* absmax = sdk::component<float>(components, 1, "absmax", s.blocks);
     sdk::with_float_type(src.dtype, "blockwise-8bit: a tensor to quantize", [&](auto type) {
       const auto* x = sdk::data<const decltype(type)>(src);
-      if (signed_) encode_blocks(exec, signed_encoder_, x, s.n, blocksize_, codes, absmax, bad, negative);
-      else encode_blocks(exec, unsigned_encoder_, x, s.n, blocksize_, codes, absmax, bad, negative);
+      if (signed_)
+        encode_blocks(exec, signed_encoder_, x, s.n, blocksize_, codes, absmax, bad, negative);
+      else
+        encode_blocks(exec, unsigned_encoder_, x, s.n, blocksize_, codes, absmax, bad, negative);
     });
     bad.raise(target, blocksize_);
     if (negative.any())
-      sdk::fail(TN_E_ARGUMENT, sdk::name_of(target) + ": a negative value cannot be held by the unsigned map; use blockwise-8bit:signed=true");
+      sdk::fail(TN_E_ARGUMENT,
+                sdk::name_of(target) +
+                    ": a negative value cannot be held by the unsigned map; use blockwise-8bit:signed=true");
   }
 
-  void decode(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, int64_t begin, int64_t end, tn_tensor& dst) const {
+  void decode(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, int64_t begin, int64_t end,
+              tn_tensor& dst) const {
     const Sizes s(target, blocksize_);
     sdk::check_range(target, s.n, begin, end, dst);
     if (s.plain) {
       const float* values = sdk::component<float>(components, 0, "values", s.n);
-      return sdk::with_float_type(dst.dtype, "blockwise-8bit: a decoded tensor",
-                                  [&](auto type) { sdk::convert(values + begin, sdk::data<decltype(type)>(dst), end - begin); });
+      return sdk::with_float_type(dst.dtype, "blockwise-8bit: a decoded tensor", [&](auto type) {
+        sdk::convert(values + begin, sdk::data<decltype(type)>(dst), end - begin);
+      });
     }
     const uint8_t* codes = sdk::component<uint8_t>(components, 0, "codes", s.n);
     const float* absmax = sdk::component<float>(components, 1, "absmax", s.blocks);
     sdk::with_float_type(dst.dtype, "blockwise-8bit: a decoded tensor", [&](auto type) {
-      decode_range(exec, (signed_ ? sdk::kDynamicSigned : sdk::kDynamicUnsigned).value, codes, absmax, blocksize_, begin, end,
-                   sdk::data<decltype(type)>(dst));
+      decode_range(exec, (signed_ ? sdk::kDynamicSigned : sdk::kDynamicUnsigned).value, codes, absmax, blocksize_,
+                   begin, end, sdk::data<decltype(type)>(dst));
     });
   }
 
@@ -138,8 +150,10 @@ class Codec {
   sdk::DynamicEncoder<false> unsigned_encoder_;
 };
 
-constexpr tn_hyper_info kBlocksize = sdk::choice("blocksize", "256", "64|128|256|512|1024|2048|4096", "elements that share one scale");
-constexpr tn_hyper_info kSigned = sdk::flag("signed", "true", "the map with both signs; false: twice as fine, for values that are never negative");
+constexpr tn_hyper_info kBlocksize =
+    sdk::choice("blocksize", "256", "64|128|256|512|1024|2048|4096", "elements that share one scale");
+constexpr tn_hyper_info kSigned =
+    sdk::flag("signed", "true", "the map with both signs; false: twice as fine, for values that are never negative");
 constexpr const tn_hyper_info* kHypers[] = {&kBlocksize, &kSigned};
 constexpr tn_quantizer_api kApi = sdk::quantizer_api<Codec>();
 constexpr tn_plugin kPlugin = sdk::describe(TN_KIND_QUANTIZER, "blockwise-8bit", "0.9.0", kHypers, &kApi);

@@ -23,7 +23,8 @@ inline uint8_t nearest(const sdk::DynamicBook& book, float t) {
 
 inline Coded encode(const sdk::DynamicBook& book, const std::vector<float>& x, size_t blocksize) {
   Coded out{std::vector<uint8_t>(x.size()), std::vector<float>((x.size() + blocksize - 1) / blocksize)};
-  for (size_t i = 0; i < x.size(); ++i) out.absmax[i / blocksize] = std::fmax(out.absmax[i / blocksize], std::fabs(x[i]));
+  for (size_t i = 0; i < x.size(); ++i)
+    out.absmax[i / blocksize] = std::fmax(out.absmax[i / blocksize], std::fabs(x[i]));
   for (size_t i = 0; i < x.size(); ++i) {
     const float a = out.absmax[i / blocksize];
     // The reciprocal of a subnormal overflows.

@@ -12,7 +12,8 @@ using namespace sdk::testing;
 using sdk::kBF16, sdk::kF16, sdk::kF32;
 
 class Blockwise8bit : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Objects, Blockwise8bit, ::testing::ValuesIn(plugin_objects()), [](const auto& info) { return object_label(info.param); });
+INSTANTIATE_TEST_SUITE_P(Objects, Blockwise8bit, ::testing::ValuesIn(plugin_objects()),
+                         [](const auto& info) { return object_label(info.param); });
 
 std::vector<float> squared(std::vector<float> x) {
   for (float& v : x) v *= v;
@@ -33,7 +34,8 @@ TEST_P(Blockwise8bit, AgreesWithBitsandbytes) {
       std::vector<uint8_t> want = file.u8(key + ".codes");
       const std::vector<float> absmax = coded["absmax"].floats();
       for (size_t i = 0; i < want.size(); ++i)
-        if (absmax[i / b] == 0) want[i] = is_signed ? sdk::kDynamicSignedZero : sdk::kDynamicUnsignedZero;  // theirs mean nothing there
+        if (absmax[i / b] == 0)
+          want[i] = is_signed ? sdk::kDynamicSignedZero : sdk::kDynamicUnsignedZero;  // theirs mean nothing there
       EXPECT_EQ(coded["codes"].raw(), want) << key;
       if (!file.has(key + ".decoded")) continue;
       EXPECT_EQ(codec.decode(target, coded), file.f32(key + ".decoded"));
@@ -42,7 +44,8 @@ TEST_P(Blockwise8bit, AgreesWithBitsandbytes) {
 
 TEST_P(Blockwise8bit, TheMapsAreThoseOfThePaper) {
   const golden::File file("blockwise-8bit/codec.safetensors");
-  for (const auto& [book, name] : {std::pair{&sdk::kDynamicSigned, "book.signed"}, std::pair{&sdk::kDynamicUnsigned, "book.unsigned"}}) {
+  for (const auto& [book, name] :
+       {std::pair{&sdk::kDynamicSigned, "book.signed"}, std::pair{&sdk::kDynamicUnsigned, "book.unsigned"}}) {
     const std::vector<float> values(book->value, book->value + 256);
     EXPECT_EQ(values, file.f32(name));
     EXPECT_EQ(std::set<float>(values.begin(), values.end()).size(), 256u);
@@ -123,7 +126,8 @@ TEST_P(Blockwise8bit, SmallOptimizerStatesStayInF32) {
   EXPECT_EQ(codec.decode(small, coded), x);
   expect_ranges_are_slices(codec, small, coded);
   EXPECT_EQ(codec.plan(large).names, (std::vector<std::string>{"codes", "absmax"}));
-  EXPECT_EQ(codec.plan(make_target({7})).names, (std::vector<std::string>{"codes", "absmax"}));  // a weight is what was asked for
+  EXPECT_EQ(codec.plan(make_target({7})).names,
+            (std::vector<std::string>{"codes", "absmax"}));  // a weight is what was asked for
 }
 
 TEST_P(Blockwise8bit, RangesAreSlices) {

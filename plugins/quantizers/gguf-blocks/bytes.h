@@ -7,11 +7,21 @@
 
 namespace tenon::gguf {
 
-inline uint16_t load16(const uint8_t* p) { return static_cast<uint16_t>(p[0] | p[1] << 8); }
-inline uint32_t load32(const uint8_t* p) { return load16(p) | static_cast<uint32_t>(load16(p + 2)) << 16; }
-inline float load_f16(const uint8_t* p) { return sdk::to_float(sdk::f16{load16(p)}); }
-inline void store16(uint8_t* p, uint16_t v) { p[0] = static_cast<uint8_t>(v), p[1] = static_cast<uint8_t>(v >> 8); }
-inline void store_f16(uint8_t* p, float v) { store16(p, sdk::from_float<sdk::f16>(v).bits); }
+inline uint16_t load16(const uint8_t* p) {
+  return static_cast<uint16_t>(p[0] | p[1] << 8);
+}
+inline uint32_t load32(const uint8_t* p) {
+  return load16(p) | static_cast<uint32_t>(load16(p + 2)) << 16;
+}
+inline float load_f16(const uint8_t* p) {
+  return sdk::to_float(sdk::f16{load16(p)});
+}
+inline void store16(uint8_t* p, uint16_t v) {
+  p[0] = static_cast<uint8_t>(v), p[1] = static_cast<uint8_t>(v >> 8);
+}
+inline void store_f16(uint8_t* p, float v) {
+  store16(p, sdk::from_float<sdk::f16>(v).bits);
+}
 
 // The non-uniform levels of IQ4_NL and IQ4_XS.
 inline constexpr int8_t kIq4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
@@ -29,10 +39,14 @@ inline void scale_and_min(const uint8_t* s, int j, int& scale, int& min) {
 }
 
 // Six-bit scale of sub-block j of Q3_K, packed in twelve bytes; 32 is zero.
-inline int q3_scale(const uint8_t* s, int j) { return (j < 8 ? s[j] & 15 : s[j - 8] >> 4) | (s[8 + j % 4] >> (2 * (j / 4)) & 3) << 4; }
+inline int q3_scale(const uint8_t* s, int j) {
+  return (j < 8 ? s[j] & 15 : s[j - 8] >> 4) | (s[8 + j % 4] >> (2 * (j / 4)) & 3) << 4;
+}
 
 // 2^(e - 128): the scale of MXFP4, halved because its levels are doubled.
-inline float e8m0_half(uint8_t e) { return std::bit_cast<float>(e < 2 ? 0x00200000u << e : static_cast<uint32_t>(e - 1) << 23); }
+inline float e8m0_half(uint8_t e) {
+  return std::bit_cast<float>(e < 2 ? 0x00200000u << e : static_cast<uint32_t>(e - 1) << 23);
+}
 
 // Unsigned E4M3, halved likewise: the scale of NVFP4. 0x7f stands for no number and reads as 0.
 inline float e4m3_half(uint8_t x) {

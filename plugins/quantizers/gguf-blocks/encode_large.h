@@ -1,5 +1,5 @@
-// Encoding of the 256-element blocks: search each sub-block, code the sub-blocks' scales under one f16 factor, then choose the elements'
-// codes for the scales as they will be decoded.
+// Encoding of the 256-element blocks: search each sub-block, code the sub-blocks' scales under one f16 factor, then
+// choose the elements' codes for the scales as they will be decoded.
 #pragma once
 
 #include "quantizers/gguf-blocks/large_blocks.h"
@@ -33,13 +33,16 @@ struct CodedAffine {
     const float n = static_cast<float>(top);
     d = sdk::to_float(sdk::from_float<sdk::f16>(largest_scale / n));
     dmin = sdk::to_float(sdk::from_float<sdk::f16>(largest_min / n));
-    const float inverse_scale = largest_scale > 0 ? n / largest_scale : 0, inverse_min = largest_min > 0 ? n / largest_min : 0;
+    const float inverse_scale = largest_scale > 0 ? n / largest_scale : 0,
+                inverse_min = largest_min > 0 ? n / largest_min : 0;
     for (int s = 0; s < kSubs; ++s) {
       scale[s] = coded(fit[s].scale * inverse_scale, top), min[s] = coded(fit[s].min * inverse_min, top);
       const float step = d * scale[s], offset = dmin * min[s];
       for (int i = 0; i < Sub; i += 16) {
         float code[16] = {};
-        if (step > 0) store(code, clamp(round_even((load(x + Sub * s + i) + fill(offset)) / fill(step)), 0, static_cast<float>(levels)));
+        if (step > 0)
+          store(code,
+                clamp(round_even((load(x + Sub * s + i) + fill(offset)) / fill(step)), 0, static_cast<float>(levels)));
         for (int l = 0; l < 16; ++l) q[Sub * s + i + l] = static_cast<uint8_t>(code[l]);
       }
     }
@@ -47,12 +50,14 @@ struct CodedAffine {
 
  private:
   static uint8_t coded(float t, int top) {
-    const float r = t < 0x1p20f ? round_even(t) : static_cast<float>(top);  // a subnormal largest one overflows its reciprocal
+    const float r =
+        t < 0x1p20f ? round_even(t) : static_cast<float>(top);  // a subnormal largest one overflows its reciprocal
     return static_cast<uint8_t>(r > 0 ? (r < static_cast<float>(top) ? r : static_cast<float>(top)) : 0);
   }
 };
 
-// Signed scales of 16 sub-blocks of 16, coded in -top … top - 1 (the largest takes -top) under the factor d; codes -half … half - 1.
+// Signed scales of 16 sub-blocks of 16, coded in -top … top - 1 (the largest takes -top) under the factor d; codes
+// -half … half - 1.
 struct CodedSymmetric {
   int8_t scale[16], q[256];
   float d;
@@ -80,7 +85,8 @@ inline void pack_pairs(const uint8_t* q, uint8_t* out) {
   for (int half = 0; half < 2; ++half)
     for (int l = 0; l < 32; ++l) {
       const uint8_t* from = q + 128 * half + l;
-      out[32 * half + l] = static_cast<uint8_t>((from[0] & 3) | (from[32] & 3) << 2 | (from[64] & 3) << 4 | (from[96] & 3) << 6);
+      out[32 * half + l] =
+          static_cast<uint8_t>((from[0] & 3) | (from[32] & 3) << 2 | (from[64] & 3) << 4 | (from[96] & 3) << 6);
     }
 }
 
@@ -124,7 +130,8 @@ inline void encode_block(Q4_K, const float* x, uint8_t* out) {
   store_f16(out, c.d), store_f16(out + 2, c.dmin);
   pack_scales_and_mins(c.scale, c.min, out + 4);
   for (int j = 0; j < 8; j += 2)
-    for (int l = 0; l < 32; ++l) out[16 + 16 * j + l] = static_cast<uint8_t>(c.q[32 * j + l] | c.q[32 * j + 32 + l] << 4);
+    for (int l = 0; l < 32; ++l)
+      out[16 + 16 * j + l] = static_cast<uint8_t>(c.q[32 * j + l] | c.q[32 * j + 32 + l] << 4);
 }
 
 inline void encode_block(Q5_K, const float* x, uint8_t* out) {
@@ -137,7 +144,8 @@ inline void encode_block(Q5_K, const float* x, uint8_t* out) {
     out[16 + l] = high;
   }
   for (int j = 0; j < 8; j += 2)
-    for (int l = 0; l < 32; ++l) out[48 + 16 * j + l] = static_cast<uint8_t>((c.q[32 * j + l] & 15) | c.q[32 * j + 32 + l] << 4);
+    for (int l = 0; l < 32; ++l)
+      out[48 + 16 * j + l] = static_cast<uint8_t>((c.q[32 * j + l] & 15) | c.q[32 * j + 32 + l] << 4);
 }
 
 inline void encode_block(Q6_K, const float* x, uint8_t* out) {

@@ -52,7 +52,8 @@ class Codec {
     sdk::declare(sink, "blocks", sdk::kU8, bytes(target), type_->code_bits);
   }
 
-  void estimate(const tn_device_api*, tn_device*, const tn_target& target, uint32_t op, int64_t rows, tn_estimate& out) const {
+  void estimate(const tn_device_api*, tn_device*, const tn_target& target, uint32_t op, int64_t rows,
+                tn_estimate& out) const {
     const int64_t state = bytes(target);
     const double each = static_cast<double>(type_->bytes) / type_->elements, element = target.dtype.bits / 8.0;
     if (op == TN_QUANTIZER_ENCODE) {
@@ -62,14 +63,16 @@ class Codec {
       sdk::set_estimate(out, 2.0 * rows, (each + element) * rows, state);
     } else if (op == TN_QUANTIZER_LINEAR && target.ndim == 2 && rows <= kMaxRows) {
       sdk::set_estimate(out, 2.0 * rows * target.shape[0] * target.shape[1],
-                        static_cast<double>(state) + 4.0 * rows * (target.shape[0] + target.shape[1]), state, 4 * rows * target.shape[1]);
+                        static_cast<double>(state) + 4.0 * rows * (target.shape[0] + target.shape[1]), state,
+                        4 * rows * target.shape[1]);
     } else {
-      sdk::fail(TN_E_UNSUPPORTED, "gguf-blocks: the fused product serves matrices and at most " + std::to_string(kMaxRows) +
-                                      " rows of activations; decode and multiply instead");
+      sdk::fail(TN_E_UNSUPPORTED, "gguf-blocks: the fused product serves matrices and at most " +
+                                      std::to_string(kMaxRows) + " rows of activations; decode and multiply instead");
     }
   }
 
-  void encode(const tn_exec* exec, const tn_target& target, const tn_tensor& src, tn_tensor* const* components, const tn_rng*) const {
+  void encode(const tn_exec* exec, const tn_target& target, const tn_tensor& src, tn_tensor* const* components,
+              const tn_rng*) const {
     require_writable(target);
     uint8_t* blocks = sdk::component<uint8_t>(components, 0, "blocks", bytes(target));
     const int64_t n = sdk::elements(target);
@@ -90,11 +93,12 @@ class Codec {
     });
     bad.raise(target, kRun);
     if (large.any())
-      sdk::fail(TN_E_NUMERIC, sdk::name_of(target) + ": a magnitude is above " + std::to_string(type_->largest) + ", the most that " + type_->name +
-                                  " can hold; use type=F32");
+      sdk::fail(TN_E_NUMERIC, sdk::name_of(target) + ": a magnitude is above " + std::to_string(type_->largest) +
+                                  ", the most that " + type_->name + " can hold; use type=F32");
   }
 
-  void decode(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, int64_t begin, int64_t end, tn_tensor& dst) const {
+  void decode(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, int64_t begin, int64_t end,
+              tn_tensor& dst) const {
     const uint8_t* blocks = sdk::component<uint8_t>(components, 0, "blocks", bytes(target));
     sdk::check_range(target, sdk::elements(target), begin, end, dst);
     const int64_t first = begin / kTask, tasks = begin < end ? sdk::ceil_div(end, kTask) - first : 0;
@@ -102,14 +106,15 @@ class Codec {
       auto* out = sdk::data<decltype(to)>(dst);
       const Type& type = *type_;
       sdk::for_each_block(exec, tasks, [=, &type](const sdk::Block& task) {
-        const int64_t from = std::max(begin, (first + task.index) * kTask), stop = std::min(end, (first + task.index + 1) * kTask);
+        const int64_t from = std::max(begin, (first + task.index) * kTask),
+                      stop = std::min(end, (first + task.index + 1) * kTask);
         decode_run(type, blocks, from, stop, out + (from - begin));
       });
     });
   }
 
-  void linear(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, const tn_tensor& x, double alpha, double beta,
-              tn_tensor& y) const {
+  void linear(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, const tn_tensor& x,
+              double alpha, double beta, tn_tensor& y) const {
     const uint8_t* blocks = sdk::component<uint8_t>(components, 0, "blocks", bytes(target));
     const sdk::Product p(target, x, y, kMaxRows);
     const float* activations = sdk::as_floats(exec, x);
@@ -123,12 +128,14 @@ class Codec {
   void require_fit(const std::string& name, int64_t row) const {
     if (row % type_->elements == 0) return;
     sdk::fail(TN_E_UNSUPPORTED, name + ": rows of " + std::to_string(row) + " elements do not fill the blocks of " +
-                                    std::to_string(type_->elements) + " that " + type_->name + " has; use type=" + fallback(*type_, row));
+                                    std::to_string(type_->elements) + " that " + type_->name +
+                                    " has; use type=" + fallback(*type_, row));
   }
   void require_writable(const tn_target& target) const {
     if (!type_->encode)
       sdk::fail(TN_E_UNSUPPORTED, sdk::name_of(target) + ": " + type_->name +
-                                      " can be read but not written; use Q8_0, Q6_K, Q5_K, Q4_K, Q3_K, Q2_K, IQ4_NL, Q5_1, Q5_0, Q4_1, Q4_0, BF16, F16 or F32");
+                                      " can be read but not written; use Q8_0, Q6_K, Q5_K, Q4_K, Q3_K, Q2_K, IQ4_NL, "
+                                      "Q5_1, Q5_0, Q4_1, Q4_0, BF16, F16 or F32");
   }
   int64_t bytes(const tn_target& target) const {
     const int64_t n = sdk::elements(target);
@@ -140,7 +147,8 @@ class Codec {
   const Type* type_;
 };
 
-constexpr tn_hyper_info kType = sdk::choice("type", "Q4_K", kTypeChoices, "block type; rows that do not fill its blocks are refused with the type that fits");
+constexpr tn_hyper_info kType = sdk::choice(
+    "type", "Q4_K", kTypeChoices, "block type; rows that do not fill its blocks are refused with the type that fits");
 constexpr const tn_hyper_info* kHypers[] = {&kType};
 constexpr tn_quantizer_api kApi = sdk::quantizer_api<Codec>();
 constexpr tn_plugin kPlugin = sdk::describe(TN_KIND_QUANTIZER, "gguf-blocks", "0.9.0", kHypers, &kApi);

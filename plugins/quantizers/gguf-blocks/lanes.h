@@ -1,4 +1,5 @@
-// Sixteen f32 side by side, in registers as wide as the CPU has. Sums have one order on every CPU, so that every object writes the same bytes.
+// Sixteen f32 side by side, in registers as wide as the CPU has. Sums have one order on every CPU, so that every object
+// writes the same bytes.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +36,9 @@ inline Lanes load(const float* p) {
   std::memcpy(v.r, p, sizeof v.r);
   return v;
 }
-inline void store(float* p, const Lanes& v) { std::memcpy(p, v.r, sizeof v.r); }
+inline void store(float* p, const Lanes& v) {
+  std::memcpy(p, v.r, sizeof v.r);
+}
 
 inline Lanes operator+(const Lanes& a, const Lanes& b) {
   return Lanes::map([&](int i) { return a.r[i] + b.r[i]; });
@@ -49,7 +52,9 @@ inline Lanes operator*(const Lanes& a, const Lanes& b) {
 inline Lanes operator/(const Lanes& a, const Lanes& b) {
   return Lanes::map([&](int i) { return a.r[i] / b.r[i]; });
 }
-inline Lanes& operator+=(Lanes& a, const Lanes& b) { return a = a + b; }
+inline Lanes& operator+=(Lanes& a, const Lanes& b) {
+  return a = a + b;
+}
 // a >= b ? x : y
 inline Lanes select_not_less(const Lanes& a, const Lanes& b, const Lanes& x, const Lanes& y) {
   return Lanes::map([&](int i) { return a.r[i] >= b.r[i] ? x.r[i] : y.r[i]; });
@@ -69,8 +74,12 @@ inline float sum(const Lanes& v) {
 }
 
 // Nearest integer, ties to even; |x| < 2^22.
-inline Lanes round_even(const Lanes& x) { return (x + fill(0x1.8p23f)) - fill(0x1.8p23f); }
-inline float round_even(float x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
+inline Lanes round_even(const Lanes& x) {
+  return (x + fill(0x1.8p23f)) - fill(0x1.8p23f);
+}
+inline float round_even(float x) {
+  return (x + 0x1.8p23f) - 0x1.8p23f;
+}
 inline Lanes clamp(const Lanes& x, float low, float high) {
   const Lanes l = fill(low), h = fill(high), a = select_not_less(x, l, x, l);
   return select_not_less(h, a, a, h);

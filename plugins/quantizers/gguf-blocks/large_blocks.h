@@ -1,5 +1,5 @@
-// Blocks of 256 elements: decoding. Sub-blocks of 16 or 32 have small integer scales (and minima) under one or two f16 factors. Codes are
-// unpacked to bytes first and scaled then; both are loops that vectorize.
+// Blocks of 256 elements: decoding. Sub-blocks of 16 or 32 have small integer scales (and minima) under one or two f16
+// factors. Codes are unpacked to bytes first and scaled then; both are loops that vectorize.
 #pragma once
 
 #include "quantizers/gguf-blocks/bytes.h"
@@ -61,7 +61,8 @@ struct Q4_K {
     for (int j = 0; j < 8; j += 2) {
       int a0, m0, a1, m1;
       scale_and_min(scales, j, a0, m0), scale_and_min(scales, j + 1, a1, m1);
-      const float s0 = d * static_cast<float>(a0), o0 = dmin * static_cast<float>(m0), s1 = d * static_cast<float>(a1), o1 = dmin * static_cast<float>(m1);
+      const float s0 = d * static_cast<float>(a0), o0 = dmin * static_cast<float>(m0), s1 = d * static_cast<float>(a1),
+                  o1 = dmin * static_cast<float>(m1);
 #pragma omp simd
       for (int l = 0; l < 32; ++l) out[32 * j + l] = static_cast<float>(q[16 * j + l] & 15) * s0 - o0;
 #pragma omp simd
@@ -77,8 +78,10 @@ struct Q5_K {
     const float d = load_f16(b), dmin = load_f16(b + 2);
     uint8_t code[256];
     for (int j = 0; j < 8; j += 2) {
-      for (int l = 0; l < 32; ++l) code[32 * j + l] = static_cast<uint8_t>((q[16 * j + l] & 15) | (high[l] >> j & 1) << 4);
-      for (int l = 0; l < 32; ++l) code[32 * j + 32 + l] = static_cast<uint8_t>(q[16 * j + l] >> 4 | (high[l] >> (j + 1) & 1) << 4);
+      for (int l = 0; l < 32; ++l)
+        code[32 * j + l] = static_cast<uint8_t>((q[16 * j + l] & 15) | (high[l] >> j & 1) << 4);
+      for (int l = 0; l < 32; ++l)
+        code[32 * j + 32 + l] = static_cast<uint8_t>(q[16 * j + l] >> 4 | (high[l] >> (j + 1) & 1) << 4);
     }
     for (int j = 0; j < 8; ++j) {
       int a, m;
@@ -98,7 +101,8 @@ struct Q6_K {
       const uint8_t *low = b + 64 * half, *high = b + 128 + 32 * half;
       int8_t* to = q + 128 * half;
       for (int l = 0; l < 32; ++l) to[l] = static_cast<int8_t>(((low[l] & 15) | (high[l] & 3) << 4) - 32);
-      for (int l = 0; l < 32; ++l) to[32 + l] = static_cast<int8_t>(((low[32 + l] & 15) | (high[l] >> 2 & 3) << 4) - 32);
+      for (int l = 0; l < 32; ++l)
+        to[32 + l] = static_cast<int8_t>(((low[32 + l] & 15) | (high[l] >> 2 & 3) << 4) - 32);
       for (int l = 0; l < 32; ++l) to[64 + l] = static_cast<int8_t>((low[l] >> 4 | (high[l] >> 4 & 3) << 4) - 32);
       for (int l = 0; l < 32; ++l) to[96 + l] = static_cast<int8_t>((low[32 + l] >> 4 | (high[l] >> 6) << 4) - 32);
     }
@@ -133,7 +137,8 @@ struct IQ4_XS {
   }
 };
 
-// Five ternary digits a byte: a byte is ceil(256·v / 243), so a digit is the integer part of three times the fraction that is left.
+// Five ternary digits a byte: a byte is ceil(256·v / 243), so a digit is the integer part of three times the fraction
+// that is left.
 struct TQ1_0 {
   static constexpr int kElements = 256, kBytes = 54;
   static void decode(const uint8_t* b, float* out) {
@@ -152,7 +157,8 @@ struct TQ2_0 {
     const float d = load_f16(b + 64);
     for (int part = 0; part < 8; ++part)
 #pragma omp simd
-      for (int l = 0; l < 32; ++l) out[32 * part + l] = static_cast<float>((b[32 * (part / 4) + l] >> (part % 4 * 2) & 3) - 1) * d;
+      for (int l = 0; l < 32; ++l)
+        out[32 * part + l] = static_cast<float>((b[32 * (part / 4) + l] >> (part % 4 * 2) & 3) - 1) * d;
   }
 };
 

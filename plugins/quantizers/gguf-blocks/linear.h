@@ -1,4 +1,5 @@
-// y[T, m] = alpha · x W^T + beta · y for few rows T: 256 weights at a time are decoded into the first-level cache and multiplied with all rows.
+// y[T, m] = alpha · x W^T + beta · y for few rows T: 256 weights at a time are decoded into the first-level cache and
+// multiplied with all rows.
 #pragma once
 
 #include "quantizers/gguf-blocks/lanes.h"
@@ -29,19 +30,25 @@ void dot_rows(const Type& type, const uint8_t* row, int64_t n, const float* cons
 }
 
 template <class Y>
-void linear(const tn_exec* exec, const Type& type, const uint8_t* blocks, const sdk::Product& p, const float* x, double alpha, double beta, Y* y) {
+void linear(const tn_exec* exec, const Type& type, const uint8_t* blocks, const sdk::Product& p, const float* x,
+            double alpha, double beta, Y* y) {
   const float* xs[kMaxRows];
-  for (int64_t t = 0; t < kMaxRows; ++t) xs[t] = x + (t < p.rows ? t : 0) * p.n;  // surplus sums of the next size up are dropped
+  for (int64_t t = 0; t < kMaxRows; ++t)
+    xs[t] = x + (t < p.rows ? t : 0) * p.n;  // surplus sums of the next size up are dropped
   constexpr int64_t kRowsPerTask = 16;
   const int64_t row_bytes = p.n / type.elements * type.bytes;
   sdk::for_each_block(exec, sdk::ceil_div(p.m, kRowsPerTask), [=, &type, &p, &xs](const sdk::Block& task) {
     for (int64_t r = task.index * kRowsPerTask; r < std::min(p.m, (task.index + 1) * kRowsPerTask); ++r) {
       const uint8_t* row = blocks + r * row_bytes;
       float out[kMaxRows];
-      if (p.rows == 1) dot_rows<1>(type, row, p.n, xs, out);
-      else if (p.rows == 2) dot_rows<2>(type, row, p.n, xs, out);
-      else if (p.rows <= 4) dot_rows<4>(type, row, p.n, xs, out);
-      else dot_rows<8>(type, row, p.n, xs, out);
+      if (p.rows == 1)
+        dot_rows<1>(type, row, p.n, xs, out);
+      else if (p.rows == 2)
+        dot_rows<2>(type, row, p.n, xs, out);
+      else if (p.rows <= 4)
+        dot_rows<4>(type, row, p.n, xs, out);
+      else
+        dot_rows<8>(type, row, p.n, xs, out);
       for (int64_t t = 0; t < p.rows; ++t) {
         Y& to = y[t * p.m + r];
         to = sdk::from_float<Y>(static_cast<float>(alpha * out[t] + (beta != 0 ? beta * sdk::to_float(to) : 0.0)));

@@ -1,4 +1,5 @@
-// The card in plain code: the value of one element of one block, for every type. What the fast paths are tested against.
+// The card in plain code: the value of one element of one block, for every type. What the fast paths are tested
+// against.
 #pragma once
 
 #include <string_view>
@@ -7,12 +8,23 @@
 
 namespace tenon::gguf::reference {
 
-inline int bit(const uint8_t* bytes, int i) { return bytes[i / 8] >> (i % 8) & 1; }
-inline int nibble(const uint8_t* q, int e) { return e < 16 ? q[e] & 15 : q[e - 16] >> 4; }              // element e of 32
-inline int pair(const uint8_t* q, int e) { return q[32 * (e / 128) + e % 32] >> (e % 128 / 32 * 2) & 3; }  // element e of 256
+inline int bit(const uint8_t* bytes, int i) {
+  return bytes[i / 8] >> (i % 8) & 1;
+}
+inline int nibble(const uint8_t* q, int e) {
+  return e < 16 ? q[e] & 15 : q[e - 16] >> 4;
+}  // element e of 32
+inline int pair(const uint8_t* q, int e) {
+  return q[32 * (e / 128) + e % 32] >> (e % 128 / 32 * 2) & 3;
+}  // element e of 256
 
 inline int trit(const uint8_t* b, int e) {
-  const int byte = e < 160 ? e % 32 : e < 240 ? 32 + e % 16 : 48 + (e - 240) % 4, digit = e < 160 ? e / 32 : e < 240 ? (e - 160) / 16 : (e - 240) / 4;
+  const int byte = e < 160   ? e % 32
+                   : e < 240 ? 32 + e % 16
+                             : 48 + (e - 240) % 4,
+            digit = e < 160   ? e / 32
+                    : e < 240 ? (e - 160) / 16
+                              : (e - 240) / 4;
   int left = b[byte];
   for (int i = 0; i < digit; ++i) left = left * 3 % 256;
   return left * 3 / 256;

@@ -1,5 +1,6 @@
-// Searches for the scale of a sub-block that makes its weighted squared error small. Each tries a row of scales around the one that maps
-// the extreme element to the extreme code, solves the best scale for the codes that result by least squares, and keeps the best of all.
+// Searches for the scale of a sub-block that makes its weighted squared error small. Each tries a row of scales around
+// the one that maps the extreme element to the extreme code, solves the best scale for the codes that result by least
+// squares, and keeps the best of all.
 #pragma once
 
 #include <cmath>
@@ -27,7 +28,8 @@ Affine search_affine(const float* x, const float* weight, int levels, const Tria
   float low = 0, high = x[0];
   for (int i = 0; i < N; ++i) low = x[i] < low ? x[i] : low, high = x[i] > high ? x[i] : high;
   if (high == low) return {0, -low};
-  for (int k = 0; k < kVectors; ++k) v[k] = load(x + 16 * k), w[k] = load(weight + 16 * k), sw += w[k], swx += w[k] * v[k];
+  for (int k = 0; k < kVectors; ++k)
+    v[k] = load(x + 16 * k), w[k] = load(weight + 16 * k), sw += w[k], swx += w[k] * v[k];
   const float sum_w = sum(sw), sum_x = sum(swx), n = static_cast<float>(levels);
   float min = low, scale = (high - low) / n, best = 0;
   for (int trial = -1; trial < trials.count; ++trial) {  // the first is the plain range
@@ -80,7 +82,8 @@ inline float search_symmetric(const float* x, float half) {
   return scale;
 }
 
-// As above for few levels: starts from the plain scale and moves one code at a time, five times around, while the fit improves.
+// As above for few levels: starts from the plain scale and moves one code at a time, five times around, while the fit
+// improves.
 inline float search_coordinates(const float* x, float half) {
   const float extreme = signed_extreme(x, 16);
   if (std::fabs(extreme) < 1e-15f) return 0;
@@ -103,7 +106,8 @@ inline float search_coordinates(const float* x, float half) {
       const float next = code(x[i] * rest_qq / rest_qx);
       if (next == q[i]) continue;
       const float new_qx = rest_qx + w * x[i] * next, new_qq = rest_qq + w * next * next;
-      if (new_qq > 0 && new_qx * new_qx * sum_qq > sum_qx * sum_qx * new_qq) q[i] = next, sum_qx = new_qx, sum_qq = new_qq, moved = true;
+      if (new_qq > 0 && new_qx * new_qx * sum_qq > sum_qx * sum_qx * new_qq)
+        q[i] = next, sum_qx = new_qx, sum_qq = new_qq, moved = true;
     }
     if (!moved) break;
   }
@@ -129,7 +133,8 @@ inline float search_levels(const float* x) {
   const Lanes v[2] = {load(x), load(x + 16)};
   float scale = 0, best = -1;
   for (int trial = 0; trial < 16; ++trial) {  // the plain scale, then -7 … 7 steps of a level around it
-    const float inverse = (static_cast<float>(kIq4Levels[0]) + static_cast<float>(trial == 0 ? 0 : trial - 8)) / extreme;
+    const float inverse =
+        (static_cast<float>(kIq4Levels[0]) + static_cast<float>(trial == 0 ? 0 : trial - 8)) / extreme;
     Lanes qx{}, qq{};
     for (const Lanes& part : v) {
       const Lanes q = nearest_level(part * fill(inverse), nullptr), w = magnitude(part);

@@ -1,5 +1,5 @@
-// Blocks of 32 elements (NVFP4: 64) with f16 scales: decoding. Byte j of the codes holds element j in its low nibble and element j + 16 in
-// its high one. `omp simd` keeps loops of sixteen from being unrolled before they are vectorized.
+// Blocks of 32 elements (NVFP4: 64) with f16 scales: decoding. Byte j of the codes holds element j in its low nibble
+// and element j + 16 in its high one. `omp simd` keeps loops of sixteen from being unrolled before they are vectorized.
 #pragma once
 
 #include "quantizers/gguf-blocks/bytes.h"
@@ -34,9 +34,11 @@ struct Q5_0 {
     const float d = load_f16(b);
     const uint32_t high = load32(b + 2);
 #pragma omp simd
-    for (int j = 0; j < 16; ++j) out[j] = static_cast<float>(static_cast<int>((b[6 + j] & 15u) | (high >> j & 1) << 4) - 16) * d;
+    for (int j = 0; j < 16; ++j)
+      out[j] = static_cast<float>(static_cast<int>((b[6 + j] & 15u) | (high >> j & 1) << 4) - 16) * d;
 #pragma omp simd
-    for (int j = 0; j < 16; ++j) out[j + 16] = static_cast<float>(static_cast<int>((b[6 + j] >> 4) | (high >> (j + 16) & 1) << 4) - 16) * d;
+    for (int j = 0; j < 16; ++j)
+      out[j + 16] = static_cast<float>(static_cast<int>((b[6 + j] >> 4) | (high >> (j + 16) & 1) << 4) - 16) * d;
   }
 };
 
@@ -46,9 +48,11 @@ struct Q5_1 {
     const float d = load_f16(b), m = load_f16(b + 2);
     const uint32_t high = load32(b + 4);
 #pragma omp simd
-    for (int j = 0; j < 16; ++j) out[j] = static_cast<float>(static_cast<int>((b[8 + j] & 15u) | (high >> j & 1) << 4)) * d + m;
+    for (int j = 0; j < 16; ++j)
+      out[j] = static_cast<float>(static_cast<int>((b[8 + j] & 15u) | (high >> j & 1) << 4)) * d + m;
 #pragma omp simd
-    for (int j = 0; j < 16; ++j) out[j + 16] = static_cast<float>(static_cast<int>((b[8 + j] >> 4) | (high >> (j + 16) & 1) << 4)) * d + m;
+    for (int j = 0; j < 16; ++j)
+      out[j + 16] = static_cast<float>(static_cast<int>((b[8 + j] >> 4) | (high >> (j + 16) & 1) << 4)) * d + m;
   }
 };
 

@@ -15,15 +15,17 @@ struct Shape {
   int elements, bytes;
   double mse;  // relative, on unit normals; 0: is not written
 };
-const Shape kShapes[] = {{"F32", 1, 4, 1e-30},        {"F16", 1, 2, 4.4e-8},          {"BF16", 1, 2, 2.8e-6},       {"Q4_0", 32, 18, 7.3e-3},
-                         {"Q4_1", 32, 20, 6.2e-3},    {"Q5_0", 32, 22, 1.81e-3},    {"Q5_1", 32, 24, 1.43e-3},    {"Q8_0", 32, 34, 2.86e-5},
-                         {"Q8_1", 32, 36, 0},         {"Q2_K", 256, 84, 8.9e-2},    {"Q3_K", 256, 110, 2.24e-2},  {"Q4_K", 256, 144, 5.1e-3},
-                         {"Q5_K", 256, 176, 1.30e-3}, {"Q6_K", 256, 210, 3.2e-4},   {"Q8_K", 256, 292, 0},        {"IQ4_NL", 32, 18, 5.7e-3},
-                         {"IQ4_XS", 256, 136, 0},     {"TQ1_0", 256, 54, 0},        {"TQ2_0", 256, 66, 0},        {"MXFP4", 32, 17, 0},
-                         {"NVFP4", 64, 36, 0}};
+const Shape kShapes[] = {{"F32", 1, 4, 1e-30},        {"F16", 1, 2, 4.4e-8},       {"BF16", 1, 2, 2.8e-6},
+                         {"Q4_0", 32, 18, 7.3e-3},    {"Q4_1", 32, 20, 6.2e-3},    {"Q5_0", 32, 22, 1.81e-3},
+                         {"Q5_1", 32, 24, 1.43e-3},   {"Q8_0", 32, 34, 2.86e-5},   {"Q8_1", 32, 36, 0},
+                         {"Q2_K", 256, 84, 8.9e-2},   {"Q3_K", 256, 110, 2.24e-2}, {"Q4_K", 256, 144, 5.1e-3},
+                         {"Q5_K", 256, 176, 1.30e-3}, {"Q6_K", 256, 210, 3.2e-4},  {"Q8_K", 256, 292, 0},
+                         {"IQ4_NL", 32, 18, 5.7e-3},  {"IQ4_XS", 256, 136, 0},     {"TQ1_0", 256, 54, 0},
+                         {"TQ2_0", 256, 66, 0},       {"MXFP4", 32, 17, 0},        {"NVFP4", 64, 36, 0}};
 
 class GgufBlocks : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Objects, GgufBlocks, ::testing::ValuesIn(plugin_objects()), [](const auto& info) { return object_label(info.param); });
+INSTANTIATE_TEST_SUITE_P(Objects, GgufBlocks, ::testing::ValuesIn(plugin_objects()),
+                         [](const auto& info) { return object_label(info.param); });
 
 // Where a block's f16 numbers stand.
 std::vector<int> halves(const std::string& type) {
@@ -76,7 +78,9 @@ TEST_P(GgufBlocks, WritesWhatTheReferencePackageWrites) {
   const golden::File file("gguf-blocks/codec.safetensors");
   for (const std::string name : {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "BF16", "F16"}) {
     TestCodec codec(GetParam(), {{"type", name}});
-    EXPECT_EQ(codec.encode(make_target(file.shape("input")), file.f32("input"))["blocks"].raw(), file.u8(name + ".encoded")) << name;
+    EXPECT_EQ(codec.encode(make_target(file.shape("input")), file.f32("input"))["blocks"].raw(),
+              file.u8(name + ".encoded"))
+        << name;
   }
 }
 
@@ -90,7 +94,8 @@ TEST_P(GgufBlocks, EveryBitFieldHasItsPlace) {
     set_blocks(coded, bytes);
     const std::vector<float> decoded = codec.decode(target, coded);
     for (int64_t e = 0; e < n; ++e)
-      ASSERT_EQ(decoded[e], reference::value(shape.name, &bytes[e / shape.elements * shape.bytes], static_cast<int>(e % shape.elements)))
+      ASSERT_EQ(decoded[e], reference::value(shape.name, &bytes[e / shape.elements * shape.bytes],
+                                             static_cast<int>(e % shape.elements)))
           << shape.name << " element " << e;
   }
 }
@@ -124,7 +129,8 @@ TEST_P(GgufBlocks, HandPackedBlocksMeanWhatTheyShould) {
   EXPECT_EQ(y[48], 0.0f);
 
   std::vector<uint8_t> q6(210, 0);
-  q6[0] = 0xE1, q6[128] = 0x82;  // element 0: low 1, high 2 -> 33; element 64: low 14, high 0 -> 14; element 96: high 2 -> 32
+  q6[0] = 0xE1,
+  q6[128] = 0x82;  // element 0: low 1, high 2 -> 33; element 64: low 14, high 0 -> 14; element 96: high 2 -> 32
   q6[192] = 0xFF, q6[196] = 3, q6[208] = 0x00, q6[209] = 0x38;  // scales -1 and 3, d = 0.5
   const std::vector<float> z = decode("Q6_K", q6, 256);
   EXPECT_EQ(z[0], -0.5f);
@@ -191,7 +197,8 @@ TEST_P(GgufBlocks, ExtremeBlocksKeepTheirMeaning) {
       const std::vector<float> y = codec.round_trip(x);
       float largest = 0;
       for (const float v : x) largest = std::fmax(largest, std::fabs(v));
-      for (size_t i = 0; i < x.size(); ++i) ASSERT_NEAR(y[i], x[i], tolerance * largest) << shape.name << " " << what << " element " << i;
+      for (size_t i = 0; i < x.size(); ++i)
+        ASSERT_NEAR(y[i], x[i], tolerance * largest) << shape.name << " " << what << " element " << i;
     };
     near(std::vector<float>(256, 0.0f), 0, "zeros");
     near(std::vector<float>(256, 0.7f), 0.02, "constant");
@@ -237,7 +244,8 @@ TEST_P(GgufBlocks, FusedProductIsDecodeAndMultiply) {
     const tn_target target = make_target({35, n});
     Coded coded = codec.encode(target, normals(35 * n));
     for (const int64_t rows : {1, 2, 3, 8})
-      for (const tn_dtype dtype : {kF32, kBF16}) expect_linear_is_decode_and_multiply(codec, target, coded, rows, dtype);
+      for (const tn_dtype dtype : {kF32, kBF16})
+        expect_linear_is_decode_and_multiply(codec, target, coded, rows, dtype);
   }
 }
 

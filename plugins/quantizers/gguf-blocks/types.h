@@ -1,4 +1,5 @@
-// Every type that is read or written: its id in a GGUF file, its block, and the functions that decode and encode runs of blocks.
+// Every type that is read or written: its id in a GGUF file, its block, and the functions that decode and encode runs
+// of blocks.
 #pragma once
 
 #include <string_view>

@@ -24,20 +24,21 @@ inline constexpr float kNormalBook[16] = {-1.0f,
                                           1.0f};
 
 // Bit 3 is the sign. Neither monotone in the code nor OCP's E2M1.
-inline constexpr float kFloatBook[16] = {0.0f, 0.0625f / 12, 8.0f / 12, 1.0f,  4.0f / 12,  0.5f,  2.0f / 12,  0.25f,
+inline constexpr float kFloatBook[16] = {0.0f, 0.0625f / 12,  8.0f / 12,  1.0f,  4.0f / 12,  0.5f,  2.0f / 12,  0.25f,
                                          0.0f, -0.0625f / 12, -8.0f / 12, -1.0f, -4.0f / 12, -0.5f, -2.0f / 12, -0.25f};
 
-// A book with its codes in rising order of value. A number takes the entry of rank r when it is strictly greater than exactly the
-// first r thresholds: halfway goes to the lower entry.
+// A book with its codes in rising order of value. A number takes the entry of rank r when it is strictly greater than
+// exactly the first r thresholds: halfway goes to the lower entry.
 struct CodeBook {
   const char* name;
   float value[16];    // by code
   uint8_t order[16];  // code of each rank
   float threshold[15];
-  uint8_t zero;         // the code that is given to 0
+  uint8_t zero;        // the code that is given to 0
   bool rising = true;  // codes rise with their values
 
-  constexpr CodeBook(const char* id, const float (&book)[16], const uint8_t (&ranked)[16]) : name(id), value{}, order{}, threshold{}, zero(0) {
+  constexpr CodeBook(const char* id, const float (&book)[16], const uint8_t (&ranked)[16])
+      : name(id), value{}, order{}, threshold{}, zero(0) {
     for (int i = 0; i < 16; ++i) value[i] = book[i], order[i] = ranked[i], rising = rising && ranked[i] == i;
     int rank = 0;
     for (int i = 0; i < 15; ++i) {

@@ -13,11 +13,14 @@ class Codec {
   Codec(const tn_host*, const sdk::Hypers& hypers);
   void supports(const tn_query& query) const;
   void plan(const tn_target& target, const tn_component_sink& sink) const;
-  void estimate(const tn_device_api*, tn_device*, const tn_target& target, uint32_t op, int64_t rows, tn_estimate& out) const;
-  void encode(const tn_exec* exec, const tn_target& target, const tn_tensor& src, tn_tensor* const* components, const tn_rng*) const;
-  void decode(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, int64_t begin, int64_t end, tn_tensor& dst) const;
-  void linear(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, const tn_tensor& x, double alpha, double beta,
-              tn_tensor& y) const;
+  void estimate(const tn_device_api*, tn_device*, const tn_target& target, uint32_t op, int64_t rows,
+                tn_estimate& out) const;
+  void encode(const tn_exec* exec, const tn_target& target, const tn_tensor& src, tn_tensor* const* components,
+              const tn_rng*) const;
+  void decode(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, int64_t begin, int64_t end,
+              tn_tensor& dst) const;
+  void linear(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, const tn_tensor& x,
+              double alpha, double beta, tn_tensor& y) const;
 
   const CodeBook& book() const { return *book_; }
   int64_t blocksize() const { return blocksize_; }

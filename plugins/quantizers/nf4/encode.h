@@ -28,7 +28,8 @@ inline void ranks(const float* x, int64_t n, float absmax, uint8_t* rank) {
 
 // Codes x[0, n) in blocks; absmax gets one scale a block. NaN and Inf are collected in `bad`.
 template <const CodeBook& book, class T>
-void encode(const tn_exec* exec, const T* x, int64_t n, int64_t blocksize, uint8_t* codes, float* absmax, sdk::BadBlock& bad) {
+void encode(const tn_exec* exec, const T* x, int64_t n, int64_t blocksize, uint8_t* codes, float* absmax,
+            sdk::BadBlock& bad) {
   const int64_t per_task = kMaxBlock / blocksize * blocksize;
   sdk::for_each_block(exec, sdk::ceil_div(n, per_task), [=, &bad](const sdk::Block& task) {
     float buffer[kMaxBlock];

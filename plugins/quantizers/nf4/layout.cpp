@@ -1,5 +1,6 @@
-// The key set in which bitsandbytes and transformers store a 4-bit weight: the codes under the weight's own name, then .absmax,
-// .quant_map, with double quantization .nested_absmax and .nested_quant_map, and a JSON text in bytes with the rest.
+// The key set in which bitsandbytes and transformers store a 4-bit weight: the codes under the weight's own name, then
+// .absmax, .quant_map, with double quantization .nested_absmax and .nested_quant_map, and a JSON text in bytes with the
+// rest.
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -13,13 +14,18 @@ using Put = int32_t (*)(void*, const char*, const tn_tensor*);
 using Get = const tn_tensor* (*)(void*, const char*);
 using Holder = sdk::QuantizerThunks<Codec>::Holder;
 
-std::string state_suffix(const Codec& codec) { return std::string(".quant_state.bitsandbytes__") + codec.book().name; }
+std::string state_suffix(const Codec& codec) {
+  return std::string(".quant_state.bitsandbytes__") + codec.book().name;
+}
 
-const char* torch_name(tn_dtype d) { return sdk::same(d, sdk::kBF16) ? "bfloat16" : sdk::same(d, sdk::kF16) ? "float16" : "float32"; }
+const char* torch_name(tn_dtype d) {
+  return sdk::same(d, sdk::kBF16) ? "bfloat16" : sdk::same(d, sdk::kF16) ? "float16" : "float32";
+}
 
 std::string state_text(const Codec& codec, const tn_target& target, const Parts& parts) {
-  std::string text = std::string("{\"quant_type\": \"") + codec.book().name + "\", \"blocksize\": " + std::to_string(codec.blocksize()) +
-                     ", \"dtype\": \"" + torch_name(target.dtype) + "\", \"shape\": [";
+  std::string text = std::string("{\"quant_type\": \"") + codec.book().name +
+                     "\", \"blocksize\": " + std::to_string(codec.blocksize()) + ", \"dtype\": \"" +
+                     torch_name(target.dtype) + "\", \"shape\": [";
   for (int32_t i = 0; i < target.ndim; ++i) text += (i ? ", " : "") + std::to_string(target.shape[i]);
   text += "]";
   if (codec.double_quant()) {
@@ -30,7 +36,8 @@ std::string state_text(const Codec& codec, const tn_target& target, const Parts&
   return text + "}";
 }
 
-void put_array(void* context, Put put, const std::string& suffix, void* data, tn_dtype dtype, std::initializer_list<int64_t> shape) {
+void put_array(void* context, Put put, const std::string& suffix, void* data, tn_dtype dtype,
+               std::initializer_list<int64_t> shape) {
   int64_t sizes[2] = {1, 1}, strides[2] = {1, 1};
   std::copy(shape.begin(), shape.end(), sizes);
   if (shape.size() == 2) strides[0] = sizes[1];
@@ -63,7 +70,9 @@ class Reader {
  public:
   Reader(const tn_target& target, void* context, Get get) : name_(sdk::name_of(target)), context_(context), get_(get) {}
 
-  [[noreturn]] void refuse(const std::string& suffix, const std::string& why) const { sdk::fail(TN_E_FORMAT, name_ + suffix + ": " + why); }
+  [[noreturn]] void refuse(const std::string& suffix, const std::string& why) const {
+    sdk::fail(TN_E_FORMAT, name_ + suffix + ": " + why);
+  }
 
   const tn_tensor* find(const std::string& suffix) const { return get_(context_, suffix.c_str()); }
 
@@ -73,7 +82,8 @@ class Reader {
     if (!t) refuse(suffix, "the file has no such tensor, which a bitsandbytes weight of this kind needs");
     const int64_t held = sdk::count(*t) * t->dtype.bits / 8;
     if (!sdk::is_contiguous(*t) || held != n_bytes)
-      refuse(suffix, "the tensor holds " + std::to_string(held) + " bytes where " + std::to_string(n_bytes) + " belong");
+      refuse(suffix,
+             "the tensor holds " + std::to_string(held) + " bytes where " + std::to_string(n_bytes) + " belong");
     return sdk::data<const char>(*t);
   }
   void copy(const std::string& suffix, void* to, int64_t n_bytes) const {
@@ -85,12 +95,14 @@ class Reader {
     std::vector<float> found(static_cast<size_t>(n));
     copy(suffix, found.data(), 4 * n);
     for (int64_t i = 0; i < n; ++i)
-      if (!(std::fabs(found[i] - book[i]) <= 1e-6f)) refuse(suffix, "entry " + std::to_string(i) + " is not that of the known code book");
+      if (!(std::fabs(found[i] - book[i]) <= 1e-6f))
+        refuse(suffix, "entry " + std::to_string(i) + " is not that of the known code book");
   }
   Json state(const std::string& suffix) const {
     const tn_tensor* t = find(suffix);
     if (!t) refuse(suffix, "the file has no such tensor; is the weight stored with another quant_type?");
-    if (!sdk::is_contiguous(*t) || t->dtype.bits != 8 || sdk::count(*t) > 65536) refuse(suffix, "the tensor is not a short text in bytes");
+    if (!sdk::is_contiguous(*t) || t->dtype.bits != 8 || sdk::count(*t) > 65536)
+      refuse(suffix, "the tensor is not a short text in bytes");
     const char* text = sdk::data<const char>(*t);
     Json json = Json::parse(text, text + sdk::count(*t), nullptr, false);
     if (!json.is_object()) refuse(suffix, "the text is not a JSON object");
@@ -108,12 +120,14 @@ int64_t whole(const Json& json, const char* key) {
   return it != json.end() && it->is_number_integer() ? it->get<int64_t>() : -1;
 }
 
-void check_state(const Codec& codec, const tn_target& target, const Reader& reader, const Json& json, const std::string& suffix) {
+void check_state(const Codec& codec, const tn_target& target, const Reader& reader, const Json& json,
+                 const std::string& suffix) {
   const auto type = json.find("quant_type");
-  if (type == json.end() || !type->is_string() || *type != codec.book().name) reader.refuse(suffix, "quant_type is not the one in its name");
+  if (type == json.end() || !type->is_string() || *type != codec.book().name)
+    reader.refuse(suffix, "quant_type is not the one in its name");
   if (whole(json, "blocksize") != codec.blocksize())
-    reader.refuse(suffix, "the weight was coded with blocksize " + std::to_string(whole(json, "blocksize")) + "; load it with nf4:blocksize=" +
-                              std::to_string(whole(json, "blocksize")));
+    reader.refuse(suffix, "the weight was coded with blocksize " + std::to_string(whole(json, "blocksize")) +
+                              "; load it with nf4:blocksize=" + std::to_string(whole(json, "blocksize")));
   const auto shape = json.find("shape");
   if (shape == json.end() || !shape->is_array()) reader.refuse(suffix, "the shape is missing");
   int64_t n = 1;
@@ -121,8 +135,9 @@ void check_state(const Codec& codec, const tn_target& target, const Reader& read
     if (!size.is_number_integer() || __builtin_mul_overflow(n, size.get<int64_t>(), &n)) n = -1;
   if (n != sdk::elements(target)) reader.refuse(suffix, "the shape does not have the weight's number of elements");
   if (json.contains("nested_offset") != codec.double_quant())
-    reader.refuse(suffix, codec.double_quant() ? "the scales are not doubly quantized; load it with nf4:double_quant=false"
-                                               : "the scales are doubly quantized; load it with nf4:double_quant=true");
+    reader.refuse(suffix, codec.double_quant()
+                              ? "the scales are not doubly quantized; load it with nf4:double_quant=false"
+                              : "the scales are doubly quantized; load it with nf4:double_quant=true");
 }
 
 void from_external(const Codec& codec, const tn_target& target, void* context, Get get, tn_tensor* const* components) {
@@ -148,10 +163,12 @@ void from_external(const Codec& codec, const tn_target& target, void* context, G
 }
 
 void require_layout(const char* layout) {
-  if (std::strcmp(layout, "bitsandbytes") != 0) sdk::fail(TN_E_UNSUPPORTED, std::string("nf4 speaks the layout bitsandbytes, not ") + layout);
+  if (std::strcmp(layout, "bitsandbytes") != 0)
+    sdk::fail(TN_E_UNSUPPORTED, std::string("nf4 speaks the layout bitsandbytes, not ") + layout);
 }
 
-int32_t to_external_thunk(tn_quantizer* self, const char* layout, const tn_target* target, tn_tensor* const* components, void* context, Put put) {
+int32_t to_external_thunk(tn_quantizer* self, const char* layout, const tn_target* target, tn_tensor* const* components,
+                          void* context, Put put) {
   Holder* holder = reinterpret_cast<Holder*>(self);
   return sdk::guard(holder->host, [&] {
     require_layout(layout);

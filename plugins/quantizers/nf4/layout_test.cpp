@@ -1,4 +1,5 @@
-// The bitsandbytes key set: a state dict that the library saved is read, and what is written is what it would have saved.
+// The bitsandbytes key set: a state dict that the library saved is read, and what is written is what it would have
+// saved.
 #include "sdk/testing/codec.h"
 #include "tests/reference/golden.h"
 
@@ -26,7 +27,9 @@ struct External {
     tensors.erase(suffix);
     tensors.emplace(suffix, std::move(t));
   }
-  void set_text(const std::string& suffix, const std::string& text) { set(suffix, sdk::kU8, {static_cast<int64_t>(text.size())}, text.data()); }
+  void set_text(const std::string& suffix, const std::string& text) {
+    set(suffix, sdk::kU8, {static_cast<int64_t>(text.size())}, text.data());
+  }
 };
 
 class Nf4Layout : public ::testing::TestWithParam<std::string> {
@@ -48,12 +51,15 @@ class Nf4Layout : public ::testing::TestWithParam<std::string> {
     }
     return out;
   }
-  const tn_layout& layout(TestCodec& codec) const { return *static_cast<const tn_layout*>(codec.plugin.get_extension(TN_EXT_LAYOUT)); }
+  const tn_layout& layout(TestCodec& codec) const {
+    return *static_cast<const tn_layout*>(codec.plugin.get_extension(TN_EXT_LAYOUT));
+  }
   int32_t read(TestCodec& codec, const tn_target& target, External& from, Coded& to) const {
     return layout(codec).from_external(codec.self, "bitsandbytes", &target, &from, External::get, to.pointers().data());
   }
 };
-INSTANTIATE_TEST_SUITE_P(Objects, Nf4Layout, ::testing::ValuesIn(plugin_objects()), [](const auto& info) { return object_label(info.param); });
+INSTANTIATE_TEST_SUITE_P(Objects, Nf4Layout, ::testing::ValuesIn(plugin_objects()),
+                         [](const auto& info) { return object_label(info.param); });
 
 TEST_P(Nf4Layout, ReadsAndWritesWhatTheLibrarySaves) {
   const tn_target target = make_target({24, 40});
@@ -67,13 +73,16 @@ TEST_P(Nf4Layout, ReadsAndWritesWhatTheLibrarySaves) {
     EXPECT_EQ(codec.encode(target, file.f32("original"))["codes"].raw(), coded["codes"].raw());
 
     External written;
-    codec.expect(layout(codec).to_external(codec.self, "bitsandbytes", &target, coded.pointers().data(), &written, External::put));
+    codec.expect(layout(codec).to_external(codec.self, "bitsandbytes", &target, coded.pointers().data(), &written,
+                                           External::put));
     ASSERT_EQ(written.tensors.size(), saved.tensors.size());
     for (const auto& [suffix, tensor] : saved.tensors) {
       ASSERT_TRUE(written.tensors.count(suffix)) << suffix;
       const Tensor& mine = written.tensors.at(suffix);
       if (suffix.find("quant_state") == 1) {
-        const auto parse = [](const Tensor& t) { return nlohmann::json::parse(t.as<char>(), t.as<char>() + t.bytes()); };
+        const auto parse = [](const Tensor& t) {
+          return nlohmann::json::parse(t.as<char>(), t.as<char>() + t.bytes());
+        };
         EXPECT_EQ(parse(mine), parse(tensor));
       } else {
         EXPECT_EQ(mine.raw(), tensor.raw()) << suffix;
@@ -88,7 +97,8 @@ TEST_P(Nf4Layout, PlainScalesSurviveTheRoundTrip) {
   TestCodec codec(GetParam(), {{"blocksize", "128"}});
   Coded coded = codec.encode(target, normals(33 * 65)), again = codec.plan(target);
   External file;
-  codec.expect(layout(codec).to_external(codec.self, "bitsandbytes", &target, coded.pointers().data(), &file, External::put));
+  codec.expect(
+      layout(codec).to_external(codec.self, "bitsandbytes", &target, coded.pointers().data(), &file, External::put));
   codec.expect(read(codec, target, file, again));
   EXPECT_EQ(again["codes"].raw(), coded["codes"].raw());
   EXPECT_EQ(again["absmax"].raw(), coded["absmax"].raw());
@@ -97,8 +107,10 @@ TEST_P(Nf4Layout, PlainScalesSurviveTheRoundTrip) {
 TEST_P(Nf4Layout, DamagedOrForeignFilesAreRefusedByName) {
   const tn_target target = make_target({24, 40});
   const golden::File file("nf4/linear-nf4.safetensors");
-  const std::string state = ".quant_state.bitsandbytes__nf4", good =
-      R"({"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [24, 40], "nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 1.5})";
+  const std::string
+      state = ".quant_state.bitsandbytes__nf4",
+      good =
+          R"({"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [24, 40], "nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 1.5})";
   const auto refused = [&](const std::map<std::string, std::string>& options, auto&& edit, const std::string& word) {
     External saved = saved_layer(file);
     saved.set_text(state, good);
@@ -115,19 +127,31 @@ TEST_P(Nf4Layout, DamagedOrForeignFilesAreRefusedByName) {
   refused({}, nothing, "nf4:double_quant=true");
   refused({{"quant_type", "fp4"}, {"double_quant", "true"}}, nothing, "quant_type");
   for (const char* missing : {"", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map"})
-    refused(twice, [&](External& e) { e.tensors.erase(missing); }, "no such tensor");
-  refused(twice, [&](External& e) { e.set("", sdk::kU8, {479, 1}, std::vector<uint8_t>(479).data()); }, "479");
-  refused(twice, [&](External& e) { e.tensors.at(".quant_map").as<float>()[3] = -0.4f; }, "entry 3");
-  refused(twice, [&](External& e) { e.tensors.at(".nested_quant_map").as<float>()[0] = NAN; }, "entry 0");
-  for (const char* text : {"", "[]", "{", "{\"quant_type\": 7}", "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"shape\": [24, -40]}",
-                           "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"shape\": [9223372036854775807, 3]}"})
-    refused(twice, [&](External& e) { e.set_text(state, text); }, state);
-  refused(twice, [&](External& e) { e.set_text(state, good.substr(0, good.find("1.5")) + "\"x\"}"); }, "nested_offset");
+    refused(
+        twice, [&](External& e) { e.tensors.erase(missing); }, "no such tensor");
+  refused(
+      twice,
+      [&](External& e) {
+        e.set("", sdk::kU8, {479, 1}, std::vector<uint8_t>(479).data());
+      },
+      "479");
+  refused(
+      twice, [&](External& e) { e.tensors.at(".quant_map").as<float>()[3] = -0.4f; }, "entry 3");
+  refused(
+      twice, [&](External& e) { e.tensors.at(".nested_quant_map").as<float>()[0] = NAN; }, "entry 0");
+  for (const char* text :
+       {"", "[]", "{", "{\"quant_type\": 7}", "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"shape\": [24, -40]}",
+        "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"shape\": [9223372036854775807, 3]}"})
+    refused(
+        twice, [&](External& e) { e.set_text(state, text); }, state);
+  refused(
+      twice, [&](External& e) { e.set_text(state, good.substr(0, good.find("1.5")) + "\"x\"}"); }, "nested_offset");
 
   TestCodec codec(GetParam());
   External empty;
   Coded coded = codec.plan(target);
-  EXPECT_EQ(layout(codec).from_external(codec.self, "gptq", &target, &empty, External::get, coded.pointers().data()), TN_E_UNSUPPORTED);
+  EXPECT_EQ(layout(codec).from_external(codec.self, "gptq", &target, &empty, External::get, coded.pointers().data()),
+            TN_E_UNSUPPORTED);
 }
 
 }  // namespace

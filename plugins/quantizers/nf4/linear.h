@@ -1,4 +1,5 @@
-// y[T, m] = alpha · x W^T + beta · y for few rows T: every code is read once, decoded in registers and multiplied with all rows of x.
+// y[T, m] = alpha · x W^T + beta · y for few rows T: every code is read once, decoded in registers and multiplied with
+// all rows of x.
 #pragma once
 
 #include "quantizers/nf4/products.h"
@@ -11,7 +12,8 @@ inline constexpr int64_t kMaxRows = 8;  // beyond, decoding a panel and multiply
 
 // Dot products of weight row `row` with the first T of the rows x[t].
 template <int T>
-void dot_rows(const float (&book)[16], const Parts& w, int64_t blocksize, int64_t row, int64_t n, const float* const* x, float* out) {
+void dot_rows(const float (&book)[16], const Parts& w, int64_t blocksize, int64_t row, int64_t n, const float* const* x,
+              float* out) {
   using P = FloatProducts;
   constexpr int kChains = T <= 4 ? 2 : 1;  // independent sums hide the latency of the multiply-add
   typename P::Vector acc[kChains][T];
@@ -36,22 +38,28 @@ void dot_rows(const float (&book)[16], const Parts& w, int64_t blocksize, int64_
       for (int t = 0; t < T; ++t) rest[t] += v * x[t][k];
     }
   }
-  for (int t = 0; t < T; ++t) out[t] = P::sum(kChains == 2 ? P::add(acc[0][t], acc[kChains - 1][t]) : acc[0][t]) + rest[t];
+  for (int t = 0; t < T; ++t)
+    out[t] = P::sum(kChains == 2 ? P::add(acc[0][t], acc[kChains - 1][t]) : acc[0][t]) + rest[t];
 }
 
 template <class Y>
-void linear(const tn_exec* exec, const float (&book)[16], const Parts& w, int64_t blocksize, int64_t m, int64_t n, const float* x, int64_t rows,
-            double alpha, double beta, Y* y) {
+void linear(const tn_exec* exec, const float (&book)[16], const Parts& w, int64_t blocksize, int64_t m, int64_t n,
+            const float* x, int64_t rows, double alpha, double beta, Y* y) {
   const float* xs[kMaxRows];
-  for (int64_t t = 0; t < kMaxRows; ++t) xs[t] = x + (t < rows ? t : 0) * n;  // surplus sums of the next size up are dropped
+  for (int64_t t = 0; t < kMaxRows; ++t)
+    xs[t] = x + (t < rows ? t : 0) * n;  // surplus sums of the next size up are dropped
   constexpr int64_t kRowsPerTask = 16;
   sdk::for_each_block(exec, sdk::ceil_div(m, kRowsPerTask), [=, &book, &w, &xs](const sdk::Block& task) {
     for (int64_t r = task.index * kRowsPerTask; r < std::min(m, (task.index + 1) * kRowsPerTask); ++r) {
       float out[kMaxRows];
-      if (rows == 1) dot_rows<1>(book, w, blocksize, r, n, xs, out);
-      else if (rows == 2) dot_rows<2>(book, w, blocksize, r, n, xs, out);
-      else if (rows <= 4) dot_rows<4>(book, w, blocksize, r, n, xs, out);
-      else dot_rows<8>(book, w, blocksize, r, n, xs, out);
+      if (rows == 1)
+        dot_rows<1>(book, w, blocksize, r, n, xs, out);
+      else if (rows == 2)
+        dot_rows<2>(book, w, blocksize, r, n, xs, out);
+      else if (rows <= 4)
+        dot_rows<4>(book, w, blocksize, r, n, xs, out);
+      else
+        dot_rows<8>(book, w, blocksize, r, n, xs, out);
       for (int64_t t = 0; t < rows; ++t) {
         Y& to = y[t * m + r];
         to = sdk::from_float<Y>(static_cast<float>(alpha * out[t] + (beta != 0 ? beta * sdk::to_float(to) : 0.0)));

@@ -9,7 +9,8 @@ namespace {
 constexpr int64_t kTask = 16384;  // elements: a multiple of every block
 
 template <class T>
-void decode_range(const tn_exec* exec, const float (&book)[16], const Parts& parts, int64_t blocksize, int64_t begin, int64_t end, T* dst) {
+void decode_range(const tn_exec* exec, const float (&book)[16], const Parts& parts, int64_t blocksize, int64_t begin,
+                  int64_t end, T* dst) {
   const int64_t first = begin / kTask, tasks = begin < end ? sdk::ceil_div(end, kTask) - first : 0;
   sdk::for_each_block(exec, tasks, [=, &book](const sdk::Block& task) {
     const int64_t stop = std::min(end, (first + task.index + 1) * kTask);
@@ -22,15 +23,19 @@ void decode_range(const tn_exec* exec, const float (&book)[16], const Parts& par
   });
 }
 
-constexpr tn_hyper_info kQuantType =
-    sdk::choice("quant_type", "nf4", "nf4|fp4", "code book: quantiles of the normal distribution, or 4-bit floating point");
-constexpr tn_hyper_info kBlocksize = sdk::choice("blocksize", "64", "32|64|128|256|512|1024|2048|4096", "elements that share one scale");
-constexpr tn_hyper_info kDoubleQuant = sdk::flag("double_quant", "false", "hold the scales themselves in 8 bits: 4.127 instead of 4.5 bits a weight");
+constexpr tn_hyper_info kQuantType = sdk::choice(
+    "quant_type", "nf4", "nf4|fp4", "code book: quantiles of the normal distribution, or 4-bit floating point");
+constexpr tn_hyper_info kBlocksize =
+    sdk::choice("blocksize", "64", "32|64|128|256|512|1024|2048|4096", "elements that share one scale");
+constexpr tn_hyper_info kDoubleQuant =
+    sdk::flag("double_quant", "false", "hold the scales themselves in 8 bits: 4.127 instead of 4.5 bits a weight");
 constexpr const tn_hyper_info* kHypers[] = {&kQuantType, &kBlocksize, &kDoubleQuant};
 
 constexpr tn_quantizer_api kApi = sdk::quantizer_api<Codec>();
 
-const void* extension(const char* id) { return std::strcmp(id, TN_EXT_LAYOUT) == 0 ? &kLayout : nullptr; }
+const void* extension(const char* id) {
+  return std::strcmp(id, TN_EXT_LAYOUT) == 0 ? &kLayout : nullptr;
+}
 
 const tn_plugin kPlugin = sdk::describe(TN_KIND_QUANTIZER, "nf4", "0.9.0", kHypers, &kApi, extension);
 
@@ -41,7 +46,9 @@ Codec::Codec(const tn_host*, const sdk::Hypers& hypers)
       blocksize_(std::stoll(std::string(hypers.text("blocksize")))),
       double_quant_(hypers.flag("double_quant")) {}
 
-void Codec::supports(const tn_query& query) const { sdk::require_cpu_floats(query, "nf4"); }
+void Codec::supports(const tn_query& query) const {
+  sdk::require_cpu_floats(query, "nf4");
+}
 
 void Codec::plan(const tn_target& target, const tn_component_sink& sink) const {
   const Sizes s(target, blocksize_);
@@ -52,7 +59,8 @@ void Codec::plan(const tn_target& target, const tn_component_sink& sink) const {
   sdk::declare(sink, "nested_offset", sdk::kF32, 1);
 }
 
-void Codec::estimate(const tn_device_api*, tn_device*, const tn_target& target, uint32_t op, int64_t rows, tn_estimate& out) const {
+void Codec::estimate(const tn_device_api*, tn_device*, const tn_target& target, uint32_t op, int64_t rows,
+                     tn_estimate& out) const {
   const Sizes s(target, blocksize_);
   const int64_t state = s.codes + (double_quant_ ? s.blocks + 4 * s.nested + 4 : 4 * s.blocks);
   const double bytes = static_cast<double>(state) / static_cast<double>(std::max<int64_t>(s.n, 1));  // per element
@@ -62,7 +70,8 @@ void Codec::estimate(const tn_device_api*, tn_device*, const tn_target& target, 
   } else if (op == TN_QUANTIZER_DECODE) {
     sdk::set_estimate(out, 1.0 * rows, (bytes + element) * rows, state);
   } else if (op == TN_QUANTIZER_LINEAR && target.ndim == 2 && rows <= kMaxRows) {
-    sdk::set_estimate(out, 2.0 * rows * s.n, static_cast<double>(state) + 4.0 * rows * (target.shape[0] + target.shape[1]), state,
+    sdk::set_estimate(out, 2.0 * rows * s.n,
+                      static_cast<double>(state) + 4.0 * rows * (target.shape[0] + target.shape[1]), state,
                       4 * rows * target.shape[1]);
   } else {
     sdk::fail(TN_E_UNSUPPORTED, "nf4: the fused product serves matrices and at most " + std::to_string(kMaxRows) +
@@ -70,7 +79,8 @@ void Codec::estimate(const tn_device_api*, tn_device*, const tn_target& target, 
   }
 }
 
-void Codec::encode(const tn_exec* exec, const tn_target& target, const tn_tensor& src, tn_tensor* const* components, const tn_rng*) const {
+void Codec::encode(const tn_exec* exec, const tn_target& target, const tn_tensor& src, tn_tensor* const* components,
+                   const tn_rng*) const {
   const Sizes s(target, blocksize_);
   const Parts parts(s, double_quant_, components);
   sdk::check_source(target, src, s.n);
@@ -78,14 +88,17 @@ void Codec::encode(const tn_exec* exec, const tn_target& target, const tn_tensor
   sdk::BadBlock bad;
   sdk::with_float_type(src.dtype, "nf4: a tensor to quantize", [&](auto type) {
     const auto* x = sdk::data<const decltype(type)>(src);
-    if (book_ == &kNf4) nf4::encode<kNf4>(exec, x, s.n, blocksize_, parts.codes, absmax, bad);
-    else nf4::encode<kFp4>(exec, x, s.n, blocksize_, parts.codes, absmax, bad);
+    if (book_ == &kNf4)
+      nf4::encode<kNf4>(exec, x, s.n, blocksize_, parts.codes, absmax, bad);
+    else
+      nf4::encode<kFp4>(exec, x, s.n, blocksize_, parts.codes, absmax, bad);
   });
   bad.raise(target, blocksize_);
   if (double_quant_) encode_scales(absmax, s, parts);
 }
 
-void Codec::decode(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, int64_t begin, int64_t end, tn_tensor& dst) const {
+void Codec::decode(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, int64_t begin,
+                   int64_t end, tn_tensor& dst) const {
   const Sizes s(target, blocksize_);
   const Parts parts(s, double_quant_, components);
   sdk::check_range(target, s.n, begin, end, dst);
@@ -94,14 +107,15 @@ void Codec::decode(const tn_exec* exec, const tn_target& target, tn_tensor* cons
   });
 }
 
-void Codec::linear(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, const tn_tensor& x, double alpha, double beta,
-                   tn_tensor& y) const {
+void Codec::linear(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, const tn_tensor& x,
+                   double alpha, double beta, tn_tensor& y) const {
   const Sizes s(target, blocksize_);
   const Parts parts(s, double_quant_, components);
   const sdk::Product p(target, x, y, kMaxRows);
   const float* activations = sdk::as_floats(exec, x);
   sdk::with_float_type(y.dtype, "nf4: the product", [&](auto type) {
-    nf4::linear(exec, book_->value, parts, blocksize_, p.m, p.n, activations, p.rows, alpha, beta, sdk::data<decltype(type)>(y));
+    nf4::linear(exec, book_->value, parts, blocksize_, p.m, p.n, activations, p.rows, alpha, beta,
+                sdk::data<decltype(type)>(y));
   });
 }
 

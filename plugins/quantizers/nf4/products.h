@@ -1,7 +1,7 @@
 // A block's sixteen products book·absmax, and 4-bit codes turned into them by one table permutation.
 //
-// The products are rounded to the storage type once a block, so a decoded value is exactly round(book·absmax). Two codes share a byte,
-// the even element in the high nibble. Best implementation first; the last one is the plain form.
+// The products are rounded to the storage type once a block, so a decoded value is exactly round(book·absmax). Two
+// codes share a byte, the even element in the high nibble. Best implementation first; the last one is the plain form.
 #pragma once
 
 #include "sdk/dtype.h"
@@ -25,9 +25,10 @@ struct FloatProducts {
   static constexpr int kLanes = 16;
   __m512 table;
 
-  FloatProducts(const float (&book)[16], float absmax) : table(_mm512_mul_ps(_mm512_loadu_ps(book), _mm512_set1_ps(absmax))) {}
-  // A 64-bit lane per byte: the high nibble selects for its lower half, the low nibble for its upper half. The permutation looks at
-  // the lowest four bits of an index only.
+  FloatProducts(const float (&book)[16], float absmax)
+      : table(_mm512_mul_ps(_mm512_loadu_ps(book), _mm512_set1_ps(absmax))) {}
+  // A 64-bit lane per byte: the high nibble selects for its lower half, the low nibble for its upper half. The
+  // permutation looks at the lowest four bits of an index only.
   Vector take(const uint8_t* codes) const {
     const __m512i q = _mm512_cvtepu8_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
     return _mm512_permutexvar_ps(_mm512_or_si512(_mm512_srli_epi64(q, 4), _mm512_slli_epi64(q, 32)), table);
@@ -38,8 +39,8 @@ struct FloatProducts {
   static float sum(Vector a) { return _mm512_reduce_add_ps(a); }
 };
 
-// Thirty-two 16-bit values at a time. The table stands twice in the register because an index is five bits wide and the fifth bit of
-// the second code is the lowest of the first.
+// Thirty-two 16-bit values at a time. The table stands twice in the register because an index is five bits wide and the
+// fifth bit of the second code is the lowest of the first.
 template <class T>
 struct HalfProducts {
   static constexpr int kLanes = 32;
@@ -53,7 +54,8 @@ struct HalfProducts {
     } else {
       const __m512i u = _mm512_castps_si512(p);
       const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-      half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16));
+      half = _mm512_cvtepi32_epi16(
+          _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16));
     }
     table = _mm512_broadcast_i64x4(half);
   }
@@ -63,8 +65,12 @@ struct HalfProducts {
   }
 };
 
-inline void store(float* to, __m512 v) { _mm512_storeu_ps(to, v); }
-inline void store(void* to, __m512i v) { _mm512_storeu_si512(to, v); }
+inline void store(float* to, __m512 v) {
+  _mm512_storeu_ps(to, v);
+}
+inline void store(void* to, __m512i v) {
+  _mm512_storeu_si512(to, v);
+}
 
 #elif defined(__AVX2__) && defined(__F16C__)
 
@@ -75,7 +81,8 @@ struct FloatProducts {
   __m256 low, high;
 
   FloatProducts(const float (&book)[16], float absmax)
-      : low(_mm256_mul_ps(_mm256_loadu_ps(book), _mm256_set1_ps(absmax))), high(_mm256_mul_ps(_mm256_loadu_ps(book + 8), _mm256_set1_ps(absmax))) {}
+      : low(_mm256_mul_ps(_mm256_loadu_ps(book), _mm256_set1_ps(absmax))),
+        high(_mm256_mul_ps(_mm256_loadu_ps(book + 8), _mm256_set1_ps(absmax))) {}
   Vector take(const uint8_t* codes) const {
     const __m256i q = _mm256_cvtepu8_epi64(_mm_loadu_si32(codes));
     const __m256i index = _mm256_or_si256(_mm256_srli_epi64(q, 4), _mm256_slli_epi64(q, 32));
@@ -113,21 +120,25 @@ struct HalfProducts {
   }
   HalfProducts(const float (&book)[16], float absmax) {
     const __m256 a = _mm256_set1_ps(absmax);
-    const __m128i p0 = round(_mm256_mul_ps(_mm256_loadu_ps(book), a)), p1 = round(_mm256_mul_ps(_mm256_loadu_ps(book + 8), a));
+    const __m128i p0 = round(_mm256_mul_ps(_mm256_loadu_ps(book), a)),
+                  p1 = round(_mm256_mul_ps(_mm256_loadu_ps(book + 8), a));
     const __m128i byte = _mm_set1_epi16(0xff);
     low = _mm256_broadcastsi128_si256(_mm_packus_epi16(_mm_and_si128(p0, byte), _mm_and_si128(p1, byte)));
     high = _mm256_broadcastsi128_si256(_mm_packus_epi16(_mm_srli_epi16(p0, 8), _mm_srli_epi16(p1, 8)));
   }
   HalfVector take(const uint8_t* codes) const {
     const __m256i w = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
-    const __m256i index = _mm256_or_si256(_mm256_srli_epi16(w, 4), _mm256_and_si256(_mm256_slli_epi16(w, 8), _mm256_set1_epi16(0x0f00)));
+    const __m256i index =
+        _mm256_or_si256(_mm256_srli_epi16(w, 4), _mm256_and_si256(_mm256_slli_epi16(w, 8), _mm256_set1_epi16(0x0f00)));
     const __m256i l = _mm256_shuffle_epi8(low, index), h = _mm256_shuffle_epi8(high, index);
     const __m256i a = _mm256_unpacklo_epi8(l, h), b = _mm256_unpackhi_epi8(l, h);
     return {_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31)};
   }
 };
 
-inline void store(float* to, __m256 v) { _mm256_storeu_ps(to, v); }
+inline void store(float* to, __m256 v) {
+  _mm256_storeu_ps(to, v);
+}
 inline void store(void* to, HalfVector v) {
   _mm256_storeu_si256(static_cast<__m256i*>(to), v.first);
   _mm256_storeu_si256(static_cast<__m256i*>(to) + 1, v.second);
@@ -148,7 +159,9 @@ struct PlainProducts {
   }
   Vector take(const uint8_t* codes) const { return {table[*codes >> 4], table[*codes & 15]}; }
   static Vector zero() { return {}; }
-  static Vector fma(Vector w, const float* x, Vector acc) { return {acc.v[0] + w.v[0] * x[0], acc.v[1] + w.v[1] * x[1]}; }
+  static Vector fma(Vector w, const float* x, Vector acc) {
+    return {acc.v[0] + w.v[0] * x[0], acc.v[1] + w.v[1] * x[1]};
+  }
   static Vector add(Vector a, Vector b) { return {a.v[0] + b.v[0], a.v[1] + b.v[1]}; }
   static float sum(Vector a) { return a.v[0] + a.v[1]; }
 };
@@ -179,7 +192,8 @@ void decode_run(const float (&book)[16], float absmax, const uint8_t* codes, int
   const Products products(book, absmax);
   int64_t i = begin;
   if (i < end && i % 2) *dst++ = product<T>(book, absmax, codes, i), ++i;
-  for (; i + Products::kLanes <= end; i += Products::kLanes, dst += Products::kLanes) store(dst, products.take(codes + i / 2));
+  for (; i + Products::kLanes <= end; i += Products::kLanes, dst += Products::kLanes)
+    store(dst, products.take(codes + i / 2));
   for (; i < end; ++i) *dst++ = product<T>(book, absmax, codes, i);
 }
 

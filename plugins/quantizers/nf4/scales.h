@@ -10,18 +10,22 @@ namespace tenon::nf4 {
 struct Sizes {
   int64_t n, codes, blocks, nested;
   Sizes(const tn_target& t, int64_t blocksize)
-      : n(sdk::elements(t)), codes(sdk::ceil_div(n, 2)), blocks(sdk::ceil_div(n, blocksize)), nested(sdk::ceil_div(blocks, kNestedBlock)) {}
+      : n(sdk::elements(t)),
+        codes(sdk::ceil_div(n, 2)),
+        blocks(sdk::ceil_div(n, blocksize)),
+        nested(sdk::ceil_div(blocks, kNestedBlock)) {}
 };
 
 // Components as bytes and numbers, checked against the sizes.
 struct Parts {
   uint8_t* codes;
-  float* absmax = nullptr;           // plain, or
-  uint8_t* absmax_codes = nullptr;   // doubly quantized, with
-  float* nested_absmax = nullptr;    // one for 256 of them, and
-  float* nested_offset = nullptr;    // their mean
+  float* absmax = nullptr;          // plain, or
+  uint8_t* absmax_codes = nullptr;  // doubly quantized, with
+  float* nested_absmax = nullptr;   // one for 256 of them, and
+  float* nested_offset = nullptr;   // their mean
 
-  Parts(const Sizes& s, bool double_quant, tn_tensor* const* components) : codes(sdk::component<uint8_t>(components, 0, "codes", s.codes)) {
+  Parts(const Sizes& s, bool double_quant, tn_tensor* const* components)
+      : codes(sdk::component<uint8_t>(components, 0, "codes", s.codes)) {
     if (!double_quant) {
       absmax = sdk::component<float>(components, 1, "absmax", s.blocks);
     } else {
@@ -36,7 +40,8 @@ struct Parts {
   }
 };
 
-// Codes absmax[0, blocks) about its mean with the signed dynamic map. The mean is summed in f64, in order: threads do not change it.
+// Codes absmax[0, blocks) about its mean with the signed dynamic map. The mean is summed in f64, in order: threads do
+// not change it.
 inline void encode_scales(const float* absmax, const Sizes& s, const Parts& out) {
   double sum = 0;
   for (int64_t i = 0; i < s.blocks; ++i) sum += absmax[i];

@@ -12,9 +12,12 @@ using sdk::kBF16, sdk::kF16, sdk::kF32;
 using Options = std::map<std::string, std::string>;
 
 class Nf4 : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Objects, Nf4, ::testing::ValuesIn(plugin_objects()), [](const auto& info) { return object_label(info.param); });
+INSTANTIATE_TEST_SUITE_P(Objects, Nf4, ::testing::ValuesIn(plugin_objects()),
+                         [](const auto& info) { return object_label(info.param); });
 
-const CodeBook& book_of(const std::string& kind) { return kind == "fp4" ? kFp4 : kNf4; }
+const CodeBook& book_of(const std::string& kind) {
+  return kind == "fp4" ? kFp4 : kNf4;
+}
 
 TEST_P(Nf4, AgreesWithBitsandbytesByteForByte) {
   const golden::File file("nf4/codec.safetensors");
@@ -42,14 +45,16 @@ TEST_P(Nf4, DoublyQuantizedScalesAgreeWithBitsandbytes) {
   for (const std::string kind : {"nf4", "fp4"})
     for (const std::string& key : {"odd." + kind + ".32", "odd." + kind + ".64", "matrix." + kind + ".64"}) {
       const std::string name = key.substr(0, key.find('.'));
-      TestCodec codec(GetParam(), {{"quant_type", kind}, {"blocksize", key.substr(key.rfind('.') + 1)}, {"double_quant", "true"}});
+      TestCodec codec(GetParam(),
+                      {{"quant_type", kind}, {"blocksize", key.substr(key.rfind('.') + 1)}, {"double_quant", "true"}});
       Coded coded = codec.encode(make_target(file.shape(name + ".input")), file.f32(name + ".input"));
       // Their mean is a sum in f32; ours is exact and then rounded once, so the last place may differ.
       const float offset = file.f32(key + ".double.offset")[0];
       EXPECT_NEAR(coded["nested_offset"].floats()[0], offset, 4e-7f * offset);
       const std::vector<float> nested = file.f32(key + ".double.nested_absmax");
       ASSERT_EQ(coded["nested_absmax"].size(), static_cast<int64_t>(nested.size()));
-      for (size_t i = 0; i < nested.size(); ++i) EXPECT_NEAR(coded["nested_absmax"].floats()[i], nested[i], 1e-6f * nested[i]);
+      for (size_t i = 0; i < nested.size(); ++i)
+        EXPECT_NEAR(coded["nested_absmax"].floats()[i], nested[i], 1e-6f * nested[i]);
       EXPECT_EQ(coded["absmax"].raw(), file.u8(key + ".double.absmax_codes")) << key;
       EXPECT_EQ(coded["codes"].raw(), file.u8(key + ".packed")) << key;
     }
@@ -97,7 +102,8 @@ TEST_P(Nf4, PacksTheEvenElementIntoTheHighNibble) {
   x.resize(33);
   x[32] = -2.0f;
   Coded coded = codec.encode(make_target({33}), x);
-  const std::vector<uint8_t> want = {0x01, 0x23, 0x45, 0x67, 0x89, 0xAB, 0xCD, 0xEF, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x07};
+  const std::vector<uint8_t> want = {0x01, 0x23, 0x45, 0x67, 0x89, 0xAB, 0xCD, 0xEF, 0x77,
+                                     0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x07};
   EXPECT_EQ(coded["codes"].raw(), want);
   EXPECT_EQ(coded["absmax"].floats(), (std::vector<float>{1.0f, 2.0f}));
 }
@@ -129,7 +135,8 @@ TEST_P(Nf4, ExtremeBlocksKeepTheirMeaning) {
     std::vector<float> spike(64, 0.0f), ends(64, 0.0f), tiny(64, 0.0f);
     spike[17] = 1e-30f;
     EXPECT_EQ(codec.round_trip(spike), spike);
-    for (size_t i = 0; i < ends.size(); ++i) ends[i] = i % 2 ? kLargest : -kLargest, tiny[i] = i % 2 ? kSmallest : -kSmallest;
+    for (size_t i = 0; i < ends.size(); ++i)
+      ends[i] = i % 2 ? kLargest : -kLargest, tiny[i] = i % 2 ? kSmallest : -kSmallest;
     EXPECT_EQ(codec.round_trip(ends), ends);
     EXPECT_EQ(codec.round_trip(tiny), tiny);
     EXPECT_EQ(codec.round_trip({-0.25f}), std::vector<float>{-0.25f});
@@ -142,8 +149,9 @@ TEST_P(Nf4, ExtremeBlocksKeepTheirMeaning) {
 }
 
 TEST_P(Nf4, RangesAreSlices) {
-  for (const Options& options : {Options{}, Options{{"blocksize", "32"}}, Options{{"blocksize", "4096"}, {"double_quant", "true"}},
-                                 Options{{"quant_type", "fp4"}}}) {
+  for (const Options& options :
+       {Options{}, Options{{"blocksize", "32"}}, Options{{"blocksize", "4096"}, {"double_quant", "true"}},
+        Options{{"quant_type", "fp4"}}}) {
     TestCodec codec(GetParam(), options);
     const tn_target target = make_target({301, 67});  // blocks cross rows
     Coded coded = codec.encode(target, normals(301 * 67));
@@ -152,13 +160,15 @@ TEST_P(Nf4, RangesAreSlices) {
 }
 
 TEST_P(Nf4, FusedProductIsDecodeAndMultiply) {
-  for (const Options& options : {Options{}, Options{{"blocksize", "32"}, {"double_quant", "true"}}, Options{{"quant_type", "fp4"}, {"blocksize", "256"}}})
+  for (const Options& options : {Options{}, Options{{"blocksize", "32"}, {"double_quant", "true"}},
+                                 Options{{"quant_type", "fp4"}, {"blocksize", "256"}}})
     for (const auto& shape : {std::vector<int64_t>{40, 576}, {33, 129}, {1, 1}, {19, 70}}) {
       TestCodec codec(GetParam(), options);
       const tn_target target = make_target(shape);
       Coded coded = codec.encode(target, normals(shape[0] * shape[1]));
       for (const int64_t rows : {1, 2, 3, 4, 7, 8})
-        for (const tn_dtype dtype : {kF32, kBF16}) expect_linear_is_decode_and_multiply(codec, target, coded, rows, dtype);
+        for (const tn_dtype dtype : {kF32, kBF16})
+          expect_linear_is_decode_and_multiply(codec, target, coded, rows, dtype);
     }
 }
 
@@ -182,12 +192,16 @@ TEST_P(Nf4, RefusesWhatItCannotDo) {
   query.device.type = TN_CUDA;
   EXPECT_EQ(codec.api.supports(codec.self, &query), TN_E_UNSUPPORTED);
 
-  const tn_target target = make_target({100}), larger = make_target({200}), impossible = make_target({int64_t{1} << 40, int64_t{1} << 40});
+  const tn_target target = make_target({100}), larger = make_target({200}),
+                  impossible = make_target({int64_t{1} << 40, int64_t{1} << 40});
   Coded coded = codec.encode(target, normals(100));
   Tensor dst(kF32, {100});
-  EXPECT_EQ(codec.api.decode(codec.self, Exec().get(), &target, coded.pointers().data(), 1, 101, dst.get()), TN_E_ARGUMENT);
-  EXPECT_EQ(codec.api.decode(codec.self, Exec().get(), &target, coded.pointers().data(), 0, 99, dst.get()), TN_E_ARGUMENT);
-  EXPECT_EQ(codec.api.decode(codec.self, Exec().get(), &larger, coded.pointers().data(), 0, 100, dst.get()), TN_E_ARGUMENT);
+  EXPECT_EQ(codec.api.decode(codec.self, Exec().get(), &target, coded.pointers().data(), 1, 101, dst.get()),
+            TN_E_ARGUMENT);
+  EXPECT_EQ(codec.api.decode(codec.self, Exec().get(), &target, coded.pointers().data(), 0, 99, dst.get()),
+            TN_E_ARGUMENT);
+  EXPECT_EQ(codec.api.decode(codec.self, Exec().get(), &larger, coded.pointers().data(), 0, 100, dst.get()),
+            TN_E_ARGUMENT);
   const tn_component_sink sink{sizeof sink, 0, nullptr, nullptr};
   EXPECT_EQ(codec.api.plan(codec.self, &impossible, &sink), TN_E_ARGUMENT);
 }

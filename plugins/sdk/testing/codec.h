@@ -1,4 +1,5 @@
-// The shared kit for the tests of quantizers: one codec with its host, targets and components, and the checks that every codec has to pass.
+// The shared kit for the tests of quantizers: one codec with its host, targets and components, and the checks that
+// every codec has to pass.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -14,9 +15,11 @@
 
 namespace tenon::sdk::testing {
 
-inline tn_target make_target(const std::vector<int64_t>& shape, tn_dtype dtype = kF32, const char* name = "blk.0.weight") {
+inline tn_target make_target(const std::vector<int64_t>& shape, tn_dtype dtype = kF32,
+                             const char* name = "blk.0.weight") {
   tn_target t{};
-  t.struct_size = sizeof t, t.site = TN_SITE_WEIGHT, t.ndim = static_cast<int32_t>(shape.size()), t.dtype = dtype, t.name = name;
+  t.struct_size = sizeof t, t.site = TN_SITE_WEIGHT, t.ndim = static_cast<int32_t>(shape.size()), t.dtype = dtype,
+  t.name = name;
   std::copy(shape.begin(), shape.end(), t.shape);
   return t;
 }
@@ -30,7 +33,8 @@ inline std::vector<float> normals(int64_t n, uint64_t seed = 64) {
 
 inline double relative_mse(const std::vector<float>& x, const std::vector<float>& y) {
   double error = 0, power = 0;
-  for (size_t i = 0; i < x.size(); ++i) error += (double{x[i]} - y[i]) * (double{x[i]} - y[i]), power += double{x[i]} * x[i];
+  for (size_t i = 0; i < x.size(); ++i)
+    error += (double{x[i]} - y[i]) * (double{x[i]} - y[i]), power += double{x[i]} * x[i];
   return error / power;
 }
 
@@ -112,7 +116,9 @@ class TestCodec {
     EXPECT_TRUE(exec.intact() && dst.intact() && coded.intact());
     return dst;
   }
-  std::vector<float> decode(const tn_target& target, Coded& coded) { return decode(target, coded, 0, elements(target)).floats(); }
+  std::vector<float> decode(const tn_target& target, Coded& coded) {
+    return decode(target, coded, 0, elements(target)).floats();
+  }
   std::vector<float> round_trip(const std::vector<float>& values) {
     const tn_target target = make_target({static_cast<int64_t>(values.size())});
     Coded coded = encode(target, values);
@@ -146,7 +152,8 @@ inline void expect_ranges_are_slices(TestCodec& codec, const tn_target& target, 
 }
 
 // y = alpha·x W^T + beta·y agrees with decode and multiply within the rounding of its sums.
-inline void expect_linear_is_decode_and_multiply(TestCodec& codec, const tn_target& target, Coded& coded, int64_t rows, tn_dtype dtype) {
+inline void expect_linear_is_decode_and_multiply(TestCodec& codec, const tn_target& target, Coded& coded, int64_t rows,
+                                                 tn_dtype dtype) {
   const int64_t m = target.shape[0], n = target.shape[1];
   const std::vector<float> w = codec.decode(target, coded);
   const Tensor x(dtype, {rows, n}, normals(rows * n, 3));
@@ -160,9 +167,11 @@ inline void expect_linear_is_decode_and_multiply(TestCodec& codec, const tn_targ
   for (int64_t t = 0; t < rows; ++t)
     for (int64_t r = 0; r < m; ++r) {
       double dot = 0, size = 0;
-      for (int64_t k = 0; k < n; ++k) dot += double{xs[t * n + k]} * w[r * n + k], size += std::fabs(double{xs[t * n + k]} * w[r * n + k]);
+      for (int64_t k = 0; k < n; ++k)
+        dot += double{xs[t * n + k]} * w[r * n + k], size += std::fabs(double{xs[t * n + k]} * w[r * n + k]);
       const double want = 0.5 * dot + 2.0 * before[t * m + r];
-      ASSERT_NEAR(got[t * m + r], want, 1e-6 * (size + 1) + last_place * std::fabs(want)) << "row " << t << ", column " << r;
+      ASSERT_NEAR(got[t * m + r], want, 1e-6 * (size + 1) + last_place * std::fabs(want))
+          << "row " << t << ", column " << r;
     }
 }
 
