@@ -10,12 +10,12 @@ struct AttentionLayer::Shape {
   tn_segments segments{};
   tn_attention_shape shape{};
 
-  Shape(int64_t batch, int64_t t_q, int64_t t_k, int64_t q_pos, int64_t window_tokens, const Documents* documents, uint32_t phase, tn_dtype dtype) {
+  Shape(int64_t batch, int64_t t_q, int64_t t_k, int64_t q_pos, int64_t window_tokens, const Segments* packed, uint32_t phase, tn_dtype dtype) {
     window.left = window_tokens - 1;
     shape = {sizeof(tn_attention_shape), phase, 0, window_tokens > 0 ? 2u : 1u, batch, t_q, t_k, q_pos, 0, terms, nullptr, dtype, {}};
-    if (documents) {
-      zeros.assign(documents->begin.size(), 0);
-      const int64_t *b = documents->begin.data(), *n = documents->length.data();
+    if (packed) {
+      zeros.assign(packed->begin.size(), 0);
+      const int64_t *b = packed->begin.data(), *n = packed->length.data();
       segments = {sizeof(tn_segments), static_cast<uint32_t>(zeros.size()), b, n, b, n, zeros.data(), zeros.data()};
       shape.batch = 1, shape.t_q = shape.t_k = batch * t_q, shape.segments = &segments;
     }
@@ -52,16 +52,16 @@ Tensor heads(const Tensor& t, int64_t batch) { return t.reshaped({batch, t.dim(0
 
 }  // namespace
 
-void AttentionLayer::forward(Engine& engine, int64_t batch, int64_t t_q, int64_t t_k, int64_t q_pos, const Documents* documents,
+void AttentionLayer::forward(Engine& engine, int64_t batch, int64_t t_q, int64_t t_k, int64_t q_pos, const Segments* packed,
                              const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o, const Tensor* lse) const {
   const uint32_t phase = lse ? TN_PHASE_TRAIN : (t_q == t_k ? TN_PHASE_PREFILL : TN_PHASE_DECODE);
-  const Shape s(batch, t_q, t_k, q_pos, window_, documents, phase, q.dtype());
+  const Shape s(batch, t_q, t_k, q_pos, window_, packed, phase, q.dtype());
   tn_attention_plan plan{sizeof(tn_attention_plan)};
   check(api_->plan(self_, engine.api(), engine.device(), &s.shape, &plan), "planning attention");
   Binds binds;
   binds.add(TN_PORT_Q, heads(q, s.shape.batch)), binds.add(TN_PORT_K, heads(k, s.shape.batch)), binds.add(TN_PORT_V, heads(v, s.shape.batch));
   binds.add(TN_PORT_O, heads(o, s.shape.batch));
-  if (lse) binds.add(TN_PORT_LSE, documents ? lse->reshaped({1, q.dim(1), q.dim(0)}) : *lse);
+  if (lse) binds.add(TN_PORT_LSE, packed ? lse->reshaped({1, q.dim(1), q.dim(0)}) : *lse);
   binds.seal();
   engine.with_workspace(plan.forward.workspace_bytes, "attention", [&](const tn_exec* exec) {
     const tn_attention_call call{sizeof(tn_attention_call), 0, exec, 0, {}, 0};
@@ -69,16 +69,16 @@ void AttentionLayer::forward(Engine& engine, int64_t batch, int64_t t_q, int64_t
   });
 }
 
-void AttentionLayer::backward(Engine& engine, int64_t batch, int64_t t, const Documents* documents, const Tensor& q, const Tensor& k,
+void AttentionLayer::backward(Engine& engine, int64_t batch, int64_t t, const Segments* packed, const Tensor& q, const Tensor& k,
                               const Tensor& v, const Tensor& o, const Tensor& lse, const Tensor& d_o, const Tensor& dq, const Tensor& dk,
                               const Tensor& dv) const {
-  const Shape s(batch, t, t, 0, window_, documents, TN_PHASE_TRAIN, q.dtype());
+  const Shape s(batch, t, t, 0, window_, packed, TN_PHASE_TRAIN, q.dtype());
   tn_attention_plan plan{sizeof(tn_attention_plan)};
   check(api_->plan(self_, engine.api(), engine.device(), &s.shape, &plan), "planning attention");
   Binds binds;
   const int64_t b = s.shape.batch;
   binds.add(TN_PORT_Q, heads(q, b)), binds.add(TN_PORT_K, heads(k, b)), binds.add(TN_PORT_V, heads(v, b));
-  binds.add(TN_PORT_O, heads(o, b)), binds.add(TN_PORT_LSE, documents ? lse.reshaped({1, q.dim(1), q.dim(0)}) : lse);
+  binds.add(TN_PORT_O, heads(o, b)), binds.add(TN_PORT_LSE, packed ? lse.reshaped({1, q.dim(1), q.dim(0)}) : lse);
   binds.add(TN_PORT_DO, heads(d_o, b)), binds.add(TN_PORT_DQ, heads(dq, b)), binds.add(TN_PORT_DK, heads(dk, b)), binds.add(TN_PORT_DV, heads(dv, b));
   binds.seal();
   engine.with_workspace(plan.backward.workspace_bytes, "attention backward", [&](const tn_exec* exec) {

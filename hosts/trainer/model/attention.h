@@ -9,7 +9,7 @@
 namespace tenon::trainer {
 
 // Documents of a packed batch as ranges of its rows, or nothing: every sequence is one document.
-struct Documents {
+struct Segments {
   std::vector<int64_t> begin, length;
 };
 
@@ -19,9 +19,9 @@ class AttentionLayer {
   AttentionLayer(const tn_attention_api* api, tn_attention* self, int64_t window) : api_(api), self_(self), window_(window) {}
 
   // q [B·Tq, Hq, d], k, v [B·Tk, Hkv, d] → o [B·Tq, Hq, d]; lse f32 [B, Hq, Tq] or null. q_pos: position of the first query (keys start at 0).
-  void forward(Engine& engine, int64_t batch, int64_t t_q, int64_t t_k, int64_t q_pos, const Documents* documents, const Tensor& q,
+  void forward(Engine& engine, int64_t batch, int64_t t_q, int64_t t_k, int64_t q_pos, const Segments* packed, const Tensor& q,
                const Tensor& k, const Tensor& v, const Tensor& o, const Tensor* lse) const;
-  void backward(Engine& engine, int64_t batch, int64_t t, const Documents* documents, const Tensor& q, const Tensor& k, const Tensor& v,
+  void backward(Engine& engine, int64_t batch, int64_t t, const Segments* packed, const Tensor& q, const Tensor& k, const Tensor& v,
                 const Tensor& o, const Tensor& lse, const Tensor& d_o, const Tensor& dq, const Tensor& dk, const Tensor& dv) const;
 
  private:

@@ -58,7 +58,7 @@ Tensor TransformerBlock::forward(Engine& e, const Pass& pass, const Tensor& x, S
     e.rms_norm(x, norm1->value, config->norm_eps, h, keep_all ? &rstd : nullptr);
     project_qkv(e, pass, h, s, keep_all);
   }
-  attention->forward(e, pass.sequences, pass.length, pass.length, 0, pass.documents, s.q, s.k, s.v, o, lse ? &lse : nullptr);
+  attention->forward(e, pass.sequences, pass.length, pass.length, 0, pass.segments, s.q, s.k, s.v, o, lse ? &lse : nullptr);
   if (!keep_all) s.q = s.k = s.v = Tensor();
 
   Tensor middle = activation(e, rows, config->hidden);
@@ -119,7 +119,7 @@ void TransformerBlock::backward(Engine& e, Pass pass, SavedBlock& s, Tensor& dy,
     if (!s.o) {
       s.o = e.empty(Category::kActivations, e.compute(), {rows, config->heads, config->head_dim});
       s.lse = e.empty(Category::kActivations, kF32, {pass.sequences, config->heads, pass.length});
-      attention->forward(e, pass.sequences, pass.length, pass.length, 0, pass.documents, s.q, s.k, s.v, s.o, &s.lse);
+      attention->forward(e, pass.sequences, pass.length, pass.length, 0, pass.segments, s.q, s.k, s.v, s.o, &s.lse);
     }
     s.middle = activation(e, rows, config->hidden);
     linears[kO].forward(e, call_at(pass, 0, true), s.o.reshaped({rows, config->q_width()}), s.middle, &s.linears[kO]);
@@ -206,7 +206,7 @@ void TransformerBlock::attention_backward(Engine& e, const Pass& pass, SavedBloc
 
   Tensor dq = e.empty(Category::kActivations, e.compute(), {rows, hq, d}), dk = e.empty(Category::kActivations, e.compute(), {rows, hkv, d}),
          dv = e.empty(Category::kActivations, e.compute(), {rows, hkv, d});
-  attention->backward(e, pass.sequences, pass.length, pass.documents, s.q, s.k, s.v, s.o, s.lse, d_o, dq, dk, dv);
+  attention->backward(e, pass.sequences, pass.length, pass.segments, s.q, s.k, s.v, s.o, s.lse, d_o, dq, dk, dv);
   d_o = s.o = s.q = s.k = s.v = Tensor();
   e.rope(dq, pass.positions, *inv_freq, rope_scale, -1);
   e.rope(dk, pass.positions, *inv_freq, rope_scale, -1);

@@ -27,7 +27,7 @@ struct MemoryOptions {
 struct Pass {
   int64_t sequences = 0, length = 0;
   Tensor positions;                       // int32 [rows]
-  const Documents* documents = nullptr;   // packed documents, or null
+  const Segments* segments = nullptr;   // packed documents, or null: every sequence is one
   bool train = false;
   bool recompute = false;
   LinearCall call;

@@ -172,7 +172,7 @@ double Model::evaluate(const HostBatch& batch, std::vector<double>* losses) {
   const Uploaded u = upload(batch);
   Pass pass;
   pass.sequences = batch.sequences, pass.length = batch.length, pass.positions = u.positions;
-  if (!batch.documents.begin.empty()) pass.documents = &batch.documents;
+  if (!batch.segments.begin.empty()) pass.segments = &batch.segments;
   Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {pass.rows(), config_.hidden});
   engine_.embedding(embedding_->value, u.ids, x);
   for (const auto& b : blocks_) x = b->forward(engine_, pass, x, nullptr);
@@ -185,7 +185,7 @@ double Model::train(const HostBatch& batch, const LinearCall& call, const Memory
   Pass pass;
   pass.sequences = batch.sequences, pass.length = batch.length, pass.positions = u.positions;
   pass.train = true, pass.call = call, pass.memory = memory;
-  if (!batch.documents.begin.empty()) pass.documents = &batch.documents;
+  if (!batch.segments.begin.empty()) pass.segments = &batch.segments;
   const GradientReady announce = [&](Parameter& p) {
     if (last) ready(p);
   };

@@ -28,7 +28,7 @@ struct ModelOptions {
 struct HostBatch {
   int64_t sequences = 0, length = 0;
   std::vector<int32_t> ids, labels, positions;
-  Documents documents;  // empty: every sequence is one document
+  Segments segments;  // empty: every sequence is one document
 };
 
 class Model {

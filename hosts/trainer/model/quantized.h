@@ -25,6 +25,7 @@ class QuantizedWeight {
   const std::vector<Tensor>& components() const { return components_; }
   const std::vector<std::string>& component_names() const { return names_; }
   const tn_target& target() const { return target_; }
+  const Quantizer& quantizer() const { return quantizer_; }
 
   void encode(Engine& engine, const Tensor& source);
   // out[end − begin, n] = rows [begin, end).

@@ -105,9 +105,10 @@ void write_adapter(const std::string& folder, Session& session, const Adapter& a
                        return TN_OK;
                      }};
   check(adapter.api->write_config(adapter.self, &sink), "writing the adapter's configuration");
-  Json config = parse_json(text, "the adapter's configuration");
+  // Patterns match in file order, so the order of keys is kept.
+  nlohmann::ordered_json config = nlohmann::ordered_json::parse(text);
   config["base_model_name_or_path"] = base;
-  write_json_file(at(folder, "adapter_config.json"), config);
+  write_file_atomically(at(folder, "adapter_config.json"), config.dump(2) + "\n");
 }
 
 void read_adapter(Session& session, Adapter& adapter, const std::string& folder) {

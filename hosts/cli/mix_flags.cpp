@@ -1,0 +1,81 @@
+#include "hosts/cli/mix_flags.h"
+
+#include <omp.h>
+
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/files/mapped_file.h"
+#include "hosts/trainer/text/byte_tokenizer.h"
+
+namespace tenon::cli {
+
+void add_mix_flags(po::options_description& options, bool training) {
+  auto add = options.add_options();
+  if (training) {
+    add("optimizer", po::value<std::string>()->default_value("adamw"), "optimizer plugin, as ID or ID:key=value,key=value");
+    add("adapter", po::value<std::vector<std::string>>()->composing(), "adapter plugin, e.g. lora:r=16,target_modules=all-linear; may be given again");
+  }
+  add("adapter-from", po::value<std::vector<std::string>>()->composing(), "PEFT folder that shapes and fills the adapter; may be given again");
+  add("quantizer", po::value<std::string>(), "quantizer plugin that holds the linear weights, e.g. nf4:double_quant=true");
+  add("attention", po::value<std::string>()->default_value("flash-attention"), "attention plugin");
+  add("device", po::value<std::string>()->default_value("auto"), "auto, or the id of a device plugin: onednn, cuda, hip");
+  add("dtype", po::value<std::string>()->default_value("f32"), "weights and activations: f32 or bf16");
+  add("memory-limit", po::value<std::string>(), "refuse to use more than this, e.g. 800MB or 4GiB");
+  add("threads", po::value<std::string>(), "CPU threads; default: all");
+}
+
+void add_model_flags(po::options_description& options) {
+  auto add = options.add_options();
+  add("model", po::value<std::string>(), "Hugging Face folder, .gguf file, or preset:NAME (9m, 60m, 130m, 350m, 1b, 7b …) from random weights");
+  add("tokenizer", po::value<std::string>(), "folder or file to take the tokenizer from; a preset without one reads bytes");
+  add("vocab-size", po::value<std::string>(), "vocabulary of a preset; default: that of its tokenizer");
+}
+
+trainer::MixRequest mix_request(const po::variables_map& values, bool training) {
+  trainer::MixRequest r;
+  if (training) {
+    r.optimizer = values["optimizer"].as<std::string>();
+    if (values.count("adapter")) r.adapters = values["adapter"].as<std::vector<std::string>>();
+  }
+  if (values.count("adapter-from")) r.adapter_from = values["adapter-from"].as<std::vector<std::string>>();
+  r.quantizer = value_or<std::string>(values, "quantizer", "");
+  r.attention = values["attention"].as<std::string>();
+  r.device = values["device"].as<std::string>();
+  return r;
+}
+
+trainer::ModelSource open_model(const po::variables_map& values) {
+  const std::string model = required(values, "model");
+  int64_t vocab = trainer::kByteVocabulary;
+  if (values.count("vocab-size"))
+    vocab = checked_int(values, "vocab-size", 2, 1 << 24);
+  else if (values.count("tokenizer") && model.starts_with("preset:"))
+    vocab = static_cast<int64_t>(trainer::load_text_model(values["tokenizer"].as<std::string>()).tokenizer.vocabulary_size());
+  return trainer::ModelSource::open(model, vocab);
+}
+
+trainer::TextModel open_text_model(const po::variables_map& values, const trainer::ModelSource& source) {
+  if (values.count("tokenizer")) return trainer::load_text_model(values["tokenizer"].as<std::string>());
+  if (source.is_preset()) return trainer::byte_text_model();
+  return source.gguf() ? trainer::load_text_model(*source.gguf()) : trainer::load_text_model(source.path());
+}
+
+uint64_t memory_limit(const po::variables_map& values) {
+  return values.count("memory-limit") ? parse_size(values["memory-limit"].as<std::string>(), "--memory-limit") : 0;
+}
+
+void apply_threads(const po::variables_map& values) {
+  if (values.count("threads")) omp_set_num_threads(static_cast<int>(checked_int(values, "threads", 1, 4096)));
+}
+
+std::string read_text(const std::string& path, const std::string& flag) {
+  std::error_code ec;
+  if (!std::filesystem::exists(path, ec)) throw Error(TN_E_NOT_FOUND, flag + " " + path + " does not exist");
+  if (std::filesystem::is_regular_file(path, ec) && std::filesystem::file_size(path, ec) == 0) return {};
+  const MappedFile file(path);
+  if (file.bytes().size() > (uint64_t{1} << 30)) throw Error(TN_E_ARGUMENT, flag + " " + path + " is larger than 1 GiB; cut it into smaller files");
+  return std::string(as_text(file.bytes()));
+}
+
+}  // namespace tenon::cli

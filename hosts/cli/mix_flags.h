@@ -1,0 +1,24 @@
+// The flags that choose a mix of plugins, a model and a device, shared by every command that computes.
+#pragma once
+
+#include "hosts/cli/arguments.h"
+#include "hosts/trainer/run/runtime.h"
+#include "hosts/trainer/text/text_model.h"
+
+namespace tenon::cli {
+
+// Adds --adapter-from, --quantizer, --attention, --device, --dtype and --memory-limit; training adds --optimizer and --adapter.
+void add_mix_flags(po::options_description& options, bool training);
+void add_model_flags(po::options_description& options);
+
+trainer::MixRequest mix_request(const po::variables_map& values, bool training);
+trainer::ModelSource open_model(const po::variables_map& values);
+// Tokenizer and chat template of the model, or those of --tokenizer; bytes for a preset without one.
+trainer::TextModel open_text_model(const po::variables_map& values, const trainer::ModelSource& source);
+uint64_t memory_limit(const po::variables_map& values);
+void apply_threads(const po::variables_map& values);
+
+// Whole content of a text file of at most 1 GiB, checked to be UTF-8 by its users. Throws Error naming the flag and path.
+std::string read_text(const std::string& path, const std::string& flag);
+
+}  // namespace tenon::cli

@@ -1,0 +1,18 @@
+// What commands print: one JSON document on standard output with --json, else lines for people.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+namespace tenon::cli {
+
+// Prints the document and a newline on standard output; a NaN or Inf in it becomes null.
+void print_json(const nlohmann::json& document);
+
+// A line on standard error, for progress and remarks.
+void remark(const std::string& line);
+
+// Thousands separated by thin groups: 134515008 -> "134,515,008".
+std::string with_commas(int64_t n);
+
+}  // namespace tenon::cli

@@ -1,0 +1,53 @@
+// tenon plan: memory by category before a run, and what would fit.
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "hosts/cli/command.h"
+#include "hosts/cli/output.h"
+#include "hosts/cli/train_flags.h"
+#include "hosts/trainer/run/features.h"
+
+namespace tenon::cli {
+
+int run_plan(const std::vector<std::string>& arguments) {
+  po::options_description options("Flags (those of train)");
+  add_train_flags(options);
+  options.add_options()("json", "print {\"planned_bytes\", \"categories\", \"alternatives\", …}");
+  po::variables_map values;
+  if (!parse(arguments, options, {}, "tenon plan --model M [flags of train]\n\nSays what a training run will allocate, by category, without allocating it; with --memory-limit also\nwhich flags would make it fit. Exit 0: fits (or no limit); 1: does not.\n", values))
+    return 0;
+  std::vector<std::string> tags;
+  const trainer::TrainOptions o = train_options(values, tags);
+  const Catalog catalog = trainer::open_catalog();
+  trainer::MixRequest request = mix_request(values, true);
+  for (const std::string& tag : tags)
+    if (!tag.starts_with("note: ")) request.run_tags.push_back(tag);
+  trainer::Runtime runtime(catalog, request);
+  const trainer::ModelSource source = open_model(values);
+  const trainer::RunShape shape{o.batch, o.session.sequence, o.held_out > 0 || !o.evaluation_data.empty()};
+  const MemoryUse use = trainer::plan_run(runtime, source, o.session, shape, o.compute);
+  std::vector<trainer::Alternative> ways;
+  const bool fits = o.memory_limit == 0 || use.total_peak <= o.memory_limit;
+  if (!fits) ways = trainer::what_would_fit(runtime, source, o.session, shape, o.compute, o.memory_limit);
+  if (values.count("json")) {
+    nlohmann::json j{{"planned_bytes", use.total_peak}, {"fits", fits}, {"parameters", source.config().parameters()}, {"limit", o.memory_limit}};
+    for (int c = 0; c < kCategories; ++c) j["categories"][category_name(static_cast<Category>(c))] = use.at_peak[c];
+    j["alternatives"] = nlohmann::json::array();
+    for (const auto& w : ways) j["alternatives"].push_back({{"flags", w.flags}, {"planned_bytes", w.bytes}, {"fits", w.bytes <= o.memory_limit}});
+    print_json(j);
+    return fits ? 0 : 1;
+  }
+  std::printf("%s parameters, batch %lld × %lld tokens\n\n", with_commas(source.config().parameters()).c_str(), static_cast<long long>(o.batch),
+              static_cast<long long>(o.session.sequence));
+  for (int c = 0; c < kCategories; ++c)
+    if (use.at_peak[c] > 0) std::printf("  %-16s %12s\n", category_name(static_cast<Category>(c)), format_bytes(use.at_peak[c]).c_str());
+  std::printf("  %-16s %12s\n", "peak", format_bytes(use.total_peak).c_str());
+  if (!fits) {
+    std::printf("\nmore than the limit of %s; ", format_bytes(o.memory_limit).c_str());
+    std::printf(ways[0].bytes <= o.memory_limit ? "these would fit:\n" : "nothing tried fits; the smallest was:\n");
+    for (const auto& w : ways) std::printf("  %12s  %s\n", format_bytes(w.bytes).c_str(), w.flags.c_str());
+  }
+  return fits ? 0 : 1;
+}
+
+}  // namespace tenon::cli

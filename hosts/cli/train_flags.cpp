@@ -1,0 +1,132 @@
+#include "hosts/cli/train_flags.h"
+
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/files/json.h"
+#include "hosts/trainer/run/inference.h"
+
+namespace tenon::cli {
+namespace {
+
+po::typed_value<std::string>* with_default(const char* value) { return po::value<std::string>()->default_value(value); }
+
+bool given(const po::variables_map& values, const char* flag) { return values.count(flag) && !values[flag].defaulted(); }
+
+// "0.05": a share of the steps; "100": steps.
+int64_t warmup_steps(const po::variables_map& values, int64_t steps) {
+  const double w = checked_double(values, "warmup", 0, 1e12);
+  return w < 1 ? static_cast<int64_t>(w * static_cast<double>(steps) + 0.5) : static_cast<int64_t>(w);
+}
+
+trainer::Checkpointing parse_checkpointing(const std::string& name) {
+  if (name == "flash-cut") return trainer::Checkpointing::kFlashCut;
+  if (name == "block") return trainer::Checkpointing::kBlock;
+  if (name == "none") return trainer::Checkpointing::kNone;
+  throw Usage("--grad-checkpoint " + name + " is not one of flash-cut, block, none");
+}
+
+trainer::WeightUpdate parse_update(const std::string& name) {
+  if (name == "stochastic") return trainer::WeightUpdate::kStochastic;
+  if (name == "master") return trainer::WeightUpdate::kMaster;
+  if (name == "nearest") return trainer::WeightUpdate::kNearest;
+  throw Usage("--weight-update " + name + " is not one of stochastic, master, nearest");
+}
+
+}  // namespace
+
+void add_train_flags(po::options_description& options) {
+  add_model_flags(options);
+  auto add = options.add_options();
+  add("data", po::value<std::string>(), "training text (.txt …), or JSON lines with text, prompt/completion or messages");
+  add("output", po::value<std::string>(), "folder for metrics, checkpoints, the report and final/");
+  add_mix_flags(options, true);
+  add("seq-len", with_default("256"), "tokens of a window");
+  add("batch-size", with_default("4"), "windows of a micro-batch");
+  add("accumulate", with_default("1"), "micro-batches of a step");
+  add("steps", po::value<std::string>(), "optimizer steps; default: one epoch");
+  add("epochs", po::value<std::string>(), "passes over the data, instead of --steps");
+  add("lr", with_default("0.0002"), "learning rate at its highest");
+  add("schedule", with_default("cosine"), "constant, linear, cosine or wsd");
+  add("warmup", with_default("0.03"), "steps of linear warm-up; below 1: a share of all steps");
+  add("lr-floor", with_default("0.1"), "last learning rate of linear and cosine, as a share of --lr");
+  add("clip", with_default("1"), "clip gradients to this global norm; 0 = off");
+  add("order", with_default("shuffled"), "shuffled or sequential");
+  add("seed", with_default("0"), "of everything random");
+  add("weight-update", with_default("stochastic"), "how updates reach bf16 weights: stochastic rounding, f32 master copies, or nearest");
+  add("grad-checkpoint", po::value<std::string>()->implicit_value("flash-cut"), "recompute activations in backward: flash-cut (default) or block");
+  add("tiled-loss", "compute logits and loss in tiles of rows");
+  add("tiled-mlp", "compute the MLPs in tiles of rows");
+  add("fused-backward", "update each weight inside backward and free its gradient at once");
+  add("loss-tile", with_default("32MiB"), "size of one tile of logits");
+  add("held-out", with_default("0"), "share of the data kept for evaluation, e.g. 0.1");
+  add("eval-data", po::value<std::string>(), "a file to evaluate on instead");
+  add("eval-every", with_default("0"), "steps between evaluations; 0: before and after only");
+  add("isolate-documents", "attention starts anew at each document of a packed window");
+  add("no-pack", "one document per window, padded, instead of packing");
+  add("checkpoint-every", with_default("0"), "steps between checkpoints; 0: none");
+  add("keep-checkpoints", with_default("2"), "newest checkpoints that are kept");
+  add("resume", "continue from the newest checkpoint in --output");
+  add("overwrite", "replace a run that is in --output");
+}
+
+void read_recipe(const std::string& path, const po::options_description& options, po::variables_map& values) {
+  const nlohmann::json recipe = read_json_file(path);
+  if (!recipe.is_object()) throw Usage("--recipe " + path + " must hold a JSON object of flags and values");
+  std::vector<std::string> arguments;
+  for (const auto& [key, value] : recipe.items()) {
+    if (value.is_boolean()) {
+      if (value.get<bool>()) arguments.push_back("--" + key);
+    } else if (value.is_array()) {
+      for (const auto& v : value) arguments.push_back("--" + key), arguments.push_back(v.is_string() ? v.get<std::string>() : v.dump());
+    } else {
+      arguments.push_back("--" + key), arguments.push_back(value.is_string() ? value.get<std::string>() : value.dump());
+    }
+  }
+  parse(arguments, options, {}, "", values);
+}
+
+trainer::TrainOptions train_options(const po::variables_map& values, std::vector<std::string>& tags) {
+  trainer::TrainOptions o;
+  o.data = value_or<std::string>(values, "data", ""), o.output = value_or<std::string>(values, "output", "");
+  o.evaluation_data = value_or<std::string>(values, "eval-data", "");
+  o.session.sequence = checked_int(values, "seq-len", 2, trainer::kLongestSequence);
+  o.batch = checked_int(values, "batch-size", 1, 1 << 20);
+  o.session.accumulate = checked_int(values, "accumulate", 1, 1 << 20);
+  if (values.count("steps") && values.count("epochs")) throw Usage("give either --steps or --epochs");
+  if (values.count("steps")) o.steps = checked_int(values, "steps", 1, int64_t{1} << 40);
+  o.epochs = values.count("epochs") ? checked_double(values, "epochs", 1e-9, 1e6) : 1;
+  o.schedule.kind = trainer::parse_schedule(values["schedule"].as<std::string>());
+  o.schedule.lr = checked_double(values, "lr", 0, 1e6);
+  o.schedule.floor = checked_double(values, "lr-floor", 0, 1);
+  o.schedule.warmup = warmup_steps(values, o.steps);
+  o.session.clip = checked_double(values, "clip", 0, 1e12);
+  const std::string order = values["order"].as<std::string>();
+  if (order != "shuffled" && order != "sequential") throw Usage("--order " + order + " is not one of shuffled, sequential");
+  o.order = order == "shuffled" ? trainer::Order::kShuffled : trainer::Order::kSequential;
+  o.session.seed = static_cast<uint64_t>(checked_int(values, "seed", 0, INT64_MAX));
+  o.session.storage = o.compute = trainer::parse_dtype(values["dtype"].as<std::string>());
+  o.session.update = parse_update(values["weight-update"].as<std::string>());
+  if (values.count("grad-checkpoint")) o.session.memory.checkpointing = parse_checkpointing(values["grad-checkpoint"].as<std::string>());
+  o.session.memory.tiled_loss = values.count("tiled-loss") > 0, o.session.memory.tiled_mlp = values.count("tiled-mlp") > 0;
+  o.session.memory.loss_tile_bytes = static_cast<int64_t>(parse_size(values["loss-tile"].as<std::string>(), "--loss-tile"));
+  o.session.fused_backward = values.count("fused-backward") > 0;
+  if (o.session.fused_backward && !given(values, "clip") && o.session.clip > 0) {
+    o.session.clip = 0;
+    tags.push_back("note: --fused-backward frees gradients before their global norm is known, so clipping is off");
+  }
+  o.held_out = checked_double(values, "held-out", 0, 0.9);
+  o.evaluate_every = checked_int(values, "eval-every", 0, int64_t{1} << 40);
+  o.isolate_documents = values.count("isolate-documents") > 0;
+  o.windows.length = o.session.sequence, o.windows.pack = !values.count("no-pack"), o.windows.isolate_documents = o.isolate_documents;
+  o.checkpoint_every = checked_int(values, "checkpoint-every", 0, int64_t{1} << 40);
+  o.keep_checkpoints = static_cast<int>(checked_int(values, "keep-checkpoints", 1, 1 << 20));
+  o.resume = values.count("resume") > 0, o.overwrite = values.count("overwrite") > 0;
+  o.memory_limit = memory_limit(values);
+  if (o.session.fused_backward) tags.push_back("run:fused-backward");
+  if (o.session.accumulate > 1) tags.push_back("run:accumulate");
+  if (o.session.clip > 0) tags.push_back("run:clip-global-norm");
+  return o;
+}
+
+}  // namespace tenon::cli

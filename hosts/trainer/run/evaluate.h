@@ -1,0 +1,23 @@
+// Batches of the text side as the model takes them, and the loss of a model on a dataset.
+#pragma once
+
+#include <functional>
+
+#include "hosts/trainer/model/model.h"
+#include "hosts/trainer/text/data/dataset.h"
+
+namespace tenon::trainer {
+
+// isolate: attention and positions start anew at each document of a packed window.
+HostBatch to_host_batch(const Batch& batch, bool isolate);
+
+struct Evaluation {
+  double loss = 0;  // mean nats per predicted token
+  double perplexity = 0;
+  int64_t tokens = 0;  // predicted
+};
+
+// Over every window, in order. progress(done, of) is called after each pass (may be empty). Throws Error when nothing is predicted.
+Evaluation evaluate(Model& model, const Dataset& data, bool isolate, const std::function<void(size_t, size_t)>& progress = {});
+
+}  // namespace tenon::trainer

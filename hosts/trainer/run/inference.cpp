@@ -1,0 +1,16 @@
+#include "hosts/trainer/run/inference.h"
+
+#include "hosts/trainer/run/export.h"
+
+namespace tenon::trainer {
+
+Inference::Inference(Runtime& runtime, const ModelSource& source, tn_dtype dtype, int64_t longest_sequence, uint64_t memory_limit)
+    : engine_(runtime.engine(dtype, memory_limit, false)), set_(runtime.instantiate()) {
+  SessionOptions options;
+  options.sequence = longest_sequence, options.storage = dtype, options.train = false;
+  session_ = std::make_unique<Session>(*engine_, source, set_->techniques, options);
+  for (Adapter* a : set_->techniques.adapters)
+    if (const std::string folder = runtime.adapter_folder(a->index); !folder.empty()) read_adapter(*session_, *a, folder);
+}
+
+}  // namespace tenon::trainer

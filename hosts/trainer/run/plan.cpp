@@ -1,0 +1,67 @@
+#include "hosts/trainer/run/plan.h"
+
+#include <algorithm>
+#include <functional>
+
+#include "core/error.h"
+
+namespace tenon::trainer {
+
+int64_t evaluation_rows(int64_t sequence) { return std::max<int64_t>(1, 1024 / std::max<int64_t>(sequence, 1)); }
+
+MemoryUse plan_run(const Runtime& runtime, const ModelSource& source, const SessionOptions& options, const RunShape& shape, tn_dtype compute) {
+  const auto engine = runtime.engine(compute, 0, true);  // outlives the adapters' parameters
+  const auto set = runtime.instantiate();
+  {
+    Session session(*engine, source, set->techniques, options);
+    if (options.train) {
+      // Two micro-batches have the peak of any greater number: the second meets gradients that the first left.
+      const std::vector<HostBatch> micro(std::min<int64_t>(options.accumulate, 2), shape_batch(shape.batch, shape.sequence, source.config().vocab));
+      session.step(1, 1, micro, 1e-3);
+    }
+    if (shape.evaluates || !options.train)
+      session.model().evaluate(shape_batch(evaluation_rows(shape.sequence), shape.sequence, source.config().vocab));
+  }
+  return engine->memory().use();
+}
+
+std::vector<Alternative> what_would_fit(const Runtime& runtime, const ModelSource& source, const SessionOptions& options, const RunShape& shape,
+                                        tn_dtype compute, uint64_t limit) {
+  struct Change {
+    const char* flags;
+    std::function<void(SessionOptions&, RunShape&, tn_dtype&)> apply;
+  };
+  const auto checkpoint = [](SessionOptions& o) {
+    if (o.memory.checkpointing == Checkpointing::kNone) o.memory.checkpointing = Checkpointing::kFlashCut;
+  };
+  std::vector<Change> changes{
+      {"--tiled-loss", [](SessionOptions& o, RunShape&, tn_dtype&) { o.memory.tiled_loss = true; }},
+      {"--grad-checkpoint", [&](SessionOptions& o, RunShape&, tn_dtype&) { checkpoint(o); }},
+      {"--grad-checkpoint --tiled-loss", [&](SessionOptions& o, RunShape&, tn_dtype&) { checkpoint(o), o.memory.tiled_loss = true; }},
+      {"--grad-checkpoint --tiled-loss --tiled-mlp",
+       [&](SessionOptions& o, RunShape&, tn_dtype&) { checkpoint(o), o.memory.tiled_loss = o.memory.tiled_mlp = true; }},
+      {"--grad-checkpoint --tiled-loss --tiled-mlp --dtype bf16",
+       [&](SessionOptions& o, RunShape&, tn_dtype& c) { checkpoint(o), o.memory.tiled_loss = o.memory.tiled_mlp = true, o.storage = c = kBF16; }}};
+  if (!options.fused_backward && options.clip == 0 && options.accumulate == 1)
+    changes.push_back({"--grad-checkpoint --tiled-loss --tiled-mlp --dtype bf16 --fused-backward", [&](SessionOptions& o, RunShape&, tn_dtype& c) {
+                         checkpoint(o), o.memory.tiled_loss = o.memory.tiled_mlp = o.fused_backward = true, o.storage = c = kBF16;
+                       }});
+  changes.push_back({"--grad-checkpoint --tiled-loss --tiled-mlp --dtype bf16 --batch-size 1", [&](SessionOptions& o, RunShape& s, tn_dtype& c) {
+                       checkpoint(o), o.memory.tiled_loss = o.memory.tiled_mlp = true, o.storage = c = kBF16, s.batch = 1;
+                     }});
+  std::vector<Alternative> fitting;
+  Alternative smallest;
+  for (const Change& change : changes) {
+    SessionOptions o = options;
+    RunShape s = shape;
+    tn_dtype c = compute;
+    change.apply(o, s, c);
+    const uint64_t bytes = plan_run(runtime, source, o, s, c).total_peak;
+    if (bytes <= limit) fitting.push_back({change.flags, bytes});
+    if (smallest.flags.empty() || bytes < smallest.bytes) smallest = {change.flags, bytes};
+  }
+  if (fitting.empty()) fitting.push_back(smallest);
+  return fitting;
+}
+
+}  // namespace tenon::trainer

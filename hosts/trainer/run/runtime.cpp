@@ -1,0 +1,236 @@
+#include "hosts/trainer/run/runtime.h"
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/files/json.h"
+#include "core/plugins/host.h"
+
+namespace tenon::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string read_adapter_config(const std::string& folder) {
+  const std::string path = (fs::path(folder) / "adapter_config.json").string();
+  std::error_code ec;
+  if (!fs::exists(path, ec))
+    throw Error(TN_E_NOT_FOUND, "--adapter-from " + folder + " holds no adapter_config.json; give the folder of a PEFT adapter");
+  JsonLimits limits;
+  limits.max_bytes = 4 << 20;
+  return read_json_file(path, limits).dump();
+}
+
+// The adapter plugin that reads this PEFT type.
+std::string plugin_for(const Catalog& catalog, const std::string& config_json, const std::string& folder) {
+  const Json j = Json::parse(config_json);
+  const std::string type = find_string(j, "peft_type", folder).value_or("");
+  PluginFilter filter;
+  filter.layout = "peft:" + type;
+  const auto rows = catalog.list(filter);
+  if (rows.empty()) throw Error(TN_E_NOT_FOUND, folder + " holds an adapter of the type \"" + type.substr(0, 60) + "\", for which no plugin is installed");
+  return rows[0].id;
+}
+
+}  // namespace
+
+tn_dtype parse_dtype(const std::string& name) {
+  if (name == "f32" || name == "float32") return kF32;
+  if (name == "bf16" || name == "bfloat16") return kBF16;
+  throw Error(TN_E_ARGUMENT, "--dtype " + name + " is not one of f32, bf16");
+}
+
+TechniqueSet::~TechniqueSet() {
+  if (techniques.optimizer) techniques.optimizer_api->destroy(techniques.optimizer);
+  if (quantizer_ && quantizer_->self) quantizer_->api->destroy(quantizer_->self);
+  for (const auto& a : adapters) a->api->destroy(a->self);
+}
+
+Runtime::Runtime(const Catalog& catalog, const MixRequest& request) : catalog_(catalog), request_(request) {
+  std::vector<std::string> configs(std::max(request.adapters.size(), request.adapter_from.size()));
+  std::vector<std::string> adapter_specs = request.adapters;
+  for (size_t i = 0; i < request.adapter_from.size(); ++i) {
+    configs[i] = read_adapter_config(request.adapter_from[i]);
+    if (i >= adapter_specs.size()) adapter_specs.push_back(plugin_for(catalog, configs[i], request.adapter_from[i]));
+  }
+  std::vector<std::pair<uint32_t, std::string>> parts;
+  if (!request.optimizer.empty()) parts.emplace_back(TN_KIND_OPTIMIZER, request.optimizer);
+  for (const std::string& a : adapter_specs) parts.emplace_back(TN_KIND_ADAPTER, a);
+  if (!request.quantizer.empty()) parts.emplace_back(TN_KIND_QUANTIZER, request.quantizer);
+  parts.emplace_back(TN_KIND_ATTENTION, request.attention);
+  for (const auto& [kind, text] : parts) specs_.push_back(catalog.spec(kind, text));
+
+  open_device(request.device);
+  std::vector<std::string> tags = usual_run_tags(catalog, specs_);
+  tags.insert(tags.end(), request.run_tags.begin(), request.run_tags.end());
+  tags.push_back("device:" + backend_);
+  const MixAnswer answer = catalog.check_mix(specs_, tags);
+  if (!answer.possible) {
+    std::string sentence = "this mix is not possible: ";
+    for (size_t i = 0; i < answer.reasons.size(); ++i) sentence += (i ? "; " : "") + answer.reasons[i].sentence;
+    throw Error(TN_E_CONFLICT, sentence);
+  }
+
+  size_t adapter = 0;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    Part part{specs_[i], catalog.load(specs_[i].id, backend_), {}, {}};
+    switch (parts[i].first) {
+      case TN_KIND_OPTIMIZER: optimizer_ = std::make_unique<Part>(std::move(part)); break;
+      case TN_KIND_QUANTIZER: quantizer_ = std::make_unique<Part>(std::move(part)); break;
+      case TN_KIND_ATTENTION: attention_ = std::make_unique<Part>(std::move(part)); break;
+      default:
+        part.config_json = configs[adapter];
+        part.name = adapter == 0 ? "default" : "adapter" + std::to_string(adapter);
+        if (adapter < request.adapter_from.size() && adapter > 0) part.name = fs::path(request.adapter_from[adapter]).filename().string();
+        adapters_.push_back(std::move(part));
+        ++adapter;
+    }
+  }
+}
+
+Runtime::~Runtime() {
+  for (auto& [type, decoder] : decoders_) decoder.first.api<tn_quantizer_api>().destroy(decoder.second);
+  if (device_) device_api_->close(device_);
+}
+
+void Runtime::open_device(const std::string& name) {
+  PluginFilter filter;
+  filter.kind = "device";
+  const auto installed = catalog_.list(filter);
+  std::vector<std::string> candidates;
+  if (name == "auto") {
+    for (const char* id : {"cuda", "hip", "onednn"})
+      for (const PluginRow& row : installed)
+        if (row.id == id) candidates.push_back(id);
+    for (const PluginRow& row : installed)
+      if (row.id != "cuda" && row.id != "hip" && row.id != "onednn") candidates.push_back(row.id);
+  } else {
+    candidates.push_back(catalog_.resolve(TN_KIND_DEVICE, name));
+  }
+  if (candidates.empty()) throw Error(TN_E_NOT_FOUND, "no device plugin is installed; run `tenon plugin install` on one, or `tenon plugin rescan`");
+  std::string reasons;
+  for (const std::string& id : candidates) {
+    try {
+      const PluginRow* row = nullptr;
+      for (const PluginRow& r : installed)
+        if (r.id == id) row = &r;
+      const std::string backend = row && !row->backends.empty() ? row->backends[0] : id;
+      const LoadedPlugin plugin = catalog_.load(id, backend);
+      const auto& api = plugin.api<tn_device_api>();
+      uint32_t n = 0;
+      check(api.count(host(), &n), "looking for devices");
+      if (n == 0) {
+        const Report report = take_report();
+        throw Error(TN_E_DEVICE, "device " + id + " is not available here" + (report.sentence.empty() ? "" : ": " + report.sentence));
+      }
+      check(api.open(host(), 0, &device_), "opening the device");
+      loaded_.push_back(plugin);
+      device_api_ = &loaded_.back().api<tn_device_api>();
+      backend_ = backend;
+      info_.struct_size = sizeof(info_);
+      check(device_api_->info(device_, 0, &info_), "asking the device");
+      return;
+    } catch (const Error& e) {
+      if (name != "auto" || id == candidates.back()) {
+        if (reasons.empty()) throw;
+        throw Error(e.code(), reasons + e.what());
+      }
+      reasons += std::string(e.what()) + "; ";
+    }
+  }
+}
+
+const tn_device_info& Runtime::measured_device_info() {
+  if (info_.gemm_flops == 0) check(device_api_->info(device_, 1, &info_), "measuring the device");
+  return info_;
+}
+
+std::unique_ptr<Engine> Runtime::engine(tn_dtype compute, uint64_t limit_bytes, bool dry) const {
+  return std::make_unique<Engine>(host(), device_api_, device_, info_.id, compute, limit_bytes, dry);
+}
+
+Quantizer Runtime::ggml_decoder(std::string_view type) const {
+  auto it = decoders_.find(type);
+  if (it == decoders_.end()) {
+    PluginFilter filter;
+    filter.layout = "gguf:" + std::string(type);
+    const auto rows = catalog_.list(filter);
+    if (rows.empty()) throw Error(TN_E_NOT_FOUND, "the model has tensors of the GGUF type " + std::string(type) + ", which no installed quantizer reads");
+    const LoadedPlugin plugin = catalog_.load(rows[0].id, backend_);
+    const Spec spec = catalog_.spec(TN_KIND_QUANTIZER, rows[0].id + ":type=" + std::string(type));
+    const HyperArray hypers(spec);
+    tn_quantizer* self = nullptr;
+    check(plugin.api<tn_quantizer_api>().create(host(), hypers.data(), hypers.size(), &self), "creating a GGUF reader");
+    it = decoders_.emplace(std::string(type), std::make_pair(plugin, self)).first;
+  }
+  return {&it->second.first.api<tn_quantizer_api>(), it->second.second};
+}
+
+std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
+  auto set = std::make_unique<TechniqueSet>();
+  Techniques& t = set->techniques;
+  if (optimizer_) {
+    t.optimizer_api = &optimizer_->plugin.api<tn_optimizer_api>();
+    const HyperArray hypers(optimizer_->spec);
+    check(t.optimizer_api->create(host(), hypers.data(), hypers.size(), &t.optimizer), "creating the optimizer");
+  }
+  if (quantizer_) {
+    set->quantizer_ = std::make_unique<Quantizer>();
+    set->quantizer_->api = &quantizer_->plugin.api<tn_quantizer_api>();
+    const HyperArray hypers(quantizer_->spec);
+    check(set->quantizer_->api->create(host(), hypers.data(), hypers.size(), &set->quantizer_->self), "creating the quantizer");
+    t.quantizer = set->quantizer_.get();
+  }
+  for (size_t i = 0; i < adapters_.size(); ++i) {
+    const Part& part = adapters_[i];
+    auto adapter = std::make_unique<Adapter>();
+    adapter->name = part.name, adapter->index = static_cast<uint32_t>(i);
+    adapter->api = &part.plugin.api<tn_adapter_api>();
+    const HyperArray hypers(part.spec);
+    check(adapter->api->create(host(), hypers.data(), hypers.size(), part.config_json.empty() ? nullptr : part.config_json.c_str(), &adapter->self),
+          "creating the adapter");
+    t.adapters.push_back(adapter.get());
+    set->adapters.push_back(std::move(adapter));
+  }
+  set->attention_hypers_ = std::make_unique<HyperArray>(attention_->spec);
+  t.attention = {&attention_->plugin.api<tn_attention_api>(), set->attention_hypers_->data(), set->attention_hypers_->size()};
+  t.decoder = [this](std::string_view type) { return ggml_decoder(type); };
+  return set;
+}
+
+std::map<std::string, std::string> Runtime::plugin_versions() const {
+  std::map<std::string, std::string> versions;
+  const auto add = [&](const LoadedPlugin& p) { versions[std::string(p.id())] = p.descriptor().version; };
+  for (const LoadedPlugin& p : loaded_) add(p);
+  for (const Part* p : {optimizer_.get(), quantizer_.get(), attention_.get()})
+    if (p) add(p->plugin);
+  for (const Part& p : adapters_) add(p.plugin);
+  return versions;
+}
+
+std::string Runtime::joined(uint32_t kind, std::string (*form)(const Spec&)) const {
+  std::string text;
+  const auto add = [&](const Part& p) { text += (text.empty() ? "" : " + ") + form(p.spec); };
+  if (kind == TN_KIND_OPTIMIZER && optimizer_) add(*optimizer_);
+  if (kind == TN_KIND_QUANTIZER && quantizer_) add(*quantizer_);
+  if (kind == TN_KIND_ATTENTION && attention_) add(*attention_);
+  if (kind == TN_KIND_ADAPTER)
+    for (const Part& p : adapters_) add(p);
+  return text;
+}
+
+std::string Runtime::canonical_spec(uint32_t kind) const { return joined(kind, canonical); }
+std::string Runtime::short_spec(uint32_t kind) const { return joined(kind, short_form); }
+
+std::string Runtime::quantizer_value(std::string_view hyper) const {
+  const HyperValue* value = quantizer_ ? quantizer_->spec.find(hyper) : nullptr;
+  return value ? to_text(*value) : "";
+}
+
+const tn_layout* Runtime::quantizer_layout() const {
+  return quantizer_ ? quantizer_->plugin.extension<tn_layout>(TN_EXT_LAYOUT) : nullptr;
+}
+
+}  // namespace tenon::trainer

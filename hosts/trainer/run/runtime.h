@@ -1,0 +1,91 @@
+// From what a user asked for to loaded plugins: the mix is resolved and checked in the catalog, the device opened, instances made.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/catalog/catalog.h"
+#include "hosts/trainer/run/session.h"
+
+namespace tenon::trainer {
+
+// A mix as a user writes it. Empty = none.
+struct MixRequest {
+  std::string optimizer, quantizer, attention = "flash-attention", device = "auto";
+  std::vector<std::string> adapters;      // specs, in order
+  std::vector<std::string> adapter_from;  // PEFT folders; the i-th shapes and fills the i-th adapter
+  std::vector<std::string> run_tags;      // beyond those that follow from the mix: "run:fused-backward" …
+};
+
+// Instances of one run's plugins, destroyed together.
+class TechniqueSet {
+ public:
+  Techniques techniques;
+  std::vector<std::unique_ptr<Adapter>> adapters;
+  TechniqueSet() = default;
+  TechniqueSet(const TechniqueSet&) = delete;
+  ~TechniqueSet();
+
+ private:
+  friend class Runtime;
+  std::unique_ptr<Quantizer> quantizer_;
+  std::unique_ptr<HyperArray> attention_hypers_;
+};
+
+class Runtime {
+ public:
+  // Resolves every spec, refuses an impossible mix with all reasons in one sentence each, opens the device. Throws Error.
+  Runtime(const Catalog& catalog, const MixRequest& request);
+  ~Runtime();
+  Runtime(const Runtime&) = delete;
+
+  const tn_device_api* device_api() const { return device_api_; }
+  tn_device* device() const { return device_; }
+  const tn_device_info& device_info() const { return info_; }
+  // Measures bandwidth and matrix-product speed once.
+  const tn_device_info& measured_device_info();
+  const std::string& backend() const { return backend_; }
+
+  std::unique_ptr<Engine> engine(tn_dtype compute, uint64_t limit_bytes, bool dry) const;
+  // A fresh set of instances.
+  std::unique_ptr<TechniqueSet> instantiate() const;
+
+  const std::vector<Spec>& specs() const { return specs_; }
+  std::map<std::string, std::string> plugin_versions() const;
+  // The PEFT folder that fills the i-th adapter; "" = it starts fresh.
+  std::string adapter_folder(uint32_t index) const {
+    return index < request_.adapter_from.size() ? request_.adapter_from[index] : std::string();
+  }
+  std::string canonical_spec(uint32_t kind) const;  // of the mix, all of that kind joined; "" = none
+  std::string short_spec(uint32_t kind) const;      // the same with only what the user wrote
+  std::string quantizer_value(std::string_view hyper) const;  // as text; "" where there is no quantizer or no such parameter
+  const tn_layout* quantizer_layout() const;                  // org.tenon.layout/1 of the quantizer, or null
+
+ private:
+  void open_device(const std::string& name);
+  std::string joined(uint32_t kind, std::string (*form)(const Spec&)) const;
+  Quantizer ggml_decoder(std::string_view type) const;
+
+  const Catalog& catalog_;
+  MixRequest request_;
+  std::string backend_;
+  const tn_device_api* device_api_ = nullptr;
+  tn_device* device_ = nullptr;
+  tn_device_info info_{};
+  std::vector<Spec> specs_;
+  std::vector<LoadedPlugin> loaded_;
+  struct Part {
+    Spec spec;
+    LoadedPlugin plugin;
+    std::string config_json, name;
+  };
+  std::unique_ptr<Part> optimizer_, quantizer_, attention_;
+  std::vector<Part> adapters_;
+  mutable std::map<std::string, std::pair<LoadedPlugin, tn_quantizer*>, std::less<>> decoders_;
+};
+
+// "f32" or "bf16"; else Error naming --dtype.
+tn_dtype parse_dtype(const std::string& name);
+
+}  // namespace tenon::trainer

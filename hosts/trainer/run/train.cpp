@@ -1,0 +1,207 @@
+#include "hosts/trainer/run/train.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/files/atomic_folder.h"
+#include "hosts/trainer/run/checkpoint.h"
+#include "hosts/trainer/run/export.h"
+#include "hosts/trainer/run/metrics.h"
+
+namespace tenon::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
+
+// The output folder, checked before hours of work: it can be made and written, and holds no other run by accident.
+void prepare_output(const TrainOptions& o) {
+  std::error_code ec;
+  fs::create_directories(o.output, ec);
+  if (ec || !fs::is_directory(o.output))
+    throw Error(TN_E_IO, "--output " + o.output + " cannot be made: " + ec.message() + "; choose a folder that you may write");
+  const std::string probe = (fs::path(o.output) / ".tenon-write-test").string();
+  std::FILE* f = std::fopen(probe.c_str(), "wb");
+  if (!f) throw Error(TN_E_IO, "--output " + o.output + " cannot be written; choose a folder that you may write");
+  std::fclose(f);
+  fs::remove(probe, ec);
+  const bool holds_run = fs::exists(fs::path(o.output) / "metrics.jsonl", ec) || newest_checkpoint(o.output).has_value();
+  if (o.resume || !holds_run) return;
+  if (!o.overwrite)
+    throw Error(TN_E_CONFLICT, "--output " + o.output + " already holds a run; pass --resume to go on with it, --overwrite to replace it, or choose another folder");
+  for (const auto& entry : fs::directory_iterator(o.output, ec)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("checkpoint-") || name == "metrics.jsonl" || name == "final" || name == "report.html") fs::remove_all(entry.path(), ec);
+  }
+}
+
+RunIdentity identity_of(const Runtime& runtime, const ModelSource& source, const TrainOptions& o) {
+  RunIdentity id;
+  id.plugins = runtime.plugin_versions();
+  auto& s = id.settings;
+  s["model"] = fs::path(source.path()).filename().string();
+  s["data"] = fs::path(o.data).filename().string();
+  s["optimizer"] = runtime.canonical_spec(TN_KIND_OPTIMIZER), s["adapter"] = runtime.canonical_spec(TN_KIND_ADAPTER);
+  s["quantizer"] = runtime.canonical_spec(TN_KIND_QUANTIZER), s["attention"] = runtime.canonical_spec(TN_KIND_ATTENTION);
+  s["--dtype"] = o.session.storage == kF32 ? "f32" : "bf16";
+  s["--batch-size"] = std::to_string(o.batch), s["--seq-len"] = std::to_string(o.session.sequence);
+  s["--accumulate"] = std::to_string(o.session.accumulate), s["--seed"] = std::to_string(o.session.seed);
+  s["--order"] = o.order == Order::kSequential ? "sequential" : "shuffled";
+  s["--weight-update"] = std::to_string(static_cast<int>(o.session.update));
+  char lr[40];
+  std::snprintf(lr, sizeof lr, "%.17g", o.schedule.lr);
+  s["--lr"] = lr;
+  if (o.schedule.kind != ScheduleKind::kConstant) s["--steps"] = std::to_string(o.steps);
+  return id;
+}
+
+void refuse_over_limit(const Runtime& runtime, const ModelSource& source, const TrainOptions& o, const RunShape& shape, uint64_t planned) {
+  const auto ways = what_would_fit(runtime, source, o.session, shape, o.compute, o.memory_limit);
+  std::string sentence = "this run needs " + format_bytes(planned) + " of memory, more than --memory-limit " + format_bytes(o.memory_limit);
+  if (ways[0].bytes <= o.memory_limit)
+    sentence += "; with " + ways[0].flags + " it needs " + format_bytes(ways[0].bytes);
+  else
+    sentence += "; even with " + ways[0].flags + " it needs " + format_bytes(ways[0].bytes) + ", so use a smaller model or --seq-len, or an adapter over --quantizer nf4";
+  throw Error(TN_E_MEMORY, sentence);
+}
+
+nlohmann::json metrics_line(const StepResult& r, double seconds) {
+  nlohmann::json line{{"step", r.step}, {"loss", r.loss}, {"lr", r.lr}, {"grad_norm", r.grad_norm}, {"tokens", r.tokens}, {"seconds", seconds}};
+  if (r.skipped) line["skipped"] = r.note;
+  for (const auto& [key, value] : r.metrics) line["optimizer." + key] = value;
+  return line;
+}
+
+void write_final(const std::string& output, Session& session, const ModelSource& source) {
+  const std::string target = (fs::path(output) / "final").string();
+  AtomicFolder folder(target);
+  if (session.adapters().empty()) {
+    write_model(folder.path(), session, source, session.options().storage, false);
+  } else {
+    for (const Adapter* a : session.adapters()) {
+      std::string where = folder.path();
+      if (a->name != "default") fs::create_directory(where = (fs::path(where) / a->name).string());
+      write_adapter(where, session, *a, source.path());
+    }
+  }
+  folder.commit_replacing();
+}
+
+}  // namespace
+
+TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& text, const TrainOptions& options, const TrainEvents& events) {
+  TrainOptions o = options;
+  const auto note = [&](const std::string& line) {
+    if (events.note) events.note(line);
+  };
+  // Data first: it is the cheapest thing to be wrong.
+  Documents documents = read_documents(o.data, text);
+  std::optional<Dataset> held_out;
+  std::optional<Dataset> data;
+  if (!o.evaluation_data.empty()) {
+    WindowOptions keep = o.windows;
+    keep.keep_short = true;
+    held_out.emplace(read_documents(o.evaluation_data, text), keep);
+    data.emplace(std::move(documents), o.windows);
+  } else if (o.held_out > 0) {
+    auto parts = Dataset::split(std::move(documents), o.windows, o.held_out, o.session.seed);
+    data.emplace(std::move(parts.first)), held_out.emplace(std::move(parts.second));
+  } else {
+    data.emplace(std::move(documents), o.windows);
+  }
+  BatchOrder order(data->size(), o.batch, o.session.accumulate, o.order, o.session.seed, o.data);
+  if (o.steps == 0) o.steps = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(o.epochs * static_cast<double>(order.batches_per_epoch()) / static_cast<double>(o.session.accumulate))));
+  o.schedule.total = o.steps;
+
+  TrainResult result;
+  const RunShape shape{o.batch, o.session.sequence, held_out.has_value()};
+  result.planned = plan_run(runtime, source, o.session, shape, o.compute);
+  if (events.planned) events.planned(result.planned);
+  if (o.memory_limit > 0 && result.planned.total_peak > o.memory_limit) refuse_over_limit(runtime, source, o, shape, result.planned.total_peak);
+  prepare_output(o);
+
+  const auto engine = runtime.engine(o.compute, o.memory_limit, false);  // outlives the adapters' parameters
+  const auto set = runtime.instantiate();
+  Session session(*engine, source, set->techniques, o.session);
+  result.trainable_parameters = session.trainable_parameters();
+  const RunIdentity identity = identity_of(runtime, source, o);
+  int64_t done = 0;
+  if (o.resume) {
+    if (const auto checkpoint = newest_checkpoint(o.output)) {
+      std::vector<std::string> warnings;
+      done = load_checkpoint(*checkpoint, session, identity, warnings);
+      for (const std::string& w : warnings) note(w);
+      note("resumed after step " + std::to_string(done));
+    } else {
+      note("no checkpoint in " + o.output + "; starting from the beginning");
+    }
+  }
+  if (done == 0)
+    for (Adapter* a : set->techniques.adapters)
+      if (const std::string folder = runtime.adapter_folder(a->index); !folder.empty()) read_adapter(session, *a, folder);
+  if (events.ready) events.ready(session, done);
+
+  MetricsFile metrics((fs::path(o.output) / "metrics.jsonl").string(), done);
+  for (const auto& line : metrics.kept())
+    if (line.contains("loss") && line["loss"].is_number()) result.last_loss = line["loss"].get<double>();
+  const auto evaluate_now = [&](int64_t step) {
+    if (!held_out) return;
+    result.evaluations.push_back({step, evaluate(session.model(), *held_out, o.isolate_documents)});
+    const EvaluationPoint& point = result.evaluations.back();
+    if (step > 0) metrics.append({{"step", step}, {"eval_loss", point.value.loss}, {"eval_perplexity", point.value.perplexity}});
+    if (events.evaluated) events.evaluated(point);
+  };
+  if (done == 0) evaluate_now(0);
+
+  const auto begin = Clock::now();
+  double stepping = 0;
+  int64_t timed_tokens = 0;
+  result.steps = done;
+  for (int64_t step = done + 1; step <= o.steps; ++step) {
+    const auto step_begin = Clock::now();
+    std::vector<HostBatch> micro;
+    for (int64_t m = 0; m < o.session.accumulate; ++m) micro.push_back(to_host_batch(data->batch(order.windows_of(step - 1, m)), o.isolate_documents));
+    const StepResult r = session.step(step, o.steps, micro, o.schedule.at(step));
+    const double seconds = seconds_since(step_begin);
+    int64_t rows = 0;
+    for (const HostBatch& b : micro) rows += b.sequences * b.length;
+    if (step > done + 1) stepping += seconds, timed_tokens += rows;  // the first step pays for compilation of kernels
+    result.tokens_per_second = stepping > 0 ? static_cast<double>(timed_tokens) / stepping : static_cast<double>(rows) / seconds;
+    metrics.append(metrics_line(r, seconds));
+    if (r.skipped) ++result.skipped_steps, note("step " + std::to_string(step) + ": " + r.note);
+    if (r.degraded) note("step " + std::to_string(step) + ": the optimizer kept an older basis because a factorization failed");
+    if (std::isfinite(r.loss)) result.last_loss = r.loss;
+    result.steps = step;
+    if (events.step) events.step(r, o.steps, result.tokens_per_second);
+    const bool last = step == o.steps, stop = events.stop && events.stop->load();
+    if (!last && o.evaluate_every > 0 && step % o.evaluate_every == 0) evaluate_now(step);
+    if ((o.checkpoint_every > 0 && step % o.checkpoint_every == 0) || (stop && !last)) {
+      metrics.sync();
+      save_checkpoint(o.output, step, session, identity, o.keep_checkpoints);
+    }
+    if (stop && !last) {
+      result.stopped = true;
+      break;
+    }
+  }
+  result.seconds = seconds_since(begin);
+  if (!result.stopped) {
+    if (done < o.steps) evaluate_now(o.steps);
+    write_final(o.output, session, source);
+    result.final_folder = (fs::path(o.output) / "final").string();
+    result.measured = engine->memory().use();  // what follows is not part of the forecast
+    if (events.finished) events.finished(session);
+  } else {
+    result.measured = engine->memory().use();
+  }
+  metrics.sync();
+  return result;
+}
+
+}  // namespace tenon::trainer
