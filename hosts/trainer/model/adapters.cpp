@@ -7,8 +7,8 @@
 namespace tenon::trainer {
 namespace {
 
-// uids of adapter parameters lie far above those of the model: 2^24 per adapter.
-constexpr uint32_t kAdapterUid = 1u << 24;
+// uids of adapter parameters lie above those of any model: 2^17 per adapter.
+constexpr uint32_t kAdapterUid = 1u << 17;
 
 struct Binding {
   Engine* engine;
