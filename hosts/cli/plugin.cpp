@@ -138,7 +138,7 @@ int install(const po::variables_map& values) {
                      {"kind", kind_name(r.manifest.kind)},
                      {"changed", r.changed},
                      {"notes", r.notes},
-                     {"replaced", r.replaced.empty() ? Json() : Json(r.replaced)}});
+                     {"replaced", r.changed && !r.replaced.empty() ? Json(r.replaced) : Json()}});
       for (const std::string& note : r.notes) remark("note: " + note);
       if (!values.count("json"))
         std::printf("%s %s %s\n", r.manifest.id.c_str(), r.manifest.version.c_str(),

@@ -1,0 +1,28 @@
+// The measurements of `tenon bench`. Keys of figures are those of tests/peers.
+#pragma once
+
+#include "hosts/bench/measure.h"
+#include "hosts/trainer/run/runtime.h"
+
+namespace tenon::bench {
+
+struct Setting {
+  std::string device = "auto";
+  int repeat = 7;
+  bool quick = false;  // small sizes: shows that it works, measures nothing
+};
+
+// Copy, triad and matrix products of the device plugin.
+Figures device(const Catalog& catalog, const Setting& setting);
+// AdamW in f32 and bf16, 8-bit AdamW, and a GaLore step that refreshes its basis, beside a copy of the same size. Bytes
+// are those that the rule must move: f32 AdamW 28 an element, bf16 14, 8-bit 16.
+Figures optimizer_step(const Catalog& catalog, const Setting& setting);
+// Encoding and decoding of a 2048 × 5632 weight.
+Figures nf4(const Catalog& catalog, const Setting& setting);
+// Causal attention of two model shapes, forward and backward. Operations: 2 · heads · T² · d forward, 2.5 times that
+// backward.
+Figures attention(const Catalog& catalog, const Setting& setting);
+// Nanoseconds of calls through the ABI that do next to nothing.
+Figures abi_call(const Catalog& catalog, const Setting& setting);
+
+}  // namespace tenon::bench

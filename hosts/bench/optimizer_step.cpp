@@ -1,0 +1,98 @@
+#include "core/error.h"
+#include "hosts/bench/bench.h"
+#include "hosts/trainer/optim/optimizer.h"
+
+namespace tenon::bench {
+namespace {
+
+using trainer::kBF16;
+using trainer::kF32;
+using trainer::Tensor;
+
+// One optimizer over one parameter with a gradient that stays.
+class Subject {
+ public:
+  Subject(const Catalog& catalog, const Setting& setting, trainer::Engine& engine, const std::string& spec,
+          tn_dtype dtype, int64_t rows, int64_t columns)
+      : engine_(engine), runtime_(catalog, request(setting, spec)) {
+    p_.name = "weight", p_.uid = 1, p_.role = TN_ROLE_UP, p_.block = 0, p_.in_axis = 1, p_.trainable = true;
+    p_.value = engine.empty(Category::kWeights, dtype, {rows, columns});
+    gradient_ = engine.empty(Category::kGradients, dtype, {rows, columns});
+    engine.fill_normal(p_.value, 1, {1, 1, 0});
+    engine.fill_normal(gradient_, 1, {1, 2, 0});
+    start_over();
+  }
+  void start_over() {
+    optimizer_.reset();
+    set_.reset();
+    p_.states.clear(), p_.state_names.clear(), p_.updates = 0;
+    set_ = runtime_.instantiate();
+    optimizer_ =
+        std::make_unique<trainer::Optimizer>(engine_, set_->techniques.optimizer_api, set_->techniques.optimizer,
+                                             std::vector<trainer::Parameter*>{&p_}, trainer::WeightUpdate::kNearest, 1);
+  }
+  void step() {
+    const tn_step step{sizeof(tn_step), 1, ++steps_, 0, 0, 1};
+    optimizer_->plan(step);
+    p_.gradient = gradient_;
+    optimizer_->apply_all(1e-3, 1);
+    engine_.synchronize();
+  }
+
+ private:
+  static trainer::MixRequest request(const Setting& setting, const std::string& spec) {
+    trainer::MixRequest r;
+    r.device = setting.device, r.optimizer = spec;
+    return r;
+  }
+  trainer::Engine& engine_;
+  trainer::Runtime runtime_;
+  trainer::Parameter p_;
+  Tensor gradient_;
+  std::unique_ptr<trainer::TechniqueSet> set_;
+  std::unique_ptr<trainer::Optimizer> optimizer_;
+  int64_t steps_ = 0;
+};
+
+}  // namespace
+
+Figures optimizer_step(const Catalog& catalog, const Setting& setting) {
+  trainer::MixRequest plain;
+  plain.device = setting.device;
+  const trainer::Runtime runtime(catalog, plain);
+  const auto engine = runtime.engine(kF32, 0, false);
+  const int64_t columns = 4096, rows = (int64_t{1} << (setting.quick ? 18 : 24)) / columns;
+  const double n = static_cast<double>(rows * columns);
+  const Tensor from = engine->empty(Category::kActivations, kF32, {rows, columns}),
+               to = engine->empty(Category::kActivations, kF32, {rows, columns});
+  engine->fill_normal(from, 1, {1, 9, 0});
+  std::vector<Action> actions{{"copy_gigabytes_per_second", 8 * n, 1e9, [&] {
+                                 engine->copy(from, to);
+                                 engine->synchronize();
+                               }}};
+  std::vector<std::unique_ptr<Subject>> subjects;
+  const auto installed = [&](const char* id) {
+    for (const PluginRow& row : catalog.list({.kind = "optimizer"}))
+      if (row.id == id) return true;
+    return false;
+  };
+  const auto add = [&](const char* key, const char* id, tn_dtype dtype, double bytes) {
+    if (!installed(id)) return;
+    subjects.push_back(std::make_unique<Subject>(catalog, setting, *engine, id, dtype, rows, columns));
+    actions.push_back({key, bytes * n, 1e9, [s = subjects.back().get()] { s->step(); }});
+  };
+  add("adamw_f32_gigabytes_per_second", "adamw", kF32, 28);
+  add("adamw_bf16_gigabytes_per_second", "adamw", kBF16, 14);
+  add("adamw8_f32_gigabytes_per_second", "adamw8", kF32, 16);
+  if (installed("galore")) {
+    const int64_t m = setting.quick ? 256 : 2048, k = setting.quick ? 704 : 5632;
+    subjects.push_back(std::make_unique<Subject>(catalog, setting, *engine,
+                                                 setting.quick ? "galore:rank=32" : "galore:rank=128", kF32, m, k));
+    Subject* const s = subjects.back().get();
+    // The first step of a fresh instance finds its basis from nothing, which is the dearest refresh there is.
+    actions.push_back({"galore_refresh_seconds", 0, 0, [s] { s->step(); }, [s] { s->start_over(); }});
+  }
+  return measure(actions, setting.repeat);
+}
+
+}  // namespace tenon::bench

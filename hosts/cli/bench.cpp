@@ -1,0 +1,272 @@
+// tenon bench: measure this machine and the parts of a training step.
+#include <fcntl.h>
+#include <malloc.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/files/json.h"
+#include "core/plugins/nearest.h"
+#include "hosts/bench/bench.h"
+#include "hosts/cli/command.h"
+#include "hosts/cli/output.h"
+#include "hosts/cli/train_flags.h"
+#include "hosts/trainer/run/features.h"
+#include "hosts/trainer/run/plan.h"
+
+extern char** environ;
+
+namespace tenon::cli {
+namespace {
+
+using bench::Figures;
+
+// A line of /proc/self/status in bytes; 0 where there is none.
+double status_bytes(const std::string& key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with(key + ":")) return 1024 * std::strtod(line.c_str() + key.size() + 1, nullptr);
+  return 0;
+}
+
+// From here on VmHWM is the peak of what follows.
+void reset_resident_peak() {
+  malloc_trim(0);
+  std::ofstream("/proc/self/clear_refs") << "5";
+}
+
+struct StepReport {
+  Figures figures;
+  std::vector<std::pair<std::string, double>> profile;  // seconds a step by operator, largest first
+};
+
+// Parameters that take part in a product with every token: all but the rows that an untied embedding looks up.
+double multiplied_parameters(const trainer::ModelConfig& c) {
+  return static_cast<double>(c.parameters()) -
+         (c.tied ? 0.0 : static_cast<double>(c.vocab) * static_cast<double>(c.hidden));
+}
+
+StepReport step(const Catalog& catalog, const po::variables_map& values, const bench::Setting& setting) {
+  std::vector<std::string> tags;
+  const trainer::TrainOptions o = train_options(values, tags);
+  trainer::MixRequest request = mix_request(values, true);
+  for (const std::string& tag : tags)
+    if (!tag.starts_with("note: ")) request.run_tags.push_back(tag);
+  trainer::Runtime runtime(catalog, request);
+  const trainer::ModelSource source = open_model(values);
+  const MemoryUse planned =
+      trainer::plan_run(runtime, source, o.session, {o.batch, o.session.sequence, false}, o.compute);
+
+  const auto engine = runtime.engine(o.compute, o.memory_limit, false);
+  const auto set = runtime.instantiate();
+  trainer::Session session(*engine, source, set->techniques, o.session);
+  reset_resident_peak();
+  const trainer::HostBatch batch = trainer::shape_batch(o.batch, o.session.sequence, source.config().vocab);
+  const std::vector<trainer::HostBatch> batches(static_cast<size_t>(o.session.accumulate), batch);
+  std::vector<double> seconds;
+  int64_t number = 0, tokens = 0;
+  const auto one = [&] {
+    tokens = o.batch * o.session.sequence * o.session.accumulate;
+    const double begin = bench::now();
+    (void)session.step(++number, 1000000, batches, 1e-6);
+    engine->synchronize();
+    return bench::now() - begin;
+  };
+  one();
+  for (int i = 0; i < setting.repeat; ++i) seconds.push_back(one());
+  const double median = bench::median(seconds), rate = static_cast<double>(tokens) / median;
+  const double accounted = static_cast<double>(engine->memory().use().total_peak), resident = status_bytes("VmHWM");
+
+  StepReport report;
+  if (values.count("profile")) {
+    engine->set_profiling(true);
+    const double profiled = one() + one();
+    double known = 0;
+    for (const auto& [name, s] : engine->profile()) report.profile.emplace_back(name, s / 2), known += s;
+    std::sort(report.profile.begin(), report.profile.end(),
+              [](const auto& a, const auto& b) { return a.second > b.second; });
+    report.profile.emplace_back("outside of operators", std::max(0.0, profiled - known) / 2);
+  }
+  const tn_device_info& info = runtime.measured_device_info();
+  // Forward and the gradient of the activations take 2 operations each; where weights train, theirs take 2 more.
+  const double each = set->techniques.adapters.empty() ? 6 : 4,
+               operations = each * multiplied_parameters(source.config()) * rate;
+  report.figures = {{"tokens_per_second", rate},
+                    {"step_seconds", median},
+                    {"operations_per_parameter", each},
+                    {"step_gigaflops", operations / 1e9},
+                    {"gemm_gigaflops", info.gemm_flops / 1e9},
+                    {"share_of_gemm", info.gemm_flops > 0 ? operations / info.gemm_flops : 0},
+                    {"planned_bytes", static_cast<double>(planned.total_peak)},
+                    {"accounted_bytes", accounted},
+                    {"peak_bytes", resident}};
+  return report;
+}
+
+// Standard output of this very program with these arguments.
+std::string run_self(const std::vector<std::string>& arguments) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0)
+    throw Error(TN_E_IO, "no pipe could be made for a measurement in a process of its own");
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
+  std::vector<char*> argv{const_cast<char*>("tenon")};
+  for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
+  argv.push_back(nullptr);
+  pid_t pid = -1;
+  const int error = posix_spawn(&pid, "/proc/self/exe", &actions, nullptr, argv.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  close(ends[1]);
+  std::string out;
+  char piece[4096];
+  for (ssize_t n = 0; error == 0 && (n = read(ends[0], piece, sizeof piece)) > 0;)
+    out.append(piece, static_cast<size_t>(n));
+  close(ends[0]);
+  int status = 0;
+  if (error != 0 || waitpid(pid, &status, 0) < 0 || status != 0)
+    throw Error(TN_E_INTERNAL, "a measurement in a process of its own failed; its reason stands above");
+  return out;
+}
+
+// LoRA and QLoRA of r = 16 on all linears over 4 windows of 256, as the peers take them. Each variant is a process of
+// its own, so that its peak memory is its own; the variants take turns.
+Figures lora_step(const po::variables_map& values, const bench::Setting& setting) {
+  const std::string model = required(values, "model");
+  const int turns = setting.quick ? 1 : 3;
+  std::map<std::string, std::vector<double>> speed, peak;
+  std::vector<std::string> order;
+  for (int turn = 0; turn < turns; ++turn)
+    for (const char* quantizer : {"", "nf4:double_quant=true"})
+      for (const char* dtype : {"f32", "bf16"}) {
+        const std::string name = std::string(*quantizer ? "qlora_" : "lora_") + dtype;
+        std::vector<std::string> arguments{"bench",
+                                           "step",
+                                           "--json",
+                                           "--model",
+                                           model,
+                                           "--adapter",
+                                           "lora:r=16,lora_alpha=16,target_modules=all-linear",
+                                           "--dtype",
+                                           dtype,
+                                           "--seq-len",
+                                           setting.quick ? "32" : "256",
+                                           "--batch-size",
+                                           setting.quick ? "1" : "4",
+                                           "--repeat",
+                                           std::to_string(std::max(1, setting.repeat / 2)),
+                                           "--device",
+                                           setting.device};
+        if (*quantizer) arguments.insert(arguments.end(), {"--quantizer", quantizer});
+        if (values.count("threads"))
+          arguments.insert(arguments.end(), {"--threads", values["threads"].as<std::string>()});
+        const Json answer = parse_json(run_self(arguments), "the measurement of a step");
+        speed[name].push_back(answer.at("figures").at("tokens_per_second").get<double>());
+        peak[name].push_back(answer.at("figures").at("peak_bytes").get<double>());
+        if (turn == 0) order.push_back(name);
+      }
+  Figures out;
+  for (const std::string& name : order)
+    out.push_back({name + "_tokens_per_second", bench::median(speed[name])}),
+        out.push_back({name + "_peak_bytes", bench::median(peak[name])});
+  return out;
+}
+
+struct Measurement {
+  const char *name, *summary;
+  Figures (*run)(const Catalog&, const bench::Setting&);
+};
+
+constexpr Measurement kMeasurements[] = {
+    {"device", "copy, triad and matrix products of the device", bench::device},
+    {"optimizer-step", "AdamW, 8-bit AdamW and a GaLore refresh", bench::optimizer_step},
+    {"nf4", "encoding and decoding of NF4", bench::nf4},
+    {"attention", "causal attention, forward and backward", bench::attention},
+    {"abi-call", "calls through the plugin interface that do next to nothing", bench::abi_call},
+    {"step", "a training step of --model with any mix: tokens/s, share of the product speed, memory planned and used",
+     nullptr},
+    {"lora-step", "LoRA and QLoRA steps of --model, f32 and bf16", nullptr},
+};
+
+std::string help() {
+  std::string text =
+      "tenon bench NAME [flags]\n\nMeasures and prints figures whose keys end in their unit: medians of runs that take "
+      "turns.\n\n";
+  for (const Measurement& m : kMeasurements)
+    text += std::string("  ") + m.name + std::string(16 - std::string(m.name).size(), ' ') + m.summary + "\n";
+  return text + "\n  tenon bench step --model SmolLM2.gguf --adapter lora:r=16 --profile\n";
+}
+
+void print_people(const StepReport& report) {
+  size_t width = 0;
+  for (const auto& f : report.figures) width = std::max(width, f.key.size());
+  for (const auto& f : report.figures)
+    std::printf("%-*s  %s\n", static_cast<int>(width), f.key.c_str(),
+                f.key.ends_with("_bytes") ? format_bytes(static_cast<uint64_t>(f.value)).c_str()
+                                          : Json(f.value).dump().c_str());
+  if (report.profile.empty()) return;
+  double total = 0;
+  for (const auto& [name, s] : report.profile) total += s;
+  std::printf("\n%-28s %10s %7s\n", "operator", "ms a step", "share");
+  for (const auto& [name, s] : report.profile)
+    std::printf("%-28s %10.2f %6.1f%%\n", name.c_str(), 1e3 * s, 100 * s / total);
+}
+
+}  // namespace
+
+int run_bench(const std::vector<std::string>& arguments) {
+  po::options_description options("Flags (those of train shape the step)");
+  add_train_flags(options);
+  auto add = options.add_options();
+  add("name", po::value<std::string>(), "what to measure (also without the flag)");
+  add("repeat", po::value<std::string>(), "turns of each measurement; default 7");
+  add("quick", "small sizes: shows that it works, measures nothing");
+  add("profile", "of a step: time by operator");
+  add("json", "print {\"figures\": {key: number}}");
+  po::positional_options_description positional;
+  positional.add("name", 1);
+  po::variables_map values;
+  if (!parse(arguments, options, positional, help(), values)) return 0;
+  if (!values.count("name")) throw Usage("say what to measure, as in `tenon bench device`; --help lists the names");
+  const std::string name = values["name"].as<std::string>();
+  apply_threads(values);
+  bench::Setting setting;
+  setting.device = values["device"].as<std::string>();
+  setting.quick = values.count("quick") > 0;
+  setting.repeat = values.count("repeat") ? static_cast<int>(checked_int(values, "repeat", 1, 100000))
+                   : setting.quick        ? 2
+                                          : 7;
+
+  const Catalog catalog = trainer::open_catalog();
+  StepReport report;
+  std::vector<std::string> names;
+  bool found = false;
+  for (const Measurement& m : kMeasurements) {
+    names.emplace_back(m.name);
+    if (name != m.name) continue;
+    found = true;
+    if (m.run)
+      report.figures = m.run(catalog, setting);
+    else if (name == "step")
+      report = step(catalog, values, setting);
+    else
+      report.figures = lora_step(values, setting);
+  }
+  if (!found) throw Usage("there is no measurement " + name + suggestion(name, names, "there are"));
+  if (!values.count("json")) return print_people(report), 0;
+  nlohmann::json json;
+  for (const auto& f : report.figures) json["figures"][f.key] = f.value;
+  for (const auto& [operation, seconds] : report.profile) json["profile_seconds"][operation] = seconds;
+  print_json(json);
+  return 0;
+}
+
+}  // namespace tenon::cli
