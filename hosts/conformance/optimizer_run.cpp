@@ -64,8 +64,9 @@ void OptimizerRun::add(size_t i, bool longer) {
   Bound& b = bound_[i];
   const ParameterForm& f = forms_[i];
   tn_param& p = *b.info.get(TN_SIZE_TO(tn_param, name), longer);
-  p.uid = static_cast<uint32_t>(i * 3 + 1), p.role = f.role, p.repr = TN_REPR_DENSE,
-  p.block = f.role == TN_ROLE_EMBEDDING ? -1 : static_cast<int32_t>(i), p.tied_to = -1;
+  // Hosts number parameters as they like.
+  p.uid = i % 2 ? 0xC0000000u + static_cast<uint32_t>(i) : static_cast<uint32_t>(100 - i), p.role = f.role,
+  p.repr = TN_REPR_DENSE, p.block = f.role == TN_ROLE_EMBEDDING ? -1 : static_cast<int32_t>(i), p.tied_to = -1;
   p.dtype = f.dtype, p.ndim = static_cast<int32_t>(f.shape.size()), p.in_axis = p.ndim == 2 ? 1 : -1,
   p.name = "battery.weight";
   std::copy(f.shape.begin(), f.shape.end(), p.shape);

@@ -1,6 +1,7 @@
 // The parameters that an optimizer is bound to, and what every rule does with them.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "sdk/tensor.h"
@@ -39,17 +40,18 @@ class Parameters {
       e.info.name = nullptr;  // valid during bind only
       for (int32_t k = 0; k < p.ndim; ++k)
         if (p.shape[k] < 0 || __builtin_mul_overflow(e.n, p.shape[k], &e.n)) fail(TN_E_ARGUMENT, name + " has an impossible shape");
-      if (p.uid >= by_uid_.size()) {
-        if (p.uid > kLargestUid) fail(TN_E_ARGUMENT, name + " has the uid " + std::to_string(p.uid) + "; uids are small and dense");
-        by_uid_.resize(p.uid + 1, -1);
-      }
-      by_uid_[p.uid] = static_cast<int32_t>(entries_.size());
       entries_.push_back(e);
     }
+    // A host numbers its parameters as it likes: uids are neither small nor dense.
+    std::sort(entries_.begin(), entries_.end(), [](const Entry& a, const Entry& b) { return a.info.uid < b.info.uid; });
+    for (size_t i = 1; i < entries_.size(); ++i)
+      if (entries_[i].info.uid == entries_[i - 1].info.uid)
+        fail(TN_E_ARGUMENT, std::string(technique) + ": two parameters have the uid " + std::to_string(entries_[i].info.uid));
   }
   const Entry& at(uint32_t uid) const {
-    if (uid >= by_uid_.size() || by_uid_[uid] < 0) fail(TN_E_NOT_FOUND, "no parameter with uid " + std::to_string(uid) + " is bound");
-    return entries_[static_cast<size_t>(by_uid_[uid])];
+    const auto found = std::lower_bound(entries_.begin(), entries_.end(), uid, [](const Entry& e, uint32_t wanted) { return e.info.uid < wanted; });
+    if (found == entries_.end() || found->info.uid != uid) fail(TN_E_NOT_FOUND, "no parameter with uid " + std::to_string(uid) + " is bound");
+    return *found;
   }
   // What apply() may rely on.
   const Entry& check(const tn_item& item) const {
@@ -60,9 +62,7 @@ class Parameters {
   }
 
  private:
-  static constexpr uint32_t kLargestUid = 1u << 24;
-  std::vector<Entry> entries_;
-  std::vector<int32_t> by_uid_;
+  std::vector<Entry> entries_;  // in the order of uids
 };
 
 // Declares a state slot of this shape.
