@@ -45,16 +45,16 @@ TN_FN float decayed(float a, float old, float fresh) { return std::fma(a, fresh,
 // m / (root · √v + ε); 0 where a zero ε meets a zero v.
 TN_FN float adam_ratio(const AdamNumbers& a, float m, float v) {
   const float d = std::fma(std::sqrt(v), a.root, a.eps);
-  const float u = m / d;
-  return d > 0 ? u : 0.0f;
+  return m / (d > 0 ? d : __builtin_inff());
 }
 
 // The weight after a step along u. Step and decay meet in one small difference: multiplying by 1 − decay, rounded, would drift by 1e-5 in a
 // thousand steps.
-TN_FN float adam_step(const AdamNumbers& a, float w, float u) {
+TN_FN float adam_step(const AdamNumbers& a, float w, float u, float decay) {
   const float s = a.step * u;
-  return w - std::fma(a.decay, std::fma(-a.after, s, w), s);
+  return w - std::fma(decay, std::fma(-a.after, s, w), s);
 }
+TN_FN float adam_step(const AdamNumbers& a, float w, float u) { return adam_step(a, w, u, a.decay); }
 
 // One update of a parameter with its averages m and v, and with `vmax` (AMSGrad: the largest v so far stands in the root) if Max.
 template <bool Max>

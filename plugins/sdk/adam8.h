@@ -52,30 +52,29 @@ constexpr uint64_t adam8_bytes(int64_t n, int64_t blocksize) { return static_cas
 // Adam counts an element whose squared gradient is no finite number as one without gradient and without past.
 TN_FN bool is_usable(float g) { return g * g <= 3.402823466e38f; }
 
-// u = the direction of every element of the chunk, given its gradient; advances the moments. u may be g. m and v: scratch of a block each.
+// Advances the moments of a chunk by its gradients. take(i, usable, u) receives the direction of the chunk's i-th element (usable = 0: it is 0 and
+// the element rests), in the same loop, which divides and takes roots and has time for it. m and v: scratch of a block each.
+template <class Take>
 TN_FN void adam8_chunk(const Block& block, const Chunk& chunk, const AdamNumbers& a, const Adam8Coder& coder, const Adam8States& s, const float* g,
-                       float* u, float* m, float* v) {
+                       float* m, float* v, Take take) {
   for (int64_t at = 0; at < chunk.n; at += s.blocksize) {
     const int64_t n = chunk.n - at < s.blocksize ? chunk.n - at : s.blocksize, scale = (chunk.begin + at) / s.blocksize;
     uint8_t *cm = s.m + chunk.begin + at, *cv = s.v + chunk.begin + at;
     const float* gb = g + at;
-    float* ub = u + at;
     decode_dynamic<true>(block, cm, s.m_max[scale], m, n);
     decode_dynamic<false>(block, cv, s.v_max[scale], v, n);
     const Block::Pair largest = block.max2(n, {0, 0}, [=](int64_t i) {
-      const float x = gb[i] * a.grad_scale;
-      const bool usable = is_usable(x);
-      const float mi = usable ? decayed(a.a1, m[i], x) : 0.0f, vi = usable ? decayed(a.a2, v[i], x * x) : 0.0f;
+      // Factors, not branches: 1 where the gradient is usable, else 0.
+      const float x = gb[i] * a.grad_scale, usable = is_usable(x) ? 1.0f : 0.0f, clean = is_usable(x) ? x : 0.0f;
+      const float mi = decayed(a.a1, m[i] * usable, clean), vi = decayed(a.a2, v[i] * usable, clean * clean);
       m[i] = mi, v[i] = vi;
-      ub[i] = adam_ratio(a, mi, vi);
+      take(at + i, usable, adam_ratio(a, mi, vi));
       return Block::Pair{std::fabs(mi), vi};
     });
     s.m_max[scale] = largest.first, s.v_max[scale] = largest.second;
-    // A block of zeros is coded as zeros.
-    encode_dynamic(block, coder.first, m, largest.first > 0 ? largest.first : 1.0f, cm, n);
-    encode_dynamic(block, coder.second, v, largest.second > 0 ? largest.second : 1.0f, cv, n);
-    // A small negative value keeps its sign: the code below 0's.
-    block.each(n, [=](int64_t i) { cm[i] = static_cast<uint8_t>(cm[i] - (cm[i] == kDynamicSignedZero && m[i] < 0 ? 1 : 0)); });
+    // A block of zeros is coded as zeros; a small negative value keeps its sign.
+    encode_dynamic<true, true>(block, coder.first, m, largest.first > 0 ? largest.first : 1.0f, cm, n);
+    encode_dynamic<false>(block, coder.second, v, largest.second > 0 ? largest.second : 1.0f, cv, n);
   }
 }
 
@@ -88,7 +87,8 @@ inline void adam8_direction(const tn_exec* exec, const AdamNumbers& a, const Ada
       [=](const Block& block) {
         const Chunk chunk(block, n, size);
         float* stage = block.shared<float>();
-        adam8_chunk(block, chunk, a, *c, s, u + chunk.begin, u + chunk.begin, stage, stage + size);
+        float* pu = u + chunk.begin;
+        adam8_chunk(block, chunk, a, *c, s, pu, stage, stage + size, [=](int64_t i, float, float direction) { pu[i] = direction; });
       },
       size);
 }
@@ -100,16 +100,15 @@ inline void adam8_update(const tn_exec* exec, const AdamSettings& settings, cons
   const Stored grad = gradient_of(item), weight = weight_of(item);
   const Adam8States s = adam8_states(item, 0, n, blocksize);
   const Adam8Coder* c = &coder;
-  for_each_block<5 * kLargestBlocksize * sizeof(float)>(
+  for_each_block<4 * kLargestBlocksize * sizeof(float)>(
       exec, chunks(n, size),
       [=](const Block& block) {
         const Chunk chunk(block, n, size);
         float* stage = block.shared<float>();
         const float* g = grad.read(block, chunk, stage);
         float* w = weight.read(block, chunk, stage + size);
-        float* u = stage + 2 * size;
-            adam8_chunk(block, chunk, a, *c, s, g, u, stage + 3 * size, stage + 4 * size);
-        block.each(chunk.n, [=](int64_t i) { w[i] = is_usable(g[i] * a.grad_scale) ? adam_step(a, w[i], u[i]) : w[i]; });
+        adam8_chunk(block, chunk, a, *c, s, g, stage + 2 * size, stage + 3 * size,
+                    [=](int64_t i, float usable, float u) { w[i] = adam_step(a, w[i], u, a.decay * usable); });
         weight.write(block, chunk, w);
       },
       size);

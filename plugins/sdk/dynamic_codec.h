@@ -1,6 +1,7 @@
 // Whole blocks to and from dynamic 8-bit codes at memory speed. Every version gives the codes and values of dynamic_map.h:
 //   decode_dynamic<Signed>(block, codes, scale, out, n)             out = value of the code · scale
-//   encode_dynamic(block, encoder, values, unit, codes, n)          codes of values / unit, |values| <= unit
+//   encode_dynamic<Signed, KeepSign>(block, encoder, values, unit, codes, n)
+//       codes of values / unit, |values| <= unit; KeepSign: a negative value never gets 0's code, but the one below
 #pragma once
 
 #include <type_traits>
@@ -17,10 +18,17 @@
 
 namespace tenon::sdk {
 
-template <bool Signed>
-__attribute__((noinline)) void encode_one_by_one(const Block& block, const DynamicEncoder<Signed>& encoder, const float* values, float unit, uint8_t* codes, int64_t n) {
+// The code just below 0's, where a negative value would get 0's.
+TN_FN uint8_t kept_negative(uint8_t code, float value) { return static_cast<uint8_t>(code - (code == kDynamicSignedZero && value < 0 ? 1 : 0)); }
+
+template <bool Signed, bool KeepSign>
+__attribute__((noinline)) void encode_one_by_one(const Block& block, const DynamicEncoder<Signed>& encoder, const float* values, float unit, uint8_t* codes,
+                                                 int64_t n) {
   const DynamicEncoder<Signed>* e = &encoder;
-  block.each(n, [=](int64_t i) { codes[i] = (*e)(values[i] / unit); });
+  block.each(n, [=](int64_t i) {
+    const uint8_t code = (*e)(values[i] / unit);
+    codes[i] = KeepSign ? kept_negative(code, values[i]) : code;
+  });
 }
 
 #if defined(__AVX512BW__)
@@ -124,9 +132,9 @@ constexpr Pieces make_pieces(bool is_signed) {
 }
 alignas(64) inline constexpr Pieces kSignedPieces = make_pieces(true), kUnsignedPieces = make_pieces(false);
 
-template <bool Signed>
+template <bool Signed, bool KeepSign = false>
 void encode_dynamic(const Block& block, const DynamicEncoder<Signed>& encoder, const float* values, float unit, uint8_t* codes, int64_t n) {
-  if (!(unit > 0x1p-60f && unit < 0x1p60f)) return encode_one_by_one(block, encoder, values, unit, codes, n);
+  if (!(unit > 0x1p-60f && unit < 0x1p60f)) return encode_one_by_one<Signed, KeepSign>(block, encoder, values, unit, codes, n);
   const Pieces& p = Signed ? kSignedPieces : kUnsignedPieces;
   // The rounded quotient in three operations: a product with the rounded reciprocal, and its remainder (Markstein 1990).
   const __m512 divisor = _mm512_set1_ps(unit), reciprocal = _mm512_set1_ps(1 / unit);
@@ -147,18 +155,19 @@ void encode_dynamic(const Block& block, const DynamicEncoder<Signed>& encoder, c
     const __m512 from_integer = _mm512_abs_ps(_mm512_reduce_ps(line, _MM_FROUND_TO_NEAREST_INT));
     const __mmask16 unsure = _mm512_cmp_ps_mask(from_integer, _mm512_set1_ps(1e-4f), _CMP_LT_OQ) | _mm512_cmp_ps_mask(a, bound, _CMP_EQ_OQ);
     if (__builtin_expect(unsure, 0)) {
-      encode_one_by_one(block, encoder, values + i, unit, codes + i, 16);
+      encode_one_by_one<Signed, KeepSign>(block, encoder, values + i, unit, codes + i, 16);
       continue;
     }
     __m512i code = _mm512_min_epi32(_mm512_cvttps_epi32(line), _mm512_permutexvar_epi32(piece, last));
     if constexpr (Signed) {
       const __m512i up = _mm512_add_epi32(code, _mm512_set1_epi32(kDynamicSignedZero));
-      const __m512i down = _mm512_sub_epi32(_mm512_set1_epi32(kDynamicSignedZero), code);
-      code = _mm512_mask_max_epi32(up, _mm512_movepi32_mask(_mm512_castps_si512(x)), down, _mm512_setzero_si512());
+      __m512i down = _mm512_sub_epi32(_mm512_set1_epi32(kDynamicSignedZero), code);
+      if (KeepSign) down = _mm512_min_epi32(down, _mm512_set1_epi32(kDynamicSignedZero - 1));
+      code = _mm512_mask_max_epi32(up, _mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_LT_OQ), down, _mm512_setzero_si512());
     }
     _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i), _mm512_cvtepi32_epi8(code));
   }
-  encode_one_by_one(block, encoder, values + i, unit, codes + i, n - i);
+  encode_one_by_one<Signed, KeepSign>(block, encoder, values + i, unit, codes + i, n - i);
 }
 
 #undef TN_INLINE
@@ -177,7 +186,7 @@ void decode_dynamic(const Block&, const uint8_t* codes, float scale, float* out,
   for (; i < n; ++i) out[i] = book.value[codes[i]] * scale;
 }
 
-template <bool Signed>
+template <bool Signed, bool KeepSign = false>
 void encode_dynamic(const Block&, const DynamicEncoder<Signed>& encoder, const float* values, float unit, uint8_t* codes, int64_t n) {
   using E = DynamicEncoder<Signed>;
   const __m256 divisor = _mm256_set1_ps(unit);
@@ -200,6 +209,8 @@ void encode_dynamic(const Block&, const DynamicEncoder<Signed>& encoder, const f
     __builtin_memcpy(codes + i + 4, &high, 4);
   }
   for (; i < n; ++i) codes[i] = encoder(values[i] / unit);
+  if constexpr (KeepSign)
+    for (int64_t k = 0; k < n; ++k) codes[k] = kept_negative(codes[k], values[k]);
 }
 
 #else
@@ -210,9 +221,9 @@ TN_FN void decode_dynamic(const Block& block, const uint8_t* codes, float scale,
   block.each(n, [=](int64_t i) { out[i] = value[codes[i]] * scale; });
 }
 
-template <bool Signed>
+template <bool Signed, bool KeepSign = false>
 TN_FN void encode_dynamic(const Block& block, const DynamicEncoder<Signed>& encoder, const float* values, float unit, uint8_t* codes, int64_t n) {
-  encode_one_by_one(block, encoder, values, unit, codes, n);
+  encode_one_by_one<Signed, KeepSign>(block, encoder, values, unit, codes, n);
 }
 
 #endif

@@ -151,7 +151,7 @@ class Update {
       const float* x = b_.turned + at;
       const float largest = all.max(k, 0.0f, [=](int64_t i) { return std::fabs(x[i]); });
       s.m_max[at / s.blocksize] = largest;
-      encode_dynamic(all, coder_.first, x, largest > 0 ? largest : 1.0f, s.m + at, k);
+      encode_dynamic<true>(all, coder_.first, x, largest > 0 ? largest : 1.0f, s.m + at, k);
     }
   }
 

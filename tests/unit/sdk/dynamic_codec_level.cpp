@@ -23,12 +23,29 @@ int64_t differences(bool negative) {
   for (uint32_t first = 0; first <= kOne; first += kBatch) {
     const uint32_t n = kOne - first + 1 < kBatch ? kOne - first + 1 : kBatch;
     for (uint32_t i = 0; i < n; ++i) x[i] = std::bit_cast<float>((first + i) | (negative ? 0x80000000u : 0u));
-    encode_dynamic(block, *encoder, x.data(), 1.0f, codes.data(), n);
+    encode_dynamic<Signed>(block, *encoder, x.data(), 1.0f, codes.data(), n);
     for (uint32_t i = 0; i < n; ++i) {
       while (!negative && expected < 255 && x[i] > book.edge[expected]) ++expected;
       while (negative && expected > 0 && !(x[i] > book.edge[expected - 1])) --expected;
       wrong += codes[i] != expected;
     }
+  }
+  return wrong;
+}
+
+// A negative value keeps its sign: 0's code becomes the one below, nothing else changes.
+int64_t sign_differences() {
+  const auto encoder = std::make_unique<DynamicEncoder<true>>();
+  const Block block{0, nullptr};
+  float values[300];
+  uint8_t plain[300], kept[300];
+  for (int i = 0; i < 300; ++i) values[i] = (i % 3 - 1) * std::ldexp(1.0f, -(i % 60));
+  int64_t wrong = 0;
+  for (const float unit : {1.0f, 0x1p-70f}) {  // both ways of dividing
+    for (float& x : values) x *= unit;
+    encode_dynamic<true>(block, *encoder, values, unit, plain, 300);
+    encode_dynamic<true, true>(block, *encoder, values, unit, kept, 300);
+    for (int i = 0; i < 300; ++i) wrong += kept[i] != (plain[i] == kDynamicSignedZero && values[i] < 0 ? kDynamicSignedZero - 1 : plain[i]);
   }
   return wrong;
 }
@@ -44,7 +61,7 @@ int64_t tail_differences() {
     std::vector<float> values(n + 1, 5.0f);
     for (int64_t i = 0; i < n; ++i) codes[i] = static_cast<uint8_t>(37 * i + n);
     decode_dynamic<Signed>(block, codes.data(), 3.0f, values.data(), n);
-    encode_dynamic(block, *encoder, values.data(), 3.0f, back.data(), n);
+    encode_dynamic<Signed>(block, *encoder, values.data(), 3.0f, back.data(), n);
     for (int64_t i = 0; i < n; ++i) wrong += values[i] != book.value[codes[i]] * 3.0f || back[i] != codes[i];
     wrong += values[n] != 5.0f || back[n] != 77;
   }
@@ -69,7 +86,7 @@ int64_t quotient_differences() {
         values[i] = (Signed || x >= 0 ? x : -x) * unit;
         if (i % 4 == 3) values[i] = std::nextafter(values[i], i % 8 == 3 ? 0.0f : values[i] * 2);
       }
-      encode_dynamic(block, *encoder, values, unit, codes, 1000);
+      encode_dynamic<Signed>(block, *encoder, values, unit, codes, 1000);
       for (uint32_t i = 0; i < 1000; ++i) wrong += codes[i] != dynamic_code(book, values[i] / unit);
     }
   }
@@ -88,6 +105,7 @@ extern "C" __attribute__((visibility("default"))) int64_t dynamic_codec_differen
     case 3: return tail_differences<true>();
     case 4: return tail_differences<false>();
     case 5: return quotient_differences<true>();
-    default: return quotient_differences<false>();
+    case 6: return quotient_differences<false>();
+    default: return sign_differences();
   }
 }

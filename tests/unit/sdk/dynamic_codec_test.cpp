@@ -24,6 +24,7 @@ TEST_P(DynamicCodec, HandlesTailsSigned) { EXPECT_EQ(differences(3), 0); }
 TEST_P(DynamicCodec, HandlesTailsUnsigned) { EXPECT_EQ(differences(4), 0); }
 TEST_P(DynamicCodec, DividesExactlySigned) { EXPECT_EQ(differences(5), 0); }
 TEST_P(DynamicCodec, DividesExactlyUnsigned) { EXPECT_EQ(differences(6), 0); }
+TEST_P(DynamicCodec, KeepsSigns) { EXPECT_EQ(differences(7), 0); }
 
 }  // namespace
 }  // namespace tenon::sdk::testing
