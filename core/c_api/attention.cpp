@@ -21,7 +21,8 @@ void check_port(const tn_tensor& tensor, const char* name, std::initializer_list
   if (same) return;
   std::string text;
   for (const int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
-  throw Error(TN_E_ARGUMENT, std::string(name) + " does not have the shape [" + text + "] that the layer and q ask for");
+  throw Error(TN_E_ARGUMENT,
+              std::string(name) + " does not have the shape [" + text + "] that the layer and q ask for");
 }
 
 void ask_support(tn_technique& t, const tn_tensor& q) {
@@ -31,13 +32,14 @@ void ask_support(tn_technique& t, const tn_tensor& q) {
   query.dtype = query.compute = q.dtype;
   query.ndim = 4;
   std::copy_n(q.shape, 4, query.shape);
-  check(table<tn_attention_api>(t).supports(static_cast<tn_attention*>(t.instance), &query), t.spec.id + " cannot take these tensors");
+  check(table<tn_attention_api>(t).supports(static_cast<tn_attention*>(t.instance), &query),
+        t.spec.id + " cannot take these tensors");
 }
 
 }  // namespace
 
-int32_t tn_attention_forward(tn_technique* attention, const tn_tensor* q, const tn_tensor* k, const tn_tensor* v, int64_t window, tn_tensor* o,
-                             tn_tensor* lse) {
+int32_t tn_attention_forward(tn_technique* attention, const tn_tensor* q, const tn_tensor* k, const tn_tensor* v,
+                             int64_t window, tn_tensor* o, tn_tensor* lse) {
   return guard([&] {
     need(attention, "attention");
     need(q, "q"), need(k, "k"), need(v, "v"), need(o, "o");
@@ -45,7 +47,9 @@ int32_t tn_attention_forward(tn_technique* attention, const tn_tensor* q, const 
     const tn_attention_api& api = table<tn_attention_api>(t);
     auto* const instance = static_cast<tn_attention*>(t.instance);
     const tn_attention_config& c = t.attention;
-    if (q->ndim != 4) throw Error(TN_E_ARGUMENT, "q has " + std::to_string(q->ndim) + " dimensions; it is [batch, tokens, heads, head size]");
+    if (q->ndim != 4)
+      throw Error(TN_E_ARGUMENT,
+                  "q has " + std::to_string(q->ndim) + " dimensions; it is [batch, tokens, heads, head size]");
     const int64_t batch = q->shape[0], tokens = q->shape[1];
     check_port(*q, "q", {batch, tokens, c.n_heads, c.d_qk});
     check_port(*k, "k", {batch, tokens, c.n_kv_heads, c.d_qk});
@@ -68,12 +72,14 @@ int32_t tn_attention_forward(tn_technique* attention, const tn_tensor* q, const 
     tn_attention_plan plan{};
     plan.struct_size = TN_SIZE_TO(tn_attention_plan, backward);
     plan.forward.struct_size = plan.backward.struct_size = TN_SIZE_TO(tn_estimate, bytes_moved);
-    check(api.plan(instance, &t.session.device.api(), t.session.device.handle(), &shape, &plan), t.spec.id + " cannot plan this call");
+    check(api.plan(instance, &t.session.device.api(), t.session.device.handle(), &shape, &plan),
+          t.spec.id + " cannot plan this call");
 
     const auto port = [](uint32_t id, const tn_tensor* tensor) {
       return tn_port_bind{TN_SIZE_TO(tn_port_bind, tensor), id, 0, 0, const_cast<tn_tensor*>(tensor)};
     };
-    const tn_port_bind ports[] = {port(TN_PORT_Q, q), port(TN_PORT_K, k), port(TN_PORT_V, v), port(TN_PORT_O, o), port(TN_PORT_LSE, lse)};
+    const tn_port_bind ports[] = {port(TN_PORT_Q, q), port(TN_PORT_K, k), port(TN_PORT_V, v), port(TN_PORT_O, o),
+                                  port(TN_PORT_LSE, lse)};
     const tn_port_bind* const binds[] = {&ports[0], &ports[1], &ports[2], &ports[3], &ports[4]};
     c_api::with_workspace(t.session, plan.forward.workspace_bytes, [&](const tn_exec& exec) {
       tn_attention_call call{};

@@ -51,17 +51,27 @@ void need(const void* pointer, const char* name) {
 
 using namespace tenon;
 
-const char* tn_version(void) { return TENON_VERSION; }
+const char* tn_version(void) {
+  return TENON_VERSION;
+}
 
 void tn_abi_version(uint32_t* major, uint32_t* minor) {
   if (major) *major = TN_ABI_MAJOR;
   if (minor) *minor = TN_ABI_MINOR;
 }
 
-const char* tn_status_name(int32_t status) { return status_name(status); }
-const char* tn_status_message(int32_t status) { return status_message(status); }
-const char* tn_last_error(void) { return c_api::last_error.c_str(); }
-void tn_free_string(char* text) { std::free(text); }
+const char* tn_status_name(int32_t status) {
+  return status_name(status);
+}
+const char* tn_status_message(int32_t status) {
+  return status_message(status);
+}
+const char* tn_last_error(void) {
+  return c_api::last_error.c_str();
+}
+void tn_free_string(char* text) {
+  std::free(text);
+}
 
 void tn_set_log(void (*log)(void*, int32_t, const char*), void* self) {
   c_api::guard([&] {

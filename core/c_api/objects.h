@@ -24,9 +24,11 @@ struct OwnedTensor {
 };
 
 // Zeroed. Throws TN_E_ARGUMENT for shapes and dtypes that make no tensor.
-std::unique_ptr<OwnedTensor> make_tensor(tn_session& session, Category category, const tn_dtype& dtype, int32_t ndim, const int64_t* shape);
+std::unique_ptr<OwnedTensor> make_tensor(tn_session& session, Category category, const tn_dtype& dtype, int32_t ndim,
+                                         const int64_t* shape);
 
-// Bytes of a dense tensor; throws where shape or dtype make none, or where it is not dense row-major. `name` begins the error.
+// Bytes of a dense tensor; throws where shape or dtype make none, or where it is not dense row-major. `name` begins the
+// error.
 uint64_t dense_bytes(const tn_tensor& tensor, const char* name);
 
 // Runs `call` with a workspace of so many bytes.

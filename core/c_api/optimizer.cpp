@@ -13,7 +13,9 @@ using c_api::table;
 
 namespace {
 
-tn_optimizer* instance_of(tn_technique& t) { return static_cast<tn_optimizer*>(t.instance); }
+tn_optimizer* instance_of(tn_technique& t) {
+  return static_cast<tn_optimizer*>(t.instance);
+}
 
 // What a sink of this file fills, and the first exception that could not be thrown through the plugin.
 struct Collector {
@@ -25,10 +27,12 @@ struct Collector {
 int32_t declare_slot(void* self, const tn_state_slot* slot) {
   Collector& to = *static_cast<Collector*>(self);
   try {
-    if (!TN_HAS(slot, tn_state_slot, name) || !slot->name) throw Error(TN_E_FORMAT, to.technique->spec.id + ": a state has no name");
+    if (!TN_HAS(slot, tn_state_slot, name) || !slot->name)
+      throw Error(TN_E_FORMAT, to.technique->spec.id + ": a state has no name");
     auto& added = to.param->slots.emplace_back(tn_technique::Slot{*slot, slot->name, nullptr});
     added.info.name = added.name.c_str();
-    added.tensor = c_api::make_tensor(to.technique->session, Category::kOptimizerState, slot->dtype, slot->ndim, slot->shape);
+    added.tensor =
+        c_api::make_tensor(to.technique->session, Category::kOptimizerState, slot->dtype, slot->ndim, slot->shape);
     to.param->states.push_back(&added.tensor->tensor);
     return TN_OK;
   } catch (...) {
@@ -43,9 +47,11 @@ void check_params(const tn_param* const* params, uint64_t n) {
     need(params[i], "params");
     const std::string what = "parameter " + std::to_string(i);
     if (!TN_HAS(params[i], tn_param, name)) throw Error(TN_E_ARGUMENT, what + ": tn_param.struct_size is not set");
-    if (params[i]->ndim < 0 || params[i]->ndim > 4) throw Error(TN_E_ARGUMENT, what + " has " + std::to_string(params[i]->ndim) + " dimensions; 0 to 4 are possible");
+    if (params[i]->ndim < 0 || params[i]->ndim > 4)
+      throw Error(TN_E_ARGUMENT, what + " has " + std::to_string(params[i]->ndim) + " dimensions; 0 to 4 are possible");
     for (uint64_t k = 0; k < i; ++k) {
-      if (params[k]->uid == params[i]->uid) throw Error(TN_E_ARGUMENT, what + " has the uid of parameter " + std::to_string(k) + "; give each its own");
+      if (params[k]->uid == params[i]->uid)
+        throw Error(TN_E_ARGUMENT, what + " has the uid of parameter " + std::to_string(k) + "; give each its own");
     }
   }
 }
@@ -59,7 +65,8 @@ void ask_support(tn_technique& t, const tn_param& p) {
   query.compute = {TN_FLOAT, 32, 1};
   query.ndim = p.ndim;
   std::copy_n(p.shape, 4, query.shape);
-  check(table<tn_optimizer_api>(t).supports(instance_of(t), &query), t.spec.id + " cannot train " + (p.name ? p.name : "a parameter"));
+  check(table<tn_optimizer_api>(t).supports(instance_of(t), &query),
+        t.spec.id + " cannot train " + (p.name ? p.name : "a parameter"));
 }
 
 }  // namespace
@@ -101,7 +108,8 @@ std::vector<bool> plan_step(tn_technique& t, const tn_step& step) {
   } plan{t, std::vector<bool>(t.params.size(), true)};
   const tn_optimizer_api& api = table<tn_optimizer_api>(t);
   if (!api.plan) return plan.trains;
-  const tn_plan_sink sink = {TN_SIZE_TO(tn_plan_sink, param), 0, &plan, [](void* self, uint32_t uid, uint32_t flags) -> int32_t {
+  const tn_plan_sink sink = {TN_SIZE_TO(tn_plan_sink, param), 0, &plan,
+                             [](void* self, uint32_t uid, uint32_t flags) -> int32_t {
                                Plan& p = *static_cast<Plan*>(self);
                                for (size_t i = 0; i < p.trains.size(); ++i) {
                                  if (p.technique.params[i].info.uid == uid) p.trains[i] = !(flags & TN_PLAN_FREEZE);
@@ -116,12 +124,15 @@ void check_tensor(const tn_technique& t, const tn_param& info, const tn_tensor& 
   (void)c_api::dense_bytes(tensor, what);
   bool same = tensor.ndim == info.ndim;
   for (int32_t i = 0; same && i < info.ndim; ++i) same = tensor.shape[i] == info.shape[i];
-  if (!same) throw Error(TN_E_ARGUMENT, t.spec.id + ": the shape of " + what + " for uid " + std::to_string(info.uid) + " is not the one that was bound");
+  if (!same)
+    throw Error(TN_E_ARGUMENT, t.spec.id + ": the shape of " + what + " for uid " + std::to_string(info.uid) +
+                                   " is not the one that was bound");
 }
 
 }  // namespace
 
-int32_t tn_optimizer_step(tn_technique* optimizer, const tn_update* update, tn_tensor* const* params, tn_tensor* const* grads) {
+int32_t tn_optimizer_step(tn_technique* optimizer, const tn_update* update, tn_tensor* const* params,
+                          tn_tensor* const* grads) {
   return guard([&] {
     need(optimizer, "optimizer");
     need(update, "update");
@@ -142,27 +153,42 @@ int32_t tn_optimizer_step(tn_technique* optimizer, const tn_update* update, tn_t
       check_tensor(t, p.info, *params[i], "the parameter");
       check_tensor(t, p.info, *grads[i], "the gradient");
       workspace = std::max(workspace, p.workspace);
-      items.push_back({TN_SIZE_TO(tn_item, rng), p.info.uid, 0, static_cast<uint32_t>(p.states.size()), params[i], nullptr, grads[i],
-                       p.states.data(), p.updates + 1, update->lr, 1.0, update->grad_scale,
+      items.push_back({TN_SIZE_TO(tn_item, rng),
+                       p.info.uid,
+                       0,
+                       static_cast<uint32_t>(p.states.size()),
+                       params[i],
+                       nullptr,
+                       grads[i],
+                       p.states.data(),
+                       p.updates + 1,
+                       update->lr,
+                       1.0,
+                       update->grad_scale,
                        {update->seed, p.info.uid, static_cast<uint32_t>(step.step)}});
     }
     std::vector<const tn_item*> pointers;
     for (const tn_item& item : items) pointers.push_back(&item);
     c_api::with_workspace(t.session, workspace, [&](const tn_exec& exec) {
-      if (api.prepare) check(api.prepare(instance_of(t), &exec, pointers.data(), pointers.size()), t.spec.id + " cannot prepare the step");
+      if (api.prepare)
+        check(api.prepare(instance_of(t), &exec, pointers.data(), pointers.size()),
+              t.spec.id + " cannot prepare the step");
       check(api.apply(instance_of(t), &exec, pointers.data(), pointers.size()), t.spec.id + " cannot apply the step");
       t.session.stream.wait();
     });
     for (size_t i = 0; i < t.params.size(); ++i) t.params[i].updates += grads[i] && trains[i];
     ++t.steps;
     if (api.finish) {
-      tn_advice advice = {TN_SIZE_TO(tn_advice, batch_multiplier), 0, nullptr, [](void*, const char*, double) -> int32_t { return TN_OK; }, 1.0};
+      tn_advice advice = {TN_SIZE_TO(tn_advice, batch_multiplier), 0, nullptr,
+                          [](void*, const char*, double) -> int32_t { return TN_OK; }, 1.0};
       check(api.finish(instance_of(t), &step, &advice), t.spec.id + " cannot finish the step");
     }
   });
 }
 
-int64_t tn_optimizer_steps(tn_technique* optimizer) { return optimizer ? optimizer->steps : 0; }
+int64_t tn_optimizer_steps(tn_technique* optimizer) {
+  return optimizer ? optimizer->steps : 0;
+}
 
 uint64_t tn_optimizer_state_bytes(tn_technique* optimizer) {
   uint64_t bytes = 0;

@@ -1,5 +1,5 @@
-// The states of an optimizer as one blob: "TNSTATE1", the length of a JSON header, the header, the plugin's own bytes, and the slots in
-// the header's order.
+// The states of an optimizer as one blob: "TNSTATE1", the length of a JSON header, the header, the plugin's own bytes,
+// and the slots in the header's order.
 #include <cstring>
 #include <nlohmann/json.hpp>
 
@@ -58,7 +58,9 @@ class Reader {
  public:
   Reader(const void* bytes, uint64_t n) : at_(static_cast<const char*>(bytes)), left_(n) {}
   const char* take(uint64_t n) {
-    if (n > left_) throw Error(TN_E_FORMAT, "the optimizer's states are cut off: " + std::to_string(n) + " more bytes are stated than the " + std::to_string(left_) + " left");
+    if (n > left_)
+      throw Error(TN_E_FORMAT, "the optimizer's states are cut off: " + std::to_string(n) +
+                                   " more bytes are stated than the " + std::to_string(left_) + " left");
     const char* const here = at_;
     at_ += n;
     left_ -= n;
@@ -91,8 +93,9 @@ int32_t tn_optimizer_save(tn_technique* optimizer, const tn_sink* sink) {
     const std::string own = own_state(t);
     Json updates = Json::array();
     for (const auto& param : t.params) updates.push_back(param.updates);
-    const Json header = {{"plugin", t.spec.id},     {"version", t.plugin.descriptor().version}, {"spec", canonical(t.spec)},
-                         {"steps", t.steps},        {"updates", updates},                       {"own_bytes", own.size()},
+    const Json header = {{"plugin", t.spec.id},       {"version", t.plugin.descriptor().version},
+                         {"spec", canonical(t.spec)}, {"steps", t.steps},
+                         {"updates", updates},        {"own_bytes", own.size()},
                          {"params", layout(t)}};
     const std::string text = header.dump();
     const uint64_t length = text.size();
@@ -105,7 +108,8 @@ int32_t tn_optimizer_save(tn_technique* optimizer, const tn_sink* sink) {
       for (const auto& slot : param.slots) {
         piece.resize(slot.tensor->bytes);
         if (piece.empty()) continue;
-        check(tn_tensor_read(&t.session, &slot.tensor->tensor, piece.data(), piece.size()), "reading the state " + slot.name);
+        check(tn_tensor_read(&t.session, &slot.tensor->tensor, piece.data(), piece.size()),
+              "reading the state " + slot.name);
         put(*sink, piece.data(), piece.size());
       }
     }
@@ -122,32 +126,40 @@ int32_t tn_optimizer_load(tn_technique* optimizer, const void* bytes, uint64_t n
     Reader reader(bytes, n_bytes);
     const Json header = read_header(reader);
     if (const std::string id = get_string(header, "plugin", what); id != t.spec.id) {
-      throw Error(TN_E_CONFLICT, "these are the states of " + id + ", not of " + t.spec.id + "; load them into the optimizer that wrote them");
+      throw Error(TN_E_CONFLICT, "these are the states of " + id + ", not of " + t.spec.id +
+                                     "; load them into the optimizer that wrote them");
     }
     if (get_array(header, "params", what) != layout(t)) {
-      throw Error(TN_E_CONFLICT, "the states were written by " + get_string(header, "spec", what) + " for other parameters than those bound to " +
-                                     canonical(t.spec) + "; bind the same parameters in the same order");
+      throw Error(TN_E_CONFLICT, "the states were written by " + get_string(header, "spec", what) +
+                                     " for other parameters than those bound to " + canonical(t.spec) +
+                                     "; bind the same parameters in the same order");
     }
     const int64_t steps = get_int(header, "steps", 0, INT64_MAX, what);
     const Json& updates = get_array(header, "updates", what);
     const auto own_bytes = static_cast<uint64_t>(get_int(header, "own_bytes", 0, INT64_MAX, what));
     uint64_t expected = own_bytes;
-    if (__builtin_add_overflow(expected, tn_optimizer_state_bytes(optimizer), &expected) || expected != reader.left() || updates.size() != t.params.size()) {
-      throw Error(TN_E_FORMAT, "the optimizer's states have " + std::to_string(reader.left()) + " bytes after their header where " +
-                                   std::to_string(expected) + " belong; the blob is damaged");
+    if (__builtin_add_overflow(expected, tn_optimizer_state_bytes(optimizer), &expected) || expected != reader.left() ||
+        updates.size() != t.params.size()) {
+      throw Error(TN_E_FORMAT, "the optimizer's states have " + std::to_string(reader.left()) +
+                                   " bytes after their header where " + std::to_string(expected) +
+                                   " belong; the blob is damaged");
     }
     for (const Json& count : updates) {
       if (!count.is_number_integer()) throw Error(TN_E_FORMAT, what + ": a count of updates is not a number");
     }
     const char* const own = reader.take(own_bytes);
     const bool loads = TN_HAS(&api, tn_optimizer_api, load) && api.load;
-    if (own_bytes > 0 && !loads) throw Error(TN_E_FORMAT, t.spec.id + " takes no state of its own but the blob has some; the blob is damaged");
-    if (loads) check(api.load(static_cast<tn_optimizer*>(t.instance), own, own_bytes), t.spec.id + " cannot load its state");
+    if (own_bytes > 0 && !loads)
+      throw Error(TN_E_FORMAT, t.spec.id + " takes no state of its own but the blob has some; the blob is damaged");
+    if (loads)
+      check(api.load(static_cast<tn_optimizer*>(t.instance), own, own_bytes), t.spec.id + " cannot load its state");
     for (size_t i = 0; i < t.params.size(); ++i) {
       t.params[i].updates = updates[i].get<int64_t>();
       for (auto& slot : t.params[i].slots) {
         const char* const data = reader.take(slot.tensor->bytes);
-        if (slot.tensor->bytes > 0) check(tn_tensor_write(&t.session, &slot.tensor->tensor, data, slot.tensor->bytes), "writing the state " + slot.name);
+        if (slot.tensor->bytes > 0)
+          check(tn_tensor_write(&t.session, &slot.tensor->tensor, data, slot.tensor->bytes),
+                "writing the state " + slot.name);
       }
     }
     t.steps = steps;

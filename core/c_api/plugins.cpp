@@ -15,10 +15,13 @@ using c_api::need;
 
 namespace {
 
-void give(const Json& json, char** out) { *out = copy_text(json.dump(-1, ' ', false, Json::error_handler_t::replace)); }
+void give(const Json& json, char** out) {
+  *out = copy_text(json.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
 
 Store first_store(const tn_context& context) {
-  if (context.stores.empty()) throw Error(TN_E_NOT_FOUND, "there is no store to install into; set the environment variable TENON_HOME");
+  if (context.stores.empty())
+    throw Error(TN_E_NOT_FOUND, "there is no store to install into; set the environment variable TENON_HOME");
   return Store(context.stores[0]);
 }
 
@@ -44,7 +47,9 @@ int32_t tn_context_open(const char* const* stores, uint64_t n, tn_context** out)
   });
 }
 
-void tn_context_close(tn_context* context) { delete context; }
+void tn_context_close(tn_context* context) {
+  delete context;
+}
 
 namespace {
 
@@ -60,12 +65,19 @@ int32_t tn_plugin_list(tn_context* context, const char* kind, char** json) {
   return guard([&] {
     need(json, "json");
     if (kind && kind_from_name(kind) == TN_KIND_UNDEFINED) {
-      throw Error(TN_E_ARGUMENT, quote_name(kind) + " is not a kind of plugin; kinds are device, optimizer, adapter, quantizer and attention");
+      throw Error(
+          TN_E_ARGUMENT,
+          quote_name(kind) + " is not a kind of plugin; kinds are device, optimizer, adapter, quantizer and attention");
     }
     Json rows = Json::array();
     for (const PluginRow& row : catalog_of(context).list({.kind = kind ? kind : ""})) {
-      rows.push_back({{"id", row.id}, {"kind", kind_name(row.kind)}, {"version", row.version}, {"name", row.name},
-                      {"summary", row.summary}, {"backends", row.backends}, {"store", row.store}});
+      rows.push_back({{"id", row.id},
+                      {"kind", kind_name(row.kind)},
+                      {"version", row.version},
+                      {"name", row.name},
+                      {"summary", row.summary},
+                      {"backends", row.backends},
+                      {"store", row.store}});
     }
     give(rows, json);
   });
@@ -114,7 +126,8 @@ int32_t tn_plugin_verify(tn_context* context, char** json) {
     Json problems = Json::array();
     for (const std::string& store : context->stores) {
       uint64_t n = 0;
-      for (const VerifyFinding& finding : Store(store).verify(&n)) problems.push_back({{"id", finding.id}, {"problem", finding.problem}});
+      for (const VerifyFinding& finding : Store(store).verify(&n))
+        problems.push_back({{"id", finding.id}, {"problem", finding.problem}});
       plugins += n;
     }
     give({{"plugins", plugins}, {"problems", problems}}, json);
@@ -131,8 +144,8 @@ int32_t tn_plugin_rescan(tn_context* context, char** json) {
   });
 }
 
-int32_t tn_check(tn_context* context, const uint32_t* kinds, const char* const* specs, uint64_t n, const char* const* run_tags,
-                 uint64_t n_tags, char** json) {
+int32_t tn_check(tn_context* context, const uint32_t* kinds, const char* const* specs, uint64_t n,
+                 const char* const* run_tags, uint64_t n_tags, char** json) {
   return guard([&] {
     need(json, "json");
     const Catalog& catalog = catalog_of(context);
@@ -150,7 +163,8 @@ int32_t tn_check(tn_context* context, const uint32_t* kinds, const char* const* 
     }
     const MixAnswer answer = catalog.check_mix(mix, tags);
     Json reasons = Json::array();
-    for (const MixReason& reason : answer.reasons) reasons.push_back({{"plugin", reason.plugin}, {"sentence", reason.sentence}});
+    for (const MixReason& reason : answer.reasons)
+      reasons.push_back({{"plugin", reason.plugin}, {"sentence", reason.sentence}});
     give({{"possible", answer.possible}, {"reasons", reasons}, {"techniques", techniques}}, json);
   });
 }

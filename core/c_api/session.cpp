@@ -19,7 +19,8 @@ uint64_t shape_bytes(const tn_dtype& dtype, int32_t ndim, const int64_t* shape, 
   const auto refuse = [&](const std::string& why) { throw Error(TN_E_ARGUMENT, std::string(name) + ": " + why); };
   if (ndim < 0 || ndim > 4) refuse("a tensor has 0 to 4 dimensions, not " + std::to_string(ndim));
   if (dtype.lanes != 1 || (dtype.bits != 8 && dtype.bits != 16 && dtype.bits != 32 && dtype.bits != 64)) {
-    refuse("elements have 8, 16, 32 or 64 bits and one lane, not " + std::to_string(dtype.bits) + " bits and " + std::to_string(dtype.lanes) + " lanes");
+    refuse("elements have 8, 16, 32 or 64 bits and one lane, not " + std::to_string(dtype.bits) + " bits and " +
+           std::to_string(dtype.lanes) + " lanes");
   }
   uint64_t bytes = dtype.bits / 8;
   for (int32_t i = 0; i < ndim; ++i) {
@@ -32,7 +33,8 @@ uint64_t shape_bytes(const tn_dtype& dtype, int32_t ndim, const int64_t* shape, 
 
 }  // namespace
 
-std::unique_ptr<OwnedTensor> make_tensor(tn_session& session, Category category, const tn_dtype& dtype, int32_t ndim, const int64_t* shape) {
+std::unique_ptr<OwnedTensor> make_tensor(tn_session& session, Category category, const tn_dtype& dtype, int32_t ndim,
+                                         const int64_t* shape) {
   auto owned = std::make_unique<OwnedTensor>();
   owned->bytes = shape_bytes(dtype, ndim, shape, "the new tensor");
   owned->block = session.memory.allocate(category, owned->bytes);
@@ -40,7 +42,9 @@ std::unique_ptr<OwnedTensor> make_tensor(tn_session& session, Category category,
   for (int32_t i = ndim - 1; i >= 0; --i) owned->shape[i] = shape[i], owned->strides[i] = stride, stride *= shape[i];
   owned->tensor = {owned->block.data(), session.device.id(), ndim, dtype, owned->shape, owned->strides, 0};
   if (owned->bytes > 0) {
-    check(session.device.api().fill(session.device.handle(), session.stream.handle(), owned->block.data(), 0, owned->bytes), "clearing a new tensor");
+    check(session.device.api().fill(session.device.handle(), session.stream.handle(), owned->block.data(), 0,
+                                    owned->bytes),
+          "clearing a new tensor");
   }
   return owned;
 }
@@ -58,7 +62,13 @@ uint64_t dense_bytes(const tn_tensor& tensor, const char* name) {
 }
 
 tn_exec plain_exec(tn_session& session) {
-  return {TN_SIZE_TO(tn_exec, workspace_bytes), 0, &session.device.api(), session.device.handle(), session.stream.handle(), nullptr, 0};
+  return {TN_SIZE_TO(tn_exec, workspace_bytes),
+          0,
+          &session.device.api(),
+          session.device.handle(),
+          session.stream.handle(),
+          nullptr,
+          0};
 }
 
 }  // namespace tenon::c_api
@@ -71,7 +81,8 @@ int32_t tn_session_open(tn_context* context, const char* device, uint64_t memory
     if (!context->catalog) context->catalog.emplace(context->stores);
     std::vector<std::string> passed_over;
     const Device opened = Device::open(*context->catalog, device, &passed_over);
-    *out = new tn_session{*context->catalog, opened, std::move(passed_over), Memory(&opened.api(), opened.handle(), memory_limit)};
+    *out = new tn_session{*context->catalog, opened, std::move(passed_over),
+                          Memory(&opened.api(), opened.handle(), memory_limit)};
   });
 }
 
@@ -88,7 +99,8 @@ int32_t tn_session_info(tn_session* session, char** json) {
     const tn_device_info info = session->device.info();
     const MemoryUse use = session->memory.use();
     Json categories;
-    for (int i = 0; i < kCategories; ++i) categories[category_name(static_cast<Category>(i))] = {{"live", use.live[i]}, {"peak", use.peak[i]}};
+    for (int i = 0; i < kCategories; ++i)
+      categories[category_name(static_cast<Category>(i))] = {{"live", use.live[i]}, {"peak", use.peak[i]}};
     const Json answer = {{"backend", session->device.backend()},
                          {"name", info.name},
                          {"arch", info.arch},
@@ -118,14 +130,16 @@ int32_t tn_session_wait(tn_session* session) {
   });
 }
 
-int32_t tn_tensor_alloc(tn_session* session, uint32_t category, const tn_dtype* dtype, int32_t ndim, const int64_t* shape, tn_tensor** out) {
+int32_t tn_tensor_alloc(tn_session* session, uint32_t category, const tn_dtype* dtype, int32_t ndim,
+                        const int64_t* shape, tn_tensor** out) {
   return guard([&] {
     need(session, "session");
     need(dtype, "dtype");
     need(out, "out");
     if (ndim > 0) need(shape, "shape");
     if (category < TN_MEMORY_WEIGHTS || category > TN_MEMORY_CODEC) {
-      throw Error(TN_E_ARGUMENT, "the memory category " + std::to_string(category) + " is unknown; use one of TN_MEMORY_*");
+      throw Error(TN_E_ARGUMENT,
+                  "the memory category " + std::to_string(category) + " is unknown; use one of TN_MEMORY_*");
     }
     auto owned = c_api::make_tensor(*session, static_cast<Category>(category - 1), *dtype, ndim, shape);
     tn_tensor* const tensor = &owned->tensor;
@@ -140,16 +154,21 @@ void tn_tensor_free(tn_session* session, tn_tensor* tensor) {
 
 namespace {
 
-void copy_tensor(tn_session* session, const tn_tensor* tensor, void* to, const void* from, uint64_t n_bytes, uint32_t direction) {
+void copy_tensor(tn_session* session, const tn_tensor* tensor, void* to, const void* from, uint64_t n_bytes,
+                 uint32_t direction) {
   if (const uint64_t bytes = c_api::dense_bytes(*tensor, "the tensor"); bytes != n_bytes) {
-    throw Error(TN_E_ARGUMENT, "the tensor has " + std::to_string(bytes) + " bytes but " + std::to_string(n_bytes) + " were given; copy the whole tensor");
+    throw Error(TN_E_ARGUMENT, "the tensor has " + std::to_string(bytes) + " bytes but " + std::to_string(n_bytes) +
+                                   " were given; copy the whole tensor");
   }
   if (n_bytes == 0) return;
-  check(session->device.api().copy(session->device.handle(), session->stream.handle(), to, from, n_bytes, direction), "copying a tensor");
+  check(session->device.api().copy(session->device.handle(), session->stream.handle(), to, from, n_bytes, direction),
+        "copying a tensor");
   session->stream.wait();
 }
 
-char* data_of(const tn_tensor* tensor) { return static_cast<char*>(tensor->data) + tensor->byte_offset; }
+char* data_of(const tn_tensor* tensor) {
+  return static_cast<char*>(tensor->data) + tensor->byte_offset;
+}
 
 }  // namespace
 

@@ -17,7 +17,8 @@ template <class Api, class Handle, class... More>
 void create(tn_technique& technique, More... more) {
   const HyperArray hypers(technique.spec);
   Handle* instance = nullptr;
-  check(table<Api>(technique).create(host(), hypers.data(), hypers.size(), more..., &instance), technique.spec.id + " cannot be made");
+  check(table<Api>(technique).create(host(), hypers.data(), hypers.size(), more..., &instance),
+        technique.spec.id + " cannot be made");
   technique.instance = instance;
 }
 
@@ -54,8 +55,8 @@ int32_t tn_technique_create(tn_session* session, uint32_t kind, const char* spec
   return guard([&] {
     need(out, "out");
     if (kind != TN_KIND_OPTIMIZER && kind != TN_KIND_ADAPTER && kind != TN_KIND_QUANTIZER) {
-      throw Error(TN_E_ARGUMENT, "tn_technique_create makes optimizers, adapters and quantizers, not the kind " + std::string(kind_name(kind)) +
-                                     "; attention is made by tn_attention_create");
+      throw Error(TN_E_ARGUMENT, "tn_technique_create makes optimizers, adapters and quantizers, not the kind " +
+                                     std::string(kind_name(kind)) + "; attention is made by tn_attention_create");
     }
     auto technique = prepare(session, kind, spec);
     if (kind == TN_KIND_OPTIMIZER) create<tn_optimizer_api, tn_optimizer>(*technique);
@@ -65,13 +66,16 @@ int32_t tn_technique_create(tn_session* session, uint32_t kind, const char* spec
   });
 }
 
-int32_t tn_attention_create(tn_session* session, const char* spec, const tn_attention_config* config, tn_technique** out) {
+int32_t tn_attention_create(tn_session* session, const char* spec, const tn_attention_config* config,
+                            tn_technique** out) {
   return guard([&] {
     need(config, "config");
     need(out, "out");
-    if (!TN_HAS(config, tn_attention_config, softcap)) throw Error(TN_E_ARGUMENT, "tn_attention_config.struct_size is not set");
+    if (!TN_HAS(config, tn_attention_config, softcap))
+      throw Error(TN_E_ARGUMENT, "tn_attention_config.struct_size is not set");
     if (config->n_kv_heads == 0 || config->n_heads % config->n_kv_heads != 0) {
-      throw Error(TN_E_ARGUMENT, std::to_string(config->n_heads) + " heads cannot share " + std::to_string(config->n_kv_heads) +
+      throw Error(TN_E_ARGUMENT, std::to_string(config->n_heads) + " heads cannot share " +
+                                     std::to_string(config->n_kv_heads) +
                                      " key heads; the second number must divide the first");
     }
     auto technique = prepare(session, TN_KIND_ATTENTION, spec);
@@ -82,7 +86,9 @@ int32_t tn_attention_create(tn_session* session, const char* spec, const tn_atte
   });
 }
 
-void tn_technique_destroy(tn_technique* technique) { delete technique; }
+void tn_technique_destroy(tn_technique* technique) {
+  delete technique;
+}
 
 int32_t tn_technique_spec(tn_technique* technique, char** spec) {
   return guard([&] {
@@ -92,5 +98,9 @@ int32_t tn_technique_spec(tn_technique* technique, char** spec) {
   });
 }
 
-const tn_plugin* tn_technique_plugin(tn_technique* technique) { return technique ? &technique->plugin.descriptor() : nullptr; }
-void* tn_technique_instance(tn_technique* technique) { return technique ? technique->instance : nullptr; }
+const tn_plugin* tn_technique_plugin(tn_technique* technique) {
+  return technique ? &technique->plugin.descriptor() : nullptr;
+}
+void* tn_technique_instance(tn_technique* technique) {
+  return technique ? technique->instance : nullptr;
+}

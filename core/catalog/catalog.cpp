@@ -38,17 +38,22 @@ void Catalog::refresh() {
   state_ = std::move(fresh.state_);
 }
 
-Catalog Catalog::open_default() { return Catalog({user_store(), bundled_store()}); }
+Catalog Catalog::open_default() {
+  return Catalog({user_store(), bundled_store()});
+}
 Catalog::~Catalog() = default;
 Catalog::Catalog(Catalog&&) noexcept = default;
 
-const std::vector<std::string>& Catalog::stores() const { return state_->stores; }
+const std::vector<std::string>& Catalog::stores() const {
+  return state_->stores;
+}
 
 Catalog::State::Place Catalog::State::find(std::string_view id) const {
   Statement row = db.prepare(sql::kCurrent);
   if (!row.bind(1, id).step() || row.integer(0) == 0) return {};
   const int64_t store = row.integer(0);
-  return {store, row.text(1), row.text(2), row.text(3), stores[static_cast<size_t>(store - 1)] + '/' + row.text(5), row.text(6)};
+  return {store,      row.text(1), row.text(2), row.text(3), stores[static_cast<size_t>(store - 1)] + '/' + row.text(5),
+          row.text(6)};
 }
 
 Catalog::State::Place Catalog::State::get(std::string_view id) const {
@@ -56,7 +61,8 @@ Catalog::State::Place Catalog::State::get(std::string_view id) const {
   Statement rows = db.prepare(sql::kAllNames);
   std::vector<std::string> names;
   while (rows.step()) names.push_back(rows.text(0));
-  throw Error(TN_E_NOT_FOUND, "no plugin named " + quote_name(id) + " is installed" + suggestion(id, names, "there are"));
+  throw Error(TN_E_NOT_FOUND,
+              "no plugin named " + quote_name(id) + " is installed" + suggestion(id, names, "there are"));
 }
 
 std::vector<PluginRow> Catalog::list(const PluginFilter& filter) const {
@@ -67,8 +73,13 @@ std::vector<PluginRow> Catalog::list(const PluginFilter& filter) const {
   Statement backends = state_->db.prepare(sql::kBackends);
   while (rows.step()) {
     const int64_t store = rows.integer(5);
-    out.push_back({rows.text(0), rows.text(1), rows.text(3), rows.text(4), state_->stores[static_cast<size_t>(store - 1)],
-                   kind_from_name(rows.text(2)), {}});
+    out.push_back({rows.text(0),
+                   rows.text(1),
+                   rows.text(3),
+                   rows.text(4),
+                   state_->stores[static_cast<size_t>(store - 1)],
+                   kind_from_name(rows.text(2)),
+                   {}});
     backends.bind(1, store).bind(2, out.back().id);
     while (backends.step()) out.back().backends.push_back(backends.text(0));
     backends.reset();
@@ -97,9 +108,12 @@ std::string Catalog::resolve(uint32_t kind, std::string_view name) const {
   }
   if (meant.size() == 1) return meant[0];
   const std::string what = "no " + std::string(kind_name(kind)) + " named " + quote_name(name) + " is installed";
-  if (meant.size() > 1) throw Error(TN_E_NOT_FOUND, what + ", and several ids end in it; write " + meant[0] + " or " + meant[1]);
-  if (place.store > 0) throw Error(TN_E_NOT_FOUND, what + " (" + std::string(name) + " is of the kind " + place.kind + ")");
-  if (names.empty()) throw Error(TN_E_NOT_FOUND, what + ", nor any other; install one with `tenon plugin install FOLDER`");
+  if (meant.size() > 1)
+    throw Error(TN_E_NOT_FOUND, what + ", and several ids end in it; write " + meant[0] + " or " + meant[1]);
+  if (place.store > 0)
+    throw Error(TN_E_NOT_FOUND, what + " (" + std::string(name) + " is of the kind " + place.kind + ")");
+  if (names.empty())
+    throw Error(TN_E_NOT_FOUND, what + ", nor any other; install one with `tenon plugin install FOLDER`");
   throw Error(TN_E_NOT_FOUND, what + suggestion(name, names, "there are"));
 }
 

@@ -25,7 +25,8 @@ struct PluginFilter {
   std::string kind, tag, layout, backend;
 };
 
-// A feature of the host that takes part in mixes like a plugin of the kind "feature". It is in a mix whose run has the tag `run:ID`.
+// A feature of the host that takes part in mixes like a plugin of the kind "feature". It is in a mix whose run has the
+// tag `run:ID`.
 struct Feature {
   std::string id, name;
   std::vector<std::string> provides;
@@ -43,10 +44,12 @@ struct MixAnswer {
 
 enum class Trust { kCatalogOnly, kAllowAltered };
 
-// [any-thread]; calls take turns. What others install shows at the next call, in stores that existed when the Catalog was made.
+// [any-thread]; calls take turns. What others install shows at the next call, in stores that existed when the Catalog
+// was made.
 class Catalog {
  public:
-  // Stores in order of precedence: of equal versions of a plugin the first store's counts; otherwise the newest version.
+  // Stores in order of precedence: of equal versions of a plugin the first store's counts; otherwise the newest
+  // version.
   explicit Catalog(std::vector<std::string> stores);
   // The user's store, then the one that comes with the installation.
   static Catalog open_default();
@@ -63,21 +66,21 @@ class Catalog {
   // The folder that it is installed in.
   std::string folder(std::string_view id) const;
 
-  // The id that `name` stands for among the plugins of `kind`: the id itself, or the last part of a vendor's id where that is
-  // unique ("lion" for com.example.lion). TN_E_NOT_FOUND names the nearest.
+  // The id that `name` stands for among the plugins of `kind`: the id itself, or the last part of a vendor's id where
+  // that is unique ("lion" for com.example.lion). TN_E_NOT_FOUND names the nearest.
   std::string resolve(uint32_t kind, std::string_view name) const;
   // Parses `galore:rank=128` against the schema of the installed plugin.
   Spec spec(uint32_t kind, std::string_view text) const;
 
-  // Loads the best object of a plugin for a backend that this machine can run; the object must be exactly what was installed, or the
-  // call throws TN_E_TRUST.
+  // Loads the best object of a plugin for a backend that this machine can run; the object must be exactly what was
+  // installed, or the call throws TN_E_TRUST.
   LoadedPlugin load(std::string_view id, std::string_view backend, Trust trust = Trust::kCatalogOnly) const;
 
   // Known to every later check_mix; an id counts once.
   void add_feature(const Feature& feature);
 
-  // Whether these techniques work together in a run with these tags ("run:full-tuning", "device:onednn", …), and all reasons why not.
-  // Specs come from spec(); a technique may be named twice.
+  // Whether these techniques work together in a run with these tags ("run:full-tuning", "device:onednn", …), and all
+  // reasons why not. Specs come from spec(); a technique may be named twice.
   MixAnswer check_mix(const std::vector<Spec>& specs, const std::vector<std::string>& run_tags) const;
 
  private:
@@ -85,8 +88,8 @@ class Catalog {
   std::unique_ptr<State> state_;
 };
 
-// The tags of a training or evaluation run that follow from which kinds of techniques are in it: an optimizer without an adapter is
-// run:full-tuning, with one run:adapter-tuning, no optimizer is run:eval.
+// The tags of a training or evaluation run that follow from which kinds of techniques are in it: an optimizer without
+// an adapter is run:full-tuning, with one run:adapter-tuning, no optimizer is run:eval.
 std::vector<std::string> usual_run_tags(const Catalog& catalog, const std::vector<Spec>& specs);
 
 }  // namespace tenon

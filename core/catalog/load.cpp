@@ -25,7 +25,11 @@ std::vector<ObjectRow> objects_of(const Database& db, int64_t store, std::string
   rows.bind(1, store).bind(2, id);
   std::vector<ObjectRow> out;
   while (rows.step()) {
-    out.push_back({rows.text(0), rows.text(1), rows.text(2), rows.text(3), {},
+    out.push_back({rows.text(0),
+                   rows.text(1),
+                   rows.text(2),
+                   rows.text(3),
+                   {},
                    {rows.integer(5), rows.integer(6), rows.integer(7), rows.integer(8)}});
     std::istringstream features(rows.text(4));
     for (std::string feature; features >> feature;) out.back().cpu.push_back(feature);
@@ -46,16 +50,19 @@ ObjectRow choose(const std::vector<ObjectRow>& objects, const std::string& id, s
       return object;
     }
   }
-  if (!why.empty()) throw Error(TN_E_DEVICE, id + " has no object that this machine can run (" + why + "); install a build for it");
+  if (!why.empty())
+    throw Error(TN_E_DEVICE, id + " has no object that this machine can run (" + why + "); install a build for it");
   std::string have;
   for (const ObjectRow& object : objects) {
     if (have.find(object.backend) == std::string::npos) have += (have.empty() ? "" : ", ") + object.backend;
   }
-  throw Error(TN_E_UNSUPPORTED, id + " is not built for the device " + std::string(backend) + ", only for " + have + "; choose another device or technique");
+  throw Error(TN_E_UNSUPPORTED, id + " is not built for the device " + std::string(backend) + ", only for " + have +
+                                    "; choose another device or technique");
 }
 
 // Remembers that the digest was found right. A store that cannot be written is asked again each time.
-void remember(const Database& db, int64_t store, std::string_view id, const ObjectRow& object, const FileIdentity& now) {
+void remember(const Database& db, int64_t store, std::string_view id, const ObjectRow& object,
+              const FileIdentity& now) {
   try {
     Statement update = db.prepare(sql::refresh_object(store));
     update.bind(1, id).bind(2, object.file).bind(3, now.bytes).bind(4, now.mtime).bind(5, now.ctime).bind(6, now.inode);
@@ -64,7 +71,8 @@ void remember(const Database& db, int64_t store, std::string_view id, const Obje
   }
 }
 
-bool as_installed(const Database& db, int64_t store, std::string_view id, const ObjectRow& object, const std::string& path) {
+bool as_installed(const Database& db, int64_t store, std::string_view id, const ObjectRow& object,
+                  const std::string& path) {
   const auto before = file_identity(path);
   if (!before) return false;
   if (*before == object.identity) return true;
@@ -85,8 +93,11 @@ LoadedPlugin Catalog::load(std::string_view id, std::string_view backend, Trust 
       path = place.folder + '/' + object.file;
       if (trust == Trust::kAllowAltered || as_installed(state_->db, place.store, id, object, path)) break;
       if (attempt > 0) {
-        throw Error(TN_E_TRUST, path + ": the object is missing or differs from what was installed; run `tenon plugin verify`, then install " +
-                                    std::string(id) + " again");
+        throw Error(
+            TN_E_TRUST,
+            path +
+                ": the object is missing or differs from what was installed; run `tenon plugin verify`, then install " +
+                std::string(id) + " again");
       }
       // An installer may be between renaming the folder and committing the row: wait for it, then look again.
       const StoreLock wait(state_->stores[static_cast<size_t>(place.store - 1)], StoreLock::Mode::kRead);
@@ -94,7 +105,8 @@ LoadedPlugin Catalog::load(std::string_view id, std::string_view backend, Trust 
   }
   LoadedPlugin plugin = load_library(path);
   if (plugin.id() != id) {
-    throw Error(TN_E_TRUST, path + ": the object says that it is " + std::string(plugin.id()) + ", not " + std::string(id) + "; install it again");
+    throw Error(TN_E_TRUST, path + ": the object says that it is " + std::string(plugin.id()) + ", not " +
+                                std::string(id) + "; install it again");
   }
   return plugin;
 }

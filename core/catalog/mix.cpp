@@ -26,7 +26,8 @@ void add_value_tags(const Database& db, const Spec& spec, int64_t position) {
   }
 }
 
-std::string sentence(const std::string& id, const std::string& tag, const std::string& reason, const std::string& obstacle) {
+std::string sentence(const std::string& id, const std::string& tag, const std::string& reason,
+                     const std::string& obstacle) {
   if (obstacle == "device") return id + ": it has no object for the device " + tag.substr(tag.find(':') + 1);
   return id + ": " + reason;
 }
@@ -40,7 +41,8 @@ void Catalog::add_feature(const Feature& feature) {
   Statement insert = db.prepare(sql::kInsertPlugin);
   insert.bind(1, feature.id).bind(2, "0.0.0").bind(3, "").bind(4, "feature").bind(5, feature.name);
   insert.bind(6, "").bind(7, "").bind(8, "").run();
-  for (const std::string& tag : feature.provides) db.prepare(sql::kInsertProvides).bind(1, feature.id).bind(2, tag).run();
+  for (const std::string& tag : feature.provides)
+    db.prepare(sql::kInsertProvides).bind(1, feature.id).bind(2, tag).run();
   record_relations(db, feature.id, feature.requires_, feature.conflicts);
   state_->features.push_back(feature);
 }
@@ -71,7 +73,8 @@ MixAnswer Catalog::check_mix(const std::vector<Spec>& specs, const std::vector<s
 
   MixAnswer answer;
   Statement rows = db.prepare(sql::kObstacles);
-  while (rows.step()) answer.reasons.push_back({rows.text(0), sentence(rows.text(0), rows.text(1), rows.text(2), rows.text(3))});
+  while (rows.step())
+    answer.reasons.push_back({rows.text(0), sentence(rows.text(0), rows.text(1), rows.text(2), rows.text(3))});
   answer.possible = answer.reasons.empty();
   return answer;
 }

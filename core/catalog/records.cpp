@@ -22,10 +22,12 @@ int64_t pragma(const Database& db, const std::string& name) {
 void check_version(int64_t version, const std::string& path) {
   if (version == sql::kSchemaVersion) return;
   if (version > sql::kSchemaVersion) {
-    throw Error(TN_E_VERSION, path + ": the catalog was written by a newer Tenon (its format is " + std::to_string(version) +
-                                  " and this one knows " + std::to_string(sql::kSchemaVersion) + "); update Tenon");
+    throw Error(TN_E_VERSION, path + ": the catalog was written by a newer Tenon (its format is " +
+                                  std::to_string(version) + " and this one knows " +
+                                  std::to_string(sql::kSchemaVersion) + "); update Tenon");
   }
-  throw Error(TN_E_FORMAT, path + ": the catalog is damaged (it has no format number); rebuild it with `tenon plugin rescan`");
+  throw Error(TN_E_FORMAT,
+              path + ": the catalog is damaged (it has no format number); rebuild it with `tenon plugin rescan`");
 }
 
 std::string join(const std::vector<std::string>& parts, char separator) {
@@ -37,14 +39,15 @@ std::string join(const std::vector<std::string>& parts, char separator) {
   return text;
 }
 
-// A catalog in a folder that this process cannot write is opened as immutable, since SQLite could not make its shared-memory file there.
+// A catalog in a folder that this process cannot write is opened as immutable, since SQLite could not make its
+// shared-memory file there.
 std::string attach_name(const std::string& path) {
   std::string uri = "file:";
   for (const char c : path) {
     static constexpr char kDigits[] = "0123456789ABCDEF";
     const auto byte = static_cast<unsigned char>(c);
-    const bool plain = (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || (byte >= '0' && byte <= '9') || c == '/' ||
-                       c == '.' || c == '-' || c == '_';
+    const bool plain = (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || (byte >= '0' && byte <= '9') ||
+                       c == '/' || c == '.' || c == '-' || c == '_';
     uri += plain ? std::string(1, c) : std::string{'%', kDigits[byte >> 4], kDigits[byte & 15]};
   }
   const bool writable = access(path.c_str(), W_OK) == 0 && access(fs::path(path).parent_path().c_str(), W_OK) == 0;
@@ -65,7 +68,9 @@ bool holds_plugins(const std::string& store) {
 }
 
 void throw_catalog_lost(const std::string& store) {
-  throw Error(TN_E_NOT_FOUND, store + ": there are plugins here but their catalog.sqlite is missing; rebuild it with `tenon plugin rescan`");
+  throw Error(
+      TN_E_NOT_FOUND,
+      store + ": there are plugins here but their catalog.sqlite is missing; rebuild it with `tenon plugin rescan`");
 }
 
 void prepare_catalog(Database& db, const std::string& path) {
@@ -82,7 +87,9 @@ void prepare_catalog(Database& db, const std::string& path) {
 void check_integrity(Database& db, const std::string& path) {
   Statement check = db.prepare("PRAGMA integrity_check(1)");
   const std::string verdict = check.step() ? check.text(0) : "";
-  if (verdict != "ok") throw Error(TN_E_FORMAT, path + ": the catalog is damaged (" + verdict + "); rebuild it with `tenon plugin rescan`");
+  if (verdict != "ok")
+    throw Error(TN_E_FORMAT,
+                path + ": the catalog is damaged (" + verdict + "); rebuild it with `tenon plugin rescan`");
   for (const char* const table : {"plugin", "object", "provides", "requirement", "conflict", "layout"}) {
     (void)db.prepare(std::string("SELECT count(*) FROM ") + table).step();
   }
@@ -96,14 +103,16 @@ Database open_stack(const std::vector<std::string>& stores) {
   int n = 0;
   for (const std::string& store : stores) {
     const std::string path = store + "/catalog.sqlite";
-    const std::string schema = std::string("s") + std::to_string(++n);
+    std::string schema = "s";
+    schema += std::to_string(++n);
     std::error_code error;
     if (!fs::exists(path, error)) {
       if (holds_plugins(store)) throw_catalog_lost(store);
       db.execute("ATTACH ':memory:' AS " + schema);
       std::string script = sql::kCreate;
       for (const std::string word : {"TABLE IF NOT EXISTS ", "INDEX IF NOT EXISTS "}) {
-        for (size_t at = 0; (at = script.find(word, at)) != std::string::npos; at += word.size()) script.insert(at + word.size(), schema + ".");
+        for (size_t at = 0; (at = script.find(word, at)) != std::string::npos; at += word.size())
+          script.insert(at + word.size(), schema + ".");
       }
       db.execute(script);
       continue;
@@ -130,7 +139,11 @@ void record_plugin(Database& db, const Manifest& m, const std::string& text, con
   for (size_t i = 0; i < m.objects.size(); ++i) {
     const ObjectFile& object = m.objects[i];
     Statement insert = db.prepare(sql::kInsertObject);
-    insert.bind(1, m.id).bind(2, static_cast<int64_t>(i)).bind(3, object.backend).bind(4, object.file).bind(5, object.sha256);
+    insert.bind(1, m.id)
+        .bind(2, static_cast<int64_t>(i))
+        .bind(3, object.backend)
+        .bind(4, object.file)
+        .bind(5, object.sha256);
     insert.bind(6, object.arch).bind(7, join(object.cpu, ' ')).bind(8, objects[i].bytes).bind(9, objects[i].mtime);
     insert.bind(10, objects[i].ctime).bind(11, objects[i].inode).run();
   }
@@ -139,13 +152,19 @@ void record_plugin(Database& db, const Manifest& m, const std::string& text, con
   record_relations(db, m.id, m.requires_, m.conflicts);
 }
 
-void record_relations(Database& db, const std::string& id, const std::vector<Relation>& required, const std::vector<Relation>& conflicts) {
+void record_relations(Database& db, const std::string& id, const std::vector<Relation>& required,
+                      const std::vector<Relation>& conflicts) {
   Statement requirement = db.prepare(sql::kInsertRequirement);
   for (size_t i = 0; i < required.size(); ++i) {
     std::string_view tags = required[i].tag;
     while (!tags.empty()) {
       const size_t bar = std::min(tags.find('|'), tags.size());
-      if (bar > 0) requirement.bind(1, id).bind(2, static_cast<int64_t>(i)).bind(3, tags.substr(0, bar)).bind(4, required[i].reason).run();
+      if (bar > 0)
+        requirement.bind(1, id)
+            .bind(2, static_cast<int64_t>(i))
+            .bind(3, tags.substr(0, bar))
+            .bind(4, required[i].reason)
+            .run();
       tags.remove_prefix(std::min(bar + 1, tags.size()));
     }
   }
@@ -155,20 +174,23 @@ void record_relations(Database& db, const std::string& id, const std::vector<Rel
   }
 }
 
-void erase_plugin(Database& db, const std::string& id) { db.prepare(sql::kDeletePlugin).bind(1, id).run(); }
+void erase_plugin(Database& db, const std::string& id) {
+  db.prepare(sql::kDeletePlugin).bind(1, id).run();
+}
 
 std::string installed_folder(const Database& db, const std::string& id) {
   Statement row = db.prepare(sql::kInstalled);
   return row.bind(1, id).step() ? row.text(1) : "";
 }
 
-std::string installed_version(const Database& db, const Manifest& manifest, bool allow_older, const std::string& store) {
+std::string installed_version(const Database& db, const Manifest& manifest, bool allow_older,
+                              const std::string& store) {
   Statement row = db.prepare(sql::kInstalled);
   if (!row.bind(1, manifest.id).step()) return "";
   const std::string version = row.text(0);
   if (!allow_older && version_key(version) > version_key(manifest.version)) {
-    throw Error(TN_E_CONFLICT, manifest.id + ' ' + version + " is installed in " + store + " and is newer than " + manifest.version +
-                                   "; remove it first if the older version is meant");
+    throw Error(TN_E_CONFLICT, manifest.id + ' ' + version + " is installed in " + store + " and is newer than " +
+                                   manifest.version + "; remove it first if the older version is meant");
   }
   return version;
 }

@@ -1,8 +1,8 @@
 // All SQL of the catalog.
 //
-// A store's catalog.sqlite holds one row for each plugin. The reader attaches every store of its stack to a connection in memory, whose
-// own tables hold the host's features, and looks at all of them through temporary views; a plugin that several stores have counts
-// once, in its newest version (of equal ones, in the first store).
+// A store's catalog.sqlite holds one row for each plugin. The reader attaches every store of its stack to a connection
+// in memory, whose own tables hold the host's features, and looks at all of them through temporary views; a plugin that
+// several stores have counts once, in its newest version (of equal ones, in the first store).
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,8 @@ namespace tenon::sql {
 
 inline constexpr int kSchemaVersion = 1;
 
-// `requirement` has a row for each alternative; rows of one position are met together. Folders are relative to the store. bytes,
-// mtime, ctime and inode are those of the object when its digest was last found right.
+// `requirement` has a row for each alternative; rows of one position are met together. Folders are relative to the
+// store. bytes, mtime, ctime and inode are those of the object when its digest was last found right.
 inline constexpr const char* kCreate = R"sql(
 CREATE TABLE IF NOT EXISTS plugin(
   id TEXT PRIMARY KEY, version TEXT NOT NULL, version_key TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
@@ -39,25 +39,30 @@ CREATE INDEX IF NOT EXISTS layout_by_layout ON layout(layout);
 )sql";
 
 inline constexpr const char* kInsertPlugin =
-    "INSERT INTO plugin(id, version, version_key, kind, name, summary, folder, manifest) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    "INSERT INTO plugin(id, version, version_key, kind, name, summary, folder, manifest) VALUES(?1, ?2, ?3, ?4, ?5, "
+    "?6, ?7, ?8)";
 inline constexpr const char* kInsertObject =
     "INSERT INTO object(plugin, position, backend, file, sha256, arch, cpu, bytes, mtime, ctime, inode) "
     "VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
 inline constexpr const char* kInsertProvides = "INSERT OR IGNORE INTO provides(plugin, tag) VALUES(?1, ?2)";
-inline constexpr const char* kInsertRequirement = "INSERT OR IGNORE INTO requirement(plugin, position, tag, reason) VALUES(?1, ?2, ?3, ?4)";
-inline constexpr const char* kInsertConflict = "INSERT INTO conflict(plugin, position, tag, reason) VALUES(?1, ?2, ?3, ?4)";
+inline constexpr const char* kInsertRequirement =
+    "INSERT OR IGNORE INTO requirement(plugin, position, tag, reason) VALUES(?1, ?2, ?3, ?4)";
+inline constexpr const char* kInsertConflict =
+    "INSERT INTO conflict(plugin, position, tag, reason) VALUES(?1, ?2, ?3, ?4)";
 inline constexpr const char* kInsertLayout = "INSERT OR IGNORE INTO layout(plugin, layout) VALUES(?1, ?2)";
 inline constexpr const char* kDeletePlugin = "DELETE FROM plugin WHERE id = ?1";
 inline constexpr const char* kDeleteAll = "DELETE FROM plugin";
 inline constexpr const char* kInstalled = "SELECT version, folder, manifest FROM plugin WHERE id = ?1";
-inline constexpr const char* kIdentities = "SELECT file, bytes, mtime, ctime, inode FROM object WHERE plugin = ?1 ORDER BY position";
+inline constexpr const char* kIdentities =
+    "SELECT file, bytes, mtime, ctime, inode FROM object WHERE plugin = ?1 ORDER BY position";
 // In the n-th store of the stack. Parameters: plugin, file, the four parts of its identity, digest.
 std::string refresh_object(int64_t store);
 
 // The views over the stack: all_<table> with a column `store` (0 = the host's own), and `current`.
 std::string stack_views(int stores);
 
-inline constexpr const char* kCurrent = "SELECT store, version, kind, name, summary, folder, manifest FROM current WHERE id = ?1";
+inline constexpr const char* kCurrent =
+    "SELECT store, version, kind, name, summary, folder, manifest FROM current WHERE id = ?1";
 // Parameters: kind, tag, layout, backend; '' = any.
 inline constexpr const char* kList = R"sql(
 SELECT c.id, c.version, c.kind, c.name, c.summary, c.store FROM current c
@@ -67,7 +72,8 @@ WHERE c.store > 0 AND (?1 = '' OR c.kind = ?1)
   AND (?4 = '' OR EXISTS(SELECT 1 FROM all_object o WHERE o.store = c.store AND o.plugin = c.id AND o.backend IN (?4, 'any')))
 ORDER BY c.kind, c.id)sql";
 inline constexpr const char* kObjectRows =
-    "SELECT backend, file, sha256, arch, cpu, bytes, mtime, ctime, inode FROM all_object WHERE store = ?1 AND plugin = ?2 ORDER BY position";
+    "SELECT backend, file, sha256, arch, cpu, bytes, mtime, ctime, inode FROM all_object WHERE store = ?1 AND plugin = "
+    "?2 ORDER BY position";
 // Of the first store of a stack, shadowed or not.
 inline constexpr const char* kStorePlugins = "SELECT id, folder FROM s1.plugin ORDER BY id";
 inline constexpr const char* kStoreObjects = "SELECT file, sha256 FROM s1.object WHERE plugin = ?1 ORDER BY position";

@@ -8,8 +8,12 @@
 
 namespace tenon {
 
-void Database::Close::operator()(sqlite3* db) const { sqlite3_close_v2(db); }
-void Statement::Finalize::operator()(sqlite3_stmt* statement) const { sqlite3_finalize(statement); }
+void Database::Close::operator()(sqlite3* db) const {
+  sqlite3_close_v2(db);
+}
+void Statement::Finalize::operator()(sqlite3_stmt* statement) const {
+  sqlite3_finalize(statement);
+}
 
 Database::Database(std::string name, const std::string& file, int flags) : name_(std::move(name)) {
   sqlite3* raw = nullptr;
@@ -25,7 +29,9 @@ Database Database::in_memory(std::string name) {
   return Database(std::move(name), ":memory:", SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
 }
 
-Database Database::open(const std::string& path) { return Database(path, path, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE); }
+Database Database::open(const std::string& path) {
+  return Database(path, path, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
+}
 
 void Database::fail() const {
   const int code = db_ ? sqlite3_errcode(db_.get()) : SQLITE_NOMEM;
@@ -36,13 +42,16 @@ void Database::fail() const {
     case SQLITE_NOTADB:
     case SQLITE_FORMAT:
     case SQLITE_CONSTRAINT:
-      throw Error(TN_E_FORMAT, name_ + ": the catalog is damaged (" + words + "); rebuild it with `tenon plugin rescan`");
+      throw Error(TN_E_FORMAT,
+                  name_ + ": the catalog is damaged (" + words + "); rebuild it with `tenon plugin rescan`");
     case SQLITE_NOMEM:
       throw Error(TN_E_MEMORY, name_ + ": the system has no memory left for the catalog; end other programs");
     case SQLITE_BUSY:
-      throw Error(TN_E_IO, name_ + ": another process has been writing the catalog for 20 seconds; try again when it is done");
+      throw Error(TN_E_IO,
+                  name_ + ": another process has been writing the catalog for 20 seconds; try again when it is done");
     default:
-      throw Error(TN_E_IO, name_ + ": the catalog cannot be used (" + words + "); check the folder's permissions and the free disk space");
+      throw Error(TN_E_IO, name_ + ": the catalog cannot be used (" + words +
+                               "); check the folder's permissions and the free disk space");
   }
 }
 
@@ -57,7 +66,8 @@ Statement Database::prepare(std::string_view sql) const {
 }
 
 Statement& Statement::bind(int at, std::string_view value) {
-  if (sqlite3_bind_text64(raw_.get(), at, value.data(), value.size(), SQLITE_TRANSIENT, SQLITE_UTF8) != SQLITE_OK) db_->fail();
+  if (sqlite3_bind_text64(raw_.get(), at, value.data(), value.size(), SQLITE_TRANSIENT, SQLITE_UTF8) != SQLITE_OK)
+    db_->fail();
   return *this;
 }
 
@@ -83,12 +93,18 @@ void Statement::reset() {
 
 std::string Statement::text(int column) const {
   const void* const data = sqlite3_column_blob(raw_.get(), column);
-  return data ? std::string(static_cast<const char*>(data), static_cast<size_t>(sqlite3_column_bytes(raw_.get(), column))) : "";
+  return data ? std::string(static_cast<const char*>(data),
+                            static_cast<size_t>(sqlite3_column_bytes(raw_.get(), column)))
+              : "";
 }
 
-int64_t Statement::integer(int column) const { return sqlite3_column_int64(raw_.get(), column); }
+int64_t Statement::integer(int column) const {
+  return sqlite3_column_int64(raw_.get(), column);
+}
 
-Transaction::Transaction(Database& db) : db_(db) { db_.execute("BEGIN IMMEDIATE"); }
+Transaction::Transaction(Database& db) : db_(db) {
+  db_.execute("BEGIN IMMEDIATE");
+}
 
 Transaction::~Transaction() {
   if (!open_) return;

@@ -13,8 +13,8 @@ namespace tenon {
 
 class Statement;
 
-// One connection; used by one thread at a time. Errors begin with `name`: a damaged file is TN_E_FORMAT and names the way to rebuild
-// it, everything else that can go wrong with a file is TN_E_IO.
+// One connection; used by one thread at a time. Errors begin with `name`: a damaged file is TN_E_FORMAT and names the
+// way to rebuild it, everything else that can go wrong with a file is TN_E_IO.
 class Database {
  public:
   static Database in_memory(std::string name);

@@ -34,9 +34,12 @@ void make_folders(const std::string& store, const fs::path& folder) {
 }
 
 void check_digest(const std::string& path, const ObjectFile& object) {
-  if (!file_identity(path)) throw Error(TN_E_NOT_FOUND, path + ": this object is in the manifest but not in the folder; copy the whole folder");
+  if (!file_identity(path))
+    throw Error(TN_E_NOT_FOUND, path + ": this object is in the manifest but not in the folder; copy the whole folder");
   if (sha256_of_file(path) != object.sha256) {
-    throw Error(TN_E_TRUST, path + ": its SHA-256 differs from the manifest's; the object was altered or damaged, get the plugin again");
+    throw Error(
+        TN_E_TRUST,
+        path + ": its SHA-256 differs from the manifest's; the object was altered or damaged, get the plugin again");
   }
 }
 
@@ -44,8 +47,9 @@ void check_digest(const std::string& path, const ObjectFile& object) {
 void examine(const std::string& folder, const InstallOptions& options, InstallReport& report) {
   const Manifest& m = report.manifest;
   if (m.abi_major != TN_ABI_MAJOR || m.abi_minor > TN_ABI_MINOR) {
-    throw Error(TN_E_VERSION, folder + ": " + m.id + ' ' + m.version + " speaks ABI " + std::to_string(m.abi_major) + '.' +
-                                  std::to_string(m.abi_minor) + " but this Tenon offers 0.9; update Tenon or choose another version");
+    throw Error(TN_E_VERSION, folder + ": " + m.id + ' ' + m.version + " speaks ABI " + std::to_string(m.abi_major) +
+                                  '.' + std::to_string(m.abi_minor) +
+                                  " but this Tenon offers 0.9; update Tenon or choose another version");
   }
   bool proven = false;
   for (const ObjectFile& object : m.objects) {
@@ -53,7 +57,8 @@ void examine(const std::string& folder, const InstallOptions& options, InstallRe
     check_digest(path, object);
     const std::string arch = object_arch(path);
     if (arch != object.arch) {
-      throw Error(TN_E_FORMAT, path + ": the manifest says " + object.arch + " but the object was built for " + arch + "; seal the folder again");
+      throw Error(TN_E_FORMAT, path + ": the manifest says " + object.arch + " but the object was built for " + arch +
+                                   "; seal the folder again");
     }
     if (arch != host_arch()) {
       report.notes.push_back(object.file + " was not tried: it is for " + arch + " and this machine is " + host_arch());
@@ -82,7 +87,9 @@ void copy_plugin(const std::string& from, const Manifest& manifest, const fs::pa
   std::error_code error;
   for (const ObjectFile& object : manifest.objects) {
     fs::copy_file(fs::path(from) / object.file, to / object.file, error);
-    if (error) throw Error(TN_E_IO, (to / object.file).string() + ": the object cannot be copied into the store (" + error.message() + ")");
+    if (error)
+      throw Error(TN_E_IO, (to / object.file).string() + ": the object cannot be copied into the store (" +
+                               error.message() + ")");
     check_digest(to / object.file, object);
   }
   write_file_atomically(to / "manifest.json", manifest_text(manifest));
@@ -90,11 +97,14 @@ void copy_plugin(const std::string& from, const Manifest& manifest, const fs::pa
 
 std::vector<FileIdentity> identities(const Manifest& manifest, const fs::path& folder) {
   std::vector<FileIdentity> found;
-  for (const ObjectFile& object : manifest.objects) found.push_back(file_identity(folder / object.file).value_or(FileIdentity{}));
+  for (const ObjectFile& object : manifest.objects)
+    found.push_back(file_identity(folder / object.file).value_or(FileIdentity{}));
   return found;
 }
 
-std::string relative_folder(const Manifest& manifest) { return "plugins/" + manifest.id + '/' + manifest.version; }
+std::string relative_folder(const Manifest& manifest) {
+  return "plugins/" + manifest.id + '/' + manifest.version;
+}
 
 // Version folders of one id, newest first; anything else in there is none of ours.
 std::vector<fs::path> version_folders(const fs::path& of_id) {
@@ -144,7 +154,8 @@ InstallReport Store::install(const std::string& folder, const InstallOptions& op
 
   make_folders(path_, path_);
   std::optional<StoreLock> lock(std::in_place, path_, StoreLock::Mode::kWrite);
-  (void)open_catalog();  // the catalog exists before any folder does, so that a folder without a catalog means that it was lost
+  (void)open_catalog();  // the catalog exists before any folder does, so that a folder without a catalog means that it
+                         // was lost
   make_folders(path_, target.parent_path());
   AtomicFolder incoming(target);
   lock.reset();
@@ -152,7 +163,8 @@ InstallReport Store::install(const std::string& folder, const InstallOptions& op
 
   lock.emplace(path_, StoreLock::Mode::kWrite);
   Database db = open_catalog();
-  report.replaced = installed_version(db, manifest, options.allow_older, path_);  // another process may have been faster
+  report.replaced =
+      installed_version(db, manifest, options.allow_older, path_);  // another process may have been faster
   Transaction transaction(db);
   const std::string previous = installed_folder(db, manifest.id);
   erase_plugin(db, manifest.id);
@@ -165,7 +177,9 @@ InstallReport Store::install(const std::string& folder, const InstallOptions& op
 
 void Store::remove(const std::string& id) {
   std::error_code error;
-  const auto missing = [&] { return Error(TN_E_NOT_FOUND, id + " is not installed in " + path_ + ", so it cannot be removed"); };
+  const auto missing = [&] {
+    return Error(TN_E_NOT_FOUND, id + " is not installed in " + path_ + ", so it cannot be removed");
+  };
   if (!fs::exists(catalog_path(), error) && !holds_plugins(path_)) throw missing();
   const StoreLock lock(path_, StoreLock::Mode::kWrite);
   Database db = open_catalog();
@@ -194,7 +208,8 @@ std::vector<VerifyFinding> Store::verify(uint64_t* count) const {
         if (!file_identity(path)) {
           findings.push_back({plugins.text(0), path + ": the object is missing; install the plugin again"});
         } else if (sha256_of_file(path) != objects.text(1)) {
-          findings.push_back({plugins.text(0), path + ": the object differs from what was installed; install the plugin again"});
+          findings.push_back(
+              {plugins.text(0), path + ": the object differs from what was installed; install the plugin again"});
         }
       }
     }
@@ -214,14 +229,16 @@ RescanReport Store::rescan() {
   Transaction transaction(db);
   db.execute(sql::kDeleteAll);
   std::vector<fs::path> ids;
-  for (const fs::directory_entry& entry : fs::directory_iterator(fs::path(path_) / "plugins", error)) ids.push_back(entry.path());
+  for (const fs::directory_entry& entry : fs::directory_iterator(fs::path(path_) / "plugins", error))
+    ids.push_back(entry.path());
   std::sort(ids.begin(), ids.end());
   for (const fs::path& of_id : ids) {
     for (const fs::path& folder : version_folders(of_id)) {
       try {
         const Manifest manifest = read_manifest(folder);
         if (fs::path(relative_folder(manifest)) != fs::relative(folder, path_)) {
-          throw Error(TN_E_CONFLICT, folder.string() + ": the folder holds " + manifest.id + ' ' + manifest.version + " and was left out");
+          throw Error(TN_E_CONFLICT, folder.string() + ": the folder holds " + manifest.id + ' ' + manifest.version +
+                                         " and was left out");
         }
         for (const ObjectFile& object : manifest.objects) check_digest(folder / object.file, object);
         record_plugin(db, manifest, manifest_text(manifest), relative_folder(manifest), identities(manifest, folder));

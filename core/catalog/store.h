@@ -4,8 +4,8 @@
 //   STORE/catalog.sqlite        what may be loaded
 //   STORE/lock                  held while the two change together
 //
-// The folders are the truth and the catalog can be rebuilt from them. Any number of processes may install, remove and read at the same
-// time.
+// The folders are the truth and the catalog can be rebuilt from them. Any number of processes may install, remove and
+// read at the same time.
 #pragma once
 
 #include <chrono>
@@ -19,7 +19,7 @@ namespace tenon {
 class Database;
 
 struct InstallOptions {
-  bool allow_older = false;  // also replace a newer version
+  bool allow_older = false;                                      // also replace a newer version
   std::chrono::milliseconds timeout = std::chrono::seconds(30);  // for each object, to answer in its child process
 };
 
@@ -44,18 +44,19 @@ class Store {
   // Nothing is made or read before the first use.
   explicit Store(std::string path);
 
-  // Checks ABI, digests and architecture, tries every object that can run here in a child process, copies the folder into the store
-  // and records it in one transaction. One version per id is kept. On failure nothing is left behind.
+  // Checks ABI, digests and architecture, tries every object that can run here in a child process, copies the folder
+  // into the store and records it in one transaction. One version per id is kept. On failure nothing is left behind.
   InstallReport install(const std::string& folder, const InstallOptions& options = {});
 
-  // Takes the plugin out of the catalog, then deletes its files. Processes that have it loaded keep it. TN_E_NOT_FOUND where the id
-  // is not installed here.
+  // Takes the plugin out of the catalog, then deletes its files. Processes that have it loaded keep it. TN_E_NOT_FOUND
+  // where the id is not installed here.
   void remove(const std::string& id);
 
   // Compares every installed object with its digest. `count`: how many plugins were looked at.
   std::vector<VerifyFinding> verify(uint64_t* count = nullptr) const;
 
-  // Builds the catalog anew from the folders; needed when it is lost or damaged. Objects must match the digests of their manifests.
+  // Builds the catalog anew from the folders; needed when it is lost or damaged. Objects must match the digests of
+  // their manifests.
   RescanReport rescan();
 
   const std::string& path() const { return path_; }

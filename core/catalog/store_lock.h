@@ -10,7 +10,8 @@ namespace tenon {
 class StoreLock {
  public:
   enum class Mode { kWrite, kRead };
-  // Waits for its turn. kWrite makes the lock file; kRead does without where there is none, since then nobody has ever written.
+  // Waits for its turn. kWrite makes the lock file; kRead does without where there is none, since then nobody has ever
+  // written.
   StoreLock(const std::string& store, Mode mode);
 
  private:

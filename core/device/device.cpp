@@ -31,7 +31,8 @@ std::pair<std::string, uint32_t> cut_name(std::string_view name) {
   uint32_t index = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
   if (digits.empty() || error != std::errc() || end != digits.data() + digits.size()) {
-    throw Error(TN_E_ARGUMENT, "the device " + quote_name(name) + " has no number after the colon; write it like cuda:1");
+    throw Error(TN_E_ARGUMENT,
+                "the device " + quote_name(name) + " has no number after the colon; write it like cuda:1");
   }
   return {std::string(name.substr(0, colon)), index};
 }
@@ -43,8 +44,9 @@ uint32_t count_devices(const LoadedPlugin& plugin) {
   const Report said = take_report();
   if (status >= 0 && n > 0) return n;
   const std::string id(plugin.id());
-  throw Error(TN_E_DEVICE, "there is no device for " + id + " here" +
-                               (said.sentence.empty() ? "; use --device auto" : " (" + said.sentence + "); use another device"));
+  throw Error(TN_E_DEVICE,
+              "there is no device for " + id + " here" +
+                  (said.sentence.empty() ? "; use --device auto" : " (" + said.sentence + "); use another device"));
 }
 
 }  // namespace
@@ -52,10 +54,12 @@ uint32_t count_devices(const LoadedPlugin& plugin) {
 Device Device::open_one(const LoadedPlugin& plugin, uint32_t index) {
   const std::string id(plugin.id());
   if (const uint32_t n = count_devices(plugin); index >= n) {
-    throw Error(TN_E_NOT_FOUND, id + ':' + std::to_string(index) + " does not exist; " + id + " has devices 0 to " + std::to_string(n - 1));
+    throw Error(TN_E_NOT_FOUND, id + ':' + std::to_string(index) + " does not exist; " + id + " has devices 0 to " +
+                                    std::to_string(n - 1));
   }
   tn_device* handle = nullptr;
-  check(plugin.api<tn_device_api>().open(host(), index, &handle), "the device " + id + ':' + std::to_string(index) + " cannot be opened");
+  check(plugin.api<tn_device_api>().open(host(), index, &handle),
+        "the device " + id + ':' + std::to_string(index) + " cannot be opened");
   const auto state = std::make_shared<State>(plugin, id, handle);
   const Device device(state);
   state->id = device.info().id;
@@ -85,14 +89,23 @@ Device Device::open(const Catalog& catalog, std::string_view name, std::vector<s
   }
   if (reasons) *reasons = passed;
   if (!cpus.empty()) return cpus[0];
-  if (passed.empty()) throw Error(TN_E_NOT_FOUND, "no device plugin is installed; install one with `tenon plugin install FOLDER`");
+  if (passed.empty())
+    throw Error(TN_E_NOT_FOUND, "no device plugin is installed; install one with `tenon plugin install FOLDER`");
   throw Error(TN_E_DEVICE, "no device can be used: " + passed[0]);
 }
 
-const std::string& Device::backend() const { return state_->backend; }
-const tn_device_api& Device::api() const { return state_->plugin.api<tn_device_api>(); }
-tn_device* Device::handle() const { return state_->handle; }
-tn_device_id Device::id() const { return state_->id; }
+const std::string& Device::backend() const {
+  return state_->backend;
+}
+const tn_device_api& Device::api() const {
+  return state_->plugin.api<tn_device_api>();
+}
+tn_device* Device::handle() const {
+  return state_->handle;
+}
+tn_device_id Device::id() const {
+  return state_->id;
+}
 
 tn_device_info Device::info(bool measure) const {
   tn_device_info info{};
@@ -108,7 +121,8 @@ const tn_ops* Device::ops() const {
 }
 
 Stream::Stream(const Device& device) : device_(device) {
-  check(device_.api().stream_create(device_.handle(), &stream_), "a stream on " + device_.backend() + " cannot be made");
+  check(device_.api().stream_create(device_.handle(), &stream_),
+        "a stream on " + device_.backend() + " cannot be made");
 }
 
 Stream::~Stream() {
@@ -116,6 +130,8 @@ Stream::~Stream() {
   device_.api().stream_destroy(device_.handle(), stream_);
 }
 
-void Stream::wait() { check(device_.api().stream_wait(device_.handle(), stream_), "waiting for the device " + device_.backend()); }
+void Stream::wait() {
+  check(device_.api().stream_wait(device_.handle(), stream_), "waiting for the device " + device_.backend());
+}
 
 }  // namespace tenon

@@ -15,9 +15,10 @@ namespace tenon {
 // A value: copies share the device, which is closed with the last of them. [any-thread]
 class Device {
  public:
-  // `name`: "auto", or a device plugin's id ("onednn", "cuda", "hip") with an optional index ("cuda:1"). "auto" takes the first
-  // device that opens, GPUs before CPUs; `reasons` (or null) gets a sentence for each plugin that was passed over. A named device that
-  // is not there throws its plugin's own reason; an unknown name throws TN_E_NOT_FOUND with the nearest.
+  // `name`: "auto", or a device plugin's id ("onednn", "cuda", "hip") with an optional index ("cuda:1"). "auto" takes
+  // the first device that opens, GPUs before CPUs; `reasons` (or null) gets a sentence for each plugin that was passed
+  // over. A named device that is not there throws its plugin's own reason; an unknown name throws TN_E_NOT_FOUND with
+  // the nearest.
   static Device open(const Catalog& catalog, std::string_view name, std::vector<std::string>* reasons = nullptr);
 
   // The plugin's id, which is the backend that techniques must have an object for.

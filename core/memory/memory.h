@@ -1,9 +1,10 @@
 // Accounted memory: every byte of a run is allocated here, under a category, within a limit.
 //
-// A Memory serves one device. Blocks come from a pool (best fit, split and coalesced) over chunks of the device's own allocator, so
-// that a training step that repeats its sequence of allocations costs the device none. `peak()` is exact: the largest sum of live
-// blocks, each rounded to TN_ALIGNMENT. A Memory without a device counts and hands out addresses that must not be touched: the planner
-// runs the trainer's own step on it, and so forecasts exactly what the run will allocate.
+// A Memory serves one device. Blocks come from a pool (best fit, split and coalesced) over chunks of the device's own
+// allocator, so that a training step that repeats its sequence of allocations costs the device none. `peak()` is exact:
+// the largest sum of live blocks, each rounded to TN_ALIGNMENT. A Memory without a device counts and hands out
+// addresses that must not be touched: the planner runs the trainer's own step on it, and so forecasts exactly what the
+// run will allocate.
 #pragma once
 
 #include <array>
@@ -44,7 +45,8 @@ class Block {
  private:
   friend class Memory;
   void swap(Block& other) noexcept {
-    std::swap(owner_, other.owner_), std::swap(data_, other.data_), std::swap(bytes_, other.bytes_), std::swap(category_, other.category_);
+    std::swap(owner_, other.owner_), std::swap(data_, other.data_), std::swap(bytes_, other.bytes_),
+        std::swap(category_, other.category_);
   }
   Memory* owner_ = nullptr;
   void* data_ = nullptr;
@@ -62,8 +64,8 @@ class Memory {
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
 
-  // A block of at least `bytes` (0 gives an empty Block). Contents are undefined. Over the limit or out of memory: throws
-  // Error{TN_E_MEMORY} that names the category, the request, what is live and the limit. Thread-safe.
+  // A block of at least `bytes` (0 gives an empty Block). Contents are undefined. Over the limit or out of memory:
+  // throws Error{TN_E_MEMORY} that names the category, the request, what is live and the limit. Thread-safe.
   Block allocate(Category category, uint64_t bytes);
 
   bool counts_only() const noexcept { return api_ == nullptr; }

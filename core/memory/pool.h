@@ -1,10 +1,9 @@
 // The pool under Memory: best fit with splitting and coalescing over chunks of a device's allocator.
 //
-// Small blocks share chunks of kChunkBytes. A block of kLargeBytes or more gets a chunk of its own size, kept when it becomes free and
-// split only for a request of at least three quarters of its size, so that a long-lived tensor never pins the hole of a large
-// temporary. Before
-// the pool grows it gives back wholly free chunks, so what it holds stays within kSlackBytes (plus the remnants of splits) of the
-// largest sum that was ever live.
+// Small blocks share chunks of kChunkBytes. A block of kLargeBytes or more gets a chunk of its own size, kept when it
+// becomes free and split only for a request of at least three quarters of its size, so that a long-lived tensor never
+// pins the hole of a large temporary. Before the pool grows it gives back wholly free chunks, so what it holds stays
+// within kSlackBytes (plus the remnants of splits) of the largest sum that was ever live.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +26,8 @@ class Pool {
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
-  // `bytes` is a positive multiple of TN_ALIGNMENT; `bound` is the largest sum of live blocks so far, this one included. Null: the
-  // device has no more memory. Not thread-safe.
+  // `bytes` is a positive multiple of TN_ALIGNMENT; `bound` is the largest sum of live blocks so far, this one
+  // included. Null: the device has no more memory. Not thread-safe.
   void* take(uint64_t bytes, uint64_t bound);
   void give(void* data) noexcept;
 

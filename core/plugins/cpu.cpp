@@ -26,7 +26,10 @@ bool cpuid_bit() {
   return __get_cpuid(leaf, &a, &b, &c, &d) && (c >> kBit & 1) && (kBit != 29 || __builtin_cpu_supports("avx"));
 }
 
-#define TENON_FEATURE(level, name) {name, level, [] { return __builtin_cpu_supports(name) != 0; }}
+#define TENON_FEATURE(level, name)                                \
+  {                                                               \
+    name, level, [] { return __builtin_cpu_supports(name) != 0; } \
+  }
 constexpr Feature kFeatures[] = {
     TENON_FEATURE(2, "popcnt"),      TENON_FEATURE(2, "sse3"),       TENON_FEATURE(2, "ssse3"),
     TENON_FEATURE(2, "sse4.1"),      TENON_FEATURE(2, "sse4.2"),     TENON_FEATURE(3, "avx"),
@@ -55,8 +58,9 @@ int highest_level() {
   if (!cap || !*cap) return 4;
   const int level = level_number(cap);
   if (level == 0) {
-    throw Error(TN_E_ARGUMENT, "the environment variable TENON_CPU is " + quote_name(cap) +
-                                   ", which is not a CPU level; set it to x86-64, x86-64-v2, x86-64-v3 or x86-64-v4, or unset it");
+    throw Error(TN_E_ARGUMENT,
+                "the environment variable TENON_CPU is " + quote_name(cap) +
+                    ", which is not a CPU level; set it to x86-64, x86-64-v2, x86-64-v3 or x86-64-v4, or unset it");
   }
   return level;
 }
@@ -68,7 +72,8 @@ std::vector<std::string> missing_cpu_features(const std::vector<std::string>& fe
   std::vector<std::string> missing;
   for (const std::string& name : features) {
     bool found = false;
-    for (const Feature& feature : kFeatures) found = found || (feature.name == name && feature.level <= highest && feature.present());
+    for (const Feature& feature : kFeatures)
+      found = found || (feature.name == name && feature.level <= highest && feature.present());
     if (!found) missing.push_back(name);
   }
   return missing;

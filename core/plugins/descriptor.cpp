@@ -15,7 +15,8 @@ struct Slot {
   size_t offset;
 };
 
-#define TENON_SLOT(table, field) {#field, offsetof(table, field)}
+#define TENON_SLOT(table, field) \
+  { #field, offsetof(table, field) }
 constexpr Slot kDevice[] = {
     TENON_SLOT(tn_device_api, count),         TENON_SLOT(tn_device_api, open),
     TENON_SLOT(tn_device_api, close),         TENON_SLOT(tn_device_api, info),
@@ -34,14 +35,14 @@ constexpr Slot kOptimizer[] = {
     TENON_SLOT(tn_optimizer_api, apply),
 };
 constexpr Slot kAdapter[] = {
-    TENON_SLOT(tn_adapter_api, create),     TENON_SLOT(tn_adapter_api, destroy), TENON_SLOT(tn_adapter_api, supports),
-    TENON_SLOT(tn_adapter_api, bind),       TENON_SLOT(tn_adapter_api, estimate), TENON_SLOT(tn_adapter_api, init_param),
-    TENON_SLOT(tn_adapter_api, forward),    TENON_SLOT(tn_adapter_api, backward),
-    TENON_SLOT(tn_adapter_api, write_config),
+    TENON_SLOT(tn_adapter_api, create),  TENON_SLOT(tn_adapter_api, destroy),  TENON_SLOT(tn_adapter_api, supports),
+    TENON_SLOT(tn_adapter_api, bind),    TENON_SLOT(tn_adapter_api, estimate), TENON_SLOT(tn_adapter_api, init_param),
+    TENON_SLOT(tn_adapter_api, forward), TENON_SLOT(tn_adapter_api, backward), TENON_SLOT(tn_adapter_api, write_config),
 };
 constexpr Slot kQuantizer[] = {
-    TENON_SLOT(tn_quantizer_api, create), TENON_SLOT(tn_quantizer_api, destroy),  TENON_SLOT(tn_quantizer_api, supports),
-    TENON_SLOT(tn_quantizer_api, plan),   TENON_SLOT(tn_quantizer_api, estimate), TENON_SLOT(tn_quantizer_api, encode),
+    TENON_SLOT(tn_quantizer_api, create),   TENON_SLOT(tn_quantizer_api, destroy),
+    TENON_SLOT(tn_quantizer_api, supports), TENON_SLOT(tn_quantizer_api, plan),
+    TENON_SLOT(tn_quantizer_api, estimate), TENON_SLOT(tn_quantizer_api, encode),
     TENON_SLOT(tn_quantizer_api, decode),
 };
 constexpr Slot kAttention[] = {
@@ -77,16 +78,19 @@ struct TableHead {
 void check_descriptor(const std::string& what, const tn_plugin& plugin) {
   const auto refuse = [&](int32_t status, const std::string& why) { throw Error(status, what + ": " + why); };
   if (plugin.struct_size < TN_SIZE_TO(tn_plugin, get_extension)) {
-    refuse(TN_E_FORMAT, "its descriptor states a size of " + std::to_string(plugin.struct_size) + " bytes, fewer than the " +
-                            std::to_string(TN_SIZE_TO(tn_plugin, get_extension)) + " of ABI 0.9; build it against the released headers");
+    refuse(TN_E_FORMAT, "its descriptor states a size of " + std::to_string(plugin.struct_size) +
+                            " bytes, fewer than the " + std::to_string(TN_SIZE_TO(tn_plugin, get_extension)) +
+                            " of ABI 0.9; build it against the released headers");
   }
   if (plugin.abi_major != TN_ABI_MAJOR || plugin.abi_minor > TN_ABI_MINOR) {
     refuse(TN_E_VERSION, "it answers ABI " + std::to_string(plugin.abi_major) + '.' + std::to_string(plugin.abi_minor) +
                              " but was offered 0.9; install a version of the plugin for this Tenon");
   }
-  if (!plugin.id || !valid_id(plugin.id)) refuse(TN_E_FORMAT, "its id " + quote_name(plugin.id ? plugin.id : "") + " is not valid");
+  if (!plugin.id || !valid_id(plugin.id))
+    refuse(TN_E_FORMAT, "its id " + quote_name(plugin.id ? plugin.id : "") + " is not valid");
   if (!plugin.version || !valid_version(plugin.version)) {
-    refuse(TN_E_FORMAT, "its version " + quote_name(plugin.version ? plugin.version : "") + " is not of the form 1.2.3");
+    refuse(TN_E_FORMAT,
+           "its version " + quote_name(plugin.version ? plugin.version : "") + " is not of the form 1.2.3");
   }
   if (!plugin.backend || !valid_id(plugin.backend)) refuse(TN_E_FORMAT, "its descriptor names no backend");
   const std::span<const Slot> slots = required_slots(plugin.kind);
@@ -96,13 +100,15 @@ void check_descriptor(const std::string& what, const tn_plugin& plugin) {
   const auto* const head = static_cast<const TableHead*>(plugin.api);
   for (const Slot& slot : slots) {
     void* function = nullptr;
-    if (head->struct_size >= slot.offset + sizeof function) std::memcpy(&function, table + slot.offset, sizeof function);
+    if (head->struct_size >= slot.offset + sizeof function)
+      std::memcpy(&function, table + slot.offset, sizeof function);
     if (!function) {
-      refuse(TN_E_FORMAT, "the required function '" + std::string(slot.name) + "' of this " + std::string(kind_name(plugin.kind)) +
-                              " is missing");
+      refuse(TN_E_FORMAT, "the required function '" + std::string(slot.name) + "' of this " +
+                              std::string(kind_name(plugin.kind)) + " is missing");
     }
   }
-  if (plugin.kind == TN_KIND_QUANTIZER && head->word == 0) refuse(TN_E_FORMAT, "it serves no site (tn_quantizer_api.sites is 0)");
+  if (plugin.kind == TN_KIND_QUANTIZER && head->word == 0)
+    refuse(TN_E_FORMAT, "it serves no site (tn_quantizer_api.sites is 0)");
   if (plugin.kind == TN_KIND_ATTENTION && head->word != TN_PLACEMENT_CORE && head->word != TN_PLACEMENT_SUBLAYER) {
     refuse(TN_E_FORMAT, "its placement " + std::to_string(head->word) + " is unknown to ABI 0.9");
   }

@@ -37,12 +37,18 @@ void on_log(const tn_host*, int32_t level, const char* sentence) {
   }
 }
 
-const void* on_get_extension(const tn_host*, const char*) { return nullptr; }
+const void* on_get_extension(const tn_host*, const char*) {
+  return nullptr;
+}
 
 // Length of the valid UTF-8 sequence at the start of `text`, 0 where it is broken.
 size_t utf8_length(std::string_view text) {
   const auto lead = static_cast<unsigned char>(text[0]);
-  const size_t n = lead < 0x80 ? 1 : lead >= 0xc2 && lead < 0xe0 ? 2 : (lead & 0xf0) == 0xe0 ? 3 : lead >= 0xf0 && lead < 0xf5 ? 4 : 0;
+  const size_t n = lead < 0x80                   ? 1
+                   : lead >= 0xc2 && lead < 0xe0 ? 2
+                   : (lead & 0xf0) == 0xe0       ? 3
+                   : lead >= 0xf0 && lead < 0xf5 ? 4
+                                                 : 0;
   if (n == 0 || n > text.size()) return 0;
   for (size_t i = 1; i < n; ++i) {
     if ((static_cast<unsigned char>(text[i]) & 0xc0) != 0x80) return 0;
@@ -57,7 +63,9 @@ const tn_host* host() noexcept {
   return &kHost;
 }
 
-Report take_report() noexcept { return std::exchange(report, Report{}); }
+Report take_report() noexcept {
+  return std::exchange(report, Report{});
+}
 
 void check(int32_t status, std::string_view doing) {
   Report said = take_report();

@@ -9,8 +9,12 @@ namespace {
 
 constexpr std::array<std::string_view, 6> kKinds = {"?", "device", "optimizer", "adapter", "quantizer", "attention"};
 
-bool digit(char c) { return c >= '0' && c <= '9'; }
-bool id_char(char c) { return (c >= 'a' && c <= 'z') || digit(c) || c == '.' || c == '-' || c == '_'; }
+bool digit(char c) {
+  return c >= '0' && c <= '9';
+}
+bool id_char(char c) {
+  return (c >= 'a' && c <= 'z') || digit(c) || c == '.' || c == '-' || c == '_';
+}
 
 struct Version {
   std::array<uint32_t, 3> number{};
@@ -36,7 +40,9 @@ bool parse_version(std::string_view text, Version& out) {
 
 }  // namespace
 
-std::string_view kind_name(uint32_t kind) noexcept { return kind < kKinds.size() ? kKinds[kind] : kKinds[0]; }
+std::string_view kind_name(uint32_t kind) noexcept {
+  return kind < kKinds.size() ? kKinds[kind] : kKinds[0];
+}
 
 uint32_t kind_from_name(std::string_view name) noexcept {
   for (uint32_t kind = 1; kind < kKinds.size(); ++kind) {

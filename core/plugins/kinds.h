@@ -14,8 +14,8 @@ std::string_view kind_name(uint32_t kind) noexcept;
 // TN_KIND_UNDEFINED for an unknown name.
 uint32_t kind_from_name(std::string_view name) noexcept;
 
-// Whether `id` can be a plugin's: letters a-z, digits, '.', '-' and '_', starting with a letter or digit, at most 100 bytes. Such
-// an id is safe as a folder's name.
+// Whether `id` can be a plugin's: letters a-z, digits, '.', '-' and '_', starting with a letter or digit, at most 100
+// bytes. Such an id is safe as a folder's name.
 bool valid_id(std::string_view id) noexcept;
 // Whether `version` is of the form 1.2.3 or 1.2.3-tag, numbers below 10^9, at most 64 bytes.
 bool valid_version(std::string_view version) noexcept;

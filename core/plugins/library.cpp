@@ -2,6 +2,8 @@
 
 #define BOOST_DLL_USE_STD_FS
 #include <boost/dll/shared_library.hpp>
+#include <map>
+#include <mutex>
 
 #include "core/error.h"
 #include "core/plugins/elf.h"
@@ -32,6 +34,14 @@ std::string loader_words(std::string_view what, std::string_view path) {
   return clean_sentence(what);
 }
 
+// Threads, OpenMP and thread-locals of a plugin may outlive every use of it: it stays mapped until exit.
+void keep_mapped(boost::dll::shared_library library) {
+  static std::mutex mutex;
+  static auto* const kept = new std::map<void*, boost::dll::shared_library>;
+  const auto lock = std::lock_guard(mutex);
+  kept->try_emplace(library.native(), std::move(library));
+}
+
 tn_plugin_entry_fn open_entry(const std::string& path) {
   using boost::dll::load_mode::rtld_local;
   using boost::dll::load_mode::rtld_now;
@@ -41,16 +51,17 @@ tn_plugin_entry_fn open_entry(const std::string& path) {
   } catch (const std::exception& e) {
     const std::string words = loader_words(e.what(), path);
     const bool needs_library = words.find("cannot open shared object file") != std::string::npos;
-    throw Error(needs_library ? TN_E_DEVICE : TN_E_FORMAT,
-                path + ": the object cannot be loaded (" + words + "); " +
-                    (needs_library ? "install the library that it names" : "install a build of the plugin for this system"));
+    throw Error(
+        needs_library ? TN_E_DEVICE : TN_E_FORMAT,
+        path + ": the object cannot be loaded (" + words + "); " +
+            (needs_library ? "install the library that it names" : "install a build of the plugin for this system"));
   }
   if (!library.has(TN_PLUGIN_ENTRY_NAME)) {
-    throw Error(TN_E_FORMAT, path + ": this library does not export " TN_PLUGIN_ENTRY_NAME ", so it is not a Tenon plugin");
+    throw Error(TN_E_FORMAT,
+                path + ": this library does not export " TN_PLUGIN_ENTRY_NAME ", so it is not a Tenon plugin");
   }
   const auto entry = &library.get<std::remove_pointer_t<tn_plugin_entry_fn>>(TN_PLUGIN_ENTRY_NAME);
-  // Threads, OpenMP and thread-locals of a plugin may outlive every use of it: it stays mapped until exit.
-  (void)new boost::dll::shared_library(std::move(library));
+  keep_mapped(std::move(library));
   return entry;
 }
 
@@ -79,9 +90,15 @@ LoadedPlugin load_library(const std::string& path) {
   return LoadedPlugin(std::move(state));
 }
 
-const tn_plugin& LoadedPlugin::descriptor() const { return *state_->descriptor; }
-const Schema& LoadedPlugin::schema() const { return state_->schema; }
-const std::string& LoadedPlugin::path() const { return state_->path; }
+const tn_plugin& LoadedPlugin::descriptor() const {
+  return *state_->descriptor;
+}
+const Schema& LoadedPlugin::schema() const {
+  return state_->schema;
+}
+const std::string& LoadedPlugin::path() const {
+  return state_->path;
+}
 
 const void* LoadedPlugin::table(uint32_t kind) const {
   if (kind != this->kind()) {

@@ -27,8 +27,8 @@ inline constexpr uint32_t kKindOf<tn_quantizer_api> = TN_KIND_QUANTIZER;
 template <>
 inline constexpr uint32_t kKindOf<tn_attention_api> = TN_KIND_ATTENTION;
 
-// A validated plugin in this process, initialised for as long as a copy of this handle lives. Its code stays mapped until exit.
-// Copies are cheap and may be used from any thread.
+// A validated plugin in this process, initialised for as long as a copy of this handle lives. Its code stays mapped
+// until exit. Copies are cheap and may be used from any thread.
 class LoadedPlugin {
  public:
   const tn_plugin& descriptor() const;
@@ -37,8 +37,8 @@ class LoadedPlugin {
   const Schema& schema() const;
   const std::string& path() const;
 
-  // The base table of the kind; throws TN_E_ARGUMENT where the plugin is of another kind. Slots that the ABI calls optional may be
-  // null, and a table of an older minor may end before a slot: ask with TN_HAS.
+  // The base table of the kind; throws TN_E_ARGUMENT where the plugin is of another kind. Slots that the ABI calls
+  // optional may be null, and a table of an older minor may end before a slot: ask with TN_HAS.
   template <class Api>
   const Api& api() const {
     return *static_cast<const Api*>(table(kKindOf<Api>));
@@ -60,8 +60,8 @@ class LoadedPlugin {
 };
 
 // Loads the object at `path` with local, immediate binding. It trusts the file: the catalog decides what may be loaded
-// (Catalog::load). Every failure is one sentence that begins with the path: not a shared object, wrong architecture, a library
-// that it needs is missing, no tn_plugin_entry, a refusal in the plugin's words, an unusable descriptor.
+// (Catalog::load). Every failure is one sentence that begins with the path: not a shared object, wrong architecture, a
+// library that it needs is missing, no tn_plugin_entry, a refusal in the plugin's words, an unusable descriptor.
 LoadedPlugin load_library(const std::string& path);
 
 // What load_library checks after negotiation, for descriptors from elsewhere; `what` begins the error.

@@ -23,10 +23,12 @@ fs::path resolved_folder(const fs::path& file) {
   return (error ? fs::absolute(file, error) : real).parent_path();
 }
 
-fs::path program_folder() { return resolved_folder("/proc/self/exe"); }
+fs::path program_folder() {
+  return resolved_folder("/proc/self/exe");
+}
 
-// An absolute path from the environment; what is relative would depend on the current folder and counts as unset, as the XDG
-// specification asks.
+// An absolute path from the environment; what is relative would depend on the current folder and counts as unset, as
+// the XDG specification asks.
 fs::path from_environment(const char* name) {
   const char* const value = std::getenv(name);
   return value && value[0] == '/' ? fs::path(value) : fs::path();
@@ -65,7 +67,8 @@ std::string user_store() {
   if (getauxval(AT_SECURE)) return "";
   if (const char* const home = std::getenv("TENON_HOME"); home && *home) {
     if (home[0] == '/') return home;
-    throw Error(TN_E_ARGUMENT, "the environment variable TENON_HOME is " + quote_name(home) + "; set it to an absolute path");
+    throw Error(TN_E_ARGUMENT,
+                "the environment variable TENON_HOME is " + quote_name(home) + "; set it to an absolute path");
   }
   if (const fs::path data = from_environment("XDG_DATA_HOME"); !data.empty()) return data / "tenon";
   if (const fs::path home = from_environment("HOME"); !home.empty()) return home / ".local/share/tenon";

@@ -37,9 +37,10 @@ class Reader {
   Manifest read() {
     if (!json_.is_object()) refuse("it is not a JSON object");
     const int64_t format = get_int(json_, "manifest", 0, std::numeric_limits<int32_t>::max(), what_);
-    if (format != 1) refuse("its format \"manifest\" is " + std::to_string(format) + ", but this Tenon reads format 1; update Tenon");
-    known(json_, {"manifest", "id", "version", "kind", "name", "summary", "license", "paper", "abi", "objects", "hypers", "provides",
-                  "requires", "conflicts", "layouts"});
+    if (format != 1)
+      refuse("its format \"manifest\" is " + std::to_string(format) + ", but this Tenon reads format 1; update Tenon");
+    known(json_, {"manifest", "id", "version", "kind", "name", "summary", "license", "paper", "abi", "objects",
+                  "hypers", "provides", "requires", "conflicts", "layouts"});
     head();
     for (const Json& object : list("objects")) read_object(object);
     if (sealed()) {
@@ -68,9 +69,12 @@ class Reader {
 
   std::string text(const Json& object, std::string_view key, size_t most = 4000) const {
     std::string value = find_string(object, key, what_).value_or("");
-    if (value.size() > most) refuse("\"" + std::string(key) + "\" has " + std::to_string(value.size()) + " bytes, more than " + std::to_string(most));
+    if (value.size() > most)
+      refuse("\"" + std::string(key) + "\" has " + std::to_string(value.size()) + " bytes, more than " +
+             std::to_string(most));
     const auto control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; };
-    if (std::any_of(value.begin(), value.end(), control)) refuse("\"" + std::string(key) + "\" has a control character");
+    if (std::any_of(value.begin(), value.end(), control))
+      refuse("\"" + std::string(key) + "\" has a control character");
     return value;
   }
 
@@ -82,7 +86,8 @@ class Reader {
 
   void head() {
     manifest_.id = get_string(json_, "id", what_);
-    if (!valid_id(manifest_.id)) refuse("the id " + quote_name(manifest_.id) + " is not valid; use a-z, 0-9, '.', '-' and '_'");
+    if (!valid_id(manifest_.id))
+      refuse("the id " + quote_name(manifest_.id) + " is not valid; use a-z, 0-9, '.', '-' and '_'");
     const std::string kind = get_string(json_, "kind", what_);
     manifest_.kind = kind_from_name(kind);
     if (manifest_.kind == TN_KIND_UNDEFINED) {
@@ -120,7 +125,11 @@ class Reader {
   void read_object(const Json& json) {
     if (!json.is_object()) refuse("an entry of \"objects\" is not a JSON object");
     known(json, {"backend", "file", "sha256", "arch", "cpu"});
-    ObjectFile object{get_string(json, "backend", what_), get_string(json, "file", what_), text(json, "sha256"), text(json, "arch"), {}};
+    ObjectFile object{get_string(json, "backend", what_),
+                      get_string(json, "file", what_),
+                      text(json, "sha256"),
+                      text(json, "arch"),
+                      {}};
     if (!valid_id(object.backend)) refuse("the backend " + quote_name(object.backend) + " is not a valid name");
     if (!plain_file_name(object.file)) {
       refuse("the object " + quote_name(object.file) + " is not the plain name of a file beside the manifest");
@@ -131,7 +140,8 @@ class Reader {
     const auto hex = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
     const bool digest = object.sha256.size() == 64 && std::all_of(object.sha256.begin(), object.sha256.end(), hex);
     if (!digest && (sealed() || !object.sha256.empty())) {
-      refuse("the SHA-256 of " + quote_name(object.file) + " is not 64 hexadecimal digits; run `tenon-store seal` on the plugin's folder");
+      refuse("the SHA-256 of " + quote_name(object.file) +
+             " is not 64 hexadecimal digits; run `tenon-store seal` on the plugin's folder");
     }
     if (sealed() && !valid_id(object.arch)) refuse("the architecture of " + quote_name(object.file) + " is missing");
     if (const Json* const cpu = find_array(json, "cpu", what_)) object.cpu = texts(*cpu, "cpu", what_);
@@ -140,7 +150,8 @@ class Reader {
 
   static bool plain_file_name(std::string_view name) {
     const auto ok = [](char c) {
-      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-' || c == '+';
+      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+             c == '-' || c == '+';
     };
     return !name.empty() && name.size() <= 200 && name[0] != '.' && std::all_of(name.begin(), name.end(), ok);
   }
@@ -165,7 +176,8 @@ class Reader {
       known(entry, {"tag", "reason"});
       Relation relation{get_string(entry, "tag", what_), text(entry, "reason")};
       check_tag(relation.tag, alternatives);
-      if (relation.reason.empty()) refuse(std::string("\"") + key + "\" gives no reason for " + quote_name(relation.tag));
+      if (relation.reason.empty())
+        refuse(std::string("\"") + key + "\" gives no reason for " + quote_name(relation.tag));
       out.push_back(std::move(relation));
     }
     return out;
@@ -196,7 +208,8 @@ Manifest read_manifest(const std::string& folder, ManifestState state) {
   const std::string path = (std::filesystem::path(folder) / "manifest.json").string();
   std::error_code error;
   if (!std::filesystem::is_directory(folder, error)) {
-    throw Error(TN_E_NOT_FOUND, folder + ": there is no such folder; give the folder that holds the plugin's manifest.json");
+    throw Error(TN_E_NOT_FOUND,
+                folder + ": there is no such folder; give the folder that holds the plugin's manifest.json");
   }
   if (!std::filesystem::exists(path, error)) {
     throw Error(TN_E_NOT_FOUND, folder + ": there is no manifest.json in this folder, so it is not a plugin");

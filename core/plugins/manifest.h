@@ -19,7 +19,8 @@ struct ObjectFile {
   bool operator==(const ObjectFile&) const = default;
 };
 
-// A row of the relation of what mixes with what. In `requires` the tag may list alternatives: "run:eval|run:adapter-tuning".
+// A row of the relation of what mixes with what. In `requires` the tag may list alternatives:
+// "run:eval|run:adapter-tuning".
 struct Relation {
   std::string tag, reason;
 
@@ -43,11 +44,12 @@ struct Manifest {
   std::vector<std::string> backends() const;
 };
 
-// What an author writes has no version, digests or hyper-parameters yet; `seal` fills them in, and only then can it be installed.
+// What an author writes has no version, digests or hyper-parameters yet; `seal` fills them in, and only then can it be
+// installed.
 enum class ManifestState { kAuthored, kSealed };
 
-// Parses and checks; `what` begins every error ("lora/manifest.json"). Unknown keys are ignored in a sealed manifest, since a newer
-// Tenon may have written them, and refused in an authored one, where they are typing errors.
+// Parses and checks; `what` begins every error ("lora/manifest.json"). Unknown keys are ignored in a sealed manifest,
+// since a newer Tenon may have written them, and refused in an authored one, where they are typing errors.
 Manifest parse_manifest(std::string_view text, const std::string& what, ManifestState state = ManifestState::kSealed);
 
 // Reads `folder`/manifest.json; a file over 1 MiB is refused before it is read.

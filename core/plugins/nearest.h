@@ -13,7 +13,8 @@ size_t edit_distance(std::string_view a, std::string_view b);
 // The candidate nearest to `name`, or "" when none is near enough to be what was meant.
 std::string nearest(std::string_view name, const std::vector<std::string>& candidates);
 
-// "; did you mean 'rank'?" or, when nothing is near, "; it knows a, b and c" (at most twelve names); "" without candidates.
+// "; did you mean 'rank'?" or, when nothing is near, "; it knows a, b and c" (at most twelve names); "" without
+// candidates.
 std::string suggestion(std::string_view name, const std::vector<std::string>& candidates, std::string_view knows);
 
 }  // namespace tenon

@@ -109,7 +109,8 @@ ObjectDescription parse_description(const Json& json, const std::string& path) {
 }
 
 std::string seconds_text(std::chrono::milliseconds time) {
-  return time.count() % 1000 == 0 ? std::to_string(time.count() / 1000) + " seconds" : std::to_string(time.count()) + " ms";
+  return time.count() % 1000 == 0 ? std::to_string(time.count() / 1000) + " seconds"
+                                  : std::to_string(time.count()) + " ms";
 }
 
 }  // namespace
@@ -128,7 +129,8 @@ Probe probe_object(const std::string& path, std::chrono::milliseconds timeout) {
   if (endless) return broken("the plugin's description is larger than 4 MiB");
   if (!in_time) return broken("the plugin did not answer within " + seconds_text(timeout) + " and was stopped");
   if (WIFSIGNALED(status)) {
-    return broken("the plugin crashed (" + std::string(strsignal(WTERMSIG(status))) + ") when it was tried in a child process");
+    return broken("the plugin crashed (" + std::string(strsignal(WTERMSIG(status))) +
+                  ") when it was tried in a child process");
   }
   try {
     const Json json = parse_json(text, path, {.max_bytes = kMostAnswer, .max_values = 100'000, .max_depth = 16});

@@ -14,7 +14,8 @@ struct ObjectDescription {
   std::string id, version, backend;
   uint32_t kind = TN_KIND_UNDEFINED, abi_major = 0, abi_minor = 0;
   Schema hypers;
-  std::vector<std::string> tags;  // from the capability bits of its table: "optimizer:one-at-a-time", "quantizer:weight", …
+  std::vector<std::string>
+      tags;  // from the capability bits of its table: "optimizer:one-at-a-time", "quantizer:weight", …
 };
 
 struct Probe {
@@ -31,7 +32,8 @@ struct Probe {
 // Runs tenon-probe on the object. Throws only where the child process itself cannot be started.
 Probe probe_object(const std::string& path, std::chrono::milliseconds timeout = std::chrono::seconds(30));
 
-// The child's side: loads the object, tries it, and writes one JSON document to the file descriptor. Answers the exit status.
+// The child's side: loads the object, tries it, and writes one JSON document to the file descriptor. Answers the exit
+// status.
 int run_probe_child(const std::string& path, int answer_fd);
 
 }  // namespace tenon

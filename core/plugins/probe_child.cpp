@@ -1,4 +1,5 @@
 // The side of the probe that runs in the child process.
+#include <signal.h>
 #include <sys/resource.h>
 
 #include <nlohmann/json.hpp>
@@ -24,15 +25,17 @@ std::vector<std::string> tags_of(uint32_t bits, const std::pair<uint32_t, const 
 }
 
 std::vector<std::string> capability_tags(const LoadedPlugin& plugin) {
-  static constexpr std::pair<uint32_t, const char*> kOptimizer[] = {{TN_OPTIMIZER_ONE_AT_A_TIME, "optimizer:one-at-a-time"},
-                                                                    {TN_OPTIMIZER_ROWWISE, "optimizer:rowwise"},
-                                                                    {TN_OPTIMIZER_ELEMENTWISE, "optimizer:elementwise"}};
+  static constexpr std::pair<uint32_t, const char*> kOptimizer[] = {
+      {TN_OPTIMIZER_ONE_AT_A_TIME, "optimizer:one-at-a-time"},
+      {TN_OPTIMIZER_ROWWISE, "optimizer:rowwise"},
+      {TN_OPTIMIZER_ELEMENTWISE, "optimizer:elementwise"}};
   static constexpr std::pair<uint32_t, const char*> kAdapter[] = {{TN_ADAPTER_MERGES, "adapter:merges"}};
-  static constexpr std::pair<uint32_t, const char*> kQuantizer[] = {{TN_SITE_WEIGHT, "quantizer:weight"},
-                                                                    {TN_SITE_OPTIMIZER_STATE, "quantizer:optimizer-state"},
-                                                                    {TN_SITE_ACTIVATION, "quantizer:activation"},
-                                                                    {TN_SITE_KV_CACHE, "quantizer:kv-cache"},
-                                                                    {TN_SITE_DELTA, "quantizer:delta"}};
+  static constexpr std::pair<uint32_t, const char*> kQuantizer[] = {
+      {TN_SITE_WEIGHT, "quantizer:weight"},
+      {TN_SITE_OPTIMIZER_STATE, "quantizer:optimizer-state"},
+      {TN_SITE_ACTIVATION, "quantizer:activation"},
+      {TN_SITE_KV_CACHE, "quantizer:kv-cache"},
+      {TN_SITE_DELTA, "quantizer:delta"}};
   switch (plugin.kind()) {
     case TN_KIND_OPTIMIZER:
       return tags_of(plugin.api<tn_optimizer_api>().caps, kOptimizer);
@@ -47,7 +50,8 @@ std::vector<std::string> capability_tags(const LoadedPlugin& plugin) {
   }
 }
 
-// An instance with default parameters comes and goes. A technique that cannot live on its defaults refuses in words, which is fine.
+// An instance with default parameters comes and goes. A technique that cannot live on its defaults refuses in words,
+// which is fine.
 template <class Api, class Handle, class... More>
 void try_instance(const LoadedPlugin& plugin, More... more) {
   const Spec spec = parse_spec(plugin.id(), plugin.schema());
@@ -56,7 +60,8 @@ void try_instance(const LoadedPlugin& plugin, More... more) {
   Handle* instance = nullptr;
   const int32_t status = api.create(host(), hypers.data(), hypers.size(), more..., &instance);
   if (status < 0) {
-    if (take_report().sentence.empty()) throw Error(TN_E_FORMAT, plugin.path() + ": create failed without a word about the reason");
+    if (take_report().sentence.empty())
+      throw Error(TN_E_FORMAT, plugin.path() + ": create failed without a word about the reason");
     return;
   }
   if (!instance) throw Error(TN_E_FORMAT, plugin.path() + ": create succeeded but gave no instance");
@@ -80,7 +85,8 @@ void try_plugin(const LoadedPlugin& plugin) {
       try_instance<tn_quantizer_api, tn_quantizer>(plugin);
       break;
     case TN_KIND_ATTENTION: {
-      const tn_attention_config config = {TN_SIZE_TO(tn_attention_config, softcap), 4, 2, 32, 32, 0, 1, 0, 4, 0, 0.0, 0.0};
+      const tn_attention_config config = {
+          TN_SIZE_TO(tn_attention_config, softcap), 4, 2, 32, 32, 0, 1, 0, 4, 0, 0.0, 0.0};
       try_instance<tn_attention_api, tn_attention>(plugin, &config);
       break;
     }
@@ -107,6 +113,8 @@ Json describe(const std::string& path) {
 int run_probe_child(const std::string& path, int answer_fd) {
   const rlimit no_core = {0, 0};
   setrlimit(RLIMIT_CORE, &no_core);
+  // A crash must end this process as one, even where a sanitizer would rather explain it.
+  for (const int crash : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) signal(crash, SIG_DFL);
   Json answer;
   try {
     answer = describe(path);
@@ -115,7 +123,8 @@ int run_probe_child(const std::string& path, int answer_fd) {
   } catch (const std::exception& e) {
     answer = {{"status", TN_E_INTERNAL}, {"error", path + ": " + clean_sentence(e.what())}};
   }
-  write_all(answer_fd, as_bytes(answer.dump(-1, ' ', false, Json::error_handler_t::replace)), "the answer of the probe");
+  write_all(answer_fd, as_bytes(answer.dump(-1, ' ', false, Json::error_handler_t::replace)),
+            "the answer of the probe");
   return answer.contains("error") ? 1 : 0;
 }
 

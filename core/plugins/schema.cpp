@@ -21,7 +21,9 @@ std::string number_text(Number value) {
   return std::string(text, end);
 }
 
-bool numeric(const HyperInfo& info) { return info.type == TN_TYPE_INT || info.type == TN_TYPE_FLOAT; }
+bool numeric(const HyperInfo& info) {
+  return info.type == TN_TYPE_INT || info.type == TN_TYPE_FLOAT;
+}
 
 bool in_range(const HyperInfo& info, double value) {
   const bool above = info.flags & TN_RANGE_OPEN_MIN ? value > info.min : value >= info.min;
@@ -40,7 +42,8 @@ bool parse_number(std::string_view text, Number& out) {
 bool parse_bool(std::string_view text, int64_t& out) {
   static constexpr std::string_view kTrue[] = {"true", "1", "yes", "on"}, kFalse[] = {"false", "0", "no", "off"};
   std::string lower(text);
-  std::transform(lower.begin(), lower.end(), lower.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
+  std::transform(lower.begin(), lower.end(), lower.begin(),
+                 [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
   out = std::find(std::begin(kTrue), std::end(kTrue), lower) != std::end(kTrue);
   return out || std::find(std::begin(kFalse), std::end(kFalse), lower) != std::end(kFalse);
 }
@@ -83,7 +86,9 @@ std::vector<std::string> split_choices(std::string_view text) {
 
 }  // namespace
 
-std::string_view type_name(uint32_t type) noexcept { return type < kTypes.size() ? kTypes[type] : kTypes[0]; }
+std::string_view type_name(uint32_t type) noexcept {
+  return type < kTypes.size() ? kTypes[type] : kTypes[0];
+}
 
 uint32_t type_from_name(std::string_view name) noexcept {
   for (uint32_t type = 1; type < kTypes.size(); ++type) {
@@ -172,7 +177,8 @@ void check_schema(std::string_view technique, const Schema& schema) {
 Schema read_schema(std::string_view technique, const tn_plugin& plugin) {
   constexpr uint64_t kMost = 1000;
   const auto refuse = [&](const std::string& why) { throw Error(TN_E_FORMAT, std::string(technique) + ": " + why); };
-  if (plugin.n_hypers > kMost) refuse("it declares " + std::to_string(plugin.n_hypers) + " hyper-parameters, more than 1000");
+  if (plugin.n_hypers > kMost)
+    refuse("it declares " + std::to_string(plugin.n_hypers) + " hyper-parameters, more than 1000");
   if (plugin.n_hypers > 0 && !plugin.hypers) refuse("its list of hyper-parameters is null");
   Schema schema;
   for (uint64_t i = 0; i < plugin.n_hypers; ++i) {

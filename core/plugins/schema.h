@@ -39,17 +39,19 @@ struct HyperValue {
 std::string_view type_name(uint32_t type) noexcept;
 uint32_t type_from_name(std::string_view name) noexcept;
 
-// Parses what a user wrote. `technique` begins the error: "adamw: beta2=1.5 is not valid; beta2 is a number with 0 <= beta2 < 1".
+// Parses what a user wrote. `technique` begins the error: "adamw: beta2=1.5 is not valid; beta2 is a number with 0 <=
+// beta2 < 1".
 HyperValue parse_value(std::string_view technique, const HyperInfo& info, std::string_view text);
 
 // "a whole number with rank >= 1", "one of std, left", "true or false", "a text".
 std::string describe(const HyperInfo& info);
 
-// The value as a user would write it; numbers in the shortest form that reads back exactly. A text that needs it is in quotes.
+// The value as a user would write it; numbers in the shortest form that reads back exactly. A text that needs it is in
+// quotes.
 std::string to_text(const HyperValue& value);
 
-// Refuses a schema that could not be used: bad or repeated names, unknown types, empty ranges or choices, a default that is not
-// legal. `technique` begins the error.
+// Refuses a schema that could not be used: bad or repeated names, unknown types, empty ranges or choices, a default
+// that is not legal. `technique` begins the error.
 void check_schema(std::string_view technique, const Schema& schema);
 
 // The schema of a descriptor, checked. Strings that are null where they must not be are refused.

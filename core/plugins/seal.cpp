@@ -48,7 +48,8 @@ void find_objects(const std::string& folder, Manifest& manifest) {
   });
   manifest.objects.insert(manifest.objects.end(), found.begin(), found.end());
   if (manifest.objects.empty()) {
-    throw Error(TN_E_NOT_FOUND, folder + ": there is no object of " + manifest.id + " here; name it " + manifest.id + ".BACKEND.so");
+    throw Error(TN_E_NOT_FOUND,
+                folder + ": there is no object of " + manifest.id + " here; name it " + manifest.id + ".BACKEND.so");
   }
 }
 
@@ -57,19 +58,22 @@ void take_description(Manifest& manifest, const ObjectDescription& said) {
   manifest.abi_minor = said.abi_minor;
   manifest.hypers = said.hypers;
   for (const std::string& tag : said.tags) {
-    if (std::find(manifest.provides.begin(), manifest.provides.end(), tag) == manifest.provides.end()) manifest.provides.push_back(tag);
+    if (std::find(manifest.provides.begin(), manifest.provides.end(), tag) == manifest.provides.end())
+      manifest.provides.push_back(tag);
   }
 }
 
 }  // namespace
 
-void check_agreement(const std::string& path, const Manifest& manifest, const ObjectFile& object, const ObjectDescription& said) {
+void check_agreement(const std::string& path, const Manifest& manifest, const ObjectFile& object,
+                     const ObjectDescription& said) {
   const auto differ = [&](const char* thing, const std::string& in_object, const std::string& in_manifest) {
-    throw Error(TN_E_CONFLICT, path + ": the object says its " + thing + " is " + in_object + " but the manifest says " + in_manifest +
-                                   "; seal the plugin's folder again");
+    throw Error(TN_E_CONFLICT, path + ": the object says its " + thing + " is " + in_object +
+                                   " but the manifest says " + in_manifest + "; seal the plugin's folder again");
   };
   if (said.id != manifest.id) differ("id", said.id, manifest.id);
-  if (said.kind != manifest.kind) differ("kind", std::string(kind_name(said.kind)), std::string(kind_name(manifest.kind)));
+  if (said.kind != manifest.kind)
+    differ("kind", std::string(kind_name(said.kind)), std::string(kind_name(manifest.kind)));
   if (said.version != manifest.version) differ("version", said.version, manifest.version);
   if (said.backend != object.backend) differ("backend", said.backend, object.backend);
   if (said.hypers == manifest.hypers) return;
@@ -77,7 +81,8 @@ void check_agreement(const std::string& path, const Manifest& manifest, const Ob
     const std::string a = i < said.hypers.size() ? said.hypers[i].name : "missing";
     const std::string b = i < manifest.hypers.size() ? manifest.hypers[i].name : "there is none";
     if (a != b) differ(("hyper-parameter " + std::to_string(i + 1)).c_str(), a, b);
-    if (said.hypers[i] != manifest.hypers[i]) differ(("hyper-parameter " + a).c_str(), "declared in one way", "another");
+    if (said.hypers[i] != manifest.hypers[i])
+      differ(("hyper-parameter " + a).c_str(), "declared in one way", "another");
   }
 }
 

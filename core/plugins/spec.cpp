@@ -74,7 +74,8 @@ SpecText cut_spec(std::string_view text) {
     const size_t equals = spec.find('=', at);
     const size_t comma = spec.find(',', at);
     if (equals == std::string_view::npos || comma < equals) {
-      refuse(text, quote_name(trim(spec.substr(at, comma == std::string_view::npos ? comma : comma - at))) + " has no value");
+      refuse(text,
+             quote_name(trim(spec.substr(at, comma == std::string_view::npos ? comma : comma - at))) + " has no value");
     }
     const std::string_view key = trim(spec.substr(at, equals - at));
     if (key.empty()) refuse(text, "a value has no key");
@@ -107,8 +108,12 @@ Spec resolve_spec(const SpecText& text, const Schema& schema) {
   return spec;
 }
 
-std::string canonical(const Spec& spec) { return join(spec, true); }
-std::string short_form(const Spec& spec) { return join(spec, false); }
+std::string canonical(const Spec& spec) {
+  return join(spec, true);
+}
+std::string short_form(const Spec& spec) {
+  return join(spec, false);
+}
 
 HyperArray::HyperArray(const Spec& spec) {
   values_.reserve(spec.values.size());

@@ -31,13 +31,15 @@ struct SpecText {
 // Cuts `id[:key=value[,key=value…]]`. A value may stand in double quotes, with \" and \\ inside. Throws TN_E_ARGUMENT.
 SpecText cut_spec(std::string_view text);
 
-// Checks every key and value against the schema and fills in defaults. An unknown key names the nearest valid one; a key given
-// twice is refused. Throws TN_E_ARGUMENT.
+// Checks every key and value against the schema and fills in defaults. An unknown key names the nearest valid one; a
+// key given twice is refused. Throws TN_E_ARGUMENT.
 Spec resolve_spec(const SpecText& text, const Schema& schema);
-inline Spec parse_spec(std::string_view text, const Schema& schema) { return resolve_spec(cut_spec(text), schema); }
+inline Spec parse_spec(std::string_view text, const Schema& schema) {
+  return resolve_spec(cut_spec(text), schema);
+}
 
-// The canonical forms, which parse back to the same Spec: with every value (for checkpoints, so that a changed default changes
-// nothing) and with only the values that the user wrote (for people).
+// The canonical forms, which parse back to the same Spec: with every value (for checkpoints, so that a changed default
+// changes nothing) and with only the values that the user wrote (for people).
 std::string canonical(const Spec& spec);
 std::string short_form(const Spec& spec);
 

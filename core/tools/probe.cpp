@@ -1,5 +1,5 @@
-// tenon-probe OBJECT: loads a plugin object, tries it, and answers on file descriptor 3. Started by libtenon, one per object, so that a
-// plugin that crashes or hangs takes down nothing but this process.
+// tenon-probe OBJECT: loads a plugin object, tries it, and answers on file descriptor 3. Started by libtenon, one per
+// object, so that a plugin that crashes or hangs takes down nothing but this process.
 #include <cstdio>
 
 #include "core/plugins/probe.h"

@@ -9,7 +9,7 @@
 
 namespace {
 
-#define SAME_FIELD(ours, a, theirs, b)                                        \
+#define SAME_FIELD(ours, a, theirs, b) \
   static_assert(offsetof(ours, a) == offsetof(theirs, b) && sizeof(ours::a) == sizeof(theirs::b))
 
 static_assert(sizeof(tn_tensor) == sizeof(DLTensor) && alignof(tn_tensor) == alignof(DLTensor));
@@ -26,7 +26,8 @@ SAME_FIELD(tn_dtype, bits, DLDataType, bits);
 SAME_FIELD(tn_dtype, lanes, DLDataType, lanes);
 SAME_FIELD(tn_device_id, type, DLDevice, device_type);
 SAME_FIELD(tn_device_id, index, DLDevice, device_id);
-static_assert(int{TN_INT} == kDLInt && int{TN_UINT} == kDLUInt && int{TN_FLOAT} == kDLFloat && int{TN_BFLOAT} == kDLBfloat);
+static_assert(int{TN_INT} == kDLInt && int{TN_UINT} == kDLUInt && int{TN_FLOAT} == kDLFloat &&
+              int{TN_BFLOAT} == kDLBfloat);
 static_assert(int{TN_OPAQUE} == kDLOpaqueHandle);
 static_assert(int{TN_CPU} == kDLCPU && int{TN_CUDA} == kDLCUDA && int{TN_CUDA_HOST} == kDLCUDAHost);
 static_assert(int{TN_ROCM} == kDLROCM && int{TN_ROCM_HOST} == kDLROCMHost);

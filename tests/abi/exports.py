@@ -26,11 +26,12 @@ def exported(path):
 
 
 def constructors(path):
-    """Entries of .init_array beyond the compiler's own."""
+    """Entries of .init_array beyond the compiler's own: frame_dummy, and libgcc's CPU probe where __builtin_cpu_supports is used."""
+    own = 1 + ("__cpu_indicator_init" in run("nm", str(path)))
     for line in run("readelf", "-SW", str(path)).splitlines():
         match = re.search(r"\.init_array\s+INIT_ARRAY\s+\S+\s+\S+\s+([0-9a-f]+)", line)
         if match:
-            return int(match.group(1), 16) // 8 - 1
+            return int(match.group(1), 16) // 8 - own
     return 0
 
 

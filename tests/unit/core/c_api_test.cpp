@@ -33,9 +33,11 @@ class CApi : public ::testing::Test {
     tn_context_close(context_);
   }
 
-  tn_tensor* tensor(const std::vector<int64_t>& shape, const std::vector<float>& values = {}, uint32_t category = TN_MEMORY_WEIGHTS) {
+  tn_tensor* tensor(const std::vector<int64_t>& shape, const std::vector<float>& values = {},
+                    uint32_t category = TN_MEMORY_WEIGHTS) {
     tn_tensor* t = nullptr;
-    EXPECT_EQ(tn_tensor_alloc(session_, category, &kF32, static_cast<int32_t>(shape.size()), shape.data(), &t), TN_OK) << tn_last_error();
+    EXPECT_EQ(tn_tensor_alloc(session_, category, &kF32, static_cast<int32_t>(shape.size()), shape.data(), &t), TN_OK)
+        << tn_last_error();
     if (!values.empty()) {
       EXPECT_EQ(tn_tensor_write(session_, t, values.data(), values.size() * 4), TN_OK) << tn_last_error();
     }
@@ -154,7 +156,8 @@ TEST_F(CApi, AdamWStepsSavesAndResumesBitForBit) {
     }
     w = values(t);
     blob.clear();
-    const tn_sink sink = {TN_SIZE_TO(tn_sink, write), 0, &blob, [](void* self, const void* bytes, uint64_t size) -> int32_t {
+    const tn_sink sink = {TN_SIZE_TO(tn_sink, write), 0, &blob,
+                          [](void* self, const void* bytes, uint64_t size) -> int32_t {
                             static_cast<std::string*>(self)->append(static_cast<const char*>(bytes), size);
                             return TN_OK;
                           }};
@@ -166,7 +169,8 @@ TEST_F(CApi, AdamWStepsSavesAndResumesBitForBit) {
   const std::vector<float> start = wave(15, 0.5f);
   std::string blob, whole_blob;
   const std::vector<float> one = run(start, 0, 1, blob);
-  for (size_t i = 0; i < 15; ++i) EXPECT_NEAR(std::abs(one[i] - start[i]), kLr, 0.1 * kLr) << "Adam's first step has the size of lr";
+  for (size_t i = 0; i < 15; ++i)
+    EXPECT_NEAR(std::abs(one[i] - start[i]), kLr, 0.1 * kLr) << "Adam's first step has the size of lr";
   const std::vector<float> resumed = run(one, 1, 4, blob);
   EXPECT_EQ(run(start, 0, 5, whole_blob), resumed);
   EXPECT_EQ(whole_blob, blob);
@@ -174,7 +178,8 @@ TEST_F(CApi, AdamWStepsSavesAndResumesBitForBit) {
   tn_technique* const sgd = make(TN_KIND_OPTIMIZER, "sgd");
   ASSERT_EQ(tn_optimizer_bind(sgd, params, 1), TN_OK) << tn_last_error();
   EXPECT_EQ(tn_optimizer_load(sgd, blob.data(), blob.size()), TN_E_CONFLICT);
-  EXPECT_STREQ(tn_last_error(), "these are the states of adamw, not of sgd; load them into the optimizer that wrote them");
+  EXPECT_STREQ(tn_last_error(),
+               "these are the states of adamw, not of sgd; load them into the optimizer that wrote them");
   tn_technique_destroy(sgd);
   tn_technique* const other = make(TN_KIND_OPTIMIZER, "adamw");
   EXPECT_EQ(tn_optimizer_step(other, &update, nullptr, nullptr), TN_E_STATE);
@@ -201,7 +206,8 @@ TEST_F(CApi, QuantizesAndDecodesAnyRange) {
   tn_tensor* const src = tensor({64, 128}, w);
   tn_target target{};
   target.struct_size = TN_SIZE_TO(tn_target, name);
-  target.site = TN_SITE_WEIGHT, target.role = TN_ROLE_Q, target.ndim = 2, target.dtype = kF32, target.shape[0] = 64, target.shape[1] = 128;
+  target.site = TN_SITE_WEIGHT, target.role = TN_ROLE_Q, target.ndim = 2, target.dtype = kF32, target.shape[0] = 64,
+  target.shape[1] = 128;
   target.name = "w";
   tn_coded* coded = nullptr;
   ASSERT_EQ(tn_quantizer_encode(nf4, &target, src, 1, &coded), TN_OK) << tn_last_error();
@@ -234,7 +240,8 @@ TEST_F(CApi, QuantizesAndDecodesAnyRange) {
 TEST_F(CApi, AttendsCausally) {
   tn_attention_config config{};
   config.struct_size = TN_SIZE_TO(tn_attention_config, softcap);
-  config.n_heads = 2, config.n_kv_heads = 1, config.d_qk = config.d_v = 16, config.n_layers = 1, config.n_heads_global = 2;
+  config.n_heads = 2, config.n_kv_heads = 1, config.d_qk = config.d_v = 16, config.n_layers = 1,
+  config.n_heads_global = 2;
   tn_technique* flash = nullptr;
   ASSERT_EQ(tn_attention_create(session_, "flash-attention", &config, &flash), TN_OK) << tn_last_error();
   tn_tensor* const q = tensor({1, 8, 2, 16}, wave(256, 0));
@@ -247,9 +254,11 @@ TEST_F(CApi, AttendsCausally) {
   for (int i = 0; i < 32; ++i) EXPECT_NEAR(all[i], v_values[i % 16], 1e-6) << "the first token sees itself alone";
   ASSERT_EQ(tn_attention_forward(flash, q, k, v, 1, o, nullptr), TN_OK) << tn_last_error();
   const std::vector<float> self = values(o);
-  for (int t = 0; t < 8; ++t) EXPECT_NEAR(self[32 * t + 5], v_values[16 * t + 5], 1e-6) << "a window of one sees itself alone";
+  for (int t = 0; t < 8; ++t)
+    EXPECT_NEAR(self[32 * t + 5], v_values[16 * t + 5], 1e-6) << "a window of one sees itself alone";
   EXPECT_EQ(tn_attention_forward(flash, k, k, v, 0, o, nullptr), TN_E_ARGUMENT);
-  EXPECT_NE(std::string(tn_last_error()).find("q does not have the shape [1, 8, 2, 16]"), std::string::npos) << tn_last_error();
+  EXPECT_NE(std::string(tn_last_error()).find("q does not have the shape [1, 8, 2, 16]"), std::string::npos)
+      << tn_last_error();
   tn_technique_destroy(flash);
   config.n_heads = 3, config.n_kv_heads = 2;
   EXPECT_EQ(tn_attention_create(session_, "flash-attention", &config, &flash), TN_E_ARGUMENT);

@@ -29,8 +29,9 @@ class PaperStore {
     db_ = std::make_unique<Database>(Database::open(path + "/catalog.sqlite"));
     prepare_catalog(*db_, path);
   }
-  void add(const std::string& id, uint32_t kind, const std::string& version = "1.0.0", const std::vector<Relation>& required = {},
-           const std::vector<Relation>& conflicts = {}, const std::vector<std::string>& provides = {}, const std::string& backend = "onednn") {
+  void add(const std::string& id, uint32_t kind, const std::string& version = "1.0.0",
+           const std::vector<Relation>& required = {}, const std::vector<Relation>& conflicts = {},
+           const std::vector<std::string>& provides = {}, const std::string& backend = "onednn") {
     Manifest m;
     m.id = id, m.kind = kind, m.version = version, m.name = id, m.abi_minor = 9;
     m.requires_ = required, m.conflicts = conflicts, m.provides = provides;
@@ -94,11 +95,15 @@ TEST(Catalog, UnknownNamesGetTheNearest) {
   EXPECT_EQ(catalog.resolve(TN_KIND_OPTIMIZER, "adamw"), "adamw");
   EXPECT_EQ(catalog.resolve(TN_KIND_OPTIMIZER, "lion"), "com.example.lion");
   EXPECT_EQ(catalog.spec(TN_KIND_OPTIMIZER, "lion:flag=yes").id, "com.example.lion");
-  const auto refusal = [&](uint32_t kind, const char* text) { return sentence_of([&] { (void)catalog.spec(kind, text); }); };
+  const auto refusal = [&](uint32_t kind, const char* text) {
+    return sentence_of([&] { (void)catalog.spec(kind, text); });
+  };
   EXPECT_EQ(refusal(TN_KIND_OPTIMIZER, "adamv"), "no optimizer named 'adamv' is installed; did you mean 'adamw'?");
   EXPECT_EQ(refusal(TN_KIND_OPTIMIZER, "nf4"), "no optimizer named 'nf4' is installed (nf4 is of the kind quantizer)");
-  EXPECT_EQ(refusal(TN_KIND_ADAPTER, "lora"), "no adapter named 'lora' is installed, nor any other; install one with `tenon plugin install FOLDER`");
-  EXPECT_TRUE(has(refusal(TN_KIND_OPTIMIZER, "twin"), "several ids end in it; write com.example.twin or org.other.twin"));
+  EXPECT_EQ(refusal(TN_KIND_ADAPTER, "lora"),
+            "no adapter named 'lora' is installed, nor any other; install one with `tenon plugin install FOLDER`");
+  EXPECT_TRUE(
+      has(refusal(TN_KIND_OPTIMIZER, "twin"), "several ids end in it; write com.example.twin or org.other.twin"));
   EXPECT_EQ(refusal(TN_KIND_OPTIMIZER, "adamw:flga=1"), "adamw has no parameter 'flga'; did you mean 'flag'?");
   EXPECT_EQ(sentence_of([&] { (void)catalog.info("nf5"); }), "no plugin named 'nf5' is installed; did you mean 'nf4'?");
 }
@@ -109,8 +114,9 @@ TEST(Catalog, TwoThousandPluginsStayInstant) {
   for (PaperStore* const store : {&user, &bundled}) {
     Transaction transaction(store->db());
     for (int i = 0; i < 2000; ++i) {
-      store->add(std::string("technique-") + std::to_string(i), 2 + i % 4, "1.0." + std::to_string(i % 7), {{"kind:optimizer|x", "r"}},
-                 {{"plugin:technique-" + std::to_string(i + 4), "these two do not mix"}}, {"tag:" + std::to_string(i % 10)});
+      store->add(std::string("technique-") + std::to_string(i), 2 + i % 4, "1.0." + std::to_string(i % 7),
+                 {{"kind:optimizer|x", "r"}}, {{"plugin:technique-" + std::to_string(i + 4), "these two do not mix"}},
+                 {"tag:" + std::to_string(i % 10)});
     }
     transaction.commit();
   }
@@ -134,11 +140,15 @@ class MixTest : public ::testing::Test {
     store_.add("global", TN_KIND_OPTIMIZER);
     store_.add("single", TN_KIND_OPTIMIZER, "1.0.0", {}, {{"kind:optimizer", "it wants to be the only optimizer"}});
     store_.add("lora", TN_KIND_ADAPTER);
-    store_.add("nf4", TN_KIND_QUANTIZER, "1.0.0", {{"run:eval|run:adapter-tuning", "weights in 4 bits cannot be tuned in full; add an adapter"}});
+    store_.add("nf4", TN_KIND_QUANTIZER, "1.0.0",
+               {{"run:eval|run:adapter-tuning", "weights in 4 bits cannot be tuned in full; add an adapter"}});
     store_.add("picky", TN_KIND_ADAPTER, "1.0.0", {}, {{"nf4:flag=true", "it cannot read flagged weights"}});
     store_.add("cuda-only", TN_KIND_OPTIMIZER, "1.0.0", {}, {}, {}, "cuda");
     catalog_ = std::make_unique<Catalog>(std::vector<std::string>{store_.path()});
-    catalog_->add_feature({"fused-backward", "--fused-backward", {}, {{"optimizer:one-at-a-time", "the optimizer must take one weight at a time"}},
+    catalog_->add_feature({"fused-backward",
+                           "--fused-backward",
+                           {},
+                           {{"optimizer:one-at-a-time", "the optimizer must take one weight at a time"}},
                            {{"run:accumulate", "gradients are gone after the backward pass"}}});
   }
   std::string ask(const std::vector<std::pair<uint32_t, std::string>>& techniques, std::vector<std::string> tags) {
@@ -158,22 +168,28 @@ class MixTest : public ::testing::Test {
 };
 
 TEST_F(MixTest, RequirementsAreMetByAnyAlternative) {
-  EXPECT_EQ(ask({{TN_KIND_OPTIMIZER, "adamw"}, {TN_KIND_ADAPTER, "lora"}, {TN_KIND_QUANTIZER, "nf4"}}, {"device:onednn"}), "");
+  EXPECT_EQ(
+      ask({{TN_KIND_OPTIMIZER, "adamw"}, {TN_KIND_ADAPTER, "lora"}, {TN_KIND_QUANTIZER, "nf4"}}, {"device:onednn"}),
+      "");
   EXPECT_EQ(ask({{TN_KIND_QUANTIZER, "nf4"}}, {}), "");
-  EXPECT_EQ(ask({{TN_KIND_OPTIMIZER, "adamw"}, {TN_KIND_QUANTIZER, "nf4"}}, {}), "nf4: weights in 4 bits cannot be tuned in full; add an adapter\n");
+  EXPECT_EQ(ask({{TN_KIND_OPTIMIZER, "adamw"}, {TN_KIND_QUANTIZER, "nf4"}}, {}),
+            "nf4: weights in 4 bits cannot be tuned in full; add an adapter\n");
 }
 
 TEST_F(MixTest, FeaturesOfTheHostTakePart) {
   EXPECT_EQ(ask({{TN_KIND_OPTIMIZER, "adamw"}}, {"run:fused-backward"}), "");
-  EXPECT_EQ(ask({{TN_KIND_OPTIMIZER, "global"}}, {"run:fused-backward"}), "fused-backward: the optimizer must take one weight at a time\n");
+  EXPECT_EQ(ask({{TN_KIND_OPTIMIZER, "global"}}, {"run:fused-backward"}),
+            "fused-backward: the optimizer must take one weight at a time\n");
   EXPECT_EQ(ask({{TN_KIND_OPTIMIZER, "global"}}, {"run:fused-backward", "run:accumulate"}),
-            "fused-backward: the optimizer must take one weight at a time\nfused-backward: gradients are gone after the backward pass\n");
+            "fused-backward: the optimizer must take one weight at a time\nfused-backward: gradients are gone after "
+            "the backward pass\n");
   EXPECT_EQ(ask({{TN_KIND_OPTIMIZER, "global"}}, {"run:accumulate"}), "");
 }
 
 TEST_F(MixTest, ATechniqueDoesNotConflictWithItself) {
   EXPECT_EQ(ask({{TN_KIND_OPTIMIZER, "single"}}, {}), "");
-  EXPECT_EQ(ask({{TN_KIND_OPTIMIZER, "single"}, {TN_KIND_OPTIMIZER, "adamw"}}, {}), "single: it wants to be the only optimizer\n");
+  EXPECT_EQ(ask({{TN_KIND_OPTIMIZER, "single"}, {TN_KIND_OPTIMIZER, "adamw"}}, {}),
+            "single: it wants to be the only optimizer\n");
 }
 
 TEST_F(MixTest, ValuesCountToo) {
@@ -186,7 +202,8 @@ TEST_F(MixTest, ValuesCountToo) {
 
 TEST_F(MixTest, TheDeviceMustHaveAnObject) {
   EXPECT_EQ(ask({{TN_KIND_OPTIMIZER, "cuda-only"}}, {"device:cuda"}), "");
-  EXPECT_EQ(ask({{TN_KIND_OPTIMIZER, "cuda-only"}}, {"device:onednn"}), "cuda-only: it has no object for the device onednn\n");
+  EXPECT_EQ(ask({{TN_KIND_OPTIMIZER, "cuda-only"}}, {"device:onednn"}),
+            "cuda-only: it has no object for the device onednn\n");
 }
 
 TEST_F(MixTest, QuestionsDoNotLeaveTraces) {
@@ -254,7 +271,8 @@ TEST_F(Trusting, TheCpuDecidesWhichObject) {
   const Catalog catalog({folder_ / "u"});
   EXPECT_EQ(catalog.load("fixture", "onednn").id(), "fixture");
   setenv("TENON_CPU", "x86-64", 1);
-  EXPECT_TRUE(has(sentence_of([&] { (void)catalog.load("fixture", "onednn"); }), "no object that this machine can run (fixture.onednn.x86-64-v2.so needs"));
+  EXPECT_TRUE(has(sentence_of([&] { (void)catalog.load("fixture", "onednn"); }),
+                  "no object that this machine can run (fixture.onednn.x86-64-v2.so needs"));
   unsetenv("TENON_CPU");
 }
 

@@ -29,7 +29,9 @@ TEST(Host, AStaleSentenceIsNotShown) {
   EXPECT_EQ(sentence_of([] { check(TN_E_MEMORY, "copy"); }), "copy: out of memory, or over the memory limit");
 }
 
-TEST(Host, DegradedIsNotAnError) { EXPECT_NO_THROW(check(TN_DEGRADED, "anything")); }
+TEST(Host, DegradedIsNotAnError) {
+  EXPECT_NO_THROW(check(TN_DEGRADED, "anything"));
+}
 
 TEST(Host, TheSlotIsPerThread) {
   host()->error(host(), TN_E_STATE, "here");
@@ -47,14 +49,17 @@ TEST(Host, SentencesAreCleaned) {
 
 TEST(Host, LogLinesReachTheSink) {
   std::vector<std::string> lines;
-  set_log_sink([&](int32_t level, std::string_view line) { lines.push_back(std::to_string(level) + ' ' + std::string(line)); });
+  set_log_sink(
+      [&](int32_t level, std::string_view line) { lines.push_back(std::to_string(level) + ' ' + std::string(line)); });
   host()->log(host(), TN_LOG_WARNING, "slow path");
   set_log_sink({});
   host()->log(host(), TN_LOG_WARNING, "nobody listens");
   EXPECT_EQ(lines, std::vector<std::string>{"3 slow path"});
 }
 
-TEST(Host, KnowsNoExtensionYet) { EXPECT_EQ(host()->get_extension(host(), "org.tenon.nothing/1"), nullptr); }
+TEST(Host, KnowsNoExtensionYet) {
+  EXPECT_EQ(host()->get_extension(host(), "org.tenon.nothing/1"), nullptr);
+}
 
 }  // namespace
 }  // namespace tenon

@@ -42,7 +42,8 @@ TEST(Library, LoadsASoundPluginAndTypesItsTable) {
   query.dtype.bits = 64;
   EXPECT_EQ(sentence_of([&] { check(api.supports(instance, &query), "fixture"); }), "fixture: doubles are not offered");
   api.destroy(instance);
-  EXPECT_TRUE(has(sentence_of([&] { (void)plugin.api<tn_quantizer_api>(); }), "fixture is of the kind optimizer, but is used as quantizer"));
+  EXPECT_TRUE(has(sentence_of([&] { (void)plugin.api<tn_quantizer_api>(); }),
+                  "fixture is of the kind optimizer, but is used as quantizer"));
   EXPECT_EQ(plugin.extension<void>("org.tenon.nothing/1"), nullptr);
 }
 
@@ -52,7 +53,9 @@ TEST(Library, LoadsTheSameObjectTwice) {
   EXPECT_EQ(&a.descriptor(), &b.descriptor());
 }
 
-TEST(Library, TakesATableThatIsLongerThanItKnows) { EXPECT_EQ(load_library(fixture("newer_table")).id(), "fixture"); }
+TEST(Library, TakesATableThatIsLongerThanItKnows) {
+  EXPECT_EQ(load_library(fixture("newer_table")).id(), "fixture");
+}
 
 TEST(Library, NamesWhatIsWrong) {
   const std::pair<const char*, const char*> kCases[] = {
@@ -111,7 +114,8 @@ TEST_F(DamagedObject, IsRefusedBeforeTheLoaderSeesIt) {
 
 TEST_F(DamagedObject, AnotherArchitectureIsNamed) {
   const std::string path = edited([](std::string& b) { b[18] = host_arch() == "aarch64" ? 62 : char(183); });
-  EXPECT_TRUE(has(refusal(path), "was built for " + std::string(host_arch() == "aarch64" ? "x86_64" : "aarch64") + " but this machine is"));
+  EXPECT_TRUE(has(refusal(path), "was built for " + std::string(host_arch() == "aarch64" ? "x86_64" : "aarch64") +
+                                     " but this machine is"));
 }
 
 }  // namespace

@@ -16,18 +16,24 @@ using testing::write_text;
 
 const std::string kDigest(64, 'a');
 
-std::string sealed(const std::string& more = "", const std::string& head = R"("id": "nf4", "kind": "quantizer", "version": "1.2.3", "abi": "0.9")") {
-  return R"({"manifest": 1, )" + head + R"(, "objects": [{"backend": "onednn", "file": "nf4.onednn.so", "sha256": ")" + kDigest +
-         R"(", "arch": "x86_64", "cpu": ["avx2", "fma"]}], "hypers": [{"name": "block", "type": "int", "default": "64", "min": 1}])" + more + "}";
+std::string sealed(const std::string& more = "",
+                   const std::string& head = R"("id": "nf4", "kind": "quantizer", "version": "1.2.3", "abi": "0.9")") {
+  return R"({"manifest": 1, )" + head + R"(, "objects": [{"backend": "onednn", "file": "nf4.onednn.so", "sha256": ")" +
+         kDigest +
+         R"(", "arch": "x86_64", "cpu": ["avx2", "fma"]}], "hypers": [{"name": "block", "type": "int", "default": "64", "min": 1}])" +
+         more + "}";
 }
 
-Manifest parse(const std::string& text) { return parse_manifest(text, "m.json"); }
+Manifest parse(const std::string& text) {
+  return parse_manifest(text, "m.json");
+}
 std::string refusal(const std::string& text, ManifestState state = ManifestState::kSealed) {
   return sentence_of([&] { (void)parse_manifest(text, "m.json", state); });
 }
 
 TEST(Manifest, ReadsEverything) {
-  const Manifest m = parse(sealed(R"(, "name": "NF4", "summary": "4 bits", "license": "Apache-2.0", "paper": {"title": "QLoRA", "year": 2023, "url": "u"},
+  const Manifest m = parse(sealed(
+      R"(, "name": "NF4", "summary": "4 bits", "license": "Apache-2.0", "paper": {"title": "QLoRA", "year": 2023, "url": "u"},
     "provides": ["bits:4"], "requires": [{"tag": "run:eval|kind:adapter", "reason": "r"}], "conflicts": [{"tag": "run:full-tuning", "reason": "c"}],
     "layouts": ["bitsandbytes"], "a-key-of-the-future": [1])"));
   EXPECT_EQ(m.id, "nf4");
@@ -51,10 +57,13 @@ TEST(Manifest, MistakesAreNamed) {
       {"[]", "it is not a JSON object"},
       {R"({"manifest": 2})", "its format \"manifest\" is 2, but this Tenon reads format 1; update Tenon"},
       {R"({"manifest": 1})", "id"},
-      {sealed("", R"("id": "../x", "kind": "quantizer", "version": "1.2.3", "abi": "0.9")"), "the id '../x' is not valid"},
+      {sealed("", R"("id": "../x", "kind": "quantizer", "version": "1.2.3", "abi": "0.9")"),
+       "the id '../x' is not valid"},
       {sealed("", R"("id": "x", "kind": "quantiser", "version": "1.2.3", "abi": "0.9")"), "did you mean 'quantizer'?"},
-      {sealed("", R"("id": "x", "kind": "quantizer", "version": "one", "abi": "0.9")"), "the version 'one' is not of the form 1.2.3"},
-      {sealed("", R"("id": "x", "kind": "quantizer", "version": "1.2.3", "abi": "9")"), "the ABI '9' is not of the form 0.9"},
+      {sealed("", R"("id": "x", "kind": "quantizer", "version": "one", "abi": "0.9")"),
+       "the version 'one' is not of the form 1.2.3"},
+      {sealed("", R"("id": "x", "kind": "quantizer", "version": "1.2.3", "abi": "9")"),
+       "the ABI '9' is not of the form 0.9"},
       {sealed(R"(, "paper": {"title": "x", "year": 12})"), "year"},
       {sealed(R"(, "paper": 3)"), "paper"},
       {sealed(R"(, "name": "a\nb")"), "\"name\" has a control character"},
@@ -75,8 +84,9 @@ TEST(Manifest, MistakesAreNamed) {
 
 TEST(Manifest, ObjectsStayInTheirFolder) {
   for (const char* const file : {"../x.so", "/etc/x.so", "a/b.so", ".so", "", "x y.so", "x\\u0000.so"}) {
-    const std::string text = R"({"manifest": 1, "id": "x", "kind": "device", "version": "1.0.0", "abi": "0.9", "objects": [{"backend": "cuda", "file": ")" +
-                             std::string(file) + R"(", "sha256": ")" + kDigest + R"(", "arch": "x86_64"}]})";
+    const std::string text =
+        R"({"manifest": 1, "id": "x", "kind": "device", "version": "1.0.0", "abi": "0.9", "objects": [{"backend": "cuda", "file": ")" +
+        std::string(file) + R"(", "sha256": ")" + kDigest + R"(", "arch": "x86_64"}]})";
     EXPECT_TRUE(has(refusal(text), "m.json")) << file;
   }
 }
@@ -96,7 +106,8 @@ TEST(Manifest, BombsAreRefused) {
 
 TEST(Manifest, FoldersThatAreNotPluginsAreNamed) {
   Folder folder;
-  EXPECT_TRUE(has(sentence_of([&] { (void)read_manifest(folder.str()); }), "there is no manifest.json in this folder, so it is not a plugin"));
+  EXPECT_TRUE(has(sentence_of([&] { (void)read_manifest(folder.str()); }),
+                  "there is no manifest.json in this folder, so it is not a plugin"));
   EXPECT_TRUE(has(sentence_of([&] { (void)read_manifest(folder / "nothing"); }), "there is no such folder"));
   write_text(folder / "manifest.json", "{");
   EXPECT_TRUE(has(sentence_of([&] { (void)read_manifest(folder.str()); }), folder.str()));

@@ -94,9 +94,10 @@ TEST(Memory, TheLimitIsExactAndItsErrorSaysWhatToDo) {
     FAIL() << "the limit was not held";
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), TN_E_MEMORY);
-    EXPECT_STREQ(e.what(),
-                 "activations need 1 B of memory on top of the 1.00 MiB in use (weights 1.00 MiB, codec 64 B), over the memory "
-                 "limit of 1.00 MiB; raise the limit, or ask for less at a time (a smaller batch or shorter sequences)");
+    EXPECT_STREQ(
+        e.what(),
+        "activations need 1 B of memory on top of the 1.00 MiB in use (weights 1.00 MiB, codec 64 B), over the memory "
+        "limit of 1.00 MiB; raise the limit, or ask for less at a time (a smaller batch or shorter sequences)");
   }
   EXPECT_THROW((void)memory.allocate(Category::kActivations, UINT64_MAX), Error);
   EXPECT_EQ(memory.use().total_live, kMiB);
@@ -111,7 +112,8 @@ TEST(Memory, ADeviceWithoutMemoryIsNamed) {
   FakeDevice device;
   device.capacity = 20 * kMiB;
   Memory memory(&device.api, device.handle(), 0);
-  const Block a = memory.allocate(Category::kWeights, 12 * kMiB);  // a chunk of 64 MiB does not fit: this block alone does
+  const Block a =
+      memory.allocate(Category::kWeights, 12 * kMiB);  // a chunk of 64 MiB does not fit: this block alone does
   try {
     (void)memory.allocate(Category::kGradients, 12 * kMiB);
     FAIL();

@@ -16,7 +16,9 @@ namespace tenon::testing {
 
 namespace fs = std::filesystem;
 
-inline std::string fixture(const std::string& name) { return std::string(TENON_BINARY_DIR) + "/tests/core_fixtures/" + name + ".so"; }
+inline std::string fixture(const std::string& name) {
+  return std::string(TENON_BINARY_DIR) + "/tests/core_fixtures/" + name + ".so";
+}
 
 // A folder that goes with the test.
 class Folder {
@@ -50,15 +52,16 @@ inline std::string read_text(const fs::path& path) {
 }
 
 // An authored plugin folder around one fixture; `more` are further keys of the manifest (", \"conflicts\": …").
-inline std::string author_plugin(const fs::path& folder, const std::string& object = "sound", const std::string& more = "",
-                                 const std::string& id = "fixture") {
-  write_text(folder / "manifest.json", R"({"manifest": 1, "id": ")" + id + R"(", "kind": "optimizer", "name": "Fixture")" + more + "}");
+inline std::string author_plugin(const fs::path& folder, const std::string& object = "sound",
+                                 const std::string& more = "", const std::string& id = "fixture") {
+  write_text(folder / "manifest.json",
+             R"({"manifest": 1, "id": ")" + id + R"(", "kind": "optimizer", "name": "Fixture")" + more + "}");
   fs::copy_file(fixture(object), folder / (id + ".onednn.so"), fs::copy_options::overwrite_existing);
   return folder;
 }
 
-inline std::string sealed_plugin(const fs::path& folder, const std::string& object = "sound", const std::string& more = "",
-                                 const std::string& id = "fixture") {
+inline std::string sealed_plugin(const fs::path& folder, const std::string& object = "sound",
+                                 const std::string& more = "", const std::string& id = "fixture") {
   author_plugin(folder, object, more, id);
   seal(folder);
   return folder;

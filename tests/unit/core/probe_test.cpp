@@ -110,13 +110,15 @@ TEST(Seal, RefusesWhatDoesNotAgree) {
     return sentence;
   };
   EXPECT_TRUE(has(refusal("lies_about_id"), "the object says its id is somebody-else but the manifest says fixture"));
-  EXPECT_TRUE(has(refusal("sound", R"(, "version": "2.0.0")"), "the object says its version is 1.0.0 but the manifest says 2.0.0"));
+  EXPECT_TRUE(has(refusal("sound", R"(, "version": "2.0.0")"),
+                  "the object says its version is 1.0.0 but the manifest says 2.0.0"));
   EXPECT_TRUE(has(refusal("crashes"), "crashed (Segmentation fault)"));
   EXPECT_TRUE(has(refusal("no_device"), "none of the plugin's objects can run on this machine"));
   EXPECT_TRUE(has(refusal("sound", R"(, "objects": [{"backend": "onednn", "file": "gone.so"}])"), "gone.so"));
   fs::remove(folder / "p" / "fixture.onednn.so");
   write_text(folder / "p" / "manifest.json", R"({"manifest": 1, "id": "fixture", "kind": "optimizer"})");
-  EXPECT_TRUE(has(sentence_of([&] { seal(folder / "p"); }), "there is no object of fixture here; name it fixture.BACKEND.so"));
+  EXPECT_TRUE(
+      has(sentence_of([&] { seal(folder / "p"); }), "there is no object of fixture here; name it fixture.BACKEND.so"));
 }
 
 }  // namespace

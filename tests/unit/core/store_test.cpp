@@ -80,7 +80,8 @@ TEST_F(StoreTest, ANewerVersionReplacesAndAnOlderIsRefused) {
   EXPECT_EQ(store_.install(sealed_plugin(folder_ / "new", "sound_again")).replaced, "1.0.0");
   EXPECT_FALSE(fs::exists(installed_object()));
   EXPECT_EQ(Catalog({store_.path()}).info("fixture").version, "1.1.0");
-  EXPECT_TRUE(has(sentence_of([&] { store_.install(folder_ / "old"); }), "fixture 1.1.0 is installed in " + store_.path() + " and is newer than 1.0.0"));
+  EXPECT_TRUE(has(sentence_of([&] { store_.install(folder_ / "old"); }),
+                  "fixture 1.1.0 is installed in " + store_.path() + " and is newer than 1.0.0"));
   EXPECT_EQ(store_.install(folder_ / "old", {.allow_older = true}).replaced, "1.1.0");
   EXPECT_EQ(Catalog({store_.path()}).info("fixture").version, "1.0.0");
 }
@@ -118,7 +119,8 @@ TEST_F(StoreTest, BrokenPluginsLeaveNothingBehind) {
   };
   for (const auto& [object, part] : kCases) {
     forged(folder_ / "p", object);
-    const std::string sentence = sentence_of([&] { store_.install(folder_ / "p", {.timeout = std::chrono::milliseconds(500)}); });
+    const std::string sentence =
+        sentence_of([&] { store_.install(folder_ / "p", {.timeout = std::chrono::milliseconds(500)}); });
     EXPECT_TRUE(has(sentence, part));
     EXPECT_FALSE(fs::exists(store_.path())) << object;
   }
@@ -137,7 +139,8 @@ TEST_F(StoreTest, AnotherAbiIsRefusedFromTheManifest) {
   Manifest manifest = read_manifest(folder_ / "p");
   manifest.abi_minor = 99;
   write_text(folder_ / "p" / "manifest.json", manifest_text(manifest));
-  EXPECT_TRUE(has(sentence_of([&] { store_.install(folder_ / "p"); }), "fixture 1.0.0 speaks ABI 0.99 but this Tenon offers 0.9"));
+  EXPECT_TRUE(has(sentence_of([&] { store_.install(folder_ / "p"); }),
+                  "fixture 1.0.0 speaks ABI 0.99 but this Tenon offers 0.9"));
 }
 
 TEST_F(StoreTest, AStoreThatCannotBeWrittenIsNamed) {
@@ -145,7 +148,8 @@ TEST_F(StoreTest, AStoreThatCannotBeWrittenIsNamed) {
   write_text(folder_ / "file", "");
   const std::string sentence = sentence_of([&] { Store(folder_ / "file" / "store").install(folder_ / "p"); });
   EXPECT_TRUE(has(sentence, (folder_ / "file" / "store").string() + ": the store cannot be written"));
-  EXPECT_TRUE(has(sentence_of([&] { Store("/proc/tenon").install(folder_ / "p"); }), "/proc/tenon: the store cannot be written"));
+  EXPECT_TRUE(has(sentence_of([&] { Store("/proc/tenon").install(folder_ / "p"); }),
+                  "/proc/tenon: the store cannot be written"));
 }
 
 TEST_F(StoreTest, VerifyNamesAlteredAndMissingObjects) {
@@ -167,7 +171,8 @@ TEST_F(StoreTest, ALostCatalogIsNamedAndRebuilt) {
   store_.install(sealed_plugin(folder_ / "p"));
   fs::remove(store_.catalog_path());
   for (const auto& action : std::initializer_list<std::function<void()>>{
-           [&] { ids(); }, [&] { store_.install(folder_ / "p"); }, [&] { store_.remove("fixture"); }, [&] { (void)store_.verify(); }}) {
+           [&] { ids(); }, [&] { store_.install(folder_ / "p"); }, [&] { store_.remove("fixture"); },
+           [&] { (void)store_.verify(); }}) {
     EXPECT_TRUE(has(sentence_of(action), "rebuild it with `tenon plugin rescan`"));
   }
   EXPECT_EQ(store_.rescan().plugins, 1u);
@@ -215,7 +220,8 @@ TEST_F(StoreTest, ACatalogOfTheFutureIsLeftAlone) {
   std::string bytes = read_text(store_.catalog_path());
   bytes[63] = 9;  // user_version, big-endian at 60
   write_text(store_.catalog_path(), bytes);
-  EXPECT_TRUE(has(sentence_of([&] { ids(); }), "written by a newer Tenon (its format is 9 and this one knows 1); update Tenon"));
+  EXPECT_TRUE(has(sentence_of([&] { ids(); }),
+                  "written by a newer Tenon (its format is 9 and this one knows 1); update Tenon"));
   EXPECT_TRUE(has(sentence_of([&] { store_.rescan(); }), "newer Tenon"));
 }
 
@@ -236,7 +242,8 @@ TEST_F(StoreTest, ConcurrentInstallersAreSafe) {
           Store(store_.path()).install(folder_ / name, {.allow_older = true});
           (void)Catalog({store_.path()}).load("fixture", "onednn");
         } catch (const Error& e) {
-          const bool early = e.code() == TN_E_NOT_FOUND && i % 2;  // fixture may not be there yet for who installs the other
+          const bool early =
+              e.code() == TN_E_NOT_FOUND && i % 2;  // fixture may not be there yet for who installs the other
           if (!early) std::fprintf(stderr, "%s\n", e.what()), ++bad;
         }
       }
@@ -262,7 +269,8 @@ TEST_F(StoreTest, AKilledInstallerLeavesAWorkingStore) {
     const pid_t pid = fork();
     ASSERT_GE(pid, 0);
     if (pid == 0) {
-      for (int round = 0;; ++round) Store(store_.path()).install(folder_ / (round % 2 ? "a" : "b"), {.allow_older = true});
+      for (int round = 0;; ++round)
+        Store(store_.path()).install(folder_ / (round % 2 ? "a" : "b"), {.allow_older = true});
     }
     usleep(static_cast<useconds_t>(7'000 * i));
     kill(pid, SIGKILL);
