@@ -1,12 +1,14 @@
 #include "core/plugins/locations.h"
 
-#include <dlfcn.h>
 #include <pwd.h>
 #include <sys/auxv.h>
 #include <unistd.h>
 
+#include <cinttypes>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <initializer_list>
 
 #include "core/error.h"
@@ -37,11 +39,16 @@ fs::path from_environment(const char* name) {
 }  // namespace
 
 std::string own_folder() {
-  Dl_info info{};
-  if (dladdr(reinterpret_cast<void*>(&own_folder), &info) != 0 && info.dli_fname && info.dli_fname[0] == '/') {
-    return resolved_folder(info.dli_fname);
+  // The dynamic loader knows a library by the name that it was asked for, which may be relative to a folder of the
+  // past; the kernel knows the file.
+  const auto here = reinterpret_cast<uintptr_t>(&own_folder);
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    uintptr_t begin = 0, end = 0;
+    if (std::sscanf(line.c_str(), "%" SCNxPTR "-%" SCNxPTR, &begin, &end) != 2 || here < begin || here >= end) continue;
+    if (const size_t path = line.find('/'); path != std::string::npos) return resolved_folder(line.substr(path));
   }
-  return program_folder();  // a program may have been started by a relative name
+  return program_folder();
 }
 
 std::string probe_program() {
