@@ -107,6 +107,7 @@ struct Pieces {
   float slope[16], offset[16];
   int32_t last[16];  // the largest of the piece
 };
+inline constexpr float kUnsure = 3e-5f;  // codes; lines are raised by it, so that what is near an integer lies just above one
 constexpr Pieces make_pieces(bool is_signed) {
   const DynamicBook& book = is_signed ? kDynamicSigned : kDynamicUnsigned;
   const int zero = is_signed ? kDynamicSignedZero : kDynamicUnsignedZero;
@@ -116,7 +117,7 @@ constexpr Pieces make_pieces(bool is_signed) {
   for (int i = 0; i < 7; ++i, power /= 10) {
     const int cells = 1 << (is_signed ? i : i + 1), first = is_signed ? cells : cells - 1;
     p.slope[i + 1] = static_cast<float>(power * cells / 0.9);
-    p.offset[i + 1] = static_cast<float>(first - cells / 9.0);
+    p.offset[i + 1] = static_cast<float>(first - cells / 9.0 + kUnsure);
     p.last[i + 1] = first + cells - 1;
   }
   p.last[8] = p.last[7] + 1;
@@ -134,26 +135,24 @@ alignas(64) inline constexpr Pieces kSignedPieces = make_pieces(true), kUnsigned
 
 template <bool Signed, bool KeepSign = false>
 void encode_dynamic(const Block& block, const DynamicEncoder<Signed>& encoder, const float* values, float unit, uint8_t* codes, int64_t n) {
-  if (!(unit > 0x1p-60f && unit < 0x1p60f)) return encode_one_by_one<Signed, KeepSign>(block, encoder, values, unit, codes, n);
   const Pieces& p = Signed ? kSignedPieces : kUnsignedPieces;
-  // The rounded quotient in three operations: a product with the rounded reciprocal, and its remainder (Markstein 1990).
-  const __m512 divisor = _mm512_set1_ps(unit), reciprocal = _mm512_set1_ps(1 / unit);
+  const __m512 divisor = _mm512_set1_ps(unit);
   const __m512i octave_low = _mm512_load_si512(p.of_octave), octave_high = _mm512_load_si512(p.of_octave + 16), last = _mm512_load_si512(p.last);
   const __m512 bound_low = _mm512_load_ps(p.bound), bound_high = _mm512_load_ps(p.bound + 16), slope = _mm512_load_ps(p.slope),
                offset = _mm512_load_ps(p.offset);
   int64_t i = 0;
   for (; i + 16 <= n; i += 16) {
-    const __m512 value = _mm512_loadu_ps(values + i), q = _mm512_mul_ps(value, reciprocal);
-    const __m512 x = _mm512_fmadd_ps(_mm512_fnmadd_ps(q, divisor, value), reciprocal, q);
-    const __m512i size = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff)), _mm512_set1_epi32(104 << 23));
+    const __m512 value = _mm512_loadu_ps(values + i), x = _mm512_div_ps(value, divisor);
+    const __m512i bits = _mm512_castps_si512(x), magnitude = Signed ? _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)) : bits;
+    const __m512i size = _mm512_max_epi32(magnitude, _mm512_set1_epi32(104 << 23));
     const __m512 a = _mm512_castsi512_ps(size);
     const __m512i octave = _mm512_srli_epi32(size, 23);
     const __m512 bound = _mm512_permutex2var_ps(bound_low, octave, bound_high);
     __m512i piece = _mm512_permutex2var_epi32(octave_low, octave, octave_high);
     piece = _mm512_mask_add_epi32(piece, _mm512_cmp_ps_mask(a, bound, _CMP_GT_OQ), piece, _mm512_set1_epi32(1));
     const __m512 line = _mm512_fmadd_ps(a, _mm512_permutexvar_ps(piece, slope), _mm512_permutexvar_ps(piece, offset));
-    const __m512 from_integer = _mm512_abs_ps(_mm512_reduce_ps(line, _MM_FROUND_TO_NEAREST_INT));
-    const __mmask16 unsure = _mm512_cmp_ps_mask(from_integer, _mm512_set1_ps(1e-4f), _CMP_LT_OQ) | _mm512_cmp_ps_mask(a, bound, _CMP_EQ_OQ);
+    __mmask16 unsure = _mm512_cmp_ps_mask(_mm512_reduce_ps(line, _MM_FROUND_TO_NEG_INF), _mm512_set1_ps(2 * kUnsure), _CMP_LT_OQ);
+    if (Signed) unsure |= _mm512_cmp_ps_mask(a, bound, _CMP_EQ_OQ);  // of two equally near values the lower is due: it depends on the sign which
     if (__builtin_expect(unsure, 0)) {
       encode_one_by_one<Signed, KeepSign>(block, encoder, values + i, unit, codes + i, 16);
       continue;

@@ -41,7 +41,7 @@ int64_t sign_differences() {
   uint8_t plain[300], kept[300];
   for (int i = 0; i < 300; ++i) values[i] = (i % 3 - 1) * std::ldexp(1.0f, -(i % 60));
   int64_t wrong = 0;
-  for (const float unit : {1.0f, 0x1p-70f}) {  // both ways of dividing
+  for (const float unit : {1.0f, 0x1p-70f}) {
     for (float& x : values) x *= unit;
     encode_dynamic<true>(block, *encoder, values, unit, plain, 300);
     encode_dynamic<true, true>(block, *encoder, values, unit, kept, 300);
