@@ -81,34 +81,39 @@ bool as_installed(const Database& db, int64_t store, std::string_view id, const 
   return true;
 }
 
-}  // namespace
-
-LoadedPlugin Catalog::load(std::string_view id, std::string_view backend, Trust trust) const {
-  std::string path;
-  {
-    const auto lock = std::lock_guard(state_->mutex);
-    for (int attempt = 0;; ++attempt) {
-      const State::Place place = state_->get(id);
-      const ObjectRow object = choose(objects_of(state_->db, place.store, id), std::string(id), backend);
-      path = place.folder + '/' + object.file;
-      if (trust == Trust::kAllowAltered || as_installed(state_->db, place.store, id, object, path)) break;
-      if (attempt > 0) {
-        throw Error(
-            TN_E_TRUST,
-            path +
-                ": the object is missing or differs from what was installed; run `tenon plugin verify`, then install " +
-                std::string(id) + " again");
-      }
-      // An installer may be between renaming the folder and committing the row: wait for it, then look again.
-      const StoreLock wait(state_->stores[static_cast<size_t>(place.store - 1)], StoreLock::Mode::kRead);
-    }
-  }
+LoadedPlugin load_object(const std::string& path, std::string_view id) {
   LoadedPlugin plugin = load_library(path);
   if (plugin.id() != id) {
     throw Error(TN_E_TRUST, path + ": the object says that it is " + std::string(plugin.id()) + ", not " +
                                 std::string(id) + "; install it again");
   }
   return plugin;
+}
+
+}  // namespace
+
+LoadedPlugin Catalog::load(std::string_view id, std::string_view backend, Trust trust) const {
+  const auto turn = std::lock_guard(state_->mutex);
+  const auto attempt = [&](const State::Place& place) {
+    const ObjectRow object = choose(objects_of(state_->db, place.store, id), std::string(id), backend);
+    const std::string path = place.folder + '/' + object.file;
+    if (trust == Trust::kCatalogOnly && !as_installed(state_->db, place.store, id, object, path)) {
+      throw Error(TN_E_TRUST, path +
+                                  ": the object is missing or differs from what was installed; run `tenon plugin "
+                                  "verify`, then install " +
+                                  std::string(id) + " again");
+    }
+    return load_object(path, id);
+  };
+  const State::Place place = state_->get(id);
+  try {
+    return attempt(place);
+  } catch (const Error&) {
+    // An installer may have replaced the files between the look at the catalog and the load. Only the second look holds
+    // installers off, so that a plugin that hangs while it is loaded does not.
+    const StoreLock lock(state_->stores[static_cast<size_t>(place.store - 1)], StoreLock::Mode::kRead);
+    return attempt(state_->get(id));
+  }
 }
 
 }  // namespace tenon
