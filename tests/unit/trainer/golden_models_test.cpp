@@ -1,0 +1,73 @@
+// Loss and gradients of every model kind against transformers, and of a PEFT adapter against peft.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "hosts/trainer/run/export.h"
+#include "tests/unit/trainer/tiny.h"
+
+namespace tenon::trainer {
+namespace {
+
+struct Case {
+  const char *model, *config;
+};
+
+class GoldenModel : public testing::TestWithParam<Case> {};
+
+// expected-CONFIG: the loss, and of each gradient its sum, 2-norm, product with a fixed noise and largest magnitude.
+TEST_P(GoldenModel, LossAndGradientsAreThoseOfTransformers) {
+  const auto [model, config] = GetParam();
+  const tiny::Folder folder;
+  tiny::Run run(tiny::model_folder(folder, model, config), tiny::mix(), {});
+  const golden::File expected(std::string("models/") + model + "/expected-" + config + ".safetensors");
+  std::map<std::string, std::vector<float>> gradients;
+  const double loss = run.gradients(tiny::input(), {}, gradients);
+  EXPECT_NEAR(loss, expected.f32("loss")[0], 2e-5 * expected.f32("loss")[0]);
+  const auto order = expected.setting("order");
+  ASSERT_EQ(gradients.size(), order.size());
+  for (size_t k = 0; k < order.size(); ++k) {
+    const std::string name = order[k];
+    ASSERT_TRUE(gradients.contains(name)) << name;
+    const std::vector<float>& g = gradients[name];
+    double norm = 0, product = 0, largest = 0;
+    for (size_t i = 0; i < g.size(); ++i) {
+      norm += static_cast<double>(g[i]) * g[i];
+      product += static_cast<double>(g[i]) * golden::noise(static_cast<uint32_t>(2000 + k), i);
+      largest = std::max(largest, std::abs(static_cast<double>(g[i])));
+    }
+    norm = std::sqrt(norm);
+    const std::vector<float> f = expected.f32("fingerprint." + name);
+    EXPECT_NEAR(norm, f[1], 2e-4 * f[1] + 1e-7) << name;
+    EXPECT_NEAR(product, f[2], 5e-4 * f[1] + 1e-7) << name;
+    EXPECT_NEAR(largest, f[3], 5e-4 * f[3] + 1e-7) << name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, GoldenModel,
+                         testing::Values(Case{"llama", "config"}, Case{"llama", "config-newer"}, Case{"llama", "config-linear"},
+                                         Case{"llama", "config-dynamic"}, Case{"llama", "config-llama3"}, Case{"llama", "config-llama3-newer"},
+                                         Case{"llama2", "config"}, Case{"mistral", "config"}, Case{"qwen2", "config"}, Case{"qwen3", "config"}));
+
+TEST(GoldenAdapter, LossAndGradientsAreThoseOfPeft) {
+  const tiny::Folder folder;
+  MixRequest request = tiny::mix("adamw", {"lora"});
+  request.adapter_from = {golden::path("lora/adapter")};
+  tiny::Run run(tiny::model_folder(folder, "llama"), request, {});
+  read_adapter(*run.session, *run.set->techniques.adapters[0], request.adapter_from[0]);
+  const golden::File expected("lora/expected.safetensors");
+  std::map<std::string, std::vector<float>> gradients;
+  const double loss = run.gradients(tiny::input(), {}, gradients);
+  EXPECT_NEAR(loss, expected.f32("loss")[0], 2e-5 * expected.f32("loss")[0]);
+  ASSERT_FALSE(gradients.empty());
+  for (const auto& [key, g] : gradients) {
+    const std::vector<float> want = expected.f32("grad." + key);
+    ASSERT_EQ(g.size(), want.size()) << key;
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < g.size(); ++i) difference += std::pow(g[i] - want[i], 2), norm += std::pow(want[i], 2);
+    EXPECT_LE(std::sqrt(difference), 2e-4 * std::sqrt(norm) + 1e-7) << key;
+  }
+}
+
+}  // namespace
+}  // namespace tenon::trainer
