@@ -66,7 +66,7 @@ int run_train(const std::vector<std::string>& arguments) {
   trainer::MixRequest request = mix_request(values, true);
   for (const std::string& tag : tags) {
     if (tag.starts_with("note: "))
-      progress.note(tag.substr(6));
+      progress.note("tenon: " + tag.substr(6));
     else
       request.run_tags.push_back(tag);
   }
@@ -97,7 +97,7 @@ int run_train(const std::vector<std::string>& arguments) {
     report.set_parameters(source.config().parameters(), session.trainable_parameters());
     progress.note("training " + with_commas(session.trainable_parameters()) + " of " + with_commas(source.config().parameters()) + " parameters on " +
                   runtime.device_info().name);
-    if (done == 0) sample(session, "before");
+    if (done == 0) sample(session, "before:");
   };
   events.step = [&](const trainer::StepResult& r, int64_t total, double tokens_per_second) {
     report.add_step(r, tokens_per_second);
@@ -109,7 +109,7 @@ int run_train(const std::vector<std::string>& arguments) {
     std::snprintf(line, sizeof line, "held-out loss %.4f, perplexity %.3f after %lld steps", p.value.loss, p.value.perplexity, static_cast<long long>(p.step));
     progress.note(line);
   };
-  events.finished = [&](trainer::Session& session) { sample(session, "after"); };
+  events.finished = [&](trainer::Session& session) { sample(session, "after:"); };
   const trainer::TrainResult result = trainer::train(runtime, source, text, train_opts, events);
   progress.clear();
   const std::string report_path = report.write(train_opts.output, result);

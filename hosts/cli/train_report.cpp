@@ -61,7 +61,11 @@ nlohmann::json TrainReport::samples_json() const {
 }
 
 void TrainReport::print_samples() const {
-  for (const auto& s : data_.samples) std::printf("sample %-6s%s%s\n", s.label.c_str(), s.prompt.c_str(), s.text.c_str());
+  for (const auto& s : data_.samples) {
+    std::string text = s.prompt + s.text;  // indented under its label
+    for (size_t i = 0; (i = text.find('\n', i)) != std::string::npos; i += 14) text.insert(i + 1, 13, ' ');
+    std::printf("%-12s %s\n", s.label.c_str(), text.c_str());
+  }
 }
 
 }  // namespace tenon::cli
