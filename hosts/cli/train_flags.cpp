@@ -13,12 +13,6 @@ po::typed_value<std::string>* with_default(const char* value) { return po::value
 
 bool given(const po::variables_map& values, const char* flag) { return values.count(flag) && !values[flag].defaulted(); }
 
-// "0.05": a share of the steps; "100": steps.
-int64_t warmup_steps(const po::variables_map& values, int64_t steps) {
-  const double w = checked_double(values, "warmup", 0, 1e12);
-  return w < 1 ? static_cast<int64_t>(w * static_cast<double>(steps) + 0.5) : static_cast<int64_t>(w);
-}
-
 trainer::Checkpointing parse_checkpointing(const std::string& name) {
   if (name == "flash-cut") return trainer::Checkpointing::kFlashCut;
   if (name == "block") return trainer::Checkpointing::kBlock;
@@ -99,7 +93,11 @@ trainer::TrainOptions train_options(const po::variables_map& values, std::vector
   o.schedule.kind = trainer::parse_schedule(values["schedule"].as<std::string>());
   o.schedule.lr = checked_double(values, "lr", 0, 1e6);
   o.schedule.floor = checked_double(values, "lr-floor", 0, 1);
-  o.schedule.warmup = warmup_steps(values, o.steps);
+  const double warmup = checked_double(values, "warmup", 0, 1e12);
+  if (warmup < 1)
+    o.warmup_share = warmup;
+  else
+    o.schedule.warmup = static_cast<int64_t>(warmup);
   o.session.clip = checked_double(values, "clip", 0, 1e12);
   const std::string order = values["order"].as<std::string>();
   if (order != "shuffled" && order != "sequential") throw Usage("--order " + order + " is not one of shuffled, sequential");

@@ -118,6 +118,7 @@ TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& 
   BatchOrder order(data->size(), o.batch, o.session.accumulate, o.order, o.session.seed, o.data);
   if (o.steps == 0) o.steps = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(o.epochs * static_cast<double>(order.batches_per_epoch()) / static_cast<double>(o.session.accumulate))));
   o.schedule.total = o.steps;
+  if (o.warmup_share > 0) o.schedule.warmup = std::llround(o.warmup_share * static_cast<double>(o.steps));
 
   TrainResult result;
   const RunShape shape{o.batch, o.session.sequence, held_out.has_value()};

@@ -18,7 +18,8 @@ struct TrainOptions {
   std::string output;  // folder of metrics.jsonl, checkpoints and final/
   int64_t batch = 1, steps = 0;
   double epochs = 0;  // instead of steps
-  Schedule schedule;  // total is set from steps
+  Schedule schedule;        // total is set from steps
+  double warmup_share = 0;  // of the steps, in place of schedule.warmup, where it is not 0
   SessionOptions session;
   tn_dtype compute = kF32;
   Order order = Order::kShuffled;
