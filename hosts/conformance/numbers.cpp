@@ -72,8 +72,8 @@ std::string percent(double x) {
 }
 
 void expect_no_leak(const std::function<void()>& call) {
-  // Caches fill and settle; a leak goes on, round for round.
-  constexpr int kCalls = 32, kRounds = 5;
+  // Caches of a device fill and settle, if slowly; a leak goes on, round for round.
+  constexpr int kCalls = 32, kRounds = 20;
   int64_t least = INT64_MAX;
   for (int round = 0; round < kRounds && least >= 8 * kCalls; ++round) {
     const int64_t before = heap_bytes();

@@ -95,7 +95,7 @@ def main():
         w.wait()
     import importlib.metadata
     versions = {n: importlib.metadata.version(n) for n in ("torch", "transformers", "peft", "bitsandbytes")}
-    peer.report("lora-step", figures, versions, args, batch=batch, length=length, rank=16, python_imports_bytes=int(imported))
+    peer.report("lora-step", figures, versions, args, ("--model", args.gguf), batch=batch, length=length, rank=16, python_imports_bytes=int(imported))
 
 
 if __name__ == "__main__":

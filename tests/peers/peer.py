@@ -34,17 +34,18 @@ def interleaved(actions, repeat, warmup=2):
     return {name: statistics.median(t) for name, t in times.items()}
 
 
-def ask_tenon(binary, name, threads):
+def ask_tenon(binary, name, threads, flags):
     environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
-    done = subprocess.run([binary, "bench", name, "--json"], stdout=subprocess.PIPE, text=True, env=environment)
+    done = subprocess.run([binary, "bench", name, "--json", *flags], stdout=subprocess.PIPE, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"tenon bench {name} ended with {done.returncode}")
     return json.loads(done.stdout)["figures"]
 
 
-def report(name, figures, versions, args, **conditions):
-    """One JSON line, then a table."""
-    ours = ask_tenon(args.tenon, name, args.threads) if args.tenon else {}
+def report(name, figures, versions, args, flags=(), **conditions):
+    """One JSON line, then a table. `flags` are for tenon."""
+    quick = ("--quick",) if args.quick else ()
+    ours = ask_tenon(args.tenon, name, args.threads, (*flags, *quick)) if args.tenon else {}
     ratios = {}
     for key, peer in figures.items():
         if ours.get(key) and peer:

@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <chrono>
+#include <utility>
 
 #include "core/error.h"
 #include "core/plugins/host.h"
@@ -31,9 +32,12 @@ void Engine::run(const char* name, F&& call) {
   if (dry_) return;
   if (!profiling_) return check(call(), name);
   const auto begin = std::chrono::steady_clock::now();
+  const double outer = std::exchange(nested_seconds_, 0.0);
   check(call(), name);
   check(api_->stream_wait(device_, stream_), name);
-  profile_[name] += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  profile_[name] += seconds - nested_seconds_;
+  nested_seconds_ = outer + seconds;
 }
 
 Tensor Engine::empty(Category category, tn_dtype dtype, const int64_t* shape, int ndim) {
@@ -166,5 +170,7 @@ void Engine::with_workspace(uint64_t bytes, const char* name, const std::functio
   const tn_exec e = exec(workspace.data(), bytes);
   run(name, [&] { return call(&e); });
 }
+
+void Engine::technique(const char* name, const std::function<int32_t()>& call) { run(name, call); }
 
 }  // namespace tenon::trainer

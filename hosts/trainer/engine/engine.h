@@ -35,7 +35,7 @@ class Engine {
   const tn_host* host() const { return host_; }
   const tn_device_api* api() const { return api_; }
   tn_device* device() const { return device_; }
-  // Seconds since construction spent in operators, by name; for `bench step --profile`.
+  // Seconds since profiling began spent in operators and techniques, by name, each without those that it calls; for `bench step --profile`.
   const std::map<std::string, double>& profile() const { return profile_; }
   void set_profiling(bool on) { profiling_ = on; }
 
@@ -71,6 +71,8 @@ class Engine {
   // Runs `call` with a tn_exec whose workspace has `bytes` bytes; not called when dry.
   void with_workspace(uint64_t bytes, const char* name, const std::function<int32_t(const tn_exec*)>& call);
   tn_exec exec(void* workspace, uint64_t bytes) const;
+  // Runs `call`, a technique that may call operators itself; not called when dry.
+  void technique(const char* name, const std::function<int32_t()>& call);
 
  private:
   template <class F>
@@ -86,6 +88,7 @@ class Engine {
   const tn_ops* ops_ = nullptr;
   Memory memory_;
   std::map<std::string, double> profile_;
+  double nested_seconds_ = 0;  // of finished calls within the one that runs
 };
 
 }  // namespace tenon::trainer

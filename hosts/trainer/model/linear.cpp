@@ -190,7 +190,7 @@ void Linear::forward_through(Engine& engine, const LinearCall& call, size_t adap
                           call.step,               call.micro_batch, call.row_begin, adapter.scale,
                           {call.seed, 0x10000u * (adapter.index + 1) + site, static_cast<uint32_t>(call.step * 4096 + call.micro_batch)}};
   const Tensor::Ref ry = y.ref();
-  check(adapter.api->forward(adapter.self, site, &c, &base, x.ref(), y ? &ry.t : nullptr), "an adapter's forward");
+  engine.technique("adapter forward", [&] { return adapter.api->forward(adapter.self, site, &c, &base, x.ref(), y ? &ry.t : nullptr); });
 }
 
 void Linear::backward_through(Engine& engine, const LinearCall& call, size_t adapters_left, const Tensor& dy, const Tensor& x, const Tensor* dx,
@@ -221,7 +221,8 @@ void Linear::backward_through(Engine& engine, const LinearCall& call, size_t ada
                           params.pointers.size(), call.step, call.micro_batch, call.row_begin, adapter.scale,
                           {call.seed, 0x10000u * (adapter.index + 1) + site, static_cast<uint32_t>(call.step * 4096 + call.micro_batch)}};
   const Tensor::Ref rdx = dx ? dx->ref() : Tensor::Ref{};
-  check(adapter.api->backward(adapter.self, site, &c, &base, dy.ref(), beta, dx ? &rdx.t : nullptr), "an adapter's backward");
+  engine.technique("adapter backward",
+                   [&] { return adapter.api->backward(adapter.self, site, &c, &base, dy.ref(), beta, dx ? &rdx.t : nullptr); });
 }
 
 void Linear::forward(Engine& engine, const LinearCall& call, const Tensor& x, const Tensor& y, SavedLinear* saved) const {
