@@ -1,8 +1,11 @@
+#include <memory>
+
 #include <gtest/gtest.h>
 
 #include "optimizers/adamw/reference.h"
 #include "sdk/testing/optimizer.h"
 #include "sdk/testing/statistics.h"
+#include "sdk/testing/threads.h"
 #include "tests/reference/golden.h"
 
 namespace tenon::sdk::testing {
@@ -15,6 +18,8 @@ size_t elements(const std::vector<int64_t>& shape) {
   for (const int64_t d : shape) n *= static_cast<size_t>(d);
   return n;
 }
+
+using Hypers = std::map<std::string, std::string>;
 
 class AdamW : public ::testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(Cpu, AdamW, ::testing::ValuesIn(plugin_objects()), [](const auto& p) { return object_label(p.param); });
@@ -195,6 +200,16 @@ TEST_P(AdamW, StatesAreEightBytesAParameter) {
   }
   OptimizerRun ams(GetParam(), {{"amsgrad", "true"}}, {{{10}, std::vector<float>(10)}});
   EXPECT_EQ(ams.state_bytes(), 120u);
+}
+
+TEST_P(AdamW, ThreadsDoNotMatter) {
+  const auto run = [&](int threads) {
+    const Threads scope(threads);
+    auto r = std::make_unique<OptimizerRun>(GetParam(), Hypers{{"state_dtype", "bf16"}}, std::vector<Parameter>{{{50001}, normals(50001, 1), TN_ROLE_OTHER, kBF16}});
+    for (int t = 1; t <= 3; ++t) r->step(0, normals(50001, t), {.flags = TN_ITEM_STOCHASTIC_ROUNDING});
+    return r;
+  };
+  EXPECT_TRUE(run(1)->same_bits(*run(3)));
 }
 
 TEST_P(AdamW, TakesAnEmptyTensor) {

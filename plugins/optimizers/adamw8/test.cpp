@@ -1,4 +1,5 @@
 #include <limits>
+#include <memory>
 
 #include <gtest/gtest.h>
 
@@ -6,6 +7,7 @@
 #include "optimizers/adamw8/reference.h"
 #include "sdk/testing/optimizer.h"
 #include "sdk/testing/statistics.h"
+#include "sdk/testing/threads.h"
 #include "tests/reference/golden.h"
 
 namespace tenon::sdk::testing {
@@ -151,6 +153,16 @@ TEST_P(AdamW8, StatesAreTwoBytesAndAScaleABlock) {
   EXPECT_EQ(mixed.step(2, {}), TN_OK);
   OptimizerRun all(GetParam(), {{"embed_f32", "false"}}, {{{4096}, std::vector<float>(4096), TN_ROLE_EMBEDDING}});
   EXPECT_EQ(all.state_bytes(), 2u * 4096 + 8 * 16);
+}
+
+TEST_P(AdamW8, ThreadsDoNotMatter) {
+  const auto run = [&](int threads) {
+    const Threads scope(threads);
+    auto r = std::make_unique<OptimizerRun>(GetParam(), Hypers{}, std::vector<Parameter>{{{50001}, normals(50001, 1)}});
+    for (int t = 1; t <= 3; ++t) r->step(0, normals(50001, t));
+    return r;
+  };
+  EXPECT_TRUE(run(1)->same_bits(*run(3)));
 }
 
 TEST_P(AdamW8, ResumesBitForBit) {

@@ -1,4 +1,5 @@
 #include <limits>
+#include <memory>
 
 #include <gtest/gtest.h>
 
@@ -6,6 +7,7 @@
 #include "sdk/dynamic_map.h"
 #include "sdk/testing/optimizer.h"
 #include "sdk/testing/statistics.h"
+#include "sdk/testing/threads.h"
 #include "tests/reference/golden.h"
 
 namespace tenon::sdk::testing {
@@ -350,6 +352,18 @@ TEST_P(GaLore, StaggerSpreadsRefreshes) {
     refreshes.push_back(metrics.count("galore_refreshes") ? metrics.at("galore_refreshes") : 0);
   }
   EXPECT_EQ(refreshes, (std::vector<double>{3, 0, 1, 1, 1, 0}));
+}
+
+TEST_P(GaLore, ThreadsDoNotMatter) {
+  for (const char* svd : {"exact", "randomized"}) {
+    const auto run = [&](int threads) {
+      const Threads scope(threads);
+      auto r = std::make_unique<OptimizerRun>(GetParam(), Hypers{{"rank", "40"}, {"svd", svd}, {"update_proj_gap", "2"}}, std::vector<Parameter>{matrix(300, 280)});
+      for (int t = 1; t <= 3; ++t) r->step(0, gradient(300, 280, 60, 0.95, 0.1 * t));
+      return r;
+    };
+    EXPECT_TRUE(run(1)->same_bits(*run(3))) << svd;
+  }
 }
 
 TEST_P(GaLore, TakesAnEmptyMatrix) {
