@@ -19,11 +19,11 @@ struct AdamSettings {
 
 // The numbers of one update. Computed in double: β^t in f32 drifts.
 struct AdamNumbers {
-  float a1, a2;          // 1 − β1, 1 − β2
-  float root, eps;       // denominator = root · √v + ε
-  double direction;      // factor of m / denominator
-  float step;            // lr · direction
-  float decay, after;    // lr · weight_decay; 1 if the weight decays after the step, else 0
+  float a1, a2;        // 1 − β1, 1 − β2
+  float root, eps;     // denominator = root · √v + ε
+  double direction;    // factor of m / denominator
+  float step;          // lr · direction
+  float decay, after;  // lr · weight_decay; 1 if the weight decays after the step, else 0
   float grad_scale;
 
   AdamNumbers(const AdamSettings& s, const tn_item& item) {
@@ -40,7 +40,9 @@ struct AdamNumbers {
 };
 
 // m ← (1 − a) m + a g with one rounding per term: for a = 1 exactly g, and (1 − a) is as exact as a.
-TN_FN float decayed(float a, float old, float fresh) { return std::fma(a, fresh, std::fma(-a, old, old)); }
+TN_FN float decayed(float a, float old, float fresh) {
+  return std::fma(a, fresh, std::fma(-a, old, old));
+}
 
 // m / (root · √v + ε); 0 where a zero ε meets a zero v.
 TN_FN float adam_ratio(const AdamNumbers& a, float m, float v) {
@@ -48,17 +50,21 @@ TN_FN float adam_ratio(const AdamNumbers& a, float m, float v) {
   return m / (d > 0 ? d : __builtin_inff());
 }
 
-// The weight after a step along u. Step and decay meet in one small difference: multiplying by 1 − decay, rounded, would drift by 1e-5 in a
-// thousand steps.
+// The weight after a step along u. Step and decay meet in one small difference: multiplying by 1 − decay, rounded,
+// would drift by 1e-5 in a thousand steps.
 TN_FN float adam_step(const AdamNumbers& a, float w, float u, float decay) {
   const float s = a.step * u;
   return w - std::fma(decay, std::fma(-a.after, s, w), s);
 }
-TN_FN float adam_step(const AdamNumbers& a, float w, float u) { return adam_step(a, w, u, a.decay); }
+TN_FN float adam_step(const AdamNumbers& a, float w, float u) {
+  return adam_step(a, w, u, a.decay);
+}
 
-// One update of a parameter with its averages m and v, and with `vmax` (AMSGrad: the largest v so far stands in the root) if Max.
+// One update of a parameter with its averages m and v, and with `vmax` (AMSGrad: the largest v so far stands in the
+// root) if Max.
 template <bool Max>
-void adam_update(const tn_exec* exec, const AdamNumbers& a, int64_t n, Stored grad, Stored weight, Stored m, Stored v, Stored vmax) {
+void adam_update(const tn_exec* exec, const AdamNumbers& a, int64_t n, Stored grad, Stored weight, Stored m, Stored v,
+                 Stored vmax) {
   for_each_block<5 * kChunk * sizeof(float)>(
       exec, chunks(n),
       [=](const Block& block) {
@@ -87,12 +93,16 @@ void adam_update(const tn_exec* exec, const AdamNumbers& a, int64_t n, Stored gr
 }
 
 // Adam whose states are whole values in slots `first`, `first` + 1 (and + 2 for AMSGrad).
-inline void adam_update(const tn_exec* exec, const AdamSettings& s, const tn_item& item, bool amsgrad, uint32_t first = 0) {
+inline void adam_update(const tn_exec* exec, const AdamSettings& s, const tn_item& item, bool amsgrad,
+                        uint32_t first = 0) {
   const int64_t n = count(*item.param);
   const AdamNumbers a(s, item);
-  const Stored g = gradient_of(item), w = weight_of(item), m = state_of(item, first, n), v = state_of(item, first + 1, n);
-  if (amsgrad) adam_update<true>(exec, a, n, g, w, m, v, state_of(item, first + 2, n));
-  else adam_update<false>(exec, a, n, g, w, m, v, {});
+  const Stored g = gradient_of(item), w = weight_of(item), m = state_of(item, first, n),
+               v = state_of(item, first + 1, n);
+  if (amsgrad)
+    adam_update<true>(exec, a, n, g, w, m, v, state_of(item, first + 2, n));
+  else
+    adam_update<false>(exec, a, n, g, w, m, v, {});
 }
 
 // The direction alone: u (in: the gradient) becomes m / denominator; the caller's step is lr · a.direction.
@@ -115,7 +125,8 @@ inline void adam_direction(const tn_exec* exec, const AdamNumbers& a, int64_t n,
 }
 
 // Elements [begin, begin + n) of a weight, begin a multiple of 8, along the direction u.
-inline void adam_apply(const tn_exec* exec, const AdamNumbers& a, int64_t begin, int64_t n, const float* u, Stored weight) {
+inline void adam_apply(const tn_exec* exec, const AdamNumbers& a, int64_t begin, int64_t n, const float* u,
+                       Stored weight) {
   const Stored part = weight.from(begin);
   for_each_block<kChunk * sizeof(float)>(
       exec, chunks(n),
@@ -130,12 +141,19 @@ inline void adam_apply(const tn_exec* exec, const AdamNumbers& a, int64_t begin,
 }
 
 // Schema entries that the family shares.
-inline constexpr tn_hyper_info kHyperBeta1 = real("beta1", "0.9", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "decay of the gradient's average");
-inline constexpr tn_hyper_info kHyperBeta2 = real("beta2", "0.999", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "decay of the squared gradient's average");
-constexpr tn_hyper_info hyper_eps(const char* fallback) { return real("eps", fallback, 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr, "added to the root"); }
-constexpr tn_hyper_info hyper_weight_decay(const char* fallback) {
-  return real("weight_decay", fallback, 0, kInfinity, TN_RANGE_OPEN_MAX, "1/lr", "decoupled: the weight shrinks by lr * weight_decay a step");
+inline constexpr tn_hyper_info kHyperBeta1 =
+    real("beta1", "0.9", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "decay of the gradient's average");
+inline constexpr tn_hyper_info kHyperBeta2 =
+    real("beta2", "0.999", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "decay of the squared gradient's average");
+constexpr tn_hyper_info hyper_eps(const char* fallback) {
+  return real("eps", fallback, 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr, "added to the root");
 }
-constexpr tn_hyper_info hyper_decay(const char* fallback) { return choice("decay", fallback, "pre|post", "weight decay before or after the step"); }
+constexpr tn_hyper_info hyper_weight_decay(const char* fallback) {
+  return real("weight_decay", fallback, 0, kInfinity, TN_RANGE_OPEN_MAX, "1/lr",
+              "decoupled: the weight shrinks by lr * weight_decay a step");
+}
+constexpr tn_hyper_info hyper_decay(const char* fallback) {
+  return choice("decay", fallback, "pre|post", "weight decay before or after the step");
+}
 
 }  // namespace tenon::sdk

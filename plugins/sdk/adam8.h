@@ -1,8 +1,9 @@
 // Adam over moments held in 8 bits (8-bit Optimizers via Block-wise Quantization, Dettmers et al. 2021).
 //
-// Blocks of `blocksize` consecutive elements; a state is one byte an element and one f32, the largest magnitude, a block. The first moment takes
-// the signed book, the second the unsigned one. The moments of an update are decoded, advanced and *used* in f32, then coded: so the
-// first step is Adam's to the last bit, and the codes only carry what is remembered. Zero bytes are a legal start: 0 times any code is 0.
+// Blocks of `blocksize` consecutive elements; a state is one byte an element and one f32, the largest magnitude, a
+// block. The first moment takes the signed book, the second the unsigned one. The moments of an update are decoded,
+// advanced and *used* in f32, then coded: so the first step is Adam's to the last bit, and the codes only carry what is
+// remembered. Zero bytes are a legal start: 0 times any code is 0.
 #pragma once
 
 #include "sdk/adam.h"
@@ -24,18 +25,21 @@ struct Adam8States {
 };
 
 inline constexpr int64_t kLargestBlocksize = 4096;
-constexpr int64_t adam8_chunk_size(int64_t blocksize) { return blocksize > kChunk ? blocksize : kChunk; }
+constexpr int64_t adam8_chunk_size(int64_t blocksize) {
+  return blocksize > kChunk ? blocksize : kChunk;
+}
 
 // Slots first … first + 3 as adam8_declare declared them.
 inline Adam8States adam8_states(const tn_item& item, uint32_t first, int64_t n, int64_t blocksize) {
-  if (item.n_states < first + 4) fail(TN_E_ARGUMENT, "an item came with " + std::to_string(item.n_states) + " states, state_layout declared more");
+  if (item.n_states < first + 4)
+    fail(TN_E_ARGUMENT, "an item came with " + std::to_string(item.n_states) + " states, state_layout declared more");
   const auto slot = [&](uint32_t i, int64_t expected) -> const tn_tensor* {
     check_count(*item.states[first + i], expected, "a state");
     return item.states[first + i];
   };
   const int64_t blocks = chunks(n, blocksize);
-  return {contiguous<uint8_t>(slot(0, n), "state1"), contiguous<uint8_t>(slot(1, n), "state2"), contiguous<float>(slot(2, blocks), "absmax1"),
-          contiguous<float>(slot(3, blocks), "absmax2"), blocksize};
+  return {contiguous<uint8_t>(slot(0, n), "state1"), contiguous<uint8_t>(slot(1, n), "state2"),
+          contiguous<float>(slot(2, blocks), "absmax1"), contiguous<float>(slot(3, blocks), "absmax2"), blocksize};
 }
 
 inline void adam8_declare(const tn_state_sink& sink, int32_t ndim, const int64_t* shape, int64_t blocksize) {
@@ -47,16 +51,21 @@ inline void adam8_declare(const tn_state_sink& sink, int32_t ndim, const int64_t
   declare_slot(sink, "absmax1", TN_SLOT_SCALES, kF32, 1, &blocks);
   declare_slot(sink, "absmax2", TN_SLOT_SCALES, kF32, 1, &blocks);
 }
-constexpr uint64_t adam8_bytes(int64_t n, int64_t blocksize) { return static_cast<uint64_t>(2 * n + 8 * chunks(n, blocksize)); }
+constexpr uint64_t adam8_bytes(int64_t n, int64_t blocksize) {
+  return static_cast<uint64_t>(2 * n + 8 * chunks(n, blocksize));
+}
 
 // Adam counts an element whose squared gradient is no finite number as one without gradient and without past.
-TN_FN bool is_usable(float g) { return g * g <= 3.402823466e38f; }
+TN_FN bool is_usable(float g) {
+  return g * g <= 3.402823466e38f;
+}
 
-// Advances the moments of a chunk by its gradients. take(i, usable, u) receives the direction of the chunk's i-th element (usable = 0: it is 0 and
-// the element rests), in the same loop, which divides and takes roots and has time for it. m and v: scratch of a block each.
+// Advances the moments of a chunk by its gradients. take(i, usable, u) receives the direction of the chunk's i-th
+// element (usable = 0: it is 0 and the element rests), in the same loop, which divides and takes roots and has time for
+// it. m and v: scratch of a block each.
 template <class Take>
-TN_FN void adam8_chunk(const Block& block, const Chunk& chunk, const AdamNumbers& a, const Adam8Coder& coder, const Adam8States& s, const float* g,
-                       float* m, float* v, Take take) {
+TN_FN void adam8_chunk(const Block& block, const Chunk& chunk, const AdamNumbers& a, const Adam8Coder& coder,
+                       const Adam8States& s, const float* g, float* m, float* v, Take take) {
   for (int64_t at = 0; at < chunk.n; at += s.blocksize) {
     const int64_t n = chunk.n - at < s.blocksize ? chunk.n - at : s.blocksize, scale = (chunk.begin + at) / s.blocksize;
     uint8_t *cm = s.m + chunk.begin + at, *cv = s.v + chunk.begin + at;
@@ -79,7 +88,8 @@ TN_FN void adam8_chunk(const Block& block, const Chunk& chunk, const AdamNumbers
 }
 
 // The direction alone, as adam_direction.
-inline void adam8_direction(const tn_exec* exec, const AdamNumbers& a, const Adam8Coder& coder, const Adam8States& s, int64_t n, float* u) {
+inline void adam8_direction(const tn_exec* exec, const AdamNumbers& a, const Adam8Coder& coder, const Adam8States& s,
+                            int64_t n, float* u) {
   const int64_t size = adam8_chunk_size(s.blocksize);
   const Adam8Coder* c = &coder;
   for_each_block<2 * kLargestBlocksize * sizeof(float)>(
@@ -88,13 +98,15 @@ inline void adam8_direction(const tn_exec* exec, const AdamNumbers& a, const Ada
         const Chunk chunk(block, n, size);
         float* stage = block.shared<float>();
         float* pu = u + chunk.begin;
-        adam8_chunk(block, chunk, a, *c, s, pu, stage, stage + size, [=](int64_t i, float, float direction) { pu[i] = direction; });
+        adam8_chunk(block, chunk, a, *c, s, pu, stage, stage + size,
+                    [=](int64_t i, float, float direction) { pu[i] = direction; });
       },
       size);
 }
 
 // One update of a parameter.
-inline void adam8_update(const tn_exec* exec, const AdamSettings& settings, const Adam8Coder& coder, const tn_item& item, int64_t blocksize) {
+inline void adam8_update(const tn_exec* exec, const AdamSettings& settings, const Adam8Coder& coder,
+                         const tn_item& item, int64_t blocksize) {
   const int64_t n = count(*item.param), size = adam8_chunk_size(blocksize);
   const AdamNumbers a(settings, item);
   const Stored grad = gradient_of(item), weight = weight_of(item);

@@ -1,9 +1,10 @@
 // Dynamic 8-bit code books (8-bit Optimizers via Block-wise Quantization, Dettmers et al. 2021).
 //
-// A book has 256 increasing values in [-1, 1]: 0, 1, and for each decade 10^(i-6), i = 0..6, the midpoints of 2^i (signed: both signs) or
-// 2^(i+1) (unsigned) equal cells of [0.1, 1], scaled. The f32 values are those of the reference implementation to the last bit, so that files
-// which carry a book, or codes without one, mean the same here and there. The code of x is the nearest value's, of two equally near the
-// lower one's. The signed book has no -1: -1 is coded as -0.99296875.
+// A book has 256 increasing values in [-1, 1]: 0, 1, and for each decade 10^(i-6), i = 0..6, the midpoints of 2^i
+// (signed: both signs) or 2^(i+1) (unsigned) equal cells of [0.1, 1], scaled. The f32 values are those of the reference
+// implementation to the last bit, so that files which carry a book, or codes without one, mean the same here and there.
+// The code of x is the nearest value's, of two equally near the lower one's. The signed book has no -1: -1 is coded as
+// -0.99296875.
 #pragma once
 
 #include <array>
@@ -16,7 +17,8 @@ namespace tenon::sdk {
 
 struct DynamicBook {
   float value[256];
-  float edge[255];  // code(x) = number of edges < x: the largest f32 that is not nearer to value[i + 1] than to value[i]
+  float
+      edge[255];  // code(x) = number of edges < x: the largest f32 that is not nearer to value[i + 1] than to value[i]
 };
 
 constexpr DynamicBook make_dynamic_book(bool is_signed) {
@@ -63,9 +65,9 @@ TN_FN uint8_t dynamic_code(const DynamicBook& book, float x) {
   return static_cast<uint8_t>(low);
 }
 
-// The same code without a search, for loops at memory speed. |x| is cut into cells by its upper bits, so small that a cell holds at most one
-// edge; an entry of the table says which code the cell begins with and where in it the next one starts. Built at run time (an instance of a
-// plugin holds one), 12 KB.
+// The same code without a search, for loops at memory speed. |x| is cut into cells by its upper bits, so small that a
+// cell holds at most one edge; an entry of the table says which code the cell begins with and where in it the next one
+// starts. Built at run time (an instance of a plugin holds one), 12 KB.
 template <bool Signed>
 class DynamicEncoder {
  public:
@@ -100,12 +102,14 @@ class DynamicEncoder {
     return static_cast<uint8_t>((e & 0xffu) + ((magnitude & kMask) > e >> 8 ? 1u - 2u * negative : 0u));
   }
 
-  // For vector code: entry of |x| clamped to [kLeast, kOne] is table()[(|x| >> kShift) - kFirst], that of a negative x lies kCells further.
+  // For vector code: entry of |x| clamped to [kLeast, kOne] is table()[(|x| >> kShift) - kFirst], that of a negative x
+  // lies kCells further.
   const uint32_t* table() const { return entry_.data(); }
   static constexpr uint32_t kSigns = Signed ? 2 : 1;
   static constexpr uint32_t kShift = Signed ? 17 : 16, kMask = (1u << kShift) - 1;
   // The first cell begins at 2^-22 (signed) or 2^-23, below the first edge; the last is the one of 1.
-  static constexpr uint32_t kFirst = (Signed ? 127u - 22 : 127u - 23) << (23 - kShift), kCells = (127u << (23 - kShift)) - kFirst + 1;
+  static constexpr uint32_t kFirst = (Signed ? 127u - 22 : 127u - 23) << (23 - kShift),
+                            kCells = (127u << (23 - kShift)) - kFirst + 1;
   static constexpr uint32_t kLeast = kFirst << kShift, kOne = 127u << 23;
 
  private:

@@ -1,5 +1,5 @@
-// Vectors of weights and states as rules see them: f32, whatever they are kept in. A rule is written once, over chunks of f32; f32 memory is
-// handed out in place, bf16 goes through the block's shared memory.
+// Vectors of weights and states as rules see them: f32, whatever they are kept in. A rule is written once, over chunks
+// of f32; f32 memory is handed out in place, bf16 goes through the block's shared memory.
 #pragma once
 
 #include "sdk/for_each.h"
@@ -10,7 +10,9 @@
 namespace tenon::sdk {
 
 inline constexpr int64_t kChunk = 1024;  // elements; a multiple of 8, so that a Philox block never straddles chunks
-constexpr int64_t chunks(int64_t n, int64_t chunk = kChunk) { return (n + chunk - 1) / chunk; }
+constexpr int64_t chunks(int64_t n, int64_t chunk = kChunk) {
+  return (n + chunk - 1) / chunk;
+}
 
 // Elements [begin, begin + n), n <= the chunk's size.
 struct Chunk {
@@ -21,7 +23,9 @@ struct Chunk {
 
 // Draws of one update that must not meet take elements far apart in the same key: plane p begins at element p · 2^56.
 enum Plane : uint64_t { kPlaneWeight = 0, kPlaneState = 1 /* and 2, 3 */, kPlaneSketch = 8 /* and 9 */ };
-constexpr uint64_t plane_start(uint64_t plane) { return plane << 56; }
+constexpr uint64_t plane_start(uint64_t plane) {
+  return plane << 56;
+}
 
 // Elements kept as f32, as bf16 rounded to nearest or stochastically, or as f32 with a rounded copy beside.
 struct Stored {
@@ -78,7 +82,9 @@ struct Stored {
         for (int j = 0; j < 4; ++j) out[4 * k + j] = r.w[j];
       });
       const uint32_t* noise = words;
-      block.each(n, [=](int64_t i) { to[at + i] = {round_stochastic_bf16(values[at + i], noise[i >> 1] >> (16 * (i & 1)) & 0xffffu)}; });
+      block.each(n, [=](int64_t i) {
+        to[at + i] = {round_stochastic_bf16(values[at + i], noise[i >> 1] >> (16 * (i & 1)) & 0xffffu)};
+      });
     }
   }
   static constexpr int64_t kNoise = 256;
@@ -86,20 +92,26 @@ struct Stored {
 
 inline void check_count(const tn_tensor& t, int64_t n, const char* what) {
   if (count(t) != n)
-    fail(TN_E_ARGUMENT, std::string(what) + " has " + std::to_string(count(t)) + " elements where " + std::to_string(n) + " belong");
+    fail(TN_E_ARGUMENT,
+         std::string(what) + " has " + std::to_string(count(t)) + " elements where " + std::to_string(n) + " belong");
 }
 
-// The parameter of an item, with its master if it has one. A master is rounded to nearest: it is what keeps small updates.
+// The parameter of an item, with its master if it has one. A master is rounded to nearest: it is what keeps small
+// updates.
 inline Stored weight_of(const tn_item& item) {
   if (!item.param) fail(TN_E_ARGUMENT, "an item has no parameter");
   const int64_t n = count(*item.param);
-  Stored w{.stochastic = !item.master && (item.flags & TN_ITEM_STOCHASTIC_ROUNDING), .rng = item.rng, .first = plane_start(kPlaneWeight)};
+  Stored w{.stochastic = !item.master && (item.flags & TN_ITEM_STOCHASTIC_ROUNDING),
+           .rng = item.rng,
+           .first = plane_start(kPlaneWeight)};
   const bool is_f32 = same(item.param->dtype, kF32);
   if (item.master) {
     w.f32 = contiguous<float>(item.master, "the master");
     check_count(*item.master, n, "the master");
-    if (is_f32) w.copy = contiguous<float>(item.param, "the parameter");
-    else w.b16 = contiguous<bf16>(item.param, "the parameter");
+    if (is_f32)
+      w.copy = contiguous<float>(item.param, "the parameter");
+    else
+      w.b16 = contiguous<bf16>(item.param, "the parameter");
   } else if (is_f32) {
     w.f32 = contiguous<float>(item.param, "the parameter");
   } else {
@@ -115,14 +127,18 @@ inline Stored gradient_of(const tn_item& item) {
   return {.b16 = contiguous<bf16>(item.grad, "the gradient (f32 or bf16)")};
 }
 
-// State `index` of an item as f32 or bf16 values; bf16 is rounded stochastically, or a slowly growing average would stand still.
+// State `index` of an item as f32 or bf16 values; bf16 is rounded stochastically, or a slowly growing average would
+// stand still.
 inline Stored state_of(const tn_item& item, uint32_t index, int64_t n) {
   if (index >= item.n_states || !item.states[index])
     fail(TN_E_ARGUMENT, "an item came with " + std::to_string(item.n_states) + " states, state_layout declared more");
   const tn_tensor& t = *item.states[index];
   check_count(t, n, "a state");
   if (same(t.dtype, kF32)) return {.f32 = contiguous<float>(&t, "a state")};
-  return {.b16 = contiguous<bf16>(&t, "a state"), .stochastic = true, .rng = item.rng, .first = plane_start(kPlaneState + index)};
+  return {.b16 = contiguous<bf16>(&t, "a state"),
+          .stochastic = true,
+          .rng = item.rng,
+          .first = plane_start(kPlaneState + index)};
 }
 
 }  // namespace tenon::sdk

@@ -1,5 +1,5 @@
-// A call's workspace, handed out piece by piece. Without memory it only measures: estimate() and apply() run the same layout code, so the
-// bytes asked for are the bytes used.
+// A call's workspace, handed out piece by piece. Without memory it only measures: estimate() and apply() run the same
+// layout code, so the bytes asked for are the bytes used.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +21,8 @@ class Workspace {
     used_ += (static_cast<uint64_t>(n) * sizeof(T) + TN_ALIGNMENT - 1) / TN_ALIGNMENT * TN_ALIGNMENT;
     peak_ = std::max(peak_, used_);
     if (base_ && used_ > size_)
-      fail(TN_E_MEMORY, "the workspace holds " + std::to_string(size_) + " bytes and " + std::to_string(used_) + " are needed; pass what estimate() says");
+      fail(TN_E_MEMORY, "the workspace holds " + std::to_string(size_) + " bytes and " + std::to_string(used_) +
+                            " are needed; pass what estimate() says");
     return base_ ? reinterpret_cast<T*>(base_ + at) : nullptr;
   }
   uint64_t mark() const { return used_; }

@@ -6,18 +6,27 @@
 namespace tenon::sdk {
 namespace {
 
-constexpr tn_hyper_info kEps = hyper_eps("1e-8"), kWeightDecay = hyper_weight_decay("1e-2"), kDecay = hyper_decay("pre"),
+constexpr tn_hyper_info kEps = hyper_eps("1e-8"), kWeightDecay = hyper_weight_decay("1e-2"),
+                        kDecay = hyper_decay("pre"),
                         kAmsgrad = flag("amsgrad", "false", "divide by the largest second moment so far"),
-                        kEpsMode = choice("eps_mode", "exact", "exact|hf", "eps beside the bias-corrected root (exact) or the plain one (hf)"),
-                        kStateDtype = choice("state_dtype", "f32", "f32|bf16", "how the moments are kept; bf16 is rounded stochastically");
-constexpr const tn_hyper_info* kHypers[] = {&kHyperBeta1, &kHyperBeta2, &kEps, &kWeightDecay, &kAmsgrad, &kEpsMode, &kDecay, &kStateDtype};
+                        kEpsMode = choice("eps_mode", "exact", "exact|hf",
+                                          "eps beside the bias-corrected root (exact) or the plain one (hf)"),
+                        kStateDtype = choice("state_dtype", "f32", "f32|bf16",
+                                             "how the moments are kept; bf16 is rounded stochastically");
+constexpr const tn_hyper_info* kHypers[] = {&kHyperBeta1, &kHyperBeta2, &kEps,   &kWeightDecay,
+                                            &kAmsgrad,    &kEpsMode,    &kDecay, &kStateDtype};
 
 class AdamW {
  public:
   static constexpr uint32_t kCaps = TN_OPTIMIZER_ONE_AT_A_TIME | TN_OPTIMIZER_ROWWISE | TN_OPTIMIZER_ELEMENTWISE;
 
   AdamW(const tn_host*, const Hypers& h)
-      : settings_{h.real("beta1"), h.real("beta2"), h.real("eps"), h.real("weight_decay"), h.text("eps_mode") == "hf", h.text("decay") == "pre"},
+      : settings_{h.real("beta1"),
+                  h.real("beta2"),
+                  h.real("eps"),
+                  h.real("weight_decay"),
+                  h.text("eps_mode") == "hf",
+                  h.text("decay") == "pre"},
         amsgrad_(h.flag("amsgrad")),
         state_dtype_(h.text("state_dtype") == "bf16" ? kBF16 : kF32) {}
 

@@ -18,7 +18,8 @@ struct AdamW {
     v_max = std::max(v_max, v);
     const double second = amsgrad ? v_max : v;
     const double c1 = 1 - std::pow(beta1, t), c2 = 1 - std::pow(beta2, t);
-    const double denominator = hf ? (std::sqrt(second) + epsilon) * c1 / std::sqrt(c2) : (std::sqrt(second / c2) + epsilon) * c1;
+    const double denominator =
+        hf ? (std::sqrt(second) + epsilon) * c1 / std::sqrt(c2) : (std::sqrt(second / c2) + epsilon) * c1;
     if (decay_first) theta *= 1 - eta * lambda;
     if (denominator > 0) theta -= eta * m / denominator;
     if (!decay_first) theta *= 1 - eta * lambda;

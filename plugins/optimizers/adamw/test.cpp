@@ -22,7 +22,8 @@ size_t elements(const std::vector<int64_t>& shape) {
 using Hypers = std::map<std::string, std::string>;
 
 class AdamW : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Cpu, AdamW, ::testing::ValuesIn(plugin_objects()), [](const auto& p) { return object_label(p.param); });
+INSTANTIATE_TEST_SUITE_P(Cpu, AdamW, ::testing::ValuesIn(plugin_objects()),
+                         [](const auto& p) { return object_label(p.param); });
 
 struct Variant {
   std::map<std::string, std::string> hypers;
@@ -32,7 +33,8 @@ struct Variant {
 TEST_P(AdamW, FollowsTheOracle) {
   const Variant variants[] = {
       {{}, {}},
-      {{{"beta1", "0.8"}, {"beta2", "0.95"}, {"weight_decay", "0.1"}, {"decay", "post"}}, {.beta1 = 0.8, .beta2 = 0.95, .lambda = 0.1, .decay_first = false}},
+      {{{"beta1", "0.8"}, {"beta2", "0.95"}, {"weight_decay", "0.1"}, {"decay", "post"}},
+       {.beta1 = 0.8, .beta2 = 0.95, .lambda = 0.1, .decay_first = false}},
       {{{"eps_mode", "hf"}, {"eps", "1e-6"}, {"weight_decay", "0"}}, {.epsilon = 1e-6, .lambda = 0, .hf = true}},
       {{{"amsgrad", "true"}, {"beta2", "0.5"}}, {.beta2 = 0.5, .amsgrad = true}},
   };
@@ -87,12 +89,16 @@ TEST_P(AdamW, EqualsTorch) {
       const size_t n = start.size();
       for (size_t t = 0; t < 20; ++t) {
         run.step(0, {gradients.begin() + t * n, gradients.begin() + (t + 1) * n}, {.lr = s["lr"].get<double>()});
-        EXPECT_LT(largest_difference(run.weights(), std::vector<float>(expected.begin() + t * n, expected.begin() + (t + 1) * n)), 2e-6) << label << t;
+        EXPECT_LT(largest_difference(run.weights(),
+                                     std::vector<float>(expected.begin() + t * n, expected.begin() + (t + 1) * n)),
+                  2e-6)
+            << label << t;
       }
       EXPECT_LT(relative_distance(run.state(0, "exp_avg").floats(), file.f32(name + "." + label + ".m")), 1e-6);
       EXPECT_LT(relative_distance(run.state(0, "exp_avg_sq").floats(), file.f32(name + "." + label + ".v")), 1e-6);
       if (amsgrad) {
-        EXPECT_LT(relative_distance(run.state(0, "max_exp_avg_sq").floats(), file.f32(name + "." + label + ".vmax")), 1e-6);
+        EXPECT_LT(relative_distance(run.state(0, "max_exp_avg_sq").floats(), file.f32(name + "." + label + ".vmax")),
+                  1e-6);
       }
     }
   }
@@ -106,7 +112,8 @@ TEST_P(AdamW, FirstStepMovesEveryWeightByTheRate) {
 }
 
 TEST_P(AdamW, IsASignStepWithoutMemory) {
-  OptimizerRun run(GetParam(), {{"beta1", "0"}, {"beta2", "0"}, {"eps", "0"}, {"weight_decay", "0"}}, {{{4}, {0, 0, 0, 0}}});
+  OptimizerRun run(GetParam(), {{"beta1", "0"}, {"beta2", "0"}, {"eps", "0"}, {"weight_decay", "0"}},
+                   {{{4}, {0, 0, 0, 0}}});
   run.step(0, {1e6f, -3, 1e-9f, 0}, {.lr = 0.25});
   EXPECT_EQ(run.weights(), (std::vector<float>{-0.25f, 0.25f, -0.25f, 0}));
   run.step(0, {1e-6f, 2, -5, 0}, {.lr = 0.25});
@@ -174,13 +181,15 @@ TEST_P(AdamW, Bf16StatesFollowF32) {
   std::vector<float> moved = full.weights(), moved_half = half.weights();
   for (size_t i = 0; i < start.size(); ++i) moved[i] -= start[i], moved_half[i] -= start[i];
   EXPECT_LT(relative_distance(moved_half, moved), 0.02);
-  EXPECT_LT(relative_distance(half.state(0, "exp_avg_sq").floats(), full.state(0, "exp_avg_sq").floats()), 0.05);  // V shrinks with g: it is not frozen
+  EXPECT_LT(relative_distance(half.state(0, "exp_avg_sq").floats(), full.state(0, "exp_avg_sq").floats()),
+            0.05);  // V shrinks with g: it is not frozen
 }
 
 TEST_P(AdamW, ResumesBitForBit) {
   for (const char* dtype : {"f32", "bf16"}) {
     const std::vector<float> start = normals(1500, 1);
-    OptimizerRun straight(GetParam(), {{"state_dtype", dtype}}, {{{1500}, start}}), first(GetParam(), {{"state_dtype", dtype}}, {{{1500}, start}});
+    OptimizerRun straight(GetParam(), {{"state_dtype", dtype}}, {{{1500}, start}}),
+        first(GetParam(), {{"state_dtype", dtype}}, {{{1500}, start}});
     OptimizerRun second(GetParam(), {{"state_dtype", dtype}}, {{{1500}, start}});
     for (int t = 1; t <= 8; ++t) straight.step(0, normals(1500, t));
     for (int t = 1; t <= 3; ++t) first.step(0, normals(1500, t));
@@ -205,7 +214,8 @@ TEST_P(AdamW, StatesAreEightBytesAParameter) {
 TEST_P(AdamW, ThreadsDoNotMatter) {
   const auto run = [&](int threads) {
     const Threads scope(threads);
-    auto r = std::make_unique<OptimizerRun>(GetParam(), Hypers{{"state_dtype", "bf16"}}, std::vector<Parameter>{{{50001}, normals(50001, 1), TN_ROLE_OTHER, kBF16}});
+    auto r = std::make_unique<OptimizerRun>(GetParam(), Hypers{{"state_dtype", "bf16"}},
+                                            std::vector<Parameter>{{{50001}, normals(50001, 1), TN_ROLE_OTHER, kBF16}});
     for (int t = 1; t <= 3; ++t) r->step(0, normals(50001, t), {.flags = TN_ITEM_STOCHASTIC_ROUNDING});
     return r;
   };

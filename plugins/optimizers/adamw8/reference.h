@@ -1,4 +1,5 @@
-// AdamW with block-wise 8-bit moments, one block at a time in double with a search over the whole book: the oracle of the tests.
+// AdamW with block-wise 8-bit moments, one block at a time in double with a search over the whole book: the oracle of
+// the tests.
 #pragma once
 
 #include <cmath>

@@ -16,7 +16,8 @@ namespace {
 using Hypers = std::map<std::string, std::string>;
 
 class AdamW8 : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Cpu, AdamW8, ::testing::ValuesIn(plugin_objects()), [](const auto& p) { return object_label(p.param); });
+INSTANTIATE_TEST_SUITE_P(Cpu, AdamW8, ::testing::ValuesIn(plugin_objects()),
+                         [](const auto& p) { return object_label(p.param); });
 
 int64_t codes_apart(const std::vector<uint8_t>& a, const std::vector<uint8_t>& b, int64_t by) {
   int64_t n = 0;
@@ -25,7 +26,8 @@ int64_t codes_apart(const std::vector<uint8_t>& a, const std::vector<uint8_t>& b
 }
 
 TEST_P(AdamW8, FollowsTheOracle) {
-  for (const std::vector<int64_t>& shape : std::vector<std::vector<int64_t>>{{1}, {7}, {64, 64}, {96, 40}, {40, 96}, {257, 130}}) {
+  for (const std::vector<int64_t>& shape :
+       std::vector<std::vector<int64_t>>{{1}, {7}, {64, 64}, {96, 40}, {40, 96}, {257, 130}}) {
     size_t n = 1;
     for (const int64_t d : shape) n *= static_cast<size_t>(d);
     const std::vector<float> start = normals(n, 1);
@@ -65,12 +67,15 @@ TEST_P(AdamW8, EqualsTheReferenceImplementation) {
       std::vector<float> g = golden::noise(static_cast<uint32_t>(400 + t), n, 1);
       for (size_t i = 0; i < n; ++i) g[i] = i >= 768 && i < 1024 ? 0 : std::ldexp(g[i], -static_cast<int>(i / 64 % 8));
       run.step(0, g, {.lr = s["lr"].get<double>()});
-      const auto row = [&](const std::vector<float>& all) { return std::vector<float>(all.begin() + 18 * (t - 1), all.begin() + 18 * t); };
+      const auto row = [&](const std::vector<float>& all) {
+        return std::vector<float>(all.begin() + 18 * (t - 1), all.begin() + 18 * t);
+      };
       EXPECT_LT(relative_distance(run.state(0, "absmax1").floats(), row(m_absmax)), 2e-3) << label << t;
       EXPECT_LT(relative_distance(run.state(0, "absmax2").floats(), row(v_absmax)), 2e-3) << label << t;
       const std::string at = label + ".step" + std::to_string(t);
       if (!file.has(at + ".params")) continue;
-      std::vector<uint8_t> m = run.state(0, "state1").raw(), v = run.state(0, "state2").raw(), rm = file.u8(at + ".m_codes"), rv = file.u8(at + ".v_codes");
+      std::vector<uint8_t> m = run.state(0, "state1").raw(), v = run.state(0, "state2").raw(),
+                           rm = file.u8(at + ".m_codes"), rv = file.u8(at + ".v_codes");
       for (size_t i = 768; i < 1024; ++i) m[i] = rm[i], v[i] = rv[i];  // a zero block's codes mean nothing
       EXPECT_LE(codes_apart(m, rm, 1), 4) << at;
       EXPECT_LE(codes_apart(v, rv, 1), 4) << at;
@@ -82,7 +87,8 @@ TEST_P(AdamW8, EqualsTheReferenceImplementation) {
 // The states are coded after use.
 TEST_P(AdamW8, FirstStepIsAdamWs) {
   const std::vector<float> start = normals(10000, 1), g = normals(10000, 2);
-  OptimizerRun coded(GetParam(), {}, {{{10000}, start}}), plain(GetParam(), {{"min_8bit_size", "1000000"}}, {{{10000}, start}});
+  OptimizerRun coded(GetParam(), {}, {{{10000}, start}}),
+      plain(GetParam(), {{"min_8bit_size", "1000000"}}, {{{10000}, start}});
   coded.step(0, g), plain.step(0, g);
   EXPECT_EQ(coded.weights(), plain.weights());
   EXPECT_NE(coded.state_names(), plain.state_names());
@@ -147,7 +153,9 @@ TEST_P(AdamW8, StatesAreTwoBytesAndAScaleABlock) {
     EXPECT_EQ(run.state_bytes(), static_cast<uint64_t>(2 * 33410 + 8 * ((33410 + b - 1) / b)));
     EXPECT_EQ(run.estimate().state_bytes, run.state_bytes());
   }
-  OptimizerRun mixed(GetParam(), {}, {{{4095}, std::vector<float>(4095)}, {{4096}, std::vector<float>(4096), TN_ROLE_EMBEDDING}, {{0}, {}}});
+  OptimizerRun mixed(
+      GetParam(), {},
+      {{{4095}, std::vector<float>(4095)}, {{4096}, std::vector<float>(4096), TN_ROLE_EMBEDDING}, {{0}, {}}});
   EXPECT_EQ(mixed.state_bytes(0), 8u * 4095);
   EXPECT_EQ(mixed.state_bytes(1), 8u * 4096);
   EXPECT_EQ(mixed.step(2, {}), TN_OK);
@@ -185,7 +193,8 @@ double train(const std::string& object, const Hypers& h) {
     for (int i = 0; i < kIn; ++i) y[r] += x[r * kIn + i] * secret[i] / 4;
     y[r] = std::sin(y[r]) + 0.5 * normal({5, 5, 5}, static_cast<uint64_t>(r));
   }
-  OptimizerRun run(object, h, {{{kHidden, kIn}, normals(kHidden * kIn, 3, 0.25f)}, {{kHidden}, normals(kHidden, 4, 0.18f)}});
+  OptimizerRun run(object, h,
+                   {{{kHidden, kIn}, normals(kHidden * kIn, 3, 0.25f)}, {{kHidden}, normals(kHidden, 4, 0.18f)}});
   double loss = 0;
   for (int t = 1; t <= 200; ++t) {
     const std::vector<float> w1 = run.weights(0), w2 = run.weights(1);
@@ -212,7 +221,8 @@ double train(const std::string& object, const Hypers& h) {
 }
 
 TEST_P(AdamW8, TrainsAsWellAsF32) {
-  const double full = train(GetParam(), {{"min_8bit_size", "1000000"}}), coded = train(GetParam(), {{"min_8bit_size", "0"}});
+  const double full = train(GetParam(), {{"min_8bit_size", "1000000"}}),
+               coded = train(GetParam(), {{"min_8bit_size", "0"}});
   EXPECT_LT(full, 0.3);  // the noise has a variance of 0.25
   EXPECT_NEAR(coded / full, 1, 0.01);
 }

@@ -1,5 +1,5 @@
-// GaLore (Zhao et al. 2024): Adam in the dominant subspace of each gradient. The seven linear weights of a block are projected; everything else
-// is AdamW under the same settings.
+// GaLore (Zhao et al. 2024): Adam in the dominant subspace of each gradient. The seven linear weights of a block are
+// projected; everything else is AdamW under the same settings.
 #include <memory>
 
 #include "optimizers/galore/update.h"
@@ -9,22 +9,32 @@ namespace tenon::sdk {
 namespace {
 
 constexpr tn_hyper_info
-    kRank = integer("rank", "128", 1, 1048576, nullptr, "dimension of the subspace; at most the matrix's shorter side is used"),
-    kGap = integer("update_proj_gap", "200", 1, 9007199254740992.0, "steps", "updates of a parameter between two refreshes of its subspace"),
-    kScale = real("scale", "0.25", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr, "multiplies the projected parameters' step"),
-    kProjType = choice("proj_type", "std", "std|reverse_std|left|right|full", "side projected: std = the shorter one, full = both"),
+    kRank = integer("rank", "128", 1, 1048576, nullptr,
+                    "dimension of the subspace; at most the matrix's shorter side is used"),
+    kGap = integer("update_proj_gap", "200", 1, 9007199254740992.0, "steps",
+                   "updates of a parameter between two refreshes of its subspace"),
+    kScale =
+        real("scale", "0.25", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr, "multiplies the projected parameters' step"),
+    kProjType = choice("proj_type", "std", "std|reverse_std|left|right|full",
+                       "side projected: std = the shorter one, full = both"),
     kEps = hyper_eps("1e-6"), kWeightDecay = hyper_weight_decay("0"), kDecay = hyper_decay("post"),
-    kEpsMode = choice("eps_mode", "auto", "auto|exact|hf", "eps beside the bias-corrected root (exact) or the plain one (hf); auto: exact in 8 bits, else hf"),
+    kEpsMode =
+        choice("eps_mode", "auto", "auto|exact|hf",
+               "eps beside the bias-corrected root (exact) or the plain one (hf); auto: exact in 8 bits, else hf"),
     kStateBits = choice("state_bits", "32", "32|8", "bits of a moment"),
-    kBlocksize = choice("blocksize", "256", "64|128|256|512|1024|2048|4096", "8 bits: consecutive elements that share a scale"),
+    kBlocksize =
+        choice("blocksize", "256", "64|128|256|512|1024|2048|4096", "8 bits: consecutive elements that share a scale"),
     kMinSize = integer("min_8bit_size", "4096", 0, 9007199254740992.0, "elements", "8 bits: smaller moments stay f32"),
     kEmbedF32 = flag("embed_f32", "true", "8 bits: embeddings keep f32 moments"),
     kProjDtype = choice("proj_dtype", "f32", "f32|bf16", "how the projectors are kept"),
-    kMoments = choice("moments", "keep", "keep|reset|rotate", "what a refresh does to the moments; rotate: the first one is carried over"),
-    kSvd = choice("svd", "auto", "auto|exact|randomized", "how the subspace is found; auto: exact up to a shorter side of 256"),
+    kMoments = choice("moments", "keep", "keep|reset|rotate",
+                      "what a refresh does to the moments; rotate: the first one is carried over"),
+    kSvd = choice("svd", "auto", "auto|exact|randomized",
+                  "how the subspace is found; auto: exact up to a shorter side of 256"),
     kStagger = flag("stagger", "false", "spread the refreshes over the gap instead of refreshing all at once");
-constexpr const tn_hyper_info* kHypers[] = {&kRank,      &kGap,       &kScale,   &kProjType, &kHyperBeta1, &kHyperBeta2, &kEps, &kWeightDecay, &kEpsMode, &kDecay,
-                                            &kStateBits, &kBlocksize, &kMinSize, &kEmbedF32, &kProjDtype,  &kMoments,    &kSvd, &kStagger};
+constexpr const tn_hyper_info* kHypers[] = {
+    &kRank,  &kGap,       &kScale,     &kProjType, &kHyperBeta1, &kHyperBeta2, &kEps,     &kWeightDecay, &kEpsMode,
+    &kDecay, &kStateBits, &kBlocksize, &kMinSize,  &kEmbedF32,   &kProjDtype,  &kMoments, &kSvd,         &kStagger};
 
 class GaLore {
  public:
@@ -34,17 +44,26 @@ class GaLore {
     using namespace galore;
     settings_.eight_bit = h.text("state_bits") == "8";
     const auto mode = h.text("eps_mode");
-    settings_.adam = {h.real("beta1"), h.real("beta2"), h.real("eps"), h.real("weight_decay"), mode == "hf" || (mode == "auto" && !settings_.eight_bit),
+    settings_.adam = {h.real("beta1"),
+                      h.real("beta2"),
+                      h.real("eps"),
+                      h.real("weight_decay"),
+                      mode == "hf" || (mode == "auto" && !settings_.eight_bit),
                       h.text("decay") == "pre"};
     settings_.rank = h.integer("rank"), settings_.gap = h.integer("update_proj_gap"), settings_.scale = h.real("scale");
     const auto side = h.text("proj_type");
-    settings_.side = side == "std" ? Side::kStd : side == "reverse_std" ? Side::kReverseStd : side == "left" ? Side::kLeft : side == "right" ? Side::kRight : Side::kFull;
+    settings_.side = side == "std"           ? Side::kStd
+                     : side == "reverse_std" ? Side::kReverseStd
+                     : side == "left"        ? Side::kLeft
+                     : side == "right"       ? Side::kRight
+                                             : Side::kFull;
     const auto moments = h.text("moments");
     settings_.moments = moments == "keep" ? Moments::kKeep : moments == "reset" ? Moments::kReset : Moments::kRotate;
     const auto svd = h.text("svd");
     settings_.svd = svd == "exact" ? Svd::kExact : svd == "randomized" ? Svd::kRandomized : Svd::kAuto;
     settings_.stagger = h.flag("stagger");
-    settings_.min_8bit_size = h.integer("min_8bit_size"), settings_.blocksize = std::stoll(std::string(h.text("blocksize")));
+    settings_.min_8bit_size = h.integer("min_8bit_size"),
+    settings_.blocksize = std::stoll(std::string(h.text("blocksize")));
     settings_.basis_dtype = h.text("proj_dtype") == "bf16" ? kBF16 : kF32;
   }
 
@@ -74,9 +93,10 @@ class GaLore {
     out.state_bytes = galore::state_bytes(p);
     out.workspace_bytes = b.fixed + galore::product_bytes(p, b, Products(api, device));
     const double r = static_cast<double>(p.r), n = static_cast<double>(e.n);
-    const double refresh = (p.left ? b.of_left.flops(galore::kWarmIterations) : 0) + (p.right ? b.of_right.flops(galore::kWarmIterations) : 0);
-    out.flops = (p.left && p.right ? 4 * n * r + 4 * r * r * static_cast<double>(p.m + p.n) : 4 * n * r) + 14.0 * static_cast<double>(p.projected()) +
-                refresh / static_cast<double>(settings_.gap);
+    const double refresh = (p.left ? b.of_left.flops(galore::kWarmIterations) : 0) +
+                           (p.right ? b.of_right.flops(galore::kWarmIterations) : 0);
+    out.flops = (p.left && p.right ? 4 * n * r + 4 * r * r * static_cast<double>(p.m + p.n) : 4 * n * r) +
+                14.0 * static_cast<double>(p.projected()) + refresh / static_cast<double>(settings_.gap);
     out.bytes_moved = 2.0 * static_cast<double>(out.state_bytes) + weights;
   }
 
@@ -88,7 +108,8 @@ class GaLore {
       if (!item.grad || e.n == 0) continue;
       if (is_projected(e)) {
         const galore::Plan p = plan(e);
-        const galore::Refresh refresh = galore::Update(exec, p, *coder_, item, settings_.stagger ? item.uid % settings_.gap : 0).run();
+        const galore::Refresh refresh =
+            galore::Update(exec, p, *coder_, item, settings_.stagger ? item.uid % settings_.gap : 0).run();
         if (refresh.happened) ++refreshes_, energy_ += refresh.energy;
         if (refresh.failed) ++failures_, status = TN_DEGRADED;
       } else if (is_8bit(e)) {

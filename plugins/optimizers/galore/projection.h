@@ -35,7 +35,8 @@ struct Plan {
 
   Plan(const Settings& s, int64_t m, int64_t n) : m(m), n(n), r(std::min(s.rank, std::min(m, n))), settings(&s) {
     const bool tall = m >= n;
-    left = s.side == Side::kFull || s.side == Side::kLeft || (s.side == Side::kStd && !tall) || (s.side == Side::kReverseStd && tall);
+    left = s.side == Side::kFull || s.side == Side::kLeft || (s.side == Side::kStd && !tall) ||
+           (s.side == Side::kReverseStd && tall);
     right = s.side == Side::kFull || !left;
     eight_bit = s.eight_bit && projected() >= s.min_8bit_size;
   }
@@ -56,7 +57,8 @@ inline void declare_states(const Plan& p, const tn_state_sink& sink) {
   const int64_t left[] = {p.m, p.r}, right[] = {p.n, p.r}, moment[] = {p.rows(), p.columns()};
   const char* single = "projector";
   if (p.left) declare_slot(sink, p.right ? "projector_left" : single, TN_SLOT_BASIS, p.settings->basis_dtype, 2, left);
-  if (p.right) declare_slot(sink, p.left ? "projector_right" : single, TN_SLOT_BASIS, p.settings->basis_dtype, 2, right);
+  if (p.right)
+    declare_slot(sink, p.left ? "projector_right" : single, TN_SLOT_BASIS, p.settings->basis_dtype, 2, right);
   if (p.eight_bit) return adam8_declare(sink, 2, moment, p.settings->blocksize);
   declare_slot(sink, "exp_avg", TN_SLOT_VALUE, kF32, 2, moment);
   declare_slot(sink, "exp_avg_sq", TN_SLOT_VALUE, kF32, 2, moment);
@@ -102,21 +104,28 @@ struct Buffers {
 // The workspace of the largest product of an update.
 inline uint64_t product_bytes(const Plan& p, const Buffers& b, const Products& product) {
   uint64_t most = 0;
-  const auto add = [&](const Matrix& x, const Matrix& y, const Matrix& z) { most = std::max(most, product.measure(x, y, z)); };
+  const auto add = [&](const Matrix& x, const Matrix& y, const Matrix& z) {
+    most = std::max(most, product.measure(x, y, z));
+  };
   const auto dense = [](int64_t rows, int64_t columns) { return Matrix::dense(nullptr, rows, columns); };
   for (const tn_dtype dtype : {kF32, kBF16}) {  // of the gradient
     const Matrix g{nullptr, dtype, p.m, p.n, p.n, 1};
     if (p.left) most = std::max(most, b.of_left.measure(product, g.transposed()));
     if (p.right) most = std::max(most, b.of_right.measure(product, g));
-    if (p.left) add(dense(p.m, p.r).transposed(), g, dense(p.r, p.n));
-    else add(g, dense(p.n, p.r), dense(p.m, p.r));
+    if (p.left)
+      add(dense(p.m, p.r).transposed(), g, dense(p.r, p.n));
+    else
+      add(g, dense(p.n, p.r), dense(p.m, p.r));
   }
   const int64_t tile = p.tile_rows();
   for (const int64_t rows : {p.m, std::min(tile, p.m), p.m % tile}) {
-    if (p.right) add(dense(rows, p.r), dense(p.n, p.r).transposed(), dense(rows, p.n));
-    else add(dense(rows, p.r), dense(p.r, p.n), dense(rows, p.n));
+    if (p.right)
+      add(dense(rows, p.r), dense(p.n, p.r).transposed(), dense(rows, p.n));
+    else
+      add(dense(rows, p.r), dense(p.r, p.n), dense(rows, p.n));
   }
-  if (p.left && p.right) add(dense(p.r, p.n), dense(p.n, p.r), dense(p.r, p.r)), add(dense(p.m, p.r), dense(p.r, p.r), dense(p.m, p.r));
+  if (p.left && p.right)
+    add(dense(p.r, p.n), dense(p.n, p.r), dense(p.r, p.r)), add(dense(p.m, p.r), dense(p.r, p.r), dense(p.m, p.r));
   if (p.settings->moments == Moments::kRotate) {
     if (p.left) {
       add(dense(p.m, p.r).transposed(), dense(p.m, p.r), dense(p.r, p.r));

@@ -23,11 +23,15 @@ struct Svd {
       bool turned = false;
       for (size_t i = 0; i < d; ++i) {
         for (size_t j = i + 1; j < d; ++j) {
-          const auto dot = [](const Values& x, const Values& y) { return std::inner_product(x.begin(), x.end(), y.begin(), 0.0); };
-          const double alpha = dot(column[i], column[i]), beta = dot(column[j], column[j]), gamma = dot(column[i], column[j]);
+          const auto dot = [](const Values& x, const Values& y) {
+            return std::inner_product(x.begin(), x.end(), y.begin(), 0.0);
+          };
+          const double alpha = dot(column[i], column[i]), beta = dot(column[j], column[j]),
+                       gamma = dot(column[i], column[j]);
           if (gamma == 0 || std::abs(gamma) <= 1e-15 * std::sqrt(alpha * beta)) continue;
           turned = true;
-          const double zeta = (beta - alpha) / (2 * gamma), t = std::copysign(1, zeta) / (std::abs(zeta) + std::sqrt(1 + zeta * zeta));
+          const double zeta = (beta - alpha) / (2 * gamma),
+                       t = std::copysign(1, zeta) / (std::abs(zeta) + std::sqrt(1 + zeta * zeta));
           const double c = 1 / std::sqrt(1 + t * t), s = c * t;
           const auto turn = [&](Values& x, Values& y) {
             for (size_t k = 0; k < x.size(); ++k) {
@@ -42,7 +46,8 @@ struct Svd {
     }
     Values size(d);
     std::vector<size_t> order(d);
-    for (size_t j = 0; j < d; ++j) size[j] = std::sqrt(std::inner_product(column[j].begin(), column[j].end(), column[j].begin(), 0.0)), order[j] = j;
+    for (size_t j = 0; j < d; ++j)
+      size[j] = std::sqrt(std::inner_product(column[j].begin(), column[j].end(), column[j].begin(), 0.0)), order[j] = j;
     std::stable_sort(order.begin(), order.end(), [&](size_t x, size_t y) { return size[x] > size[y]; });
     for (size_t k = 0; k < d; ++k) {
       sigma[k] = size[order[k]];
@@ -65,14 +70,16 @@ inline Values product(const Values& a, const Values& b, size_t m, size_t k, size
   return c;
 }
 
-// proj_type std: P on the shorter side of W[m, n]. Wide matrices are handled as their transposes, which is the same thing.
+// proj_type std: P on the shorter side of W[m, n]. Wide matrices are handled as their transposes, which is the same
+// thing.
 struct GaLore {
   size_t m, n, r;
   long T;
   double alpha, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-6, lambda = 0;
   Values P, M, V;  // P [n, r]
 
-  GaLore(size_t rows, size_t columns, size_t rank, long gap, double scale) : m(rows), n(columns), r(std::min({rank, rows, columns})), T(gap), alpha(scale) {
+  GaLore(size_t rows, size_t columns, size_t rank, long gap, double scale)
+      : m(rows), n(columns), r(std::min({rank, rows, columns})), T(gap), alpha(scale) {
     wide = m < n;
     if (wide) std::swap(m, n);
     M.resize(m * r), V.resize(m * r);

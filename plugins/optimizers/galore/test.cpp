@@ -16,16 +16,19 @@ namespace {
 using Hypers = std::map<std::string, std::string>;
 
 class GaLore : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Cpu, GaLore, ::testing::ValuesIn(plugin_objects()), [](const auto& p) { return object_label(p.param); });
+INSTANTIATE_TEST_SUITE_P(Cpu, GaLore, ::testing::ValuesIn(plugin_objects()),
+                         [](const auto& p) { return object_label(p.param); });
 
 // Σ_k decay^k a_k b_kᵀ, a few directions that a gradient has, turning slowly with `turn`.
 std::vector<float> gradient(size_t m, size_t n, size_t directions, double decay, double turn = 0, uint32_t seed = 50) {
-  const std::vector<float> a = normals(m * directions, seed), b = normals(n * directions, seed + 1), a2 = normals(m * directions, seed + 2);
+  const std::vector<float> a = normals(m * directions, seed), b = normals(n * directions, seed + 1),
+                           a2 = normals(m * directions, seed + 2);
   std::vector<float> g(m * n);
   for (size_t i = 0; i < m; ++i)
     for (size_t j = 0; j < n; ++j) {
       double s = 0, weight = 1;
-      for (size_t k = 0; k < directions; ++k, weight *= decay) s += weight * (a[i * directions + k] + turn * a2[i * directions + k]) * b[j * directions + k];
+      for (size_t k = 0; k < directions; ++k, weight *= decay)
+        s += weight * (a[i * directions + k] + turn * a2[i * directions + k]) * b[j * directions + k];
       g[i * n + j] = static_cast<float>(s / 8);
     }
   return g;
@@ -67,7 +70,8 @@ Parameter matrix(int64_t m, int64_t n, std::vector<float> start = {}) {
 }
 
 TEST_P(GaLore, FollowsTheOracle) {
-  for (const auto& [m, n] : std::vector<std::pair<int64_t, int64_t>>{{64, 64}, {96, 40}, {40, 96}, {257, 130}, {1, 7}, {1, 1}}) {
+  for (const auto& [m, n] :
+       std::vector<std::pair<int64_t, int64_t>>{{64, 64}, {96, 40}, {40, 96}, {257, 130}, {1, 7}, {1, 1}}) {
     const auto rows = static_cast<size_t>(m), columns = static_cast<size_t>(n);
     OptimizerRun run(GetParam(), {{"rank", "8"}, {"update_proj_gap", "5"}, {"weight_decay", "0.1"}}, {matrix(m, n)});
     reference::GaLore rule(rows, columns, 8, 5, 0.25);
@@ -94,8 +98,12 @@ TEST_P(GaLore, EqualsTheReferenceImplementation) {
       if (!file.has(name + "." + label + ".step12.params")) continue;
       const std::vector<int64_t> shape = file.shape(name + ".start");
       const std::vector<int8_t> all = file.i8(name + ".gradients");
-      Hypers h = {{"rank", "8"}, {"update_proj_gap", "4"}, {"beta1", s["betas"][0].dump()}, {"beta2", s["betas"][1].dump()},
-                  {"eps", s["eps"].dump()}, {"weight_decay", s["weight_decay"].dump()}};
+      Hypers h = {{"rank", "8"},
+                  {"update_proj_gap", "4"},
+                  {"beta1", s["betas"][0].dump()},
+                  {"beta2", s["betas"][1].dump()},
+                  {"eps", s["eps"].dump()},
+                  {"weight_decay", s["weight_decay"].dump()}};
       if (label == "adamw8") h.insert({{"state_bits", "8"}, {"min_8bit_size", "256"}});
       OptimizerRun run(GetParam(), h, {{shape, file.f32(name + ".start"), TN_ROLE_UP}});
       const size_t n = static_cast<size_t>(shape[0] * shape[1]);
@@ -142,7 +150,14 @@ TEST_P(GaLore, KeepsAGradientOfThatRankWhole) {
 // Adam without memory and with a huge eps is gradient descent; with r = d the subspace is the whole space.
 TEST_P(GaLore, FullRankGradientDescentIsUnprojected) {
   for (const char* side : {"std", "full"}) {
-    OptimizerRun run(GetParam(), {{"rank", "999"}, {"beta1", "0"}, {"beta2", "0"}, {"eps", "1e6"}, {"eps_mode", "exact"}, {"proj_type", side}, {"scale", "0.5"}},
+    OptimizerRun run(GetParam(),
+                     {{"rank", "999"},
+                      {"beta1", "0"},
+                      {"beta2", "0"},
+                      {"eps", "1e6"},
+                      {"eps_mode", "exact"},
+                      {"proj_type", side},
+                      {"scale", "0.5"}},
                      {matrix(48, 30, std::vector<float>(48 * 30, 0.0f))});
     const std::vector<float> g = gradient(48, 30, 30, 0.95);
     run.step(0, g, {.lr = 1e6});
@@ -155,7 +170,9 @@ TEST_P(GaLore, FullRankGradientDescentIsUnprojected) {
 // A gradient on the first r columns spans unit vectors: AdamW there, nothing elsewhere.
 TEST_P(GaLore, IsAdamWOnUnitVectors) {
   std::vector<float> g(50 * 20);
-  for (size_t i = 0; i < 50; ++i) g[i * 20 + i % 4] = static_cast<float>(1 + i % 4) * (i % 8 < 4 ? 0.1f : -0.1f);  // orthogonal columns of different size
+  for (size_t i = 0; i < 50; ++i)
+    g[i * 20 + i % 4] =
+        static_cast<float>(1 + i % 4) * (i % 8 < 4 ? 0.1f : -0.1f);  // orthogonal columns of different size
   OptimizerRun run(GetParam(), {{"rank", "4"}, {"scale", "1"}}, {matrix(50, 20, std::vector<float>(1000, 0.0f))});
   OptimizerRun adam(GetParam(), {}, {{{50, 20}, std::vector<float>(1000, 0.0f)}});
   for (int t = 0; t < 5; ++t) run.step(0, g), adam.step(0, g);
@@ -175,7 +192,8 @@ TEST_P(GaLore, TransposedGradientGivesTheTransposedUpdate) {
 }
 
 TEST_P(GaLore, OneByOneEqualsAllAtOnce) {
-  OptimizerRun both(GetParam(), {{"rank", "6"}}, {matrix(40, 30), {{40}, normals(40, 2), TN_ROLE_NORM}}), alone(GetParam(), {{"rank", "6"}}, {matrix(40, 30)});
+  OptimizerRun both(GetParam(), {{"rank", "6"}}, {matrix(40, 30), {{40}, normals(40, 2), TN_ROLE_NORM}}),
+      alone(GetParam(), {{"rank", "6"}}, {matrix(40, 30)});
   const std::vector<float> g = gradient(40, 30, 12, 0.7);
   both.step(1, normals(40, 3)), both.step(0, g), alone.step(0, g);
   EXPECT_EQ(both.weights(0), alone.weights(0));
@@ -189,7 +207,8 @@ TEST_P(GaLore, RandomizedSubspaceIsAlmostTheExactOne) {
   for (int t = 1; t <= 3; ++t) {
     const std::vector<float> g = gradient(m, n, 280, 0.98, 0.2 * t);
     exact.step(0, g), fast.step(0, g);
-    const double best = energy(g, exact.state(0, "projector").floats(), m, n, r), found = energy(g, fast.state(0, "projector").floats(), m, n, r);
+    const double best = energy(g, exact.state(0, "projector").floats(), m, n, r),
+                 found = energy(g, fast.state(0, "projector").floats(), m, n, r);
     EXPECT_GT(found, 0.98 * best) << t;
     EXPECT_LT(std::sqrt(1 - found), 1.05 * std::sqrt(1 - best)) << t;
     EXPECT_NEAR(fast.finish().at("galore_energy"), found, 0.02);
@@ -197,11 +216,13 @@ TEST_P(GaLore, RandomizedSubspaceIsAlmostTheExactOne) {
 }
 
 TEST_P(GaLore, ResumesInTheMiddleOfAGap) {
-  for (const Hypers& h : {Hypers{}, Hypers{{"state_bits", "8"}, {"min_8bit_size", "0"}, {"proj_dtype", "bf16"}}, Hypers{{"svd", "randomized"}, {"moments", "rotate"}},
-                          Hypers{{"proj_type", "full"}}, Hypers{{"moments", "reset"}, {"stagger", "true"}}}) {
+  for (const Hypers& h : {Hypers{}, Hypers{{"state_bits", "8"}, {"min_8bit_size", "0"}, {"proj_dtype", "bf16"}},
+                          Hypers{{"svd", "randomized"}, {"moments", "rotate"}}, Hypers{{"proj_type", "full"}},
+                          Hypers{{"moments", "reset"}, {"stagger", "true"}}}) {
     Hypers all = h;
     all.insert({{"rank", "8"}, {"update_proj_gap", "4"}});
-    OptimizerRun straight(GetParam(), all, {matrix(60, 44)}), first(GetParam(), all, {matrix(60, 44)}), second(GetParam(), all, {matrix(60, 44)});
+    OptimizerRun straight(GetParam(), all, {matrix(60, 44)}), first(GetParam(), all, {matrix(60, 44)}),
+        second(GetParam(), all, {matrix(60, 44)});
     const auto g = [](int t) { return gradient(60, 44, 20, 0.8, 0.1 * t); };
     for (int t = 1; t <= 11; ++t) straight.step(0, g(t));
     for (int t = 1; t <= 6; ++t) first.step(0, g(t));
@@ -231,16 +252,23 @@ TEST_P(GaLore, StatesHaveTheCardsSize) {
 }
 
 TEST_P(GaLore, LeavesTheRestToAdamW) {
-  OptimizerRun run(GetParam(), {{"rank", "4"}}, {{{64, 64}, normals(4096, 1), TN_ROLE_EMBEDDING}, {{64, 64}, normals(4096, 1), TN_ROLE_HEAD}, {{64}, normals(64, 1), TN_ROLE_NORM}, {{64}, normals(64, 1), TN_ROLE_Q}});
+  OptimizerRun run(GetParam(), {{"rank", "4"}},
+                   {{{64, 64}, normals(4096, 1), TN_ROLE_EMBEDDING},
+                    {{64, 64}, normals(4096, 1), TN_ROLE_HEAD},
+                    {{64}, normals(64, 1), TN_ROLE_NORM},
+                    {{64}, normals(64, 1), TN_ROLE_Q}});
   for (size_t i = 0; i < 4; ++i) EXPECT_EQ(run.state_names(i), (std::vector<std::string>{"exp_avg", "exp_avg_sq"}));
-  OptimizerRun coded(GetParam(), {{"rank", "4"}, {"state_bits", "8"}}, {{{64, 64}, normals(4096, 1), TN_ROLE_EMBEDDING}, {{64, 64}, normals(4096, 1), TN_ROLE_HEAD}});
+  OptimizerRun coded(GetParam(), {{"rank", "4"}, {"state_bits", "8"}},
+                     {{{64, 64}, normals(4096, 1), TN_ROLE_EMBEDDING}, {{64, 64}, normals(4096, 1), TN_ROLE_HEAD}});
   EXPECT_EQ(coded.state_names(0), (std::vector<std::string>{"exp_avg", "exp_avg_sq"}));
   EXPECT_EQ(coded.state_names(1), (std::vector<std::string>{"state1", "state2", "absmax1", "absmax2"}));
 }
 
 TEST_P(GaLore, WithoutGradientOnlyDecays) {
   for (const char* svd : {"exact", "randomized"}) {
-    OptimizerRun run(GetParam(), {{"rank", "4"}, {"weight_decay", "0.5"}, {"eps", "0"}, {"svd", svd}, {"update_proj_gap", "2"}}, {matrix(20, 10, std::vector<float>(200, 2.0f))});
+    OptimizerRun run(GetParam(),
+                     {{"rank", "4"}, {"weight_decay", "0.5"}, {"eps", "0"}, {"svd", svd}, {"update_proj_gap", "2"}},
+                     {matrix(20, 10, std::vector<float>(200, 2.0f))});
     EXPECT_EQ(run.step(0, std::vector<float>(200), {.lr = 0.1}), TN_OK);
     for (const float w : run.weights()) ASSERT_FLOAT_EQ(w, 1.9f);
     const std::vector<float> p = run.state(0, "projector").floats();
@@ -249,7 +277,8 @@ TEST_P(GaLore, WithoutGradientOnlyDecays) {
     run.step(0, gradient(20, 10, 8, 0.8)), run.step(0, gradient(20, 10, 8, 0.8));
     const std::vector<float> before = run.state(0, "projector").floats();
     EXPECT_NE(before, p);
-    run.step(0, std::vector<float>(200)), run.step(0, std::vector<float>(200));  // t = 5 refreshes: nothing to learn from
+    run.step(0, std::vector<float>(200)),
+        run.step(0, std::vector<float>(200));  // t = 5 refreshes: nothing to learn from
     EXPECT_EQ(run.state(0, "projector").floats(), before);
   }
 }
@@ -258,7 +287,8 @@ TEST_P(GaLore, ANonFiniteGradientAtARefreshIsLeftOut) {
   for (const char* svd : {"exact", "randomized"}) {
     OptimizerRun run(GetParam(), {{"rank", "4"}, {"update_proj_gap", "2"}, {"svd", svd}}, {matrix(20, 10)});
     run.step(0, gradient(20, 10, 8, 0.8)), run.step(0, gradient(20, 10, 8, 0.8));
-    const std::vector<float> w = run.weights(), p = run.state(0, "projector").floats(), m = run.state(0, "exp_avg").floats();
+    const std::vector<float> w = run.weights(), p = run.state(0, "projector").floats(),
+                             m = run.state(0, "exp_avg").floats();
     std::vector<float> bad = gradient(20, 10, 8, 0.8);
     bad[17] = std::numeric_limits<float>::quiet_NaN();
     EXPECT_EQ(run.step(0, bad), TN_DEGRADED);
@@ -277,11 +307,13 @@ TEST_P(GaLore, ANonFiniteGradientAtARefreshIsLeftOut) {
 TEST_P(GaLore, RoundedWeightsFollowF32) {
   const std::vector<float> start = normals(64 * 40, 1);
   OptimizerRun full(GetParam(), {{"rank", "8"}, {"weight_decay", "0.1"}}, {matrix(64, 40, start)});
-  OptimizerRun master(GetParam(), {{"rank", "8"}, {"weight_decay", "0.1"}}, {{{64, 40}, start, TN_ROLE_K, kBF16, true}});
+  OptimizerRun master(GetParam(), {{"rank", "8"}, {"weight_decay", "0.1"}},
+                      {{{64, 40}, start, TN_ROLE_K, kBF16, true}});
   OptimizerRun random(GetParam(), {{"rank", "8"}, {"weight_decay", "0.1"}}, {{{64, 40}, start, TN_ROLE_K, kBF16}});
   for (int t = 1; t <= 10; ++t) {
     const std::vector<float> g = gradient(64, 40, 20, 0.8);
-    full.step(0, g, {.lr = 0.01}), master.step(0, g, {.lr = 0.01}), random.step(0, g, {.lr = 0.01, .flags = TN_ITEM_STOCHASTIC_ROUNDING, .grad_dtype = kBF16});
+    full.step(0, g, {.lr = 0.01}), master.step(0, g, {.lr = 0.01}),
+        random.step(0, g, {.lr = 0.01, .flags = TN_ITEM_STOCHASTIC_ROUNDING, .grad_dtype = kBF16});
   }
   EXPECT_LT(relative_distance(master.masters(), full.weights()), 1e-6);
   EXPECT_LT(relative_distance(random.weights(), full.weights()), 1e-2);
@@ -290,7 +322,9 @@ TEST_P(GaLore, RoundedWeightsFollowF32) {
 
 TEST_P(GaLore, EightBitMomentsFollowF32) {
   OptimizerRun full(GetParam(), {{"rank", "8"}, {"eps_mode", "exact"}, {"update_proj_gap", "10"}}, {matrix(200, 60)});
-  OptimizerRun coded(GetParam(), {{"rank", "8"}, {"state_bits", "8"}, {"min_8bit_size", "0"}, {"update_proj_gap", "10"}}, {matrix(200, 60)});
+  OptimizerRun coded(GetParam(),
+                     {{"rank", "8"}, {"state_bits", "8"}, {"min_8bit_size", "0"}, {"update_proj_gap", "10"}},
+                     {matrix(200, 60)});
   const std::vector<float> start = full.weights();
   for (int t = 1; t <= 30; ++t) {
     const std::vector<float> g = gradient(200, 60, 20, 0.8, 0.02 * t);
@@ -307,21 +341,33 @@ TEST_P(GaLore, RotationCarriesTheMomentOver) {
     std::vector<float> g(12 * 3);
     for (size_t i = 0; i < 12; ++i) {
       const float x = a * (i % 2 ? 1.0f : -1.0f), y = b * (i % 4 < 2 ? 1.0f : -1.0f);
-      g[i * 3] = static_cast<float>(x * std::cos(angle) - y * std::sin(angle)), g[i * 3 + 1] = static_cast<float>(x * std::sin(angle) + y * std::cos(angle));
+      g[i * 3] = static_cast<float>(x * std::cos(angle) - y * std::sin(angle)),
+            g[i * 3 + 1] = static_cast<float>(x * std::sin(angle) + y * std::cos(angle));
     }
     return g;
   };
   for (const char* bits : {"32", "8"}) {
-    OptimizerRun kept(GetParam(), {{"rank", "2"}, {"update_proj_gap", "2"}, {"state_bits", bits}, {"min_8bit_size", "0"}}, {matrix(12, 3)});
-    OptimizerRun turned(GetParam(), {{"rank", "2"}, {"update_proj_gap", "2"}, {"moments", "rotate"}, {"beta1", "0.999"}, {"state_bits", bits}, {"min_8bit_size", "0"}}, {matrix(12, 3)});
-    for (OptimizerRun* run : {&kept, &turned}) run->step(0, plane(0, 3, 1)), run->step(0, plane(0, 3, 1)), run->step(0, plane(0.6, 3, 1));
+    OptimizerRun kept(GetParam(),
+                      {{"rank", "2"}, {"update_proj_gap", "2"}, {"state_bits", bits}, {"min_8bit_size", "0"}},
+                      {matrix(12, 3)});
+    OptimizerRun turned(GetParam(),
+                        {{"rank", "2"},
+                         {"update_proj_gap", "2"},
+                         {"moments", "rotate"},
+                         {"beta1", "0.999"},
+                         {"state_bits", bits},
+                         {"min_8bit_size", "0"}},
+                        {matrix(12, 3)});
+    for (OptimizerRun* run : {&kept, &turned})
+      run->step(0, plane(0, 3, 1)), run->step(0, plane(0, 3, 1)), run->step(0, plane(0.6, 3, 1));
     // In full coordinates the moment still points along the first gradients.
     const std::vector<float> p = turned.state(0, "projector").floats();
     std::vector<float> m(24);
     if (bits[0] == '3') {
       m = turned.state(0, "exp_avg").floats();
     } else {
-      for (size_t i = 0; i < 24; ++i) m[i] = kDynamicSigned.value[turned.state(0, "state1").raw()[i]] * turned.state(0, "absmax1").floats()[0];
+      for (size_t i = 0; i < 24; ++i)
+        m[i] = kDynamicSigned.value[turned.state(0, "state1").raw()[i]] * turned.state(0, "absmax1").floats()[0];
     }
     std::vector<float> whole(36), expected = plane(0, 3, 1);
     for (size_t i = 0; i < 12; ++i)
@@ -344,7 +390,8 @@ TEST_P(GaLore, ResetForgets) {
 }
 
 TEST_P(GaLore, StaggerSpreadsRefreshes) {
-  OptimizerRun run(GetParam(), {{"rank", "4"}, {"update_proj_gap", "4"}, {"stagger", "true"}}, {matrix(20, 10), matrix(20, 10), matrix(20, 10)});
+  OptimizerRun run(GetParam(), {{"rank", "4"}, {"update_proj_gap", "4"}, {"stagger", "true"}},
+                   {matrix(20, 10), matrix(20, 10), matrix(20, 10)});
   std::vector<double> refreshes;
   for (int t = 1; t <= 6; ++t) {
     for (size_t i = 0; i < 3; ++i) run.step(i, gradient(20, 10, 8, 0.8));
@@ -358,7 +405,9 @@ TEST_P(GaLore, ThreadsDoNotMatter) {
   for (const char* svd : {"exact", "randomized"}) {
     const auto run = [&](int threads) {
       const Threads scope(threads);
-      auto r = std::make_unique<OptimizerRun>(GetParam(), Hypers{{"rank", "40"}, {"svd", svd}, {"update_proj_gap", "2"}}, std::vector<Parameter>{matrix(300, 280)});
+      auto r =
+          std::make_unique<OptimizerRun>(GetParam(), Hypers{{"rank", "40"}, {"svd", svd}, {"update_proj_gap", "2"}},
+                                         std::vector<Parameter>{matrix(300, 280)});
       for (int t = 1; t <= 3; ++t) r->step(0, gradient(300, 280, 60, 0.95, 0.1 * t));
       return r;
     };

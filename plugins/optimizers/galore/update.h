@@ -13,14 +13,27 @@ struct Refresh {
 class Update {
  public:
   Update(const tn_exec* exec, const Plan& plan, const Adam8Coder& coder, const tn_item& item, int64_t offset)
-      : exec_(exec), p_(plan), s_(*plan.settings), coder_(coder), item_(item), workspace_(*exec), b_(plan, workspace_),
-        product_(exec->api, exec->device, exec->stream, workspace_.behind(b_.fixed), workspace_.bytes_behind(b_.fixed)), numbers_(s_.adam, item) {
+      : exec_(exec),
+        p_(plan),
+        s_(*plan.settings),
+        coder_(coder),
+        item_(item),
+        workspace_(*exec),
+        b_(plan, workspace_),
+        product_(exec->api, exec->device, exec->stream, workspace_.behind(b_.fixed), workspace_.bytes_behind(b_.fixed)),
+        numbers_(s_.adam, item) {
     check_count(*item.grad, p_.m * p_.n, "the gradient");
     const bool f32 = same(item.grad->dtype, kF32);
-    g_ = {f32 ? static_cast<void*>(contiguous<float>(item.grad, "the gradient")) : contiguous<bf16>(item.grad, "the gradient (f32 or bf16)"),
-          item.grad->dtype, p_.m, p_.n, p_.n, 1};
+    g_ = {f32 ? static_cast<void*>(contiguous<float>(item.grad, "the gradient"))
+              : contiguous<bf16>(item.grad, "the gradient (f32 or bf16)"),
+          item.grad->dtype,
+          p_.m,
+          p_.n,
+          p_.n,
+          1};
     if (item.n_states < p_.first_moment() + (p_.eight_bit ? 4 : 2))
-      fail(TN_E_ARGUMENT, "galore: an item came with " + std::to_string(item.n_states) + " states, state_layout declared more");
+      fail(TN_E_ARGUMENT,
+           "galore: an item came with " + std::to_string(item.n_states) + " states, state_layout declared more");
     due_ = item.t == 1 || (item.t - 1 + offset) % s_.gap == 0;
     numbers_.step *= static_cast<float>(s_.scale);
   }
@@ -93,8 +106,9 @@ class Update {
   bool side(float* old, int64_t d, bool of_left, uint32_t slot, double norm, double& energy) {
     const bool first = item_.t == 1;
     double captured = 0;
-    if (!find_subspace(exec_, product_, of_left ? b_.of_left : b_.of_right, p_.directed(g_, of_left), first ? nullptr : old, item_.rng,
-                       plane_start(kPlaneSketch + of_left), first ? kColdIterations : kWarmIterations, b_.fresh, &captured)) {
+    if (!find_subspace(exec_, product_, of_left ? b_.of_left : b_.of_right, p_.directed(g_, of_left),
+                       first ? nullptr : old, item_.rng, plane_start(kPlaneSketch + of_left),
+                       first ? kColdIterations : kWarmIterations, b_.fresh, &captured)) {
       if (first) unit(old, d, slot);
       return false;
     }
@@ -139,9 +153,12 @@ class Update {
     }
     const Matrix turn = Matrix::dense(b_.turn, r, r);
     product_(1, Matrix::dense(const_cast<float*>(old), d, r).transposed(), Matrix::dense(b_.fresh, d, r), 0, turn);
-    const Matrix from = Matrix::dense(m, p_.rows(), p_.columns()), to = Matrix::dense(b_.turned, p_.rows(), p_.columns());
-    if (of_left) product_(1, turn.transposed(), from, 0, to);
-    else product_(1, from, turn, 0, to);
+    const Matrix from = Matrix::dense(m, p_.rows(), p_.columns()),
+                 to = Matrix::dense(b_.turned, p_.rows(), p_.columns());
+    if (of_left)
+      product_(1, turn.transposed(), from, 0, to);
+    else
+      product_(1, from, turn, 0, to);
     if (!p_.eight_bit) {
       std::copy(b_.turned, b_.turned + n, m);
       return;
@@ -174,14 +191,18 @@ class Update {
   void direct() const {
     const uint32_t k = p_.first_moment();
     const int64_t n = p_.projected();
-    if (p_.eight_bit) adam8_direction(exec_, numbers_, coder_, adam8_states(item_, k, n, s_.blocksize), n, b_.projected);
-    else adam_direction(exec_, numbers_, n, b_.projected, state_of(item_, k, n), state_of(item_, k + 1, n));
+    if (p_.eight_bit)
+      adam8_direction(exec_, numbers_, coder_, adam8_states(item_, k, n, s_.blocksize), n, b_.projected);
+    else
+      adam_direction(exec_, numbers_, n, b_.projected, state_of(item_, k, n), state_of(item_, k + 1, n));
   }
 
   // Rows [begin, begin + rows) of the update: out ← alpha · N back in full size + beta · out.
   void unproject(const Matrix& tall, int64_t begin, int64_t rows, double alpha, double beta, const Matrix& out) const {
-    if (p_.right) product_(alpha, tall.row_block(begin, rows), right().transposed(), beta, out);
-    else product_(alpha, tall.row_block(begin, rows), projected(), beta, out);
+    if (p_.right)
+      product_(alpha, tall.row_block(begin, rows), right().transposed(), beta, out);
+    else
+      product_(alpha, tall.row_block(begin, rows), projected(), beta, out);
   }
 
   void back() const {
@@ -193,7 +214,8 @@ class Update {
     const Stored weight = weight_of(item_);
     if (weight.f32 && !weight.copy && !weight.b16) {  // the product adds into the weight
       const double keep = 1 - static_cast<double>(numbers_.decay), after = s_.adam.decay_first ? 1 : keep;
-      return unproject(tall, 0, p_.m, -static_cast<double>(numbers_.step) * after, keep, Matrix::dense(weight.f32, p_.m, p_.n));
+      return unproject(tall, 0, p_.m, -static_cast<double>(numbers_.step) * after, keep,
+                       Matrix::dense(weight.f32, p_.m, p_.n));
     }
     for (int64_t begin = 0; begin < p_.m; begin += p_.tile_rows()) {
       const int64_t rows = std::min(p_.tile_rows(), p_.m - begin);

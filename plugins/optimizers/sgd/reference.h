@@ -13,8 +13,10 @@ struct Sgd {
     const double g = G + l2 * w;
     double u = g;
     if (mu > 0) {
-      if (ema) b = mu * b + (1 - mu) * g;
-      else b = t == 1 ? g : mu * b + (1 - dampening) * g;
+      if (ema)
+        b = mu * b + (1 - mu) * g;
+      else
+        b = t == 1 ? g : mu * b + (1 - dampening) * g;
       u = !nesterov ? b : mu * b + (ema ? 1 - mu : 1) * g;
     }
     if (sign) u = (u > 0) - (u < 0);

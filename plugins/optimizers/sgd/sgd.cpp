@@ -1,5 +1,5 @@
-// Stochastic gradient descent with momentum. `weight_decay` is torch.optim.SGD's: coupled, it joins the gradient and so the momentum;
-// `decoupled_weight_decay` shrinks the weight beside the step, as AdamW's does.
+// Stochastic gradient descent with momentum. `weight_decay` is torch.optim.SGD's: coupled, it joins the gradient and so
+// the momentum; `decoupled_weight_decay` shrinks the weight beside the step, as AdamW's does.
 #include "sdk/optimizer.h"
 #include "sdk/parameters.h"
 #include "sdk/stored.h"
@@ -7,21 +7,24 @@
 namespace tenon::sdk {
 namespace {
 
-constexpr tn_hyper_info kMomentum = real("momentum", "0", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "decay of the buffer; 0 = no buffer, no state"),
-                        kDampening = real("dampening", "0", 0, 1, 0, nullptr, "the gradient enters the buffer times 1 - dampening"),
-                        kNesterov = flag("nesterov", "false", "look ahead along the buffer; needs momentum and no dampening"),
-                        kWeightDecay = real("weight_decay", "0", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr, "coupled (L2): weight_decay * w joins the gradient"),
-                        kDecoupled = real("decoupled_weight_decay", "0", 0, kInfinity, TN_RANGE_OPEN_MAX, "1/lr",
-                                          "decoupled: the weight shrinks by lr * this before the step"),
-                        kEma = flag("ema", "false", "the buffer is an average: the gradient enters times 1 - momentum, from 0"),
-                        kSign = flag("sign", "false", "step along the sign of the update"),
-                        kStateDtype = choice("state_dtype", "f32", "f32|bf16", "how the buffer is kept; bf16 is rounded stochastically");
-constexpr const tn_hyper_info* kHypers[] = {&kMomentum, &kDampening, &kNesterov, &kWeightDecay, &kDecoupled, &kEma, &kSign, &kStateDtype};
+constexpr tn_hyper_info
+    kMomentum = real("momentum", "0", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "decay of the buffer; 0 = no buffer, no state"),
+    kDampening = real("dampening", "0", 0, 1, 0, nullptr, "the gradient enters the buffer times 1 - dampening"),
+    kNesterov = flag("nesterov", "false", "look ahead along the buffer; needs momentum and no dampening"),
+    kWeightDecay = real("weight_decay", "0", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr,
+                        "coupled (L2): weight_decay * w joins the gradient"),
+    kDecoupled = real("decoupled_weight_decay", "0", 0, kInfinity, TN_RANGE_OPEN_MAX, "1/lr",
+                      "decoupled: the weight shrinks by lr * this before the step"),
+    kEma = flag("ema", "false", "the buffer is an average: the gradient enters times 1 - momentum, from 0"),
+    kSign = flag("sign", "false", "step along the sign of the update"),
+    kStateDtype = choice("state_dtype", "f32", "f32|bf16", "how the buffer is kept; bf16 is rounded stochastically");
+constexpr const tn_hyper_info* kHypers[] = {&kMomentum,  &kDampening, &kNesterov, &kWeightDecay,
+                                            &kDecoupled, &kEma,       &kSign,     &kStateDtype};
 
 struct Numbers {
   float l2, decay, lr, grad_scale;
-  float old, fresh;    // buffer = old · buffer + fresh · g
-  float ahead, direct; // update = ahead · buffer + direct · g
+  float old, fresh;     // buffer = old · buffer + fresh · g
+  float ahead, direct;  // update = ahead · buffer + direct · g
 };
 
 // One fused pass; without a buffer the update is the gradient itself.
@@ -68,7 +71,9 @@ class Sgd {
     if (nesterov_ && (momentum_ == 0 || dampening_ != 0))
       fail(TN_E_ARGUMENT, "sgd: nesterov needs momentum above 0 and dampening 0; set momentum=0.9,dampening=0");
     if (ema_ && (momentum_ == 0 || dampening_ != 0))
-      fail(TN_E_ARGUMENT, "sgd: ema needs momentum above 0 and dampening 0, its own dampening is the momentum; set momentum=0.9,dampening=0");
+      fail(TN_E_ARGUMENT,
+           "sgd: ema needs momentum above 0 and dampening 0, its own dampening is the momentum; set "
+           "momentum=0.9,dampening=0");
   }
 
   void supports(const tn_query& q) const { supports_dense("sgd", q); }

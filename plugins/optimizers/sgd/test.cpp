@@ -17,7 +17,8 @@ size_t elements(const std::vector<int64_t>& shape) {
 }
 
 class Sgd : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Cpu, Sgd, ::testing::ValuesIn(plugin_objects()), [](const auto& p) { return object_label(p.param); });
+INSTANTIATE_TEST_SUITE_P(Cpu, Sgd, ::testing::ValuesIn(plugin_objects()),
+                         [](const auto& p) { return object_label(p.param); });
 
 TEST_P(Sgd, FollowsTheOracle) {
   const struct {
@@ -27,7 +28,8 @@ TEST_P(Sgd, FollowsTheOracle) {
       {{}, {}},
       {{{"momentum", "0.9"}}, {.mu = 0.9}},
       {{{"momentum", "0.9"}, {"dampening", "0.3"}, {"weight_decay", "0.1"}}, {.mu = 0.9, .dampening = 0.3, .l2 = 0.1}},
-      {{{"momentum", "0.8"}, {"nesterov", "true"}, {"decoupled_weight_decay", "0.2"}}, {.mu = 0.8, .lambda = 0.2, .nesterov = true}},
+      {{{"momentum", "0.8"}, {"nesterov", "true"}, {"decoupled_weight_decay", "0.2"}},
+       {.mu = 0.8, .lambda = 0.2, .nesterov = true}},
       {{{"momentum", "0.8"}, {"ema", "true"}, {"nesterov", "true"}}, {.mu = 0.8, .nesterov = true, .ema = true}},
       {{{"momentum", "0.9"}, {"ema", "true"}, {"sign", "true"}}, {.mu = 0.9, .ema = true, .sign = true}},
       {{{"sign", "true"}}, {.sign = true}},
@@ -66,10 +68,15 @@ TEST_P(Sgd, EqualsTorch) {
       const size_t n = start.size();
       for (size_t t = 0; t < 20; ++t) {
         run.step(0, {gradients.begin() + t * n, gradients.begin() + (t + 1) * n}, {.lr = s["lr"].get<double>()});
-        EXPECT_LT(relative_distance(run.weights(), std::vector<float>(expected.begin() + t * n, expected.begin() + (t + 1) * n)), 1e-6) << label << t;
+        EXPECT_LT(relative_distance(run.weights(),
+                                    std::vector<float>(expected.begin() + t * n, expected.begin() + (t + 1) * n)),
+                  1e-6)
+            << label << t;
       }
       if (s.contains("momentum")) {
-        EXPECT_LT(relative_distance(run.state(0, "momentum_buffer").floats(), file.f32(name + "." + label + ".momentum")), 1e-6);
+        EXPECT_LT(
+            relative_distance(run.state(0, "momentum_buffer").floats(), file.f32(name + "." + label + ".momentum")),
+            1e-6);
       }
     }
   }
@@ -105,8 +112,10 @@ TEST_P(Sgd, HeavyBallShrinksWithTheRootOfItsMomentum) {
 
 TEST_P(Sgd, SumAndAverageAgreeWhenTheRateIsScaled) {
   const std::vector<float> start = normals(300, 1);
-  OptimizerRun sum(GetParam(), {{"momentum", "0.75"}}, {{{300}, start}}), average(GetParam(), {{"momentum", "0.75"}, {"ema", "true"}}, {{{300}, start}});
-  for (int t = 1; t <= 20; ++t) sum.step(0, normals(300, t), {.lr = 0.01}), average.step(0, normals(300, t), {.lr = 0.04});
+  OptimizerRun sum(GetParam(), {{"momentum", "0.75"}}, {{{300}, start}}),
+      average(GetParam(), {{"momentum", "0.75"}, {"ema", "true"}}, {{{300}, start}});
+  for (int t = 1; t <= 20; ++t)
+    sum.step(0, normals(300, t), {.lr = 0.01}), average.step(0, normals(300, t), {.lr = 0.04});
   EXPECT_LT(relative_distance(average.weights(), sum.weights()), 1e-6);
   std::vector<float> b = sum.state(0, "momentum_buffer").floats();
   for (float& x : b) x *= 0.25f;
@@ -114,7 +123,8 @@ TEST_P(Sgd, SumAndAverageAgreeWhenTheRateIsScaled) {
 }
 
 TEST_P(Sgd, KeepsABufferOnlyWithMomentum) {
-  OptimizerRun plain(GetParam(), {}, {{{10}, std::vector<float>(10)}}), momentum(GetParam(), {{"momentum", "0.5"}}, {{{10}, std::vector<float>(10)}}),
+  OptimizerRun plain(GetParam(), {}, {{{10}, std::vector<float>(10)}}),
+      momentum(GetParam(), {{"momentum", "0.5"}}, {{{10}, std::vector<float>(10)}}),
       half(GetParam(), {{"momentum", "0.5"}, {"state_dtype", "bf16"}}, {{{10}, std::vector<float>(10)}});
   EXPECT_EQ(plain.state_bytes(), 0u);
   EXPECT_EQ(momentum.state_bytes(), 40u);

@@ -8,9 +8,9 @@
 
 namespace tenon::sdk {
 
-// Replaces the symmetric s[n, n] by R⁻¹, R upper triangular with Rᵀ R = S, so that Y · R⁻¹ has orthonormal columns when S = Yᵀ Y. A column that
-// depends on those before it (pivot below `tolerance` times its own square) becomes a zero column of R⁻¹. Returns the number of others.
-// r: scratch [n, n].
+// Replaces the symmetric s[n, n] by R⁻¹, R upper triangular with Rᵀ R = S, so that Y · R⁻¹ has orthonormal columns when
+// S = Yᵀ Y. A column that depends on those before it (pivot below `tolerance` times its own square) becomes a zero
+// column of R⁻¹. Returns the number of others. r: scratch [n, n].
 inline int64_t inverse_cholesky(double* s, int64_t n, double* r, double tolerance = 1e-13) {
   int64_t rank = 0;
   // R row by row; a dependent column has a zero pivot.
@@ -53,8 +53,10 @@ inline int64_t inverse_cholesky(double* s, int64_t n, double* r, double toleranc
   return rank;
 }
 
-// q[rows, n] = an orthonormal basis of the columns of y; dependent columns become zero. s, r: scratch [n, n]. Returns the rank.
-inline int64_t orthonormalize(const tn_exec* exec, const float* y, int64_t rows, int64_t n, float* q, double* s, double* r) {
+// q[rows, n] = an orthonormal basis of the columns of y; dependent columns become zero. s, r: scratch [n, n]. Returns
+// the rank.
+inline int64_t orthonormalize(const tn_exec* exec, const float* y, int64_t rows, int64_t n, float* q, double* s,
+                              double* r) {
   gram(exec, y, rows, n, s);
   const int64_t rank = inverse_cholesky(s, n, r);
   multiply(exec, y, rows, n, s, n, q);

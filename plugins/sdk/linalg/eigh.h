@@ -1,6 +1,6 @@
-// Eigenvalues and eigenvectors of a symmetric matrix in f64: Householder tridiagonalisation, then implicit QL with Wilkinson's shift (Golub and
-// Van Loan, chapter 8). Rotations are collected per sweep and applied to columns in parallel, and only the eigenvectors that are wanted go back
-// through the reflections.
+// Eigenvalues and eigenvectors of a symmetric matrix in f64: Householder tridiagonalisation, then implicit QL with
+// Wilkinson's shift (Golub and Van Loan, chapter 8). Rotations are collected per sweep and applied to columns in
+// parallel, and only the eigenvectors that are wanted go back through the reflections.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,9 @@ namespace tenon::sdk {
 namespace eigen {
 
 // There is a parallel region for every column and every sweep: it must carry this many element updates to pay.
-constexpr int64_t grain(int64_t updates) { return updates / 32; }
+constexpr int64_t grain(int64_t updates) {
+  return updates / 32;
+}
 
 inline double dot(const double* a, const double* b, int64_t n) {
   double s = 0;
@@ -24,8 +26,8 @@ inline double dot(const double* a, const double* b, int64_t n) {
   return s;
 }
 
-// A = Q T Qᵀ. On return d is T's diagonal, e[1 … n − 1] what is beside it, and row k of a holds, from k + 1 on, the k-th reflection
-// I − tau[k] v vᵀ.
+// A = Q T Qᵀ. On return d is T's diagonal, e[1 … n − 1] what is beside it, and row k of a holds, from k + 1 on, the
+// k-th reflection I − tau[k] v vᵀ.
 inline void tridiagonalize(const tn_exec* exec, double* a, int64_t n, double* d, double* e, double* tau, double* w) {
   for (int64_t k = 0; k + 1 < n; ++k) {
     const int64_t first = k + 1, m = n - first;
@@ -46,18 +48,25 @@ inline void tridiagonalize(const tn_exec* exec, double* a, int64_t n, double* d,
     const double t = tau[k];
     constexpr int64_t kRows = 32;
     const int64_t groups = (m + kRows - 1) / kRows;
-    for_each_block(exec, groups, [=](const Block& block) {
-      for (int64_t i = block.index * kRows; i < std::min(m, (block.index + 1) * kRows); ++i) w[i] = t * dot(a + (first + i) * n + first, v, m);
-    }, grain(kRows * m));
+    for_each_block(
+        exec, groups,
+        [=](const Block& block) {
+          for (int64_t i = block.index * kRows; i < std::min(m, (block.index + 1) * kRows); ++i)
+            w[i] = t * dot(a + (first + i) * n + first, v, m);
+        },
+        grain(kRows * m));
     const double half = t / 2 * dot(w, v, m);
     for (int64_t i = 0; i < m; ++i) w[i] -= half * v[i];
-    for_each_block(exec, groups, [=](const Block& block) {
-      for (int64_t i = block.index * kRows; i < std::min(m, (block.index + 1) * kRows); ++i) {
-        double* row = a + (first + i) * n + first;
-        const double vi = v[i], wi = w[i];
-        block.each(m, [=](int64_t j) { row[j] -= vi * w[j] + wi * v[j]; });
-      }
-    }, grain(kRows * m));
+    for_each_block(
+        exec, groups,
+        [=](const Block& block) {
+          for (int64_t i = block.index * kRows; i < std::min(m, (block.index + 1) * kRows); ++i) {
+            double* row = a + (first + i) * n + first;
+            const double vi = v[i], wi = w[i];
+            block.each(m, [=](int64_t j) { row[j] -= vi * w[j] + wi * v[j]; });
+          }
+        },
+        grain(kRows * m));
   }
   if (n > 0) d[n - 1] = a[n * n - 1], tau[n - 1] = 0, e[0] = 0;
 }
@@ -97,18 +106,21 @@ inline bool diagonalize(const tn_exec* exec, double* d, double* e, int64_t n, do
       }
       const int64_t low = i + 1;  // rotations m − 1 … low
       constexpr int64_t kColumns = 64;
-      for_each_block(exec, (n + kColumns - 1) / kColumns, [=](const Block& block) {
-        const int64_t at = block.index * kColumns, width = std::min(kColumns, n - at);
-        for (int64_t k = m - 1; k >= low; --k) {
-          double *upper = z + k * n + at, *lower = upper + n;
-          const double ck = c[k], sk = s[k];
-          block.each(width, [=](int64_t j) {
-            const double f = lower[j];
-            lower[j] = sk * upper[j] + ck * f;
-            upper[j] = ck * upper[j] - sk * f;
-          });
-        }
-      }, grain(kColumns * (m - low)));
+      for_each_block(
+          exec, (n + kColumns - 1) / kColumns,
+          [=](const Block& block) {
+            const int64_t at = block.index * kColumns, width = std::min(kColumns, n - at);
+            for (int64_t k = m - 1; k >= low; --k) {
+              double *upper = z + k * n + at, *lower = upper + n;
+              const double ck = c[k], sk = s[k];
+              block.each(width, [=](int64_t j) {
+                const double f = lower[j];
+                lower[j] = sk * upper[j] + ck * f;
+                upper[j] = ck * upper[j] - sk * f;
+              });
+            }
+          },
+          grain(kColumns * (m - low)));
       if (i >= l) continue;  // split: once more
       d[l] -= p, e[l] = g, e[m] = 0;
     }
@@ -119,11 +131,14 @@ inline bool diagonalize(const tn_exec* exec, double* d, double* e, int64_t n, do
 }  // namespace eigen
 
 // Scratch of eigh: this many doubles.
-constexpr int64_t eigh_scratch(int64_t n) { return n * n + 6 * n; }
+constexpr int64_t eigh_scratch(int64_t n) {
+  return n * n + 6 * n;
+}
 
-// The k largest eigenvalues of the symmetric a[n, n], which is overwritten, in falling order, and their eigenvectors as rows of vectors[k, n].
-// order: n int64. False where there is none: NaN in a.
-inline bool eigh(const tn_exec* exec, double* a, int64_t n, int64_t k, double* values, double* vectors, double* scratch, int64_t* order) {
+// The k largest eigenvalues of the symmetric a[n, n], which is overwritten, in falling order, and their eigenvectors as
+// rows of vectors[k, n]. order: n int64. False where there is none: NaN in a.
+inline bool eigh(const tn_exec* exec, double* a, int64_t n, int64_t k, double* values, double* vectors, double* scratch,
+                 int64_t* order) {
   double *z = scratch, *d = z + n * n, *e = d + n, *tau = e + n, *w = tau + n, *c = w + n, *s = c + n;
   eigen::tridiagonalize(exec, a, n, d, e, tau, w);
   std::fill(z, z + n * n, 0.0);
@@ -131,19 +146,22 @@ inline bool eigh(const tn_exec* exec, double* a, int64_t n, int64_t k, double* v
   if (!eigen::diagonalize(exec, d, e, n, z, c, s)) return false;
   std::iota(order, order + n, int64_t{0});
   std::stable_sort(order, order + n, [=](int64_t x, int64_t y) { return d[x] > d[y]; });
-  for_each_block(exec, k, [=](const Block& block) {
-    const int64_t i = block.index;
-    values[i] = d[order[i]];
-    double* out = vectors + i * n;
-    std::copy(z + order[i] * n, z + order[i] * n + n, out);
-    for (int64_t j = n - 2; j >= 0; --j) {
-      if (tau[j] == 0) continue;
-      const double* v = a + j * n + j + 1;
-      const double f = tau[j] * eigen::dot(v, out + j + 1, n - j - 1);
-      double* to = out + j + 1;
-      block.each(n - j - 1, [=](int64_t x) { to[x] -= f * v[x]; });
-    }
-  }, eigen::grain(n * n));
+  for_each_block(
+      exec, k,
+      [=](const Block& block) {
+        const int64_t i = block.index;
+        values[i] = d[order[i]];
+        double* out = vectors + i * n;
+        std::copy(z + order[i] * n, z + order[i] * n + n, out);
+        for (int64_t j = n - 2; j >= 0; --j) {
+          if (tau[j] == 0) continue;
+          const double* v = a + j * n + j + 1;
+          const double f = tau[j] * eigen::dot(v, out + j + 1, n - j - 1);
+          double* to = out + j + 1;
+          block.each(n - j - 1, [=](int64_t x) { to[x] -= f * v[x]; });
+        }
+      },
+      eigen::grain(n * n));
   return std::isfinite(n > 0 ? values[0] : 0.0);
 }
 

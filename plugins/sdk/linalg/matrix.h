@@ -15,14 +15,17 @@ struct Matrix {
   static Matrix dense(float* data, int64_t rows, int64_t columns) { return {data, kF32, rows, columns, columns, 1}; }
   Matrix transposed() const { return {data, dtype, columns, rows, column_stride, row_stride}; }
   Matrix row_block(int64_t begin, int64_t n) const {
-    return {static_cast<char*>(data) + begin * row_stride * dtype.bits / 8, dtype, n, columns, row_stride, column_stride};
+    return {
+        static_cast<char*>(data) + begin * row_stride * dtype.bits / 8, dtype, n, columns, row_stride, column_stride};
   }
 };
 
-// C ← alpha · A · B + beta · C in f32, on the device. The workspace of products is what `measure` says for the shapes, or more.
+// C ← alpha · A · B + beta · C in f32, on the device. The workspace of products is what `measure` says for the shapes,
+// or more.
 class Products {
  public:
-  Products(const tn_device_api* api, tn_device* device, tn_stream* stream = nullptr, void* workspace = nullptr, uint64_t bytes = 0)
+  Products(const tn_device_api* api, tn_device* device, tn_stream* stream = nullptr, void* workspace = nullptr,
+           uint64_t bytes = 0)
       : api_(api), device_(device), stream_(stream), workspace_(workspace), bytes_(bytes) {}
 
   void operator()(double alpha, const Matrix& a, const Matrix& b, double beta, const Matrix& c) const {
@@ -45,7 +48,8 @@ class Products {
     int64_t shape[2], strides[2];
     tn_tensor tensor;
     explicit View(const Matrix& m)
-        : shape{m.rows, m.columns}, strides{m.row_stride, m.column_stride}, tensor{m.data, {TN_CPU, 0}, 2, m.dtype, shape, strides, 0} {}
+        : shape{m.rows, m.columns}, strides{m.row_stride, m.column_stride}, tensor{m.data, {TN_CPU, 0}, 2, m.dtype,
+                                                                                   shape,  strides,     0} {}
     View(const View&) = delete;
   };
   static tn_gemm describe(double alpha, const View& a, const View& b, double beta, View& c) {

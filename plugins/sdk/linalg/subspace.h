@@ -1,9 +1,9 @@
 // The dominant right subspace of a matrix A[p, d]: P[d, r], orthonormal, its columns the first right singular vectors.
 //
 // exact: the eigenvectors of Aᵀ A or A Aᵀ, whichever is smaller, formed and diagonalised in f64.
-// iterated: warm subspace iteration (a randomized range finder when there is no old basis; Halko, Martinsson and Tropp 2011) with a few columns
-// more than asked for and a Rayleigh-Ritz step at the end, so that columns are single vectors and not just a basis. Large products go to the
-// device; what is left is l×l with l a little above r.
+// iterated: warm subspace iteration (a randomized range finder when there is no old basis; Halko, Martinsson and Tropp
+// 2011) with a few columns more than asked for and a Rayleigh-Ritz step at the end, so that columns are single vectors
+// and not just a basis. Large products go to the device; what is left is l×l with l a little above r.
 #pragma once
 
 #include "sdk/linalg/cholesky.h"
@@ -45,10 +45,11 @@ inline void complete_basis(float* p, int64_t d, int64_t r, int64_t rank) {
 struct Subspace {
   int64_t p, d, r;  // A is [p, d], P is [d, r], r <= min(p, d)
   bool exact;
-  int64_t l;                  // columns iterated with
-  int64_t n;                  // order of the small symmetric problem
-  float *copy = nullptr;      // exact: A or Aᵀ, the taller one, dense f32
-  float *y = nullptr, *q = nullptr, *z = nullptr;  // iterated: [p, l], [p, l] and [d, l], q and z sharing; exact with p < d: vectors and Aᵀ U
+  int64_t l;              // columns iterated with
+  int64_t n;              // order of the small symmetric problem
+  float* copy = nullptr;  // exact: A or Aᵀ, the taller one, dense f32
+  float *y = nullptr, *q = nullptr,
+        *z = nullptr;  // iterated: [p, l], [p, l] and [d, l], q and z sharing; exact with p < d: vectors and Aᵀ U
   double *s = nullptr, *t = nullptr, *values = nullptr, *scratch = nullptr;
   int64_t* order = nullptr;
 
@@ -83,26 +84,32 @@ struct Subspace {
 
 // Dense f32 copy of m.
 inline void copy_dense(const tn_exec* exec, const Matrix& m, float* out) {
-  for_each_block(exec, m.rows, [=](const Block& block) {
-    const Matrix from = m;
-    const int64_t columns = m.columns, stride = m.column_stride;
-    float* to = out + block.index * columns;
-    if (same(from.dtype, kF32)) {
-      const float* row = static_cast<const float*>(from.data) + block.index * from.row_stride;
-      block.each(columns, [=](int64_t j) { to[j] = row[j * stride]; });
-    } else {
-      const bf16* row = static_cast<const bf16*>(from.data) + block.index * from.row_stride;
-      block.each(columns, [=](int64_t j) { to[j] = to_float(row[j * stride]); });
-    }
-  }, m.columns);
+  for_each_block(
+      exec, m.rows,
+      [=](const Block& block) {
+        const Matrix from = m;
+        const int64_t columns = m.columns, stride = m.column_stride;
+        float* to = out + block.index * columns;
+        if (same(from.dtype, kF32)) {
+          const float* row = static_cast<const float*>(from.data) + block.index * from.row_stride;
+          block.each(columns, [=](int64_t j) { to[j] = row[j * stride]; });
+        } else {
+          const bf16* row = static_cast<const bf16*>(from.data) + block.index * from.row_stride;
+          block.each(columns, [=](int64_t j) { to[j] = to_float(row[j * stride]); });
+        }
+      },
+      m.columns);
 }
 
 namespace subspace {
 
 // 1/√value of the k-th eigenvalue; 0 where it is nothing next to the first.
-inline double inverse_root(const double* values, int64_t k) { return values[k] > 1e-10 * values[0] && values[0] > 0 ? 1 / std::sqrt(values[k]) : 0.0; }
+inline double inverse_root(const double* values, int64_t k) {
+  return values[k] > 1e-10 * values[0] && values[0] > 0 ? 1 / std::sqrt(values[k]) : 0.0;
+}
 
-inline bool exact(const tn_exec* exec, const Products& product, const Subspace& b, const Matrix& a, float* out, int64_t& rank) {
+inline bool exact(const tn_exec* exec, const Products& product, const Subspace& b, const Matrix& a, float* out,
+                  int64_t& rank) {
   const bool wide = b.p < b.d;  // then the small problem is A Aᵀ
   copy_dense(exec, wide ? a.transposed() : a, b.copy);
   gram(exec, b.copy, wide ? b.d : b.p, b.n, b.s);
@@ -125,14 +132,14 @@ inline bool exact(const tn_exec* exec, const Products& product, const Subspace& 
   return true;
 }
 
-inline bool iterated(const tn_exec* exec, const Products& product, const Subspace& b, const Matrix& a, const float* old, const tn_rng& rng,
-                     uint64_t first_draw, int iterations, float* out, int64_t& rank) {
+inline bool iterated(const tn_exec* exec, const Products& product, const Subspace& b, const Matrix& a, const float* old,
+                     const tn_rng& rng, uint64_t first_draw, int iterations, float* out, int64_t& rank) {
   const int64_t l = b.l, r = b.r;
   const float unit = 1 / std::sqrt(static_cast<float>(b.d));
   for (int64_t i = 0; i < b.d; ++i)
     for (int64_t j = 0; j < l; ++j)
-      b.z[i * l + j] = old && j < r ? old[i * r + j]
-                                    : unit * (2 * uniform(rng, first_draw + static_cast<uint64_t>(i * l + j)) - 1);
+      b.z[i * l + j] =
+          old && j < r ? old[i * r + j] : unit * (2 * uniform(rng, first_draw + static_cast<uint64_t>(i * l + j)) - 1);
   const Matrix y = Matrix::dense(b.y, b.p, l), z = Matrix::dense(b.z, b.d, l), q = Matrix::dense(b.q, b.p, l);
   for (int k = 0; k < iterations; ++k) {
     if (k > 0) {
@@ -159,10 +166,12 @@ inline bool iterated(const tn_exec* exec, const Products& product, const Subspac
 
 }  // namespace subspace
 
-// out[d, r] = P. old: the basis so far [d, r], or null. Random columns are the draws of rng from first_draw on. captured: the part of |A|² inside, as found. False when the factorization failed (NaN or
-// Inf in A); then out is undefined.
-inline bool find_subspace(const tn_exec* exec, const Products& product, const Subspace& b, const Matrix& a, const float* old, const tn_rng& rng,
-                          uint64_t first_draw, int iterations, float* out, double* captured) {
+// out[d, r] = P. old: the basis so far [d, r], or null. Random columns are the draws of rng from first_draw on.
+// captured: the part of |A|² inside, as found. False when the factorization failed (NaN or Inf in A); then out is
+// undefined.
+inline bool find_subspace(const tn_exec* exec, const Products& product, const Subspace& b, const Matrix& a,
+                          const float* old, const tn_rng& rng, uint64_t first_draw, int iterations, float* out,
+                          double* captured) {
   int64_t rank = 0;
   const bool done = b.exact ? subspace::exact(exec, product, b, a, out, rank)
                             : subspace::iterated(exec, product, b, a, old, rng, first_draw, iterations, out, rank);
@@ -173,8 +182,8 @@ inline bool find_subspace(const tn_exec* exec, const Products& product, const Su
   return true;
 }
 
-// Signs are free in every factorization, and states outlive a basis: a column keeps a positive product with its predecessor, or, without one,
-// has its entry of largest magnitude positive.
+// Signs are free in every factorization, and states outlive a basis: a column keeps a positive product with its
+// predecessor, or, without one, has its entry of largest magnitude positive.
 inline void fix_signs(float* p, const float* old, int64_t d, int64_t r) {
   for (int64_t k = 0; k < r; ++k) {
     double along = 0;

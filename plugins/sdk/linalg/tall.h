@@ -1,8 +1,8 @@
 // Tall, narrow f32 matrices against small f64 ones: Gram matrices and products with factors.
 //
-// A Gram matrix in f64 squares the condition number without losing it: the products of two f32 are exact. So one Cholesky pass
-// orthonormalises whatever f32 can hold, where f32 arithmetic needs two passes or reflections. Results do not depend on the
-// number of threads: every output is one sum in one order.
+// A Gram matrix in f64 squares the condition number without losing it: the products of two f32 are exact. So one
+// Cholesky pass orthonormalises whatever f32 can hold, where f32 arithmetic needs two passes or reflections. Results do
+// not depend on the number of threads: every output is one sum in one order.
 #pragma once
 
 #include <cstdint>
@@ -34,67 +34,74 @@ inline void gram(const tn_exec* exec, const float* y, int64_t rows, int64_t n, d
   using namespace tall;
   constexpr int64_t kWide = kTileLanes * kLanes;
   const int64_t down = (n + kTileRows - 1) / kTileRows, across = (n + kWide - 1) / kWide;
-  for_each_block(exec, down * across, [=](const Block& block) {
-    const int64_t i0 = block.index / across * kTileRows, j0 = block.index % across * kWide;
-    if (j0 + kWide <= i0) return;  // below the diagonal
-    const int64_t ni = n - i0 < kTileRows ? n - i0 : kTileRows, nj = n - j0 < kWide ? n - j0 : kWide;
-    double tile[kTileRows][kWide] = {};
-    if (ni == kTileRows && nj == kWide) {
-      Lane sum[kTileRows][kTileLanes] = {};
-      for (int64_t r = 0; r < rows; ++r) {
-        const float* row = y + r * n;
-        Lane b0, b1;
-        widen(row + j0, b0), widen(row + j0 + kLanes, b1);
+  for_each_block(
+      exec, down * across,
+      [=](const Block& block) {
+        const int64_t i0 = block.index / across * kTileRows, j0 = block.index % across * kWide;
+        if (j0 + kWide <= i0) return;  // below the diagonal
+        const int64_t ni = n - i0 < kTileRows ? n - i0 : kTileRows, nj = n - j0 < kWide ? n - j0 : kWide;
+        double tile[kTileRows][kWide] = {};
+        if (ni == kTileRows && nj == kWide) {
+          Lane sum[kTileRows][kTileLanes] = {};
+          for (int64_t r = 0; r < rows; ++r) {
+            const float* row = y + r * n;
+            Lane b0, b1;
+            widen(row + j0, b0), widen(row + j0 + kLanes, b1);
 #pragma GCC unroll 6
-        for (int64_t i = 0; i < kTileRows; ++i) {
-          const double a = row[i0 + i];
-          sum[i][0] += a * b0, sum[i][1] += a * b1;
+            for (int64_t i = 0; i < kTileRows; ++i) {
+              const double a = row[i0 + i];
+              sum[i][0] += a * b0, sum[i][1] += a * b1;
+            }
+          }
+          __builtin_memcpy(tile, sum, sizeof tile);
+        } else {
+          for (int64_t r = 0; r < rows; ++r)
+            for (int64_t i = 0; i < ni; ++i)
+              for (int64_t j = 0; j < nj; ++j) tile[i][j] += static_cast<double>(y[r * n + i0 + i]) * y[r * n + j0 + j];
         }
-      }
-      __builtin_memcpy(tile, sum, sizeof tile);
-    } else {
-      for (int64_t r = 0; r < rows; ++r)
         for (int64_t i = 0; i < ni; ++i)
-          for (int64_t j = 0; j < nj; ++j) tile[i][j] += static_cast<double>(y[r * n + i0 + i]) * y[r * n + j0 + j];
-    }
-    for (int64_t i = 0; i < ni; ++i)
-      for (int64_t j = 0; j < nj; ++j)
-        if (j0 + j >= i0 + i) s[(i0 + i) * n + j0 + j] = s[(j0 + j) * n + i0 + i] = tile[i][j];
-  }, kTileRows * kWide * rows);
+          for (int64_t j = 0; j < nj; ++j)
+            if (j0 + j >= i0 + i) s[(i0 + i) * n + j0 + j] = s[(j0 + j) * n + i0 + i] = tile[i][j];
+      },
+      kTileRows * kWide * rows);
 }
 
 // out[rows, k] = Y · T for y[rows, n], t[n, k], all row-major; sums in f64. out must not be y.
-inline void multiply(const tn_exec* exec, const float* y, int64_t rows, int64_t n, const double* t, int64_t k, float* out) {
+inline void multiply(const tn_exec* exec, const float* y, int64_t rows, int64_t n, const double* t, int64_t k,
+                     float* out) {
   using namespace tall;
   constexpr int64_t kWide = kTileLanes * kLanes;
-  for_each_block(exec, (rows + kTileRows - 1) / kTileRows, [=](const Block& block) {
-    const int64_t r0 = block.index * kTileRows, nr = rows - r0 < kTileRows ? rows - r0 : kTileRows;
-    const float* from = y + r0 * n;
-    for (int64_t j0 = 0; j0 < k; j0 += kWide) {
-      const int64_t nj = k - j0 < kWide ? k - j0 : kWide;
-      double tile[kTileRows][kWide] = {};
-      if (nr == kTileRows && nj == kWide) {
-        Lane sum[kTileRows][kTileLanes] = {};
-        for (int64_t p = 0; p < n; ++p) {
-          Lane b0, b1;
-          __builtin_memcpy(&b0, t + p * k + j0, sizeof b0);
-          __builtin_memcpy(&b1, t + p * k + j0 + kLanes, sizeof b1);
+  for_each_block(
+      exec, (rows + kTileRows - 1) / kTileRows,
+      [=](const Block& block) {
+        const int64_t r0 = block.index * kTileRows, nr = rows - r0 < kTileRows ? rows - r0 : kTileRows;
+        const float* from = y + r0 * n;
+        for (int64_t j0 = 0; j0 < k; j0 += kWide) {
+          const int64_t nj = k - j0 < kWide ? k - j0 : kWide;
+          double tile[kTileRows][kWide] = {};
+          if (nr == kTileRows && nj == kWide) {
+            Lane sum[kTileRows][kTileLanes] = {};
+            for (int64_t p = 0; p < n; ++p) {
+              Lane b0, b1;
+              __builtin_memcpy(&b0, t + p * k + j0, sizeof b0);
+              __builtin_memcpy(&b1, t + p * k + j0 + kLanes, sizeof b1);
 #pragma GCC unroll 6
-          for (int64_t i = 0; i < kTileRows; ++i) {
-            const double a = from[i * n + p];
-            sum[i][0] += a * b0, sum[i][1] += a * b1;
+              for (int64_t i = 0; i < kTileRows; ++i) {
+                const double a = from[i * n + p];
+                sum[i][0] += a * b0, sum[i][1] += a * b1;
+              }
+            }
+            __builtin_memcpy(tile, sum, sizeof tile);
+          } else {
+            for (int64_t p = 0; p < n; ++p)
+              for (int64_t i = 0; i < nr; ++i)
+                for (int64_t j = 0; j < nj; ++j) tile[i][j] += static_cast<double>(from[i * n + p]) * t[p * k + j0 + j];
           }
-        }
-        __builtin_memcpy(tile, sum, sizeof tile);
-      } else {
-        for (int64_t p = 0; p < n; ++p)
           for (int64_t i = 0; i < nr; ++i)
-            for (int64_t j = 0; j < nj; ++j) tile[i][j] += static_cast<double>(from[i * n + p]) * t[p * k + j0 + j];
-      }
-      for (int64_t i = 0; i < nr; ++i)
-        for (int64_t j = 0; j < nj; ++j) out[(r0 + i) * k + j0 + j] = static_cast<float>(tile[i][j]);
-    }
-  }, kTileRows * n * k);
+            for (int64_t j = 0; j < nj; ++j) out[(r0 + i) * k + j0 + j] = static_cast<float>(tile[i][j]);
+        }
+      },
+      kTileRows * n * k);
 }
 
 }  // namespace tenon::sdk

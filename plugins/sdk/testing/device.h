@@ -1,6 +1,6 @@
-// A small correct CPU device for the tests of techniques: they need no device plugin, and a fault there cannot hide one here.
-// Products are plain loops over unpacked f32 operands; a product demands a workspace that depends on its shape and writes all of it, so that a
-// technique that forgets a product in its estimate is caught.
+// A small correct CPU device for the tests of techniques: they need no device plugin, and a fault there cannot hide one
+// here. Products are plain loops over unpacked f32 operands; a product demands a workspace that depends on its shape
+// and writes all of it, so that a technique that forgets a product in its estimate is caught.
 #pragma once
 
 #include <chrono>
@@ -28,7 +28,8 @@ inline float read(const tn_tensor& t, int64_t offset) {
 
 // The last two axes of a tensor of batch `b` as a dense f32 matrix [rows, columns].
 inline std::vector<float> unpack(const tn_tensor& t, int64_t batch_offset) {
-  const int64_t rows = t.shape[t.ndim - 2], columns = t.shape[t.ndim - 1], sr = t.strides[t.ndim - 2], sc = t.strides[t.ndim - 1];
+  const int64_t rows = t.shape[t.ndim - 2], columns = t.shape[t.ndim - 1], sr = t.strides[t.ndim - 2],
+                sc = t.strides[t.ndim - 1];
   std::vector<float> out(static_cast<size_t>(rows * columns));
   with_float_type(t.dtype, "a product's operand", [&]<class T>(T) {
     const T* from = data<T>(t) + batch_offset;
@@ -58,7 +59,8 @@ inline int32_t gemm(tn_device* device, tn_stream*, const tn_gemm* g, void* works
   const tn_tensor &a = *g->a, &b = *g->b, &c = *g->c;
   if (a.ndim < 2 || b.ndim != a.ndim || c.ndim != a.ndim || g->packed_b) return TN_E_ARGUMENT;
   const int64_t m = c.shape[c.ndim - 2], n = c.shape[c.ndim - 1], k = a.shape[a.ndim - 1];
-  if (a.shape[a.ndim - 2] != m || b.shape[b.ndim - 2] != k || b.shape[b.ndim - 1] != n || batches(a) != batches(c) || batches(b) != batches(c))
+  if (a.shape[a.ndim - 2] != m || b.shape[b.ndim - 2] != k || b.shape[b.ndim - 1] != n || batches(a) != batches(c) ||
+      batches(b) != batches(c))
     return TN_E_ARGUMENT;
   uint64_t needed = 0;
   gemm_workspace(device, g, &needed);
@@ -90,9 +92,15 @@ inline int32_t gemm(tn_device* device, tn_stream*, const tn_gemm* g, void* works
   return TN_OK;
 }
 
-inline int32_t count_devices(const tn_host*, uint32_t* n) { return *n = 1, TN_OK; }
-inline int32_t open(const tn_host*, uint32_t, tn_device** out) { return *out = new tn_device, TN_OK; }
-inline void close(tn_device* device) { delete device; }
+inline int32_t count_devices(const tn_host*, uint32_t* n) {
+  return *n = 1, TN_OK;
+}
+inline int32_t open(const tn_host*, uint32_t, tn_device** out) {
+  return *out = new tn_device, TN_OK;
+}
+inline void close(tn_device* device) {
+  delete device;
+}
 inline int32_t info(tn_device*, uint32_t, tn_device_info* out) {
   *out = {};
   out->struct_size = sizeof *out;
@@ -104,31 +112,81 @@ inline int32_t info(tn_device*, uint32_t, tn_device_info* out) {
   out->gemm_flops = 1e9, out->bytes_per_second = 1e9;
   return TN_OK;
 }
-inline int32_t alloc(tn_device*, uint64_t n, void** out) { return *out = ::operator new(n, std::align_val_t{TN_ALIGNMENT}), TN_OK; }
-inline void free(tn_device*, void* p) { ::operator delete(p, std::align_val_t{TN_ALIGNMENT}); }
-inline int32_t copy(tn_device*, tn_stream*, void* to, const void* from, uint64_t n, uint32_t) { return std::memcpy(to, from, n), TN_OK; }
-inline int32_t fill(tn_device*, tn_stream*, void* to, uint8_t byte, uint64_t n) { return std::memset(to, byte, n), TN_OK; }
-inline int32_t stream_create(tn_device*, tn_stream** out) { return *out = new tn_stream, TN_OK; }
-inline void stream_destroy(tn_device*, tn_stream* s) { delete s; }
-inline int32_t stream_wait(tn_device*, tn_stream*) { return TN_OK; }
-inline int32_t event_create(tn_device*, tn_event** out) { return *out = new tn_event, TN_OK; }
-inline void event_destroy(tn_device*, tn_event* e) { delete e; }
-inline int32_t event_record(tn_device*, tn_event* e, tn_stream*) { return e->at = std::chrono::steady_clock::now(), TN_OK; }
-inline int32_t stream_wait_event(tn_device*, tn_stream*, tn_event*) { return TN_OK; }
+inline int32_t alloc(tn_device*, uint64_t n, void** out) {
+  return *out = ::operator new (n, std::align_val_t{TN_ALIGNMENT}), TN_OK;
+}
+inline void free(tn_device*, void* p) {
+  ::operator delete (p, std::align_val_t{TN_ALIGNMENT});
+}
+inline int32_t copy(tn_device*, tn_stream*, void* to, const void* from, uint64_t n, uint32_t) {
+  return std::memcpy(to, from, n), TN_OK;
+}
+inline int32_t fill(tn_device*, tn_stream*, void* to, uint8_t byte, uint64_t n) {
+  return std::memset(to, byte, n), TN_OK;
+}
+inline int32_t stream_create(tn_device*, tn_stream** out) {
+  return *out = new tn_stream, TN_OK;
+}
+inline void stream_destroy(tn_device*, tn_stream* s) {
+  delete s;
+}
+inline int32_t stream_wait(tn_device*, tn_stream*) {
+  return TN_OK;
+}
+inline int32_t event_create(tn_device*, tn_event** out) {
+  return *out = new tn_event, TN_OK;
+}
+inline void event_destroy(tn_device*, tn_event* e) {
+  delete e;
+}
+inline int32_t event_record(tn_device*, tn_event* e, tn_stream*) {
+  return e->at = std::chrono::steady_clock::now(), TN_OK;
+}
+inline int32_t stream_wait_event(tn_device*, tn_stream*, tn_event*) {
+  return TN_OK;
+}
 inline int32_t event_seconds(tn_device*, tn_event* a, tn_event* b, double* s) {
   return *s = std::chrono::duration<double>(b->at - a->at).count(), TN_OK;
 }
-inline int32_t pack_bytes(tn_device*, const tn_gemm*, uint64_t* n) { return *n = 0, TN_OK; }
-inline int32_t pack(tn_device*, tn_stream*, const tn_gemm*, void*) { return TN_E_UNSUPPORTED; }
-inline const void* get_extension(const char*) { return nullptr; }
+inline int32_t pack_bytes(tn_device*, const tn_gemm*, uint64_t* n) {
+  return *n = 0, TN_OK;
+}
+inline int32_t pack(tn_device*, tn_stream*, const tn_gemm*, void*) {
+  return TN_E_UNSUPPORTED;
+}
+inline const void* get_extension(const char*) {
+  return nullptr;
+}
 
-inline constexpr tn_device_api kApi = {
-    TN_SIZE_TO(tn_device_api, get_extension), 0, count_devices, open, close, info, alloc, free, copy, fill, stream_create, stream_destroy, stream_wait,
-    event_create, event_destroy, event_record, stream_wait_event, event_seconds, gemm_workspace, gemm, pack_bytes, pack, get_extension};
+inline constexpr tn_device_api kApi = {TN_SIZE_TO(tn_device_api, get_extension),
+                                       0,
+                                       count_devices,
+                                       open,
+                                       close,
+                                       info,
+                                       alloc,
+                                       free,
+                                       copy,
+                                       fill,
+                                       stream_create,
+                                       stream_destroy,
+                                       stream_wait,
+                                       event_create,
+                                       event_destroy,
+                                       event_record,
+                                       stream_wait_event,
+                                       event_seconds,
+                                       gemm_workspace,
+                                       gemm,
+                                       pack_bytes,
+                                       pack,
+                                       get_extension};
 
 }  // namespace fake
 
-inline const tn_device_api* cpu_device_api() { return &fake::kApi; }
+inline const tn_device_api* cpu_device_api() {
+  return &fake::kApi;
+}
 inline tn_device* cpu_device() {
   static tn_device device;
   return &device;

@@ -1,5 +1,5 @@
-// A host small enough for the test of one technique: error slot, hyper-parameters from the schema's defaults, plugin objects loaded as a
-// real host loads them. With device.h and tensor.h this is all that a technique's test needs.
+// A host small enough for the test of one technique: error slot, hyper-parameters from the schema's defaults, plugin
+// objects loaded as a real host loads them. With device.h and tensor.h this is all that a technique's test needs.
 #pragma once
 
 #include <dlfcn.h>
@@ -17,12 +17,14 @@ namespace tenon::sdk::testing {
 
 class FakeHost {
  public:
-  FakeHost() : table_{{TN_SIZE_TO(tn_host, get_extension), 0, &FakeHost::on_error, &FakeHost::on_log, &FakeHost::on_extension}, this} {}
+  FakeHost()
+      : table_{{TN_SIZE_TO(tn_host, get_extension), 0, &FakeHost::on_error, &FakeHost::on_log, &FakeHost::on_extension},
+               this} {}
   FakeHost(const FakeHost&) = delete;
   const tn_host* get() const { return &table_.host; }
 
-  int32_t status = TN_OK;    // of the last report
-  std::string error;         // its sentence
+  int32_t status = TN_OK;  // of the last report
+  std::string error;       // its sentence
   std::vector<std::string> log;
 
  private:
@@ -31,7 +33,9 @@ class FakeHost {
     FakeHost* self;
   };
   static FakeHost& of(const tn_host* host) { return *reinterpret_cast<const Table*>(host)->self; }
-  static void on_error(const tn_host* host, int32_t status, const char* sentence) { of(host).status = status, of(host).error = sentence; }
+  static void on_error(const tn_host* host, int32_t status, const char* sentence) {
+    of(host).status = status, of(host).error = sentence;
+  }
   static void on_log(const tn_host* host, int32_t, const char* sentence) { of(host).log.push_back(sentence); }
   static const void* on_extension(const tn_host*, const char*) { return nullptr; }
   Table table_;
@@ -56,7 +60,8 @@ class HyperValues {
       if (info.type == TN_TYPE_STRING || info.type == TN_TYPE_CHOICE) value.s = text.c_str();
       values_.push_back(value);
     }
-    if (!left.empty()) fail(TN_E_ARGUMENT, "the test sets " + left.begin()->first + ", which is not in the schema of " + plugin.id);
+    if (!left.empty())
+      fail(TN_E_ARGUMENT, "the test sets " + left.begin()->first + ", which is not in the schema of " + plugin.id);
     for (const tn_hyper& value : values_) pointers_.push_back(&value);
   }
   HyperValues(const HyperValues&) = delete;
@@ -75,18 +80,21 @@ inline const tn_plugin& load_plugin(const FakeHost& host, const std::string& pat
   if (!library) fail(TN_E_IO, dlerror());
   const auto entry = reinterpret_cast<tn_plugin_entry_fn>(dlsym(library, TN_PLUGIN_ENTRY_NAME));
   const tn_plugin* plugin = nullptr;
-  if (!entry || entry(TN_ABI_MAJOR, TN_ABI_MINOR, host.get(), &plugin) != TN_OK) fail(TN_E_VERSION, path + ": " + host.error);
+  if (!entry || entry(TN_ABI_MAJOR, TN_ABI_MINOR, host.get(), &plugin) != TN_OK)
+    fail(TN_E_VERSION, path + ": " + host.error);
   return *plugin;
 }
 
 inline bool cpu_runs(const std::string& path) {
-  if (path.find("x86-64-v4") != std::string::npos) return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  if (path.find("x86-64-v3") != std::string::npos) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (path.find("x86-64-v4") != std::string::npos)
+    return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  if (path.find("x86-64-v3") != std::string::npos)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   return true;
 }
 
-// The objects of this test's plugin that this CPU runs (tenon_plugin_test in tenon_plugin.cmake defines the list): a test that is
-// parameterised over them proves every instruction set.
+// The objects of this test's plugin that this CPU runs (tenon_plugin_test in tenon_plugin.cmake defines the list): a
+// test that is parameterised over them proves every instruction set.
 #ifdef TENON_PLUGIN_OBJECTS
 inline std::vector<std::string> plugin_objects() {
   std::vector<std::string> out;

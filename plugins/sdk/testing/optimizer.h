@@ -1,5 +1,5 @@
-// One optimizer plugin over a few parameters, driven as a host drives it: declared states are allocated and counted, the workspace is exactly
-// what estimate() says and is full of NaN before every update.
+// One optimizer plugin over a few parameters, driven as a host drives it: declared states are allocated and counted,
+// the workspace is exactly what estimate() says and is full of NaN before every update.
 #pragma once
 
 #include <algorithm>
@@ -29,7 +29,8 @@ struct StepOptions {
 
 class OptimizerRun {
  public:
-  OptimizerRun(const std::string& object, const std::map<std::string, std::string>& hypers, std::vector<Parameter> parameters)
+  OptimizerRun(const std::string& object, const std::map<std::string, std::string>& hypers,
+               std::vector<Parameter> parameters)
       : plugin_(load_plugin(host, object)), api_(*static_cast<const tn_optimizer_api*>(plugin_.api)) {
     const HyperValues values(plugin_, hypers);
     must(api_.create(host.get(), values.data(), values.size(), &self_));
@@ -67,7 +68,8 @@ class OptimizerRun {
     host.error.clear();
     if (api_.prepare) must(api_.prepare(self_, exec.get(), items, 1));
     const int32_t status = api_.apply(self_, exec.get(), items, 1);
-    if (!exec.intact() || !b.param.intact() || !b.master.intact()) fail(TN_E_INTERNAL, "the plugin wrote past the end of its memory");
+    if (!exec.intact() || !b.param.intact() || !b.master.intact())
+      fail(TN_E_INTERNAL, "the plugin wrote past the end of its memory");
     for (const Slot& s : b.slots)
       if (!s.tensor.intact()) fail(TN_E_INTERNAL, "the plugin wrote past the end of state " + s.name);
     return status;
@@ -116,7 +118,8 @@ class OptimizerRun {
       bound_[i].t = other.bound_[i].t;
       bound_[i].param = other.bound_[i].param.clone();
       bound_[i].master = other.bound_[i].master.clone();
-      for (size_t k = 0; k < bound_[i].slots.size(); ++k) bound_[i].slots[k].tensor = other.bound_[i].slots[k].tensor.clone();
+      for (size_t k = 0; k < bound_[i].slots.size(); ++k)
+        bound_[i].slots[k].tensor = other.bound_[i].slots[k].tensor.clone();
     }
     if (!api_.save) return;
     std::string blob;
@@ -129,7 +132,9 @@ class OptimizerRun {
   }
   bool same_bits(const OptimizerRun& other) const {
     for (size_t i = 0; i < bound_.size(); ++i) {
-      if (bound_[i].param.raw() != other.bound_[i].param.raw() || bound_[i].master.raw() != other.bound_[i].master.raw()) return false;
+      if (bound_[i].param.raw() != other.bound_[i].param.raw() ||
+          bound_[i].master.raw() != other.bound_[i].master.raw())
+        return false;
       for (size_t k = 0; k < bound_[i].slots.size(); ++k)
         if (bound_[i].slots[k].tensor.raw() != other.bound_[i].slots[k].tensor.raw()) return false;
     }
@@ -158,13 +163,15 @@ class OptimizerRun {
   void add(uint32_t uid, const Parameter& p) {
     Bound b{{}, p.shape, Tensor(p.dtype, p.shape, p.start), Tensor(kF32, p.shape, p.start), p.master};
     b.info.struct_size = sizeof b.info;
-    b.info.uid = uid, b.info.role = p.role, b.info.repr = TN_REPR_DENSE, b.info.tied_to = -1, b.info.in_axis = p.shape.size() == 2 ? 1 : -1;
+    b.info.uid = uid, b.info.role = p.role, b.info.repr = TN_REPR_DENSE, b.info.tied_to = -1,
+    b.info.in_axis = p.shape.size() == 2 ? 1 : -1;
     b.info.dtype = p.dtype, b.info.ndim = static_cast<int32_t>(p.shape.size()), b.info.name = "w";
     std::copy(p.shape.begin(), p.shape.end(), b.info.shape);
     bound_.push_back(std::move(b));
   }
   static int32_t declare(void* self, const tn_state_slot* slot) {
-    static_cast<Bound*>(self)->slots.push_back({slot->name, slot->role, Tensor(slot->dtype, {slot->shape, slot->shape + slot->ndim})});
+    static_cast<Bound*>(self)->slots.push_back(
+        {slot->name, slot->role, Tensor(slot->dtype, {slot->shape, slot->shape + slot->ndim})});
     return TN_OK;
   }
   void must(int32_t status) {

@@ -11,7 +11,8 @@
 
 namespace tenon::sdk::testing {
 
-// Memory aligned to TN_ALIGNMENT with a fence of known bytes behind it: `intact` tells whether somebody wrote past the end.
+// Memory aligned to TN_ALIGNMENT with a fence of known bytes behind it: `intact` tells whether somebody wrote past the
+// end.
 class Memory {
  public:
   explicit Memory(uint64_t n_bytes, uint8_t fill = 0) : n_(n_bytes), bytes_(allocate(n_bytes + kFence)) {
@@ -38,22 +39,27 @@ class Memory {
   std::unique_ptr<uint8_t[], Free> bytes_;
 };
 
-// A dense row-major tensor of zeros on the CPU. Movable; get() stays valid across moves of the Tensor object's owner only as long as the
-// object itself lives.
+// A dense row-major tensor of zeros on the CPU. Movable; get() stays valid across moves of the Tensor object's owner
+// only as long as the object itself lives.
 class Tensor {
  public:
   Tensor(tn_dtype dtype, std::vector<int64_t> shape) : shape_(std::move(shape)), strides_(shape_.size()) {
     int64_t n = 1;
     for (size_t i = shape_.size(); i-- > 0;) strides_[i] = n, n *= shape_[i];
     memory_ = std::make_unique<Memory>(static_cast<uint64_t>(n) * dtype.bits / 8);
-    view_ = {memory_->data(), {TN_CPU, 0}, static_cast<int32_t>(shape_.size()), dtype, shape_.data(), strides_.data(), 0};
+    view_ = {
+        memory_->data(), {TN_CPU, 0}, static_cast<int32_t>(shape_.size()), dtype, shape_.data(), strides_.data(), 0};
   }
   // f32, bf16 (rounded to nearest) or f16 from floats.
-  Tensor(tn_dtype dtype, std::vector<int64_t> shape, const std::vector<float>& values) : Tensor(dtype, std::move(shape)) { assign(values); }
+  Tensor(tn_dtype dtype, std::vector<int64_t> shape, const std::vector<float>& values)
+      : Tensor(dtype, std::move(shape)) {
+    assign(values);
+  }
 
   Tensor(Tensor&& other) noexcept { *this = std::move(other); }
   Tensor& operator=(Tensor&& other) noexcept {
-    shape_ = std::move(other.shape_), strides_ = std::move(other.strides_), memory_ = std::move(other.memory_), view_ = other.view_;
+    shape_ = std::move(other.shape_), strides_ = std::move(other.strides_), memory_ = std::move(other.memory_),
+    view_ = other.view_;
     view_.shape = shape_.data(), view_.strides = strides_.data();
     return *this;
   }
@@ -69,7 +75,8 @@ class Tensor {
   }
 
   void assign(const std::vector<float>& values) {
-    if (static_cast<int64_t>(values.size()) != size()) fail(TN_E_ARGUMENT, "the test gave another number of values than the tensor has");
+    if (static_cast<int64_t>(values.size()) != size())
+      fail(TN_E_ARGUMENT, "the test gave another number of values than the tensor has");
     with_float_type(view_.dtype, "a test tensor", [&]<class T>(T) {
       for (size_t i = 0; i < values.size(); ++i) as<T>()[i] = from_float<T>(values[i]);
     });

@@ -38,9 +38,12 @@ inline std::string object_of(const std::string& id, const std::string& level = "
 
 class Optimizer {
  public:
-  Optimizer(const std::string& object, const std::map<std::string, std::string>& hypers, tn_dtype dtype, std::vector<int64_t> shape, uint32_t role,
-            const tn_device_api* api, tn_device* device)
-      : weight(dtype, shape), grad(dtype, shape), workspace_(0), plugin_(sdk::testing::load_plugin(host_, object)),
+  Optimizer(const std::string& object, const std::map<std::string, std::string>& hypers, tn_dtype dtype,
+            std::vector<int64_t> shape, uint32_t role, const tn_device_api* api, tn_device* device)
+      : weight(dtype, shape),
+        grad(dtype, shape),
+        workspace_(0),
+        plugin_(sdk::testing::load_plugin(host_, object)),
         api_(*static_cast<const tn_optimizer_api*>(plugin_.api)) {
     const sdk::testing::HyperValues values(plugin_, hypers);
     must(api_.create(host_.get(), values.data(), values.size(), &self_));
@@ -51,7 +54,8 @@ class Optimizer {
     const tn_param* list[] = {&p};
     must(api_.bind(self_, list, 1));
     const tn_state_sink sink{sizeof(tn_state_sink), 0, &states_, [](void* self, const tn_state_slot* s) {
-                               static_cast<std::vector<sdk::testing::Tensor>*>(self)->emplace_back(s->dtype, std::vector<int64_t>(s->shape, s->shape + s->ndim));
+                               static_cast<std::vector<sdk::testing::Tensor>*>(self)->emplace_back(
+                                   s->dtype, std::vector<int64_t>(s->shape, s->shape + s->ndim));
                                return static_cast<int32_t>(TN_OK);
                              }};
     must(api_.state_layout(self_, 0, &sink));

@@ -1,5 +1,6 @@
-// Speed of element-wise optimizers: bytes that the rule must move a second, and their share of the best of copy (a = b) and triad
-// (a = b + s c) over arrays as large, counting what these must move. Steps, copies and triads take turns and best times are compared.
+// Speed of element-wise optimizers: bytes that the rule must move a second, and their share of the best of copy (a = b)
+// and triad (a = b + s c) over arrays as large, counting what these must move. Steps, copies and triads take turns and
+// best times are compared.
 //
 //   OMP_NUM_THREADS=2 build/bin/benchmark_optimizers
 #include <benchmark/benchmark.h>
@@ -49,7 +50,8 @@ void step(benchmark::State& state, const std::string& id, const std::string& lev
     triad = std::min(triad, seconds_of([&] { arrays.triad(); }));
     state.SetIterationTime(seconds);
   }
-  const double n = static_cast<double>(kElements), speed = optimizer.estimate.bytes_moved / best, limit = std::max(8 * n / copy, 12 * n / triad);
+  const double n = static_cast<double>(kElements), speed = optimizer.estimate.bytes_moved / best,
+               limit = std::max(8 * n / copy, 12 * n / triad);
   state.counters["GB/s"] = speed * 1e-9;
   state.counters["copy_GB/s"] = 8 * n / copy * 1e-9;
   state.counters["triad_GB/s"] = 12 * n / triad * 1e-9;
@@ -66,8 +68,13 @@ int main(int argc, char** argv) {
     if (object_of("adamw", level).empty()) continue;
     for (const std::string id : {"adamw", "adamw8"}) {
       for (const auto& [name, dtype, flags] : std::vector<std::tuple<std::string, tn_dtype, uint32_t>>{
-               {"f32", tenon::sdk::kF32, 0}, {"bf16", tenon::sdk::kBF16, 0}, {"bf16_stochastic", tenon::sdk::kBF16, TN_ITEM_STOCHASTIC_ROUNDING}})
-        benchmark::RegisterBenchmark((id + "/" + name + "/" + level).c_str(), step, id, level, dtype, flags)->UseManualTime()->Iterations(12)->Unit(benchmark::kMillisecond);
+               {"f32", tenon::sdk::kF32, 0},
+               {"bf16", tenon::sdk::kBF16, 0},
+               {"bf16_stochastic", tenon::sdk::kBF16, TN_ITEM_STOCHASTIC_ROUNDING}})
+        benchmark::RegisterBenchmark((id + "/" + name + "/" + level).c_str(), step, id, level, dtype, flags)
+            ->UseManualTime()
+            ->Iterations(12)
+            ->Unit(benchmark::kMillisecond);
     }
   }
   register_refresh();

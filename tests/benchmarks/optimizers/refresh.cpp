@@ -1,5 +1,5 @@
-// GaLore's subspace refresh at 2048×5632, rank 128: warm iteration against the exact subspace, in time and in the energy that is kept, on a
-// gradient whose spectrum falls slowly.
+// GaLore's subspace refresh at 2048×5632, rank 128: warm iteration against the exact subspace, in time and in the
+// energy that is kept, on a gradient whose spectrum falls slowly.
 #include <benchmark/benchmark.h>
 
 #include <cmath>
@@ -29,9 +29,11 @@ struct Device {
 void gradient(const Device& device, sdk::testing::Tensor& out, uint32_t seed) {
   std::vector<float> a(kRows * kDirections), b(kDirections * kColumns);
   for (int64_t i = 0; i < kRows * kDirections; ++i)
-    a[i] = (sdk::uniform({1, 2, 3}, i) - 0.5f + 0.1f * (sdk::uniform({seed, 5, 3}, i) - 0.5f)) / std::sqrt(static_cast<float>(i % kDirections + 1));
+    a[i] = (sdk::uniform({1, 2, 3}, i) - 0.5f + 0.1f * (sdk::uniform({seed, 5, 3}, i) - 0.5f)) /
+           std::sqrt(static_cast<float>(i % kDirections + 1));
   for (int64_t i = 0; i < kDirections * kColumns; ++i) b[i] = sdk::uniform({1, 2, 4}, i) - 0.5f;
-  const auto x = sdk::Matrix::dense(a.data(), kRows, kDirections), y = sdk::Matrix::dense(b.data(), kDirections, kColumns),
+  const auto x = sdk::Matrix::dense(a.data(), kRows, kDirections),
+             y = sdk::Matrix::dense(b.data(), kDirections, kColumns),
              z = sdk::Matrix::dense(out.as<float>(), kRows, kColumns);
   const sdk::testing::Memory workspace(sdk::Products(device.api, device.handle).measure(x, y, z));
   sdk::Products(device.api, device.handle, nullptr, workspace.data(), workspace.size())(1, x, y, 0, z);
@@ -42,7 +44,8 @@ struct Run {
   double energy, energy_again;
 };
 Run run(const Device& device, const std::string& svd) {
-  Optimizer galore(object_of("galore"), {{"svd", svd}, {"update_proj_gap", "2"}}, sdk::kF32, {kRows, kColumns}, TN_ROLE_DOWN, device.api, device.handle);
+  Optimizer galore(object_of("galore"), {{"svd", svd}, {"update_proj_gap", "2"}}, sdk::kF32, {kRows, kColumns},
+                   TN_ROLE_DOWN, device.api, device.handle);
   Run r{};
   gradient(device, galore.grad, 1);
   r.first = seconds_of([&] { galore.step(1); });
@@ -74,7 +77,11 @@ void refresh(benchmark::State& state) {
 }  // namespace
 
 void register_refresh() {
-  if (!object_of("onednn").empty()) benchmark::RegisterBenchmark("galore/refresh", refresh)->UseManualTime()->Iterations(1)->Unit(benchmark::kMillisecond);
+  if (!object_of("onednn").empty())
+    benchmark::RegisterBenchmark("galore/refresh", refresh)
+        ->UseManualTime()
+        ->Iterations(1)
+        ->Unit(benchmark::kMillisecond);
 }
 
 }  // namespace tenon::benchmarks

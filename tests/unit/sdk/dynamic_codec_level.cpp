@@ -1,4 +1,5 @@
-// One CPU level's block codec, counted against the readable search for every number of [-1, 1] and every length of a tail.
+// One CPU level's block codec, counted against the readable search for every number of [-1, 1] and every length of a
+// tail.
 #include <cmath>
 #include <memory>
 #include <vector>
@@ -45,7 +46,8 @@ int64_t sign_differences() {
     for (float& x : values) x *= unit;
     encode_dynamic<true>(block, *encoder, values, unit, plain, 300);
     encode_dynamic<true, true>(block, *encoder, values, unit, kept, 300);
-    for (int i = 0; i < 300; ++i) wrong += kept[i] != (plain[i] == kDynamicSignedZero && values[i] < 0 ? kDynamicSignedZero - 1 : plain[i]);
+    for (int i = 0; i < 300; ++i)
+      wrong += kept[i] != (plain[i] == kDynamicSignedZero && values[i] < 0 ? kDynamicSignedZero - 1 : plain[i]);
   }
   return wrong;
 }
@@ -99,13 +101,21 @@ int64_t quotient_differences() {
 extern "C" __attribute__((visibility("default"))) int64_t dynamic_codec_differences(int what) {
   using namespace tenon::sdk;
   switch (what) {
-    case 0: return differences<true>(false);
-    case 1: return differences<true>(true);
-    case 2: return differences<false>(false);
-    case 3: return tail_differences<true>();
-    case 4: return tail_differences<false>();
-    case 5: return quotient_differences<true>();
-    case 6: return quotient_differences<false>();
-    default: return sign_differences();
+    case 0:
+      return differences<true>(false);
+    case 1:
+      return differences<true>(true);
+    case 2:
+      return differences<false>(false);
+    case 3:
+      return tail_differences<true>();
+    case 4:
+      return tail_differences<false>();
+    case 5:
+      return quotient_differences<true>();
+    case 6:
+      return quotient_differences<false>();
+    default:
+      return sign_differences();
   }
 }

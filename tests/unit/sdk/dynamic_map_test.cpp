@@ -44,7 +44,8 @@ TEST(DynamicBook, EqualsTheReferenceToTheLastBit) {
 uint8_t nearest(const DynamicBook& book, float x) {
   int best = 0;
   for (int i = 1; i < 256; ++i)
-    if (std::abs(static_cast<double>(book.value[i]) - x) < std::abs(static_cast<double>(book.value[best]) - x)) best = i;
+    if (std::abs(static_cast<double>(book.value[i]) - x) < std::abs(static_cast<double>(book.value[best]) - x))
+      best = i;
   return static_cast<uint8_t>(best);
 }
 

@@ -10,13 +10,16 @@
 namespace tenon::sdk::testing {
 namespace {
 
-std::vector<double> wide(const std::vector<float>& x) { return {x.begin(), x.end()}; }
+std::vector<double> wide(const std::vector<float>& x) {
+  return {x.begin(), x.end()};
+}
 
 // |Aᵀ A − I| over the rows of v[k, n], largest entry.
 double not_orthonormal(const std::vector<double>& v, int64_t k, int64_t n) {
   double worst = 0;
   for (int64_t a = 0; a < k; ++a)
-    for (int64_t b = 0; b < k; ++b) worst = std::max(worst, std::abs(eigen::dot(v.data() + a * n, v.data() + b * n, n) - (a == b)));
+    for (int64_t b = 0; b < k; ++b)
+      worst = std::max(worst, std::abs(eigen::dot(v.data() + a * n, v.data() + b * n, n) - (a == b)));
   return worst;
 }
 std::vector<double> columns(const std::vector<float>& p, int64_t d, int64_t r) {
@@ -41,7 +44,8 @@ TEST(Eigh, DiagonalisesSymmetricMatrices) {
         EXPECT_GE(values[k - 1], values[k]);
       }
       for (int64_t i = 0; i < n; ++i)
-        EXPECT_NEAR(eigen::dot(original.data() + i * n, vectors.data() + k * n, n), values[k] * vectors[k * n + i], 1e-12);
+        EXPECT_NEAR(eigen::dot(original.data() + i * n, vectors.data() + k * n, n), values[k] * vectors[k * n + i],
+                    1e-12);
     }
   }
 }
@@ -55,7 +59,8 @@ TEST(Eigh, TakesNullSpacesAndRepeatedValues) {
       const std::vector<float> b = normals(n * 5, 2);
       for (int64_t i = 0; i < n; ++i)
         for (int64_t j = 0; j < n; ++j)
-          for (int64_t k = 0; k < rank; ++k) a[i * n + j] += scale * (rank == n ? (k == i && i == j) : static_cast<double>(b[i * 5 + k]) * b[j * 5 + k]);
+          for (int64_t k = 0; k < rank; ++k)
+            a[i * n + j] += scale * (rank == n ? (k == i && i == j) : static_cast<double>(b[i * 5 + k]) * b[j * 5 + k]);
       ASSERT_TRUE(eigh(nullptr, a.data(), n, n, values.data(), vectors.data(), scratch.data(), order.data())) << rank;
       EXPECT_LT(not_orthonormal(vectors, n, n), 1e-12);
       if (rank == n) {
@@ -100,7 +105,8 @@ TEST(Orthonormalize, SurvivesBadConditionAndDependentColumns) {
   constexpr int64_t rows = 400, n = 30;
   std::vector<float> y = normals(rows * n, 1), q(rows * n);
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t j = 0; j < n; ++j) y[r * n + j] *= std::pow(10.0f, -static_cast<float>(j) / 6);  // sizes from 1 to 1e-5
+    for (int64_t j = 0; j < n; ++j)
+      y[r * n + j] *= std::pow(10.0f, -static_cast<float>(j) / 6);  // sizes from 1 to 1e-5
     y[r * n + 11] = y[r * n + 3] - 2 * y[r * n + 7];
     y[r * n + 20] = 0;
     y[r * n + 29] = y[r * n] + 1e-4f * y[r * n + 29];  // nearly the first
@@ -110,7 +116,8 @@ TEST(Orthonormalize, SurvivesBadConditionAndDependentColumns) {
   gram(nullptr, q.data(), rows, n, s.data());
   EXPECT_EQ(s[20 * n + 20], 0);
   for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < n; ++j) EXPECT_NEAR(s[i * n + j], i == j && s[i * n + i] != 0 ? 1 : 0, 1e-5) << i << " " << j;
+    for (int64_t j = 0; j < n; ++j)
+      EXPECT_NEAR(s[i * n + j], i == j && s[i * n + i] != 0 ? 1 : 0, 1e-5) << i << " " << j;
 }
 
 TEST(CompleteBasis, FillsUpToTheWholeSpace) {
@@ -126,7 +133,8 @@ struct Found {
   std::vector<float> basis;
   double captured;
 };
-Found find(const std::vector<float>& a, int64_t p, int64_t d, int64_t r, bool exact, const float* old = nullptr, bool transpose = false) {
+Found find(const std::vector<float>& a, int64_t p, int64_t d, int64_t r, bool exact, const float* old = nullptr,
+           bool transpose = false) {
   Subspace b(p, d, r, exact);
   Workspace measure;
   b.lay_out(measure);
