@@ -1,6 +1,4 @@
 // Binding an adapter plugin to the model's linears.
-#include <cstring>
-
 #include "core/error.h"
 #include "hosts/trainer/model/model.h"
 
@@ -13,7 +11,6 @@ constexpr uint32_t kAdapterUid = 1u << 17;
 struct Binding {
   Engine* engine;
   Adapter* adapter;
-  std::string error;
 
   static int32_t site(void* self, uint32_t id, uint32_t retention) {
     static_cast<Binding*>(self)->adapter->retention[id] = retention;
@@ -53,7 +50,7 @@ void Model::attach(Adapter& adapter) {
                      (l->quantized ? uint32_t{TN_LINEAR_QUANTIZED} : 0u) | (l->tied ? uint32_t{TN_LINEAR_TIED} : 0u), l->block, l->m, l->n,
                      l->path.c_str()});
   for (const tn_site& s : sites) pointers.push_back(&s);
-  Binding binding{&engine_, &adapter, {}};
+  Binding binding{&engine_, &adapter};
   const tn_adapter_sink sink{sizeof(tn_adapter_sink), 0, &binding, Binding::site, Binding::param};
   check(adapter.api->bind(adapter.self, pointers.data(), pointers.size(), &sink), "binding an adapter");
   for (const auto& [site, retention] : adapter.retention) {

@@ -70,55 +70,42 @@ void QuantizedWeight::decode_rows(Engine& engine, int64_t begin, int64_t end, co
   });
 }
 
-int64_t QuantizedWeight::panel_rows() const { return std::clamp<int64_t>(kPanelBytes / (n() * 4), 1, m()); }
-
-void QuantizedWeight::forward(Engine& engine, const Tensor& x, const Tensor& y, double alpha, double beta) const {
+bool QuantizedWeight::fused(Engine& engine, uint32_t op, Product product, const Tensor& in, const Tensor& out, double alpha, double beta) const {
+  if (!product) return false;
   tn_target target = target_;
   target.name = name_.c_str();
-  if (quantizer_.api->linear) {
-    tn_estimate e{sizeof(tn_estimate)};
-    const int32_t status = quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target, TN_QUANTIZER_LINEAR, x.dim(0), &e);
-    if (status == TN_OK) {
-      const Views views(components_);
-      return engine.with_workspace(e.workspace_bytes, "quantized linear", [&](const tn_exec* exec) {
-        return quantizer_.api->linear(quantizer_.self, exec, &target, views.data(), x.ref(), alpha, beta, y.ref());
-      });
-    }
-    if (status != TN_E_UNSUPPORTED) check(status, "planning a fused product");
-  }
-  const int64_t step = panel_rows();
+  tn_estimate e{sizeof(tn_estimate)};
+  const int32_t status = quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target, op, in.dim(0), &e);
+  if (status == TN_E_UNSUPPORTED) return false;
+  check(status, "planning a fused product");
+  const Views views(components_);
+  engine.with_workspace(e.workspace_bytes, op == TN_QUANTIZER_LINEAR ? "quantized linear" : "quantized linear backward", [&](const tn_exec* exec) {
+    return product(quantizer_.self, exec, &target, views.data(), in.ref(), alpha, beta, out.ref());
+  });
+  return true;
+}
+
+void QuantizedWeight::for_each_panel(Engine& engine, const std::function<void(int64_t, int64_t, const Tensor&)>& use) const {
+  const int64_t step = std::clamp<int64_t>(kPanelBytes / (n() * 4), 1, m());
   const Tensor panel = engine.empty(Category::kCodec, engine.compute(), {step, n()});
   for (int64_t r = 0; r < m(); r += step) {
     const int64_t end = std::min(r + step, m());
     const Tensor w = panel.rows(0, end - r);
     decode_rows(engine, r, end, w);
-    engine.gemm(x, w.transposed(), y.columns(r, end), alpha, beta);
+    use(r, end, w);
   }
 }
 
+void QuantizedWeight::forward(Engine& engine, const Tensor& x, const Tensor& y, double alpha, double beta) const {
+  if (fused(engine, TN_QUANTIZER_LINEAR, quantizer_.api->linear, x, y, alpha, beta)) return;
+  for_each_panel(engine, [&](int64_t begin, int64_t end, const Tensor& w) { engine.gemm(x, w.transposed(), y.columns(begin, end), alpha, beta); });
+}
+
 void QuantizedWeight::backward(Engine& engine, const Tensor& dy, const Tensor& dx, double alpha, double beta) const {
-  tn_target target = target_;
-  target.name = name_.c_str();
-  if (quantizer_.api->linear_backward) {
-    tn_estimate e{sizeof(tn_estimate)};
-    const int32_t status =
-        quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target, TN_QUANTIZER_LINEAR_BACKWARD, dy.dim(0), &e);
-    if (status == TN_OK) {
-      const Views views(components_);
-      return engine.with_workspace(e.workspace_bytes, "quantized linear backward", [&](const tn_exec* exec) {
-        return quantizer_.api->linear_backward(quantizer_.self, exec, &target, views.data(), dy.ref(), alpha, beta, dx.ref());
-      });
-    }
-    if (status != TN_E_UNSUPPORTED) check(status, "planning a fused product");
-  }
-  const int64_t step = panel_rows();
-  const Tensor panel = engine.empty(Category::kCodec, engine.compute(), {step, n()});
-  for (int64_t r = 0; r < m(); r += step) {
-    const int64_t end = std::min(r + step, m());
-    const Tensor w = panel.rows(0, end - r);
-    decode_rows(engine, r, end, w);
-    engine.gemm(dy.columns(r, end), w, dx, alpha, r == 0 ? beta : 1.0);
-  }
+  if (fused(engine, TN_QUANTIZER_LINEAR_BACKWARD, quantizer_.api->linear_backward, dy, dx, alpha, beta)) return;
+  for_each_panel(engine, [&](int64_t begin, int64_t end, const Tensor& w) {
+    engine.gemm(dy.columns(begin, end), w, dx, alpha, begin == 0 ? beta : 1.0);
+  });
 }
 
 }  // namespace tenon::trainer

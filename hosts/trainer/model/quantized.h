@@ -1,6 +1,7 @@
 // A frozen weight held by a quantizer plugin.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -36,7 +37,11 @@ class QuantizedWeight {
   void backward(Engine& engine, const Tensor& dy, const Tensor& dx, double alpha, double beta) const;
 
  private:
-  int64_t panel_rows() const;
+  using Product = decltype(tn_quantizer_api::linear);
+  // Runs the codec's own product; false: it offers none for so many rows.
+  bool fused(Engine& engine, uint32_t op, Product product, const Tensor& in, const Tensor& out, double alpha, double beta) const;
+  // Decodes the weight panel by panel and hands each to `use` with its rows [begin, end).
+  void for_each_panel(Engine& engine, const std::function<void(int64_t begin, int64_t end, const Tensor& w)>& use) const;
 
   Quantizer quantizer_;
   std::string name_;

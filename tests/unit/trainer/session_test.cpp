@@ -96,7 +96,9 @@ TEST(Session, NotANumberSkipsTheStepAndChangesNothing) {
   EXPECT_NE(r.note.find("NaN"), std::string::npos);
   for (const auto& [name, w] : weights(run)) {
     for (size_t i = 0; i < w.size(); ++i) {
-      if (!std::isnan(w[i])) ASSERT_EQ(w[i], before.at(name)[i]) << name;
+      if (!std::isnan(w[i])) {
+        ASSERT_EQ(w[i], before.at(name)[i]) << name;
+      }
     }
   }
 }
