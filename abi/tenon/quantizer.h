@@ -1,7 +1,9 @@
 /* Tenon ABI 0.9: quantizers: codecs that hold a tensor as named components.
  *
  * The host plans the components (sizes before bytes), allocates them, encodes once and decodes ranges as often as it likes. A codec
- * without a fused product still works everywhere: the host decodes a panel and multiplies. 0 is always coded so that it decodes to 0. */
+ * without a fused product still works everywhere: the host decodes a panel and multiplies.
+ * 0 is coded so that it decodes to 0. Only a format of others without an exact zero (a block with a minimum, a grid that passes 0 by)
+ * may bring a weight of 0 back as the nearest value that it has; such a format refuses every target that is not TN_SITE_WEIGHT. */
 #ifndef TENON_QUANTIZER_H
 #define TENON_QUANTIZER_H
 

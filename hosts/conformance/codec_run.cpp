@@ -61,13 +61,14 @@ void Coded::seal() {
   for (const auto& p : parts) p->seal();
 }
 
-CodecRun::CodecRun(Subject& subject, const Spec& spec, const std::vector<int64_t>& shape, bool longer)
+CodecRun::CodecRun(Subject& subject, const Spec& spec, const std::vector<int64_t>& shape, bool longer,
+                   uint32_t site)
     : bench_(subject.bench()), api_(subject.api<tn_quantizer_api>()), longer_(longer) {
   int32_t status = 0;
   instance_ = std::make_unique<Instance<tn_quantizer_api, tn_quantizer>>(api_, spec, status);
   if (status < 0) refused(status, "create");
   tn_target& t = *target_.get(TN_SIZE_TO(tn_target, name), longer);
-  t.site = first_site(api_.sites), t.role = TN_ROLE_Q, t.uid = 5, t.block = 0,
+  t.site = site ? site : first_site(api_.sites), t.role = TN_ROLE_Q, t.uid = 5, t.block = 0,
   t.ndim = static_cast<int32_t>(shape.size()), t.dtype = sdk::kF32, t.name = "battery.weight";
   std::copy(shape.begin(), shape.end(), t.shape);
   for (const int64_t n : shape) count_ *= n;

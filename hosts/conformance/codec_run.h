@@ -23,8 +23,10 @@ struct Coded {
 
 class CodecRun {
  public:
-  // Throws NotApplicable where the plugin refuses the setting in words.
-  CodecRun(Subject& subject, const Spec& spec, const std::vector<int64_t>& shape, bool longer = false);
+  // site: where the target is used; 0: the first that the codec serves. Throws NotApplicable where the plugin refuses
+  // the setting in words.
+  CodecRun(Subject& subject, const Spec& spec, const std::vector<int64_t>& shape, bool longer = false,
+           uint32_t site = 0);
 
   // Empty components as the codec plans them; throws NotApplicable where it refuses this target.
   Coded plan();

@@ -49,6 +49,9 @@ class Codec {
   }
 
   void plan(const tn_target& target, const tn_component_sink& sink) const {
+    if (target.site != TN_SITE_WEIGHT && !type_->keeps_zero)
+      sdk::fail(TN_E_UNSUPPORTED, sdk::name_of(target) + ": " + type_->name +
+                                      " does not keep 0, so it serves weights alone; use Q8_0, Q6_K, Q5_0 or Q4_0");
     sdk::declare(sink, "blocks", sdk::kU8, bytes(target), type_->code_bits);
   }
 

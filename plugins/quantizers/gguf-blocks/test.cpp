@@ -236,6 +236,23 @@ TEST_P(GgufBlocks, RowsThatDoNotFillBlocksAreRefusedWithTheTypeThatFits) {
   refused("Q4_K", {256, 33}, "F16"), refused("Q4_0", {7}, "F16"), refused("Q8_0", {1}, "F16");
 }
 
+TEST_P(GgufBlocks, TypesThatDoNotKeepZeroHoldWeightsAlone) {
+  for (const Shape& shape : kShapes) {
+    TestCodec codec(GetParam(), {{"type", shape.name}});
+    tn_target target = make_target({256});
+    target.site = TN_SITE_KV_CACHE;
+    const tn_component_sink sink{sizeof sink, 0, nullptr,
+                                 [](void*, const tn_component*) -> int32_t { return TN_OK; }};
+    const std::string name = shape.name;
+    const bool moves = name == "Q4_1" || name == "Q5_1" || name == "Q2_K" || name == "Q4_K" || name == "Q5_K" ||
+                       name.starts_with("IQ4");
+    EXPECT_EQ(codec.api.plan(codec.self, &target, &sink), moves ? TN_E_UNSUPPORTED : TN_OK) << name;
+    if (moves) {
+      EXPECT_NE(codec.host.error.find("weights alone"), std::string::npos) << codec.host.error;
+    }
+  }
+}
+
 TEST_P(GgufBlocks, FusedProductIsDecodeAndMultiply) {
   for (const Shape& shape : kShapes) {
     if (shape.mse == 0) continue;

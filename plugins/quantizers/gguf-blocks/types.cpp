@@ -46,33 +46,35 @@ void encode_plain(const float* x, int64_t n, uint8_t* out) {
 
 constexpr float kAny = std::numeric_limits<float>::max(), kHalf = 65504.0f, kBrain = 0x1.FEp127f;
 
+constexpr bool kNoZero = false;
+
 template <class Block>
-constexpr Type read_only(const char* name, uint32_t id, uint32_t bits) {
-  return {name, id, Block::kElements, Block::kBytes, bits, 0, decode<Block>, nullptr};
+constexpr Type read_only(const char* name, uint32_t id, uint32_t bits, bool keeps_zero = true) {
+  return {name, id, Block::kElements, Block::kBytes, bits, 0, keeps_zero, decode<Block>, nullptr};
 }
 template <class Block>
-constexpr Type both(const char* name, uint32_t id, uint32_t bits) {
-  return {name, id, Block::kElements, Block::kBytes, bits, kHalf, decode<Block>, encode<Block>};
+constexpr Type both(const char* name, uint32_t id, uint32_t bits, bool keeps_zero = true) {
+  return {name, id, Block::kElements, Block::kBytes, bits, kHalf, keeps_zero, decode<Block>, encode<Block>};
 }
 
 constexpr Type kTypes[] = {
-    {"F32", 0, 1, 4, 0, kAny, decode_plain<float>, encode_plain<float>},
-    {"F16", 1, 1, 2, 0, kHalf, decode_plain<sdk::f16>, encode_plain<sdk::f16>},
-    {"BF16", 30, 1, 2, 0, kBrain, decode_plain<sdk::bf16>, encode_plain<sdk::bf16>},
+    {"F32", 0, 1, 4, 0, kAny, true, decode_plain<float>, encode_plain<float>},
+    {"F16", 1, 1, 2, 0, kHalf, true, decode_plain<sdk::f16>, encode_plain<sdk::f16>},
+    {"BF16", 30, 1, 2, 0, kBrain, true, decode_plain<sdk::bf16>, encode_plain<sdk::bf16>},
     both<Q4_0>("Q4_0", 2, 4),
-    both<Q4_1>("Q4_1", 3, 4),
+    both<Q4_1>("Q4_1", 3, 4, kNoZero),
     both<Q5_0>("Q5_0", 6, 5),
-    both<Q5_1>("Q5_1", 7, 5),
+    both<Q5_1>("Q5_1", 7, 5, kNoZero),
     both<Q8_0>("Q8_0", 8, 8),
     read_only<Q8_1>("Q8_1", 9, 8),
-    both<Q2_K>("Q2_K", 10, 2),
+    both<Q2_K>("Q2_K", 10, 2, kNoZero),
     both<Q3_K>("Q3_K", 11, 3),
-    both<Q4_K>("Q4_K", 12, 4),
-    both<Q5_K>("Q5_K", 13, 5),
+    both<Q4_K>("Q4_K", 12, 4, kNoZero),
+    both<Q5_K>("Q5_K", 13, 5, kNoZero),
     both<Q6_K>("Q6_K", 14, 6),
     read_only<Q8_K>("Q8_K", 15, 8),
-    both<IQ4_NL>("IQ4_NL", 20, 4),
-    read_only<IQ4_XS>("IQ4_XS", 23, 4),
+    both<IQ4_NL>("IQ4_NL", 20, 4, kNoZero),
+    read_only<IQ4_XS>("IQ4_XS", 23, 4, kNoZero),
     read_only<TQ1_0>("TQ1_0", 34, 2),
     read_only<TQ2_0>("TQ2_0", 35, 2),
     read_only<MXFP4>("MXFP4", 39, 4),

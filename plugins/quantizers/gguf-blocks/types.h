@@ -15,6 +15,7 @@ struct Type {
   int bytes;           // of a block
   uint32_t code_bits;  // of an element; 0: plain values
   float largest;       // magnitude that can be coded: what the type, or the f16 scale of its blocks, can hold
+  bool keeps_zero;     // 0 decodes to 0 whatever its block holds: false for types with a minimum and for the IQ4 grid
   void (*decode)(const uint8_t* blocks, int64_t n_blocks, float* out);
   void (*encode)(const float* x, int64_t n_blocks, uint8_t* out);  // null: only read
 };
