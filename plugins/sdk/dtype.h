@@ -74,6 +74,10 @@ constexpr tn_dtype dtype_of<bf16>() {
   return kBF16;
 }
 template <>
+constexpr tn_dtype dtype_of<int32_t>() {
+  return kI32;
+}
+template <>
 constexpr tn_dtype dtype_of<f16>() {
   return kF16;
 }

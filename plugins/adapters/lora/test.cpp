@@ -1,9 +1,12 @@
 // The arithmetic of LoRA against the oracle in double.
 #include "adapters/lora/reference.h"
-#include "adapters/lora/test_case.h"
+#include "sdk/testing/adapter.h"
 
 namespace tenon::lora::testing {
 namespace {
+
+using namespace tenon::sdk;
+using namespace tenon::sdk::testing;
 
 using reference::Values;
 
@@ -21,9 +24,9 @@ struct Problem {
   Size size;
   std::vector<float> x, dy;
   Base base;
-  TestLora lora;
+  TestAdapter lora;
 
-  Problem(const std::string& object, Size s, TestLora::Options options = {})
+  Problem(const std::string& object, Size s, TestAdapter::Options options = {})
       : size(s),
         x(normals(s.T * s.n, 1)),
         dy(normals(s.T * s.m, 2)),
@@ -376,7 +379,7 @@ TEST_P(Lora, SavesTheInputAndU) {
 }
 
 TEST_P(Lora, ComputesInF32AndBf16Alone) {
-  TestLora lora(GetParam());
+  TestAdapter lora(GetParam());
   tn_query q{};
   q.struct_size = sizeof q;
   for (const tn_dtype dtype : {kF32, kBF16}) {
@@ -388,7 +391,7 @@ TEST_P(Lora, ComputesInF32AndBf16Alone) {
 }
 
 TEST_P(Lora, RefusesASiteThatItDidNotTake) {
-  TestLora lora(GetParam());
+  TestAdapter lora(GetParam());
   ASSERT_EQ(lora.bind({{"a.q_proj", 4, 4}, {"a.k_proj", 4, 4}}), TN_OK);
   tn_estimate e{};
   EXPECT_EQ(lora.api.estimate(lora.self, cpu_device_api(), cpu_device(), 1, 8, &kF32, 0, &e), TN_E_ARGUMENT);

@@ -1,10 +1,13 @@
 // adapter_config.json: what is read, what is refused and in which words, and that writing it loses nothing.
 #include <nlohmann/json.hpp>
 
-#include "adapters/lora/test_case.h"
+#include "sdk/testing/adapter.h"
 
 namespace tenon::lora::testing {
 namespace {
+
+using namespace tenon::sdk;
+using namespace tenon::sdk::testing;
 
 using Json = nlohmann::ordered_json;
 
@@ -17,13 +20,13 @@ class LoraConfig : public ::testing::TestWithParam<std::string> {
     return j;
   }
   Json round_trip(const Json& config) {
-    TestLora lora(GetParam(), {}, config.dump().c_str());
+    TestAdapter lora(GetParam(), {}, config.dump().c_str());
     log_ = lora.host.log;
     return Json::parse(lora.config());
   }
   Failure refusal(const std::string& text) {
     try {
-      TestLora lora(GetParam(), {}, text.c_str());
+      TestAdapter lora(GetParam(), {}, text.c_str());
     } catch (const Failure& e) {
       return e;
     }
@@ -75,7 +78,7 @@ TEST_P(LoraConfig, SurvivesARoundTrip) {
 }
 
 TEST_P(LoraConfig, OfHyperParametersSaysTheSame) {
-  TestLora lora(GetParam(), {{"r", "4"},
+  TestAdapter lora(GetParam(), {{"r", "4"},
                              {"lora_alpha", "32"},
                              {"lora_dropout", "0.1"},
                              {"target_modules", "q_proj+v_proj"},
@@ -144,7 +147,7 @@ TEST_P(LoraConfig, RefusesWhatIsNotAnAdapter) {
   for (const char* text :
        {R"({"peft_type": "LORA"})", R"({"peft_type": "LORA", "target_modules": null})",
         R"({"peft_type": "LORA", "target_modules": []})", R"({"peft_type": "LORA", "target_modules": ""})"})
-    expect_refusal(text, TN_E_FORMAT, "target_modules is missing or empty; it must name the modules that have factors");
+    expect_refusal(text, TN_E_FORMAT, "target_modules is missing or empty; it must name the modules that are adapted");
 }
 
 TEST_P(LoraConfig, RefusesHostileValuesInOneSentence) {

@@ -1,15 +1,18 @@
 // LoRA against the reference implementation's numbers and files.
-#include "adapters/lora/test_case.h"
+#include "sdk/testing/adapter.h"
 #include "tests/reference/golden.h"
 
 namespace tenon::lora::testing {
 namespace {
 
+using namespace tenon::sdk;
+using namespace tenon::sdk::testing;
+
 class LoraGolden : public ::testing::TestWithParam<std::string> {
  protected:
   const golden::File file_{"lora/linear.safetensors"};
   Base base() const { return {5, 7, file_.f32("weight"), file_.f32("bias"), 0, {}}; }
-  TestLora::Options options(int64_t r, const nlohmann::json& s) const {
+  TestAdapter::Options options(int64_t r, const nlohmann::json& s) const {
     return {{"r", std::to_string(r)},
             {"lora_alpha", s["lora_alpha"].dump()},
             {"use_rslora", s.value("use_rslora", false) ? "true" : "false"}};
@@ -22,7 +25,7 @@ TEST_P(LoraGolden, OneLinearEqualsPeft) {
   const nlohmann::json settings = file_.setting("settings");
   for (const std::string label : {"plain", "rslora", "rank1", "wide_rank"}) {
     SCOPED_TRACE(label);
-    TestLora lora(GetParam(), options(settings[label]["r"], settings[label]));
+    TestAdapter lora(GetParam(), options(settings[label]["r"], settings[label]));
     ASSERT_EQ(lora.bind({{"layer.q_proj", 5, 7}}), TN_OK);
     lora.params[0].value.assign(file_.f32(label + ".A")), lora.params[1].value.assign(file_.f32(label + ".B"));
     Base below = base();
@@ -42,8 +45,8 @@ TEST_P(LoraGolden, OneLinearEqualsPeft) {
 
 TEST_P(LoraGolden, TwoAdaptersOfOneLinearAdd) {
   const nlohmann::json settings = file_.setting("settings");
-  TestLora first(GetParam(), options(4, settings["plain"])), second(GetParam(), options(2, settings["rslora"]));
-  for (TestLora* lora : {&first, &second}) ASSERT_EQ(lora->bind({{"layer.q_proj", 5, 7}}), TN_OK);
+  TestAdapter first(GetParam(), options(4, settings["plain"])), second(GetParam(), options(2, settings["rslora"]));
+  for (TestAdapter* lora : {&first, &second}) ASSERT_EQ(lora->bind({{"layer.q_proj", 5, 7}}), TN_OK);
   first.params[0].value.assign(file_.f32("two.A_first")), first.params[1].value.assign(file_.f32("two.B_first"));
   second.params[0].value.assign(file_.f32("two.A_second")), second.params[1].value.assign(file_.f32("two.B_second"));
   Base weight = base(), adapted = base();
@@ -74,7 +77,7 @@ TEST_P(LoraGolden, PeftsAdapterFileHasExactlyTheParametersDeclared) {
     sites.push_back({at + "mlp.up_proj", feed_forward, hidden});
     sites.push_back({at + "mlp.down_proj", hidden, feed_forward});
   }
-  TestLora lora(GetParam(), {}, text.c_str());
+  TestAdapter lora(GetParam(), {}, text.c_str());
   ASSERT_EQ(lora.bind(sites), TN_OK);
   const golden::File weights("lora/adapter/adapter_model.safetensors");
   std::vector<std::string> keys = lora.keys(), expected = weights.names();

@@ -1,10 +1,13 @@
 // Which modules are taken, and with which rank: PEFT's rules, in PEFT's order.
 #include <nlohmann/json.hpp>
 
-#include "adapters/lora/test_case.h"
+#include "sdk/testing/adapter.h"
 
 namespace tenon::lora::testing {
 namespace {
+
+using namespace tenon::sdk;
+using namespace tenon::sdk::testing;
 
 using Names = std::vector<std::string>;
 
@@ -26,7 +29,7 @@ class LoraMatching : public ::testing::TestWithParam<std::string> {
   Names taken(const nlohmann::ordered_json& config) {
     nlohmann::ordered_json j = {{"peft_type", "LORA"}};
     j.update(config);
-    TestLora lora(GetParam(), {}, j.dump().c_str());
+    TestAdapter lora(GetParam(), {}, j.dump().c_str());
     const std::vector<SiteSpec> sites = llama(3, 8, 12, 20);
     status_ = lora.bind(sites);
     error_ = lora.host.error;
@@ -102,7 +105,7 @@ TEST_P(LoraMatching, LayersPatternSaysWhatIsNumbered) {
 }
 
 TEST_P(LoraMatching, TheFirstNumberOfAPathIsItsLayer) {
-  TestLora lora(GetParam(), {}, R"({"peft_type": "LORA", "target_modules": ["up_proj"], "layers_to_transform": [1]})");
+  TestAdapter lora(GetParam(), {}, R"({"peft_type": "LORA", "target_modules": ["up_proj"], "layers_to_transform": [1]})");
   ASSERT_EQ(lora.bind({{"model.layers.0.experts.1.up_proj", 4, 4}, {"model.layers.1.experts.0.up_proj", 4, 4}}), TN_OK);
   EXPECT_EQ(lora.retention.size(), 1u);
   EXPECT_TRUE(lora.retention.contains(1));
@@ -127,7 +130,7 @@ TEST_P(LoraMatching, AlphaAndRankPatternsScaleEachModule) {
   const auto delta = [&](const char* more) {
     const std::string text =
         std::string(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 6, "target_modules": ["up_proj"])") + more + "}";
-    TestLora lora(GetParam(), {}, text.c_str());
+    TestAdapter lora(GetParam(), {}, text.c_str());
     EXPECT_EQ(lora.bind({{"model.layers.0.mlp.up_proj", 1, 1}}), TN_OK);
     for (auto& p : lora.params) {
       std::vector<float> first(p.value.size());
@@ -188,7 +191,7 @@ TEST_P(LoraMatching, InvalidExpressionsAreNamed) {
 
 TEST_P(LoraMatching, HyperParametersNameModulesToo) {
   const auto count = [&](const char* targets, const char* excluded = "") {
-    TestLora lora(GetParam(), {{"target_modules", targets}, {"exclude_modules", excluded}});
+    TestAdapter lora(GetParam(), {{"target_modules", targets}, {"exclude_modules", excluded}});
     return lora.bind(llama(3, 8, 12, 20)) == TN_OK ? lora.retention.size() : 0;
   };
   EXPECT_EQ(count("q_proj+v_proj"), 6u);
@@ -199,7 +202,7 @@ TEST_P(LoraMatching, HyperParametersNameModulesToo) {
 }
 
 TEST_P(LoraMatching, Llama2SevenBillionHasThePublishedTrainables) {
-  TestLora lora(GetParam(), {{"r", "16"}, {"target_modules", "all-linear"}});
+  TestAdapter lora(GetParam(), {{"r", "16"}, {"target_modules", "all-linear"}});
   ASSERT_EQ(lora.bind(llama(32, 4096, 11008, 32000), false), TN_OK);
   EXPECT_EQ(lora.trainables(), 39976960);
   EXPECT_EQ(lora.keys()[1], "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight");
@@ -207,7 +210,7 @@ TEST_P(LoraMatching, Llama2SevenBillionHasThePublishedTrainables) {
 }
 
 TEST_P(LoraMatching, ARankBeyondTheMatrixIsToldOnce) {
-  TestLora lora(GetParam(), {{"r", "16"}, {"target_modules", "all-linear"}});
+  TestAdapter lora(GetParam(), {{"r", "16"}, {"target_modules", "all-linear"}});
   ASSERT_EQ(lora.bind(llama(2, 8, 32, 20)), TN_OK);
   ASSERT_EQ(lora.host.log.size(), 1u);
   EXPECT_NE(lora.host.log[0].find("14 linears"), std::string::npos) << lora.host.log[0];

@@ -13,6 +13,11 @@ struct Matrix {
 
   // Dense row-major f32.
   static Matrix dense(float* data, int64_t rows, int64_t columns) { return {data, kF32, rows, columns, columns, 1}; }
+  static Matrix dense(void* data, tn_dtype dtype, int64_t rows, int64_t columns) { return {data, dtype, rows, columns, columns, 1}; }
+  // A borrowed tensor of two axes, of any strides.
+  static Matrix of(const tn_tensor& t) {
+    return {static_cast<char*>(t.data) + t.byte_offset, t.dtype, t.shape[0], t.shape[1], t.strides[0], t.strides[1]};
+  }
   Matrix transposed() const { return {data, dtype, columns, rows, column_stride, row_stride}; }
   Matrix row_block(int64_t begin, int64_t n) const {
     return {
@@ -20,42 +25,44 @@ struct Matrix {
   }
 };
 
-// C ← alpha · A · B + beta · C in f32, on the device. The workspace of products is what `measure` says for the shapes,
+// A matrix as the borrowed tensor that functions of the ABI take; lives where it is made.
+struct MatrixView {
+  int64_t shape[2], strides[2];
+  tn_tensor tensor;
+  explicit MatrixView(const Matrix& m)
+      : shape{m.rows, m.columns}, strides{m.row_stride, m.column_stride}, tensor{m.data, {TN_CPU, 0}, 2, m.dtype,
+                                                                                 shape,  strides,     0} {}
+  MatrixView(const MatrixView&) = delete;
+};
+
+// C ← alpha · A · B + beta · C, accumulated in f32, on the device. The workspace of products is what `measure` says for the shapes,
 // or more.
 class Products {
  public:
   Products(const tn_device_api* api, tn_device* device, tn_stream* stream = nullptr, void* workspace = nullptr,
-           uint64_t bytes = 0)
-      : api_(api), device_(device), stream_(stream), workspace_(workspace), bytes_(bytes) {}
+           uint64_t bytes = 0, bool exact = true)
+      : api_(api), device_(device), stream_(stream), workspace_(workspace), bytes_(bytes), exact_(exact) {}
 
   void operator()(double alpha, const Matrix& a, const Matrix& b, double beta, const Matrix& c) const {
     if (c.rows == 0 || c.columns == 0) return;
-    View va(a), vb(b), vc(c);
+    MatrixView va(a), vb(b), vc(c);
     const tn_gemm g = describe(alpha, va, vb, beta, vc);
     check(api_->gemm(device_, stream_, &g, workspace_, bytes_));
   }
-  uint64_t measure(const Matrix& a, const Matrix& b, const Matrix& c) const {
+  uint64_t measure(const Matrix& a, const Matrix& b, const Matrix& c, double alpha = 1, double beta = 0) const {
     if (c.rows == 0 || c.columns == 0) return 0;
-    View va(a), vb(b), vc(c);
-    const tn_gemm g = describe(1, va, vb, 0, vc);
+    MatrixView va(a), vb(b), vc(c);
+    const tn_gemm g = describe(alpha, va, vb, beta, vc);
     uint64_t n = 0;
     check(api_->gemm_workspace(device_, &g, &n));
     return n;
   }
 
  private:
-  struct View {
-    int64_t shape[2], strides[2];
-    tn_tensor tensor;
-    explicit View(const Matrix& m)
-        : shape{m.rows, m.columns}, strides{m.row_stride, m.column_stride}, tensor{m.data, {TN_CPU, 0}, 2, m.dtype,
-                                                                                   shape,  strides,     0} {}
-    View(const View&) = delete;
-  };
-  static tn_gemm describe(double alpha, const View& a, const View& b, double beta, View& c) {
+  tn_gemm describe(double alpha, const MatrixView& a, const MatrixView& b, double beta, MatrixView& c) const {
     tn_gemm g{};
     g.struct_size = TN_SIZE_TO(tn_gemm, packed_b);
-    g.flags = TN_GEMM_EXACT;
+    g.flags = exact_ ? TN_GEMM_EXACT : 0;
     g.a = &a.tensor, g.b = &b.tensor, g.c = &c.tensor;
     g.alpha = alpha, g.beta = beta;
     return g;
@@ -65,6 +72,7 @@ class Products {
   tn_stream* stream_;
   void* workspace_;
   uint64_t bytes_;
+  bool exact_;  // f32 operands are multiplied in f32
 };
 
 }  // namespace tenon::sdk

@@ -1,11 +1,11 @@
-#include "targets.h"
+#include "sdk/adapter/targets.h"
 
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <regex>
 
-namespace tenon::lora {
+namespace tenon::sdk {
 namespace {
 
 // Bounds the states of the automaton, over which matching recurses.
@@ -31,7 +31,7 @@ uint64_t size_of(const std::string& pattern) {
 std::regex compile(const std::string& pattern) {
   const std::string name = "\"" + pattern.substr(0, 120) + "\"";
   if (size_of(pattern) > kLargestPattern)
-    sdk::fail(TN_E_ARGUMENT,
+    fail(TN_E_ARGUMENT,
               name +
                   " is too large for an expression over module names; its length times its counts in braces may be " +
                   std::to_string(kLargestPattern));
@@ -42,7 +42,7 @@ std::regex compile(const std::string& pattern) {
   try {
     return std::regex(pattern, options);
   } catch (const std::regex_error&) {
-    sdk::fail(TN_E_ARGUMENT, name + " is not a valid regular expression for module names");
+    fail(TN_E_ARGUMENT, name + " is not a valid regular expression for module names");
   }
 }
 
@@ -103,38 +103,44 @@ bool PathPattern::matches(const std::string& path) const {
                     [](char p, char c) { return p == '.' || p == c; });
 }
 
-Targets::Targets(const Config& config) : config_(config) {
-  if (config.target_regex) target_.emplace_back(*config.target_regex);
-  if (config.excluded_regex) excluded_.emplace_back(*config.excluded_regex);
-  for (const auto& [key, rank] : config.rank_pattern) ranks_.emplace_back(PathPattern(key, true), rank);
-  for (const auto& [key, alpha] : config.alpha_pattern) alphas_.emplace_back(PathPattern(key, true), alpha);
+Targets::Targets(const Selection& selection) : selection_(selection) {
+  if (selection.target_regex) target_.emplace_back(*selection.target_regex);
+  if (selection.excluded_regex) excluded_.emplace_back(*selection.excluded_regex);
+  for (const auto& [key, rank] : selection.rank_pattern) ranks_.emplace_back(PathPattern(key, true), rank);
+  for (const auto& [key, alpha] : selection.alpha_pattern) alphas_.emplace_back(PathPattern(key, true), alpha);
 }
 
 bool Targets::takes(const tn_site& site) const {
   const std::string path = site.path;
-  if (excluded_.empty() ? named(path, config_.excluded) : excluded_[0].matches(path)) return false;
-  if (config_.all_linear) return site.role != TN_ROLE_HEAD;
+  if (excluded_.empty() ? named(path, selection_.excluded) : excluded_[0].matches(path)) return false;
+  if (selection_.all_linear) return site.role != TN_ROLE_HEAD;
   if (!target_.empty()) return target_[0].matches(path);
-  if (std::find(config_.targets.begin(), config_.targets.end(), path) != config_.targets.end())
+  if (std::find(selection_.targets.begin(), selection_.targets.end(), path) != selection_.targets.end())
     return true;  // by its full name, whatever the layer
-  if (!named(path, config_.targets)) return false;
-  if (config_.layers.empty()) return true;
-  return std::find(config_.layers.begin(), config_.layers.end(), layer_of(path, config_.layers_pattern)) !=
-         config_.layers.end();
+  if (!named(path, selection_.targets)) return false;
+  if (selection_.layers.empty()) return true;
+  return std::find(selection_.layers.begin(), selection_.layers.end(), layer_of(path, selection_.layers_pattern)) !=
+         selection_.layers.end();
 }
 
-int64_t Targets::rank_of(const std::string& path) const {
-  return first_match(ranks_, path, config_.r);
+int64_t Targets::rank_of(const std::string& path, int64_t fallback) const {
+  return first_match(ranks_, path, fallback);
 }
-double Targets::alpha_of(const std::string& path) const {
-  return first_match(alphas_, path, config_.alpha);
+double Targets::alpha_of(const std::string& path, double fallback) const {
+  return first_match(alphas_, path, fallback);
+}
+
+void Targets::none_taken(const tn_site* const* sites, uint64_t n) const {
+  fail(TN_E_NOT_FOUND, "target_modules " + described() +
+                           " names no linear of this model (exclude_modules and layers_to_transform applied); " +
+                           (n ? "one of them is " + std::string(sites[0]->path) : "it has none"));
 }
 
 std::string Targets::described() const {
-  if (config_.all_linear) return "all-linear";
-  if (config_.target_regex) return "regex:" + config_.target_regex->substr(0, 120);
+  if (selection_.all_linear) return "all-linear";
+  if (selection_.target_regex) return "regex:" + selection_.target_regex->substr(0, 120);
   std::string out;
-  for (const std::string& name : config_.targets) {
+  for (const std::string& name : selection_.targets) {
     if (!out.empty()) out += '+';
     if (out.size() > 120) return out + "...";
     out += name.substr(0, 120);
@@ -142,4 +148,4 @@ std::string Targets::described() const {
   return out;
 }
 
-}  // namespace tenon::lora
+}  // namespace tenon::sdk

@@ -6,10 +6,10 @@
 #include <utility>
 #include <vector>
 
-#include "config.h"
+#include "sdk/adapter/selection.h"
 #include "tenon/adapter.h"
 
-namespace tenon::lora {
+namespace tenon::sdk {
 
 // A regular expression over a whole module path, matched in time polynomial in both whatever it says. The constructor
 // fails with TN_E_ARGUMENT for one that is not valid or would be too large.
@@ -30,21 +30,23 @@ class PathPattern {
 
 class Targets {
  public:
-  explicit Targets(const Config& config);
+  explicit Targets(const Selection& selection);
 
   bool takes(const tn_site& site) const;
-  // Rank and alpha of a module: of the first pattern that matches, in file order, else the configuration's own.
-  int64_t rank_of(const std::string& path) const;
-  double alpha_of(const std::string& path) const;
+  // Rank and alpha of a module: of the first pattern that matches, in file order, else the fallback.
+  int64_t rank_of(const std::string& path, int64_t fallback) const;
+  double alpha_of(const std::string& path, double fallback) const;
 
   // target_modules for a message.
   std::string described() const;
+  // Fails with TN_E_NOT_FOUND in the words of an adapter that took none of the model's linears.
+  [[noreturn]] void none_taken(const tn_site* const* sites, uint64_t n) const;
 
  private:
-  Config config_;
+  Selection selection_;
   std::vector<PathPattern> target_, excluded_;  // one or none
   std::vector<std::pair<PathPattern, int64_t>> ranks_;
   std::vector<std::pair<PathPattern, double>> alphas_;
 };
 
-}  // namespace tenon::lora
+}  // namespace tenon::sdk

@@ -1,4 +1,4 @@
-// One LoRA instance as a host drives it: sites in, parameters allocated as declared, calls with exactly the workspace
+// One adapter as a host drives it: sites in, parameters allocated as declared, calls with exactly the workspace
 // that estimate() asks for, and a saver that counts what survives to backward.
 #pragma once
 
@@ -14,10 +14,7 @@
 #include "sdk/testing/statistics.h"
 #include "tenon/adapter.h"
 
-namespace tenon::lora::testing {
-
-using namespace tenon::sdk;
-using namespace tenon::sdk::testing;
+namespace tenon::sdk::testing {
 
 struct SiteSpec {
   std::string path;
@@ -104,7 +101,7 @@ struct CallOptions {
   uint32_t stream = 1;
 };
 
-class TestLora {
+class TestAdapter {
  public:
   using Options = std::map<std::string, std::string>;
   struct Param {
@@ -114,13 +111,13 @@ class TestLora {
   };
 
   // Throws the plugin's refusal of its options or of the configuration.
-  explicit TestLora(const std::string& object, const Options& hypers = {}, const char* config = nullptr)
+  explicit TestAdapter(const std::string& object, const Options& hypers = {}, const char* config = nullptr)
       : plugin(load_plugin(host, object)), api(*static_cast<const tn_adapter_api*>(plugin.api)) {
     const HyperValues values(plugin, hypers);
     must(api.create(host.get(), values.data(), values.size(), config, &self));
   }
-  TestLora(const TestLora&) = delete;
-  ~TestLora() {
+  TestAdapter(const TestAdapter&) = delete;
+  ~TestAdapter() {
     if (self) api.destroy(self);
   }
   void must(int32_t status) {
@@ -213,10 +210,10 @@ class TestLora {
 
  private:
   static int32_t on_site(void* to, uint32_t site, uint32_t retention) {
-    return static_cast<TestLora*>(to)->retention[site] = retention, TN_OK;
+    return static_cast<TestAdapter*>(to)->retention[site] = retention, TN_OK;
   }
   static int32_t on_param(void* to, const tn_adapter_param* p) {
-    TestLora& l = *static_cast<TestLora*>(to);
+    TestAdapter& l = *static_cast<TestAdapter*>(to);
     const std::vector<int64_t> shape(p->shape, p->shape + (l.allocate_ ? p->ndim : 0));
     l.params.push_back({*p, p->file_key, Tensor(kF32, shape), Tensor(kF32, shape)});
     return TN_OK;
@@ -246,4 +243,4 @@ class TestLora {
   bool allocate_ = true;
 };
 
-}  // namespace tenon::lora::testing
+}  // namespace tenon::sdk::testing
