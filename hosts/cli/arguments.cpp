@@ -27,7 +27,8 @@ bool parse(const std::vector<std::string>& arguments, const po::options_descript
   } catch (const po::unknown_option& e) {
     std::vector<std::string> names;
     for (const auto& o : options.options()) names.push_back("--" + o->long_name());
-    throw Usage("unknown flag " + e.get_option_name() + suggestion(e.get_option_name(), names, "there are"));
+    const std::string flag = e.get_option_name().substr(0, e.get_option_name().find('='));
+    throw Usage("unknown flag " + flag + suggestion(flag, names, "there are"));
   } catch (const po::too_many_positional_options_error&) {
     throw Usage("there are more arguments than this command takes; --help shows them");
   } catch (const po::invalid_option_value& e) {

@@ -5,6 +5,7 @@
 #include "hosts/cli/command.h"
 #include "hosts/cli/output.h"
 #include "hosts/cli/train_flags.h"
+#include "hosts/trainer/run/answers.h"
 #include "hosts/trainer/run/features.h"
 
 namespace tenon::cli {
@@ -30,11 +31,7 @@ int run_plan(const std::vector<std::string>& arguments) {
   const bool fits = o.memory_limit == 0 || use.total_peak <= o.memory_limit;
   if (!fits) ways = trainer::what_would_fit(runtime, source, o.session, shape, o.compute, o.memory_limit);
   if (values.count("json")) {
-    nlohmann::json j{{"planned_bytes", use.total_peak}, {"fits", fits}, {"parameters", source.config().parameters()}, {"limit", o.memory_limit}};
-    for (int c = 0; c < kCategories; ++c) j["categories"][category_name(static_cast<Category>(c))] = use.at_peak[c];
-    j["alternatives"] = nlohmann::json::array();
-    for (const auto& w : ways) j["alternatives"].push_back({{"flags", w.flags}, {"planned_bytes", w.bytes}, {"fits", w.bytes <= o.memory_limit}});
-    print_json(j);
+    print_json(trainer::plan_json(use, o.memory_limit, ways, source.config().parameters()));
     return fits ? 0 : 1;
   }
   std::printf("%s parameters, batch %lld × %lld tokens\n\n", with_commas(source.config().parameters()).c_str(), static_cast<long long>(o.batch),

@@ -11,6 +11,7 @@
 #include "hosts/cli/progress.h"
 #include "hosts/cli/train_flags.h"
 #include "hosts/cli/train_report.h"
+#include "hosts/trainer/run/answers.h"
 #include "hosts/trainer/run/features.h"
 #include "hosts/trainer/run/generate.h"
 
@@ -32,12 +33,6 @@ std::string step_text(const trainer::StepResult& r, int64_t total, double tokens
   std::snprintf(text, sizeof text, "step %lld/%lld  loss %.4f  lr %.2e  %.0f tok/s", static_cast<long long>(r.step), static_cast<long long>(total), r.loss,
                 r.lr, tokens_per_second);
   return text;
-}
-
-nlohmann::json use_json(const MemoryUse& use) {
-  nlohmann::json j;
-  for (int c = 0; c < kCategories; ++c) j[category_name(static_cast<Category>(c))] = use.at_peak[c];
-  return j;
 }
 
 }  // namespace
@@ -115,24 +110,8 @@ int run_train(const std::vector<std::string>& arguments) {
   const std::string report_path = report.write(train_opts.output, result);
 
   if (values.count("json")) {
-    nlohmann::json j{{"steps", result.steps},
-                     {"planned_bytes", result.planned.total_peak},
-                     {"peak_bytes", result.measured.total_peak},
-                     {"planned", use_json(result.planned)},
-                     {"peak", use_json(result.measured)},
-                     {"process_peak_bytes", process_peak_bytes()},
-                     {"tokens_per_second", result.tokens_per_second},
-                     {"seconds", result.seconds},
-                     {"trainable_parameters", result.trainable_parameters},
-                     {"parameters", source.config().parameters()},
-                     {"skipped_steps", result.skipped_steps},
-                     {"stopped", result.stopped},
-                     {"final", result.final_folder},
-                     {"report", report_path},
-                     {"samples", report.samples_json()}};
-    j["loss"] = result.last_loss ? nlohmann::json(*result.last_loss) : nlohmann::json(nullptr);
-    j["evaluations"] = nlohmann::json::array();
-    for (const auto& e : result.evaluations) j["evaluations"].push_back({{"step", e.step}, {"loss", e.value.loss}, {"perplexity", e.value.perplexity}});
+    nlohmann::json j = trainer::result_json(result, source.config().parameters());
+    j["process_peak_bytes"] = process_peak_bytes(), j["report"] = report_path, j["samples"] = report.samples_json();
     print_json(j);
     return result.stopped ? 130 : 0;
   }

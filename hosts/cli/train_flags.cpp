@@ -64,20 +64,31 @@ void add_train_flags(po::options_description& options) {
   add("overwrite", "replace a run that is in --output");
 }
 
-void read_recipe(const std::string& path, const po::options_description& options, po::variables_map& values) {
-  const nlohmann::json recipe = read_json_file(path);
-  if (!recipe.is_object()) throw Usage("--recipe " + path + " must hold a JSON object of flags and values");
+std::vector<std::string> recipe_arguments(const nlohmann::json& recipe, const std::string& where) {
+  if (!recipe.is_object()) throw Usage(where + " must hold a JSON object of flags and values");
   std::vector<std::string> arguments;
+  const auto add = [&](const std::string& key, const nlohmann::json& value) {
+    if (value.is_object() || value.is_array() || value.is_null() || value.is_boolean())
+      throw Usage(where + ": " + key + " has a value " + value.dump() + " that is neither a text nor a number");
+    // One argument each, so that a value which begins with dashes stays a value.
+    arguments.push_back("--" + key + "=" + (value.is_string() ? value.get<std::string>() : value.dump()));
+  };
   for (const auto& [key, value] : recipe.items()) {
+    if (key == "help" || key == "recipe" || key.find('=') != std::string::npos) throw Usage(where + ": " + key + " is not a flag that a recipe may hold");
+    if (value.is_null()) continue;
     if (value.is_boolean()) {
       if (value.get<bool>()) arguments.push_back("--" + key);
     } else if (value.is_array()) {
-      for (const auto& v : value) arguments.push_back("--" + key), arguments.push_back(v.is_string() ? v.get<std::string>() : v.dump());
+      for (const auto& v : value) add(key, v);
     } else {
-      arguments.push_back("--" + key), arguments.push_back(value.is_string() ? value.get<std::string>() : value.dump());
+      add(key, value);
     }
   }
-  parse(arguments, options, {}, "", values);
+  return arguments;
+}
+
+void read_recipe(const std::string& path, const po::options_description& options, po::variables_map& values) {
+  parse(recipe_arguments(read_json_file(path), "--recipe " + path), options, {}, "", values);
 }
 
 trainer::TrainOptions train_options(const po::variables_map& values, std::vector<std::string>& tags) {

@@ -1,6 +1,8 @@
 // The flags of a training run, shared by train, plan and compare.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
+
 #include "hosts/cli/mix_flags.h"
 #include "hosts/trainer/run/train.h"
 
@@ -8,7 +10,10 @@ namespace tenon::cli {
 
 void add_train_flags(po::options_description& options);
 
-// Reads a recipe file into values: JSON, an object of flag → value. Flags on the command line win.
+// The flags of a recipe, as arguments: an object of flag → value, where true and false are switches, a list repeats its flag and null
+// leaves it out. `where` begins errors. Throws Usage.
+std::vector<std::string> recipe_arguments(const nlohmann::json& recipe, const std::string& where);
+// Reads a recipe file into values. Flags on the command line win.
 void read_recipe(const std::string& path, const po::options_description& options, po::variables_map& values);
 
 // Everything that the flags say, checked. `tags` receives the run's tags for the mix.

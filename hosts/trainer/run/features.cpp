@@ -2,8 +2,8 @@
 
 namespace tenon::trainer {
 
-Catalog open_catalog() {
-  Catalog catalog = Catalog::open_default();
+Catalog open_catalog(std::vector<std::string> stores) {
+  Catalog catalog = stores.empty() ? Catalog::open_default() : Catalog(std::move(stores));
   catalog.add_feature({"fused-backward",
                        "update inside backward",
                        {},

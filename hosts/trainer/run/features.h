@@ -5,7 +5,7 @@
 
 namespace tenon::trainer {
 
-// The default catalog with the trainer's features registered.
-Catalog open_catalog();
+// A catalog with the trainer's features registered. No stores: the default ones.
+Catalog open_catalog(std::vector<std::string> stores = {});
 
 }  // namespace tenon::trainer
