@@ -23,7 +23,7 @@ Figures abi_call(const Catalog& catalog, const Setting& setting) {
   // An answer from a technique, the device's wait on an idle stream, and a look-up that finds nothing.
   Figures out =
       measure({{"supports_nanoseconds", 0, 0,
-                repeat([&] { worst = std::min(worst, t.optimizer_api->supports(t.optimizer, &query)); })},
+                repeat([&] { worst = std::min(worst, t.optimizers[0].api->supports(t.optimizers[0].self, &query)); })},
                {"stream_wait_nanoseconds", 0, 0,
                 repeat([&] { worst = std::min(worst, runtime.device_api()->stream_wait(runtime.device(), stream)); })},
                {"get_extension_nanoseconds", 0, 0,

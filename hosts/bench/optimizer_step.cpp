@@ -28,7 +28,7 @@ class Subject {
     p_.states.clear(), p_.state_names.clear(), p_.updates = 0;
     set_ = runtime_.instantiate();
     optimizer_ =
-        std::make_unique<trainer::Optimizer>(engine_, set_->techniques.optimizer_api, set_->techniques.optimizer,
+        std::make_unique<trainer::Optimizer>(engine_, set_->techniques.optimizers[0].api, set_->techniques.optimizers[0].self,
                                              std::vector<trainer::Parameter*>{&p_}, trainer::WeightUpdate::kNearest, 1);
   }
   void step() {

@@ -7,13 +7,14 @@
 #include "hosts/cli/command.h"
 #include "hosts/cli/output.h"
 #include "hosts/trainer/run/features.h"
+#include "hosts/trainer/run/mix.h"
 
 namespace tenon::cli {
 
 int run_check(const std::vector<std::string>& arguments) {
   po::options_description options("Flags");
   auto add = options.add_options();
-  add("optimizer", po::value<std::string>(), "optimizer plugin, as ID or ID:key=value,key=value");
+  add("optimizer", po::value<std::string>(), "optimizer plugin, or several with what each takes, as in train");
   add("adapter", po::value<std::vector<std::string>>()->composing(), "adapter plugin; may be given again");
   add("quantizer", po::value<std::string>(), "quantizer plugin of the weights");
   add("attention", po::value<std::string>(), "attention plugin");
@@ -27,22 +28,22 @@ int run_check(const std::vector<std::string>& arguments) {
              "tenon check --optimizer galore:rank=16 --adapter lora --quantizer nf4\n\nAsks the catalog whether these techniques work together. Exit 0: possible; 1: not, with every reason.\n", values))
     return 0;
   const Catalog catalog = trainer::open_catalog();
-  std::vector<Spec> specs;
+  std::vector<Spec> specs;  // all but the optimizers
   const auto take = [&](const char* flag, uint32_t kind) {
     if (values.count(flag)) specs.push_back(catalog.spec(kind, values[flag].as<std::string>()));
   };
-  take("optimizer", TN_KIND_OPTIMIZER);
+  const auto optimizers = trainer::resolve_optimizers(catalog, value_or<std::string>(values, "optimizer", ""));
   if (values.count("adapter"))
     for (const std::string& a : values["adapter"].as<std::vector<std::string>>()) specs.push_back(catalog.spec(TN_KIND_ADAPTER, a));
   take("quantizer", TN_KIND_QUANTIZER);
   take("attention", TN_KIND_ATTENTION);
-  if (specs.empty()) throw Usage("name at least one of --optimizer, --adapter, --quantizer, --attention");
-  std::vector<std::string> tags = usual_run_tags(catalog, specs);
+  if (specs.empty() && optimizers.empty()) throw Usage("name at least one of --optimizer, --adapter, --quantizer, --attention");
+  std::vector<std::string> tags;
   if (values.count("fused-backward")) tags.push_back("run:fused-backward");
   if (values.count("accumulate")) tags.push_back("run:accumulate");
   if (values.count("clip")) tags.push_back("run:clip-global-norm");
   if (values.count("device")) tags.push_back("device:" + catalog.resolve(TN_KIND_DEVICE, values["device"].as<std::string>()));
-  const MixAnswer answer = catalog.check_mix(specs, tags);
+  const MixAnswer answer = trainer::check_mix(catalog, optimizers, specs, tags);
   if (values.count("json")) {
     nlohmann::json reasons = nlohmann::json::array();
     for (const MixReason& r : answer.reasons) reasons.push_back(r.sentence);

@@ -13,7 +13,7 @@ namespace tenon::cli {
 void add_mix_flags(po::options_description& options, bool training) {
   auto add = options.add_options();
   if (training) {
-    add("optimizer", po::value<std::string>()->default_value("adamw"), "optimizer plugin, as ID or ID:key=value,key=value");
+    add("optimizer", po::value<std::string>()->default_value("adamw"), "optimizer plugin, as ID or ID:key=value,key=value; several at once: \"muon:lr=0.02 for matrices, adamw for rest\"");
     add("adapter", po::value<std::vector<std::string>>()->composing(), "adapter plugin, e.g. lora:r=16,target_modules=all-linear; may be given again");
   }
   add("adapter-from", po::value<std::vector<std::string>>()->composing(), "PEFT folder that shapes and fills the adapter; may be given again");

@@ -26,6 +26,10 @@ constexpr const char* kHelp =
     "  tenon train --model SmolLM2.gguf --data book.txt --output out --adapter lora:r=16,target_modules=all-linear --quantizer nf4\n"
     "  tenon train --model SmolLM2.gguf --data book.txt --output out --dtype bf16 --optimizer galore:rank=128 --fused-backward\n"
     "  tenon train --model preset:60m --tokenizer SmolLM2.gguf --data corpus.txt --output out --lr 1e-3\n"
+    "\nSeveral optimizers: clauses SPEC for WHAT, asked in order, the last one `for rest`. WHAT is matrices, vectors, embeddings, head, norms,\n"
+    "biases, attention, mlp, q, k, v, o, gate, up, down, adapters, scales, blocks 0-5, a pattern of names with a *, or several joined by `and`;\n"
+    "`in blocks 4-` narrows it. The key lr of any optimizer is its own highest rate in place of --lr, on the same schedule:\n"
+    "  tenon train ... --optimizer 'muon:lr=0.02 for matrices in blocks 0-27, adamw for rest'\n\n"
     "`tenon plan` with the same flags says what it will need. Ctrl-C stops after the step and leaves a checkpoint for --resume.\n";
 
 std::string step_text(const trainer::StepResult& r, int64_t total, double tokens_per_second) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <list>
+#include <utility>
 
 #include "core/error.h"
 
@@ -133,10 +134,10 @@ void Optimizer::apply_all(double lr, double grad_scale) {
   apply(list, lr, grad_scale);
 }
 
-std::map<std::string, double> Optimizer::finish(const tn_step& step, bool& degraded) {
-  std::map<std::string, double> metrics;
+Advice Optimizer::finish(const tn_step& step) {
+  Advice out;
   if (api_->finish && !engine_.dry()) {
-    tn_advice advice{sizeof(tn_advice), 0, &metrics,
+    tn_advice advice{sizeof(tn_advice), 0, &out.metrics,
                      [](void* self, const char* name, double value) -> int32_t {
                        (*static_cast<std::map<std::string, double>*>(self))[name] = value;
                        return TN_OK;
@@ -144,10 +145,10 @@ std::map<std::string, double> Optimizer::finish(const tn_step& step, bool& degra
                      1};
     check(api_->finish(self_, &step, &advice), "finishing the optimizer's step");
     degraded_ = degraded_ || (advice.flags & TN_ADVICE_DEGRADED);
+    out.batch_multiplier = advice.batch_multiplier;
   }
-  degraded = degraded_;
-  degraded_ = false;
-  return metrics;
+  out.degraded = std::exchange(degraded_, false);
+  return out;
 }
 
 void Optimizer::drop_gradients() {

@@ -10,6 +10,13 @@
 
 namespace tenon::trainer {
 
+// What an optimizer says after a step.
+struct Advice {
+  std::map<std::string, double> metrics;
+  bool degraded = false;        // a factorization failed and an older basis was kept
+  double batch_multiplier = 1;  // of the next batch
+};
+
 // How an update reaches bf16 weights.
 enum class WeightUpdate { kNearest, kStochastic, kMaster };
 
@@ -27,8 +34,7 @@ class Optimizer {
   void apply_one(Parameter& p, double lr, double grad_scale);
   // Updates every parameter that has a gradient, then frees the gradients.
   void apply_all(double lr, double grad_scale);
-  // The plugin's metrics of the step; `degraded` tells of a failed factorization.
-  std::map<std::string, double> finish(const tn_step& step, bool& degraded);
+  Advice finish(const tn_step& step);
   void drop_gradients();
 
   std::vector<std::byte> save_small_state() const;

@@ -17,6 +17,12 @@ struct Schedule {
 
   // The rate of step s, from 1. Warm-up is linear and reaches lr at step `warmup`.
   double at(int64_t s) const;
+  // The same as a share of lr.
+  double height(int64_t s) const {
+    Schedule unit = *this;
+    unit.lr = 1;
+    return unit.at(s);
+  }
 };
 
 // Throws Error for a name that is none of constant, linear, cosine, wsd.

@@ -82,13 +82,15 @@ void save_checkpoint(const std::string& output, int64_t step, Session& session, 
 
   Json updates = Json::object();
   for (const Parameter* p : session.optimizer()->parameters()) updates[std::to_string(p->uid)] = p->updates;
+  Json blobs = Json::array();
+  for (const auto& blob : session.optimizer()->save_small_states()) blobs.push_back(hex(blob));
   const Json state{{"format", 1},
                    {"step", step},
                    {"tokens_seen", session.tokens_seen},
                    {"settings", identity.settings},
                    {"plugins", identity.plugins},
                    {"updates", updates},
-                   {"optimizer_blob", hex(session.optimizer()->save_small_state())}};
+                   {"optimizer_blobs", blobs}};
   write_json_file((fs::path(folder.path()) / "state.json").string(), state);
   folder.commit_replacing();
 
@@ -130,7 +132,12 @@ int64_t load_checkpoint(const std::string& folder, Session& session, const RunId
   const Json& updates = get_object(state, "updates", what);
   for (Parameter* p : session.optimizer()->parameters()) p->updates = get_int(updates, std::to_string(p->uid), 0, int64_t{1} << 60, what);
   session.tokens_seen = get_int(state, "tokens_seen", 0, int64_t{1} << 60, what);
-  session.optimizer()->load_small_state(unhex(get_string(state, "optimizer_blob", what), what));
+  std::vector<std::vector<std::byte>> blobs;
+  for (const Json& blob : get_array(state, "optimizer_blobs", what)) {
+    if (!blob.is_string()) throw Error(TN_E_FORMAT, what + ": optimizer_blobs must hold texts; resume from an older checkpoint");
+    blobs.push_back(unhex(blob.get<std::string>(), what));
+  }
+  session.optimizer()->load_small_states(blobs);
   return get_int(state, "step", 0, int64_t{1} << 60, what);
 }
 

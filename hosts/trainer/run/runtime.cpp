@@ -43,7 +43,8 @@ tn_dtype parse_dtype(const std::string& name) {
 }
 
 TechniqueSet::~TechniqueSet() {
-  if (techniques.optimizer) techniques.optimizer_api->destroy(techniques.optimizer);
+  for (const OptimizerMember& m : techniques.optimizers)
+    if (m.self) m.api->destroy(m.self);
   if (quantizer_ && quantizer_->self) quantizer_->api->destroy(quantizer_->self);
   for (const auto& a : adapters) a->api->destroy(a->self);
 }
@@ -56,28 +57,30 @@ Runtime::Runtime(const Catalog& catalog, const MixRequest& request) : catalog_(c
     if (i >= adapter_specs.size()) adapter_specs.push_back(plugin_for(catalog, configs[i], request.adapter_from[i]));
   }
   std::vector<std::pair<uint32_t, std::string>> parts;
-  if (!request.optimizer.empty()) parts.emplace_back(TN_KIND_OPTIMIZER, request.optimizer);
   for (const std::string& a : adapter_specs) parts.emplace_back(TN_KIND_ADAPTER, a);
   if (!request.quantizer.empty()) parts.emplace_back(TN_KIND_QUANTIZER, request.quantizer);
   parts.emplace_back(TN_KIND_ATTENTION, request.attention);
-  for (const auto& [kind, text] : parts) specs_.push_back(catalog.spec(kind, text));
+  const std::vector<MixOptimizer> optimizers = resolve_optimizers(catalog, request.optimizer);
+  std::vector<Spec> others;
+  for (const auto& [kind, text] : parts) others.push_back(catalog.spec(kind, text));
+  for (const MixOptimizer& o : optimizers) specs_.push_back(o.spec);
+  specs_.insert(specs_.end(), others.begin(), others.end());
 
   open_device(request.device);
-  std::vector<std::string> tags = usual_run_tags(catalog, specs_);
-  tags.insert(tags.end(), request.run_tags.begin(), request.run_tags.end());
+  std::vector<std::string> tags = request.run_tags;
   tags.push_back("device:" + backend_);
-  const MixAnswer answer = catalog.check_mix(specs_, tags);
+  const MixAnswer answer = check_mix(catalog, optimizers, others, tags);
   if (!answer.possible) {
     std::string sentence = "this mix is not possible: ";
     for (size_t i = 0; i < answer.reasons.size(); ++i) sentence += (i ? "; " : "") + answer.reasons[i].sentence;
     throw Error(TN_E_CONFLICT, sentence);
   }
 
+  for (const MixOptimizer& o : optimizers) optimizers_.push_back({o, catalog.load(o.spec.id, backend_)});
   size_t adapter = 0;
   for (size_t i = 0; i < parts.size(); ++i) {
-    Part part{specs_[i], catalog.load(specs_[i].id, backend_), {}, {}};
+    Part part{others[i], catalog.load(others[i].id, backend_), {}, {}};
     switch (parts[i].first) {
-      case TN_KIND_OPTIMIZER: optimizer_ = std::make_unique<Part>(std::move(part)); break;
       case TN_KIND_QUANTIZER: quantizer_ = std::make_unique<Part>(std::move(part)); break;
       case TN_KIND_ATTENTION: attention_ = std::make_unique<Part>(std::move(part)); break;
       default:
@@ -171,10 +174,12 @@ Quantizer Runtime::ggml_decoder(std::string_view type) const {
 std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
   auto set = std::make_unique<TechniqueSet>();
   Techniques& t = set->techniques;
-  if (optimizer_) {
-    t.optimizer_api = &optimizer_->plugin.api<tn_optimizer_api>();
-    const HyperArray hypers(optimizer_->spec);
-    check(t.optimizer_api->create(host(), hypers.data(), hypers.size(), &t.optimizer), "creating the optimizer");
+  for (const OptimizerPart& part : optimizers_) {
+    OptimizerMember& m = t.optimizers.emplace_back();
+    m.api = &part.plugin.api<tn_optimizer_api>();
+    m.selector = part.mix.clause.selector, m.lr = part.mix.clause.lr, m.label = part.mix.spec.id;
+    const HyperArray hypers(part.mix.spec);
+    check(m.api->create(host(), hypers.data(), hypers.size(), &m.self), "creating the optimizer");
   }
   if (quantizer_) {
     set->quantizer_ = std::make_unique<Quantizer>();
@@ -204,7 +209,11 @@ std::map<std::string, std::string> Runtime::plugin_versions() const {
   std::map<std::string, std::string> versions;
   const auto add = [&](const LoadedPlugin& p) { versions[std::string(p.id())] = p.descriptor().version; };
   for (const LoadedPlugin& p : loaded_) add(p);
-  for (const Part* p : {optimizer_.get(), quantizer_.get(), attention_.get()})
+  for (const OptimizerPart& p : optimizers_) {
+    add(p.plugin);
+    for (const Spec& inner : p.mix.inner) versions[inner.id] = catalog_.info(inner.id).version;
+  }
+  for (const Part* p : {quantizer_.get(), attention_.get()})
     if (p) add(p->plugin);
   for (const Part& p : adapters_) add(p.plugin);
   return versions;
@@ -213,7 +222,11 @@ std::map<std::string, std::string> Runtime::plugin_versions() const {
 std::string Runtime::joined(uint32_t kind, std::string (*form)(const Spec&)) const {
   std::string text;
   const auto add = [&](const Part& p) { text += (text.empty() ? "" : " + ") + form(p.spec); };
-  if (kind == TN_KIND_OPTIMIZER && optimizer_) add(*optimizer_);
+  if (kind == TN_KIND_OPTIMIZER) {
+    std::vector<MixOptimizer> all;
+    for (const OptimizerPart& p : optimizers_) all.push_back(p.mix);
+    return trainer::joined(all, form);
+  }
   if (kind == TN_KIND_QUANTIZER && quantizer_) add(*quantizer_);
   if (kind == TN_KIND_ATTENTION && attention_) add(*attention_);
   if (kind == TN_KIND_ADAPTER)

@@ -6,13 +6,15 @@
 #include <vector>
 
 #include "core/catalog/catalog.h"
+#include "hosts/trainer/run/mix.h"
 #include "hosts/trainer/run/session.h"
 
 namespace tenon::trainer {
 
 // A mix as a user writes it. Empty = none.
 struct MixRequest {
-  std::string optimizer, quantizer, attention = "flash-attention", device = "auto";
+  std::string optimizer;  // one, or several with what each takes: see parse_optimizers
+  std::string quantizer, attention = "flash-attention", device = "auto";
   std::vector<std::string> adapters;      // specs, in order
   std::vector<std::string> adapter_from;  // PEFT folders; the i-th shapes and fills the i-th adapter
   std::vector<std::string> run_tags;      // beyond those that follow from the mix: "run:fused-backward" …
@@ -51,7 +53,7 @@ class Runtime {
   // A fresh set of instances.
   std::unique_ptr<TechniqueSet> instantiate() const;
 
-  const std::vector<Spec>& specs() const { return specs_; }
+  const std::vector<Spec>& specs() const { return specs_; }  // of all techniques
   std::map<std::string, std::string> plugin_versions() const;
   // The PEFT folder that fills the i-th adapter; "" = it starts fresh.
   std::string adapter_folder(uint32_t index) const {
@@ -80,7 +82,12 @@ class Runtime {
     LoadedPlugin plugin;
     std::string config_json, name;
   };
-  std::unique_ptr<Part> optimizer_, quantizer_, attention_;
+  struct OptimizerPart {
+    MixOptimizer mix;
+    LoadedPlugin plugin;
+  };
+  std::vector<OptimizerPart> optimizers_;
+  std::unique_ptr<Part> quantizer_, attention_;
   std::vector<Part> adapters_;
   mutable std::map<std::string, std::pair<LoadedPlugin, tn_quantizer*>, std::less<>> decoders_;
 };

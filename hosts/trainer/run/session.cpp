@@ -49,7 +49,7 @@ Session::Session(Engine& engine, const ModelSource& source, Techniques technique
   }
   if (options_.train) {
     if (trained.empty()) throw Error(TN_E_ARGUMENT, "nothing in this mix trains; drop --quantizer or add --adapter");
-    optimizer_ = std::make_unique<Optimizer>(engine_, techniques_.optimizer_api, techniques_.optimizer, std::move(trained), options_.update, options_.seed);
+    optimizer_ = std::make_unique<Optimizers>(engine_, techniques_.optimizers, std::move(trained), options_.update, options_.seed);
   }
 }
 
@@ -66,9 +66,10 @@ bool Session::measure(const Parameter& p, double& sum_of_squares) {
   return bad == 0 && std::isfinite(squares);
 }
 
-StepResult Session::step(int64_t step, int64_t total_steps, const std::vector<HostBatch>& micro_batches, double lr) {
+StepResult Session::step(int64_t step, int64_t total_steps, const std::vector<HostBatch>& micro_batches, double lr, double height) {
   StepResult r;
   r.step = step, r.lr = lr;
+  const Rate rate{lr, height};
   for (const HostBatch& b : micro_batches)
     for (int32_t label : b.labels) r.tokens += label >= 0;
   const double weight = r.tokens > 0 ? 1.0 / static_cast<double>(r.tokens) : 0.0;
@@ -86,7 +87,7 @@ StepResult Session::step(int64_t step, int64_t total_steps, const std::vector<Ho
     if (r.skipped)
       p.gradient = Tensor();
     else
-      optimizer_->apply_one(p, lr, 1);
+      optimizer_->apply_one(p, rate, 1);
   };
   const GradientReady keep = [](Parameter&) {};
   for (size_t m = 0; m < micro_batches.size() && !r.skipped; ++m) {
@@ -107,12 +108,13 @@ StepResult Session::step(int64_t step, int64_t total_steps, const std::vector<Ho
     if (!r.skipped) {
       const double norm = std::sqrt(squares);
       const double scale = options_.clip > 0 && norm > options_.clip ? options_.clip / (norm + 1e-6) : 1.0;
-      optimizer_->apply_all(lr, scale);
+      optimizer_->apply_all(rate, scale);
     }
   }
   optimizer_->drop_gradients();
   r.grad_norm = std::sqrt(squares);
-  r.metrics = optimizer_->finish(abi_step, r.degraded);
+  Advice advice = optimizer_->finish(abi_step);
+  r.metrics = std::move(advice.metrics), r.degraded = advice.degraded, r.batch_multiplier = advice.batch_multiplier;
   tokens_seen += r.tokens;
   return r;
 }

@@ -8,15 +8,14 @@
 #include <vector>
 
 #include "hosts/trainer/model/source.h"
-#include "hosts/trainer/optim/optimizer.h"
+#include "hosts/trainer/optim/optimizers.h"
 
 namespace tenon::trainer {
 
 // Instances of the run's plugins. They outlive the session that uses them, and a session takes one set: optimizers and adapters
 // hold bindings.
 struct Techniques {
-  const tn_optimizer_api* optimizer_api = nullptr;
-  tn_optimizer* optimizer = nullptr;
+  std::vector<OptimizerMember> optimizers;  // in the order of the user's clauses
   AttentionPlugin attention;
   const Quantizer* quantizer = nullptr;  // or null
   std::vector<Adapter*> adapters;
@@ -41,7 +40,8 @@ struct StepResult {
   bool skipped = false;  // NaN or Inf: nothing was changed by this step, or with fused_backward nothing after it was met
   bool degraded = false;
   std::string note;                       // why, for the user
-  std::map<std::string, double> metrics;  // of the optimizer
+  std::map<std::string, double> metrics;  // of the optimizers
+  double batch_multiplier = 1;            // their advice for the next batch
 };
 
 class Session {
@@ -51,13 +51,14 @@ class Session {
 
   Engine& engine() { return engine_; }
   Model& model() { return model_; }
-  Optimizer* optimizer() { return optimizer_.get(); }
+  Optimizers* optimizer() { return optimizer_.get(); }
   const std::vector<Adapter*>& adapters() const { return techniques_.adapters; }
   const SessionOptions& options() const { return options_; }
   int64_t trainable_parameters() const;
 
-  // One optimizer step over its micro-batches at this learning rate. step counts from 1.
-  StepResult step(int64_t step, int64_t total_steps, const std::vector<HostBatch>& micro_batches, double lr);
+  // One optimizer step over its micro-batches at this learning rate. step counts from 1. height: of the schedule, for optimizers with
+  // a rate of their own.
+  StepResult step(int64_t step, int64_t total_steps, const std::vector<HostBatch>& micro_batches, double lr, double height = 1);
 
   // Steps taken and tokens seen so far, for checkpoints.
   int64_t tokens_seen = 0;
@@ -70,7 +71,7 @@ class Session {
   Techniques techniques_;
   SessionOptions options_;
   Model model_;
-  std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<Optimizers> optimizer_;
 };
 
 // A batch of the shape that training will use, for dry steps and benchmarks: `sequences` × `length` tokens, all predicted.

@@ -168,7 +168,7 @@ TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& 
     const auto step_begin = Clock::now();
     std::vector<HostBatch> micro;
     for (int64_t m = 0; m < o.session.accumulate; ++m) micro.push_back(to_host_batch(data->batch(order.windows_of(step - 1, m)), o.isolate_documents));
-    const StepResult r = session.step(step, o.steps, micro, o.schedule.at(step));
+    const StepResult r = session.step(step, o.steps, micro, o.schedule.at(step), o.schedule.height(step));
     const double seconds = seconds_since(step_begin);
     int64_t rows = 0;
     for (const HostBatch& b : micro) rows += b.sequences * b.length;
