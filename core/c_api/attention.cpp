@@ -1,4 +1,5 @@
 // One forward pass of an attention technique.
+#include "core/c_api/borrowed.h"
 #include "core/c_api/guard.h"
 #include "core/c_api/objects.h"
 #include "core/error.h"
@@ -11,13 +12,17 @@ using c_api::table;
 
 namespace {
 
-void check_port(const tn_tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
+void check_port(const tn_session& session, const tn_tensor& tensor, const char* name,
+                std::initializer_list<int64_t> shape, c_api::Access access) {
+  c_api::check_borrowed(session, tensor, name, access);
   bool same = tensor.ndim == static_cast<int32_t>(shape.size());
   int32_t i = 0;
   for (const int64_t size : shape) {
     same = same && tensor.shape[i] == size;
     ++i;
   }
+  if (same && tensor.ndim > 0 && tensor.shape[tensor.ndim - 1] > 1 && tensor.strides[tensor.ndim - 1] != 1)
+    throw Error(TN_E_ARGUMENT, std::string(name) + " does not have the stride 1 in its last dimension; copy it");
   if (same) return;
   std::string text;
   for (const int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
@@ -50,12 +55,21 @@ int32_t tn_attention_forward(tn_technique* attention, const tn_tensor* q, const 
     if (q->ndim != 4)
       throw Error(TN_E_ARGUMENT,
                   "q has " + std::to_string(q->ndim) + " dimensions; it is [batch, tokens, heads, head size]");
+    c_api::check_borrowed(t.session, *q, "q", c_api::Access::kRead);
     const int64_t batch = q->shape[0], tokens = q->shape[1];
-    check_port(*q, "q", {batch, tokens, c.n_heads, c.d_qk});
-    check_port(*k, "k", {batch, tokens, c.n_kv_heads, c.d_qk});
-    check_port(*v, "v", {batch, tokens, c.n_kv_heads, c.d_v});
-    check_port(*o, "o", {batch, tokens, c.n_heads, c.d_v});
-    if (lse) check_port(*lse, "lse", {batch, c.n_heads, tokens});
+    using c_api::Access;
+    check_port(t.session, *q, "q", {batch, tokens, c.n_heads, c.d_qk}, Access::kRead);
+    check_port(t.session, *k, "k", {batch, tokens, c.n_kv_heads, c.d_qk}, Access::kRead);
+    check_port(t.session, *v, "v", {batch, tokens, c.n_kv_heads, c.d_v}, Access::kRead);
+    check_port(t.session, *o, "o", {batch, tokens, c.n_heads, c.d_v}, Access::kWrite);
+    c_api::check_dtype(*k, q->dtype, "k", "which q has");
+    c_api::check_dtype(*v, q->dtype, "v", "which q has");
+    c_api::check_dtype(*o, q->dtype, "o", "which q has");
+    if (lse) {
+      check_port(t.session, *lse, "lse", {batch, c.n_heads, tokens}, Access::kWrite);
+      (void)c_api::dense_bytes(*lse, "lse");
+      c_api::check_dtype(*lse, {TN_FLOAT, 32, 1}, "lse", "which it always is");
+    }
     ask_support(t, *q);
 
     const tn_mask_term causal = {TN_SIZE_TO(tn_mask_term, n), TN_MASK_CAUSAL, 0, 0, 0};

@@ -1,6 +1,7 @@
 // Driving an optimizer on tensors of the caller.
 #include <algorithm>
 
+#include "core/c_api/borrowed.h"
 #include "core/c_api/guard.h"
 #include "core/c_api/objects.h"
 #include "core/error.h"
@@ -120,7 +121,9 @@ std::vector<bool> plan_step(tn_technique& t, const tn_step& step) {
   return plan.trains;
 }
 
-void check_tensor(const tn_technique& t, const tn_param& info, const tn_tensor& tensor, const char* what) {
+void check_tensor(const tn_technique& t, const tn_param& info, const tn_tensor& tensor, const char* what,
+                  c_api::Access access) {
+  c_api::check_borrowed(t.session, tensor, what, access);
   (void)c_api::dense_bytes(tensor, what);
   bool same = tensor.ndim == info.ndim;
   for (int32_t i = 0; same && i < info.ndim; ++i) same = tensor.shape[i] == info.shape[i];
@@ -150,8 +153,11 @@ int32_t tn_optimizer_step(tn_technique* optimizer, const tn_update* update, tn_t
       if (!grads[i] || !trains[i]) continue;
       need(params[i], "params");
       tn_technique::Param& p = t.params[i];
-      check_tensor(t, p.info, *params[i], "the parameter");
-      check_tensor(t, p.info, *grads[i], "the gradient");
+      check_tensor(t, p.info, *params[i], "the parameter", c_api::Access::kWrite);
+      c_api::check_dtype(*params[i], p.info.dtype, "the parameter", "which was bound");
+      check_tensor(t, p.info, *grads[i], "the gradient", c_api::Access::kRead);
+      if (grads[i]->dtype.code != TN_BFLOAT || grads[i]->dtype.bits != 16)
+        c_api::check_dtype(*grads[i], {TN_FLOAT, 32, 1}, "the gradient", "which gradients are where they are not bfloat16");
       workspace = std::max(workspace, p.workspace);
       items.push_back({TN_SIZE_TO(tn_item, rng),
                        p.info.uid,

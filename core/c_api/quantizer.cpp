@@ -1,4 +1,5 @@
 // Coding tensors and decoding them again.
+#include "core/c_api/borrowed.h"
 #include "core/c_api/guard.h"
 #include "core/c_api/objects.h"
 #include "core/error.h"
@@ -86,6 +87,8 @@ int32_t tn_quantizer_encode(tn_technique* quantizer, const tn_target* target, co
     auto coded = std::unique_ptr<tn_coded>(new tn_coded{t, *target, target->name ? target->name : ""});
     coded->target.name = coded->name.c_str();
     const int64_t elements = count(coded->target);
+    c_api::check_borrowed(t.session, *src, "the tensor to code", c_api::Access::kRead);
+    c_api::check_dtype(*src, target->dtype, "the tensor to code", "which the target states");
     (void)c_api::dense_bytes(*src, "the tensor to code");
     int64_t given = 1;
     for (int32_t i = 0; i < src->ndim; ++i) given *= src->shape[i];
@@ -121,6 +124,7 @@ int32_t tn_quantizer_decode(tn_technique* quantizer, tn_coded* coded, int64_t be
       throw Error(TN_E_ARGUMENT, "the tensor was coded by another instance; decode it with the one that coded it");
     const int64_t elements = count(coded->target);
     int64_t room = 1;
+    c_api::check_borrowed(t.session, *dst, "the tensor to decode into", c_api::Access::kWrite);
     (void)c_api::dense_bytes(*dst, "the tensor to decode into");
     for (int32_t i = 0; i < dst->ndim; ++i) room *= dst->shape[i];
     if (begin < 0 || begin > end || end > elements || room != end - begin) {

@@ -1,6 +1,7 @@
 // Sessions: an opened device, its stream, and tensors in accounted memory.
 #include <nlohmann/json.hpp>
 
+#include "core/c_api/borrowed.h"
 #include "core/c_api/guard.h"
 #include "core/c_api/objects.h"
 #include "core/error.h"
@@ -156,6 +157,8 @@ namespace {
 
 void copy_tensor(tn_session* session, const tn_tensor* tensor, void* to, const void* from, uint64_t n_bytes,
                  uint32_t direction) {
+  c_api::check_borrowed(*session, *tensor, "the tensor",
+                        direction == TN_COPY_TO_DEVICE ? c_api::Access::kWrite : c_api::Access::kRead);
   if (const uint64_t bytes = c_api::dense_bytes(*tensor, "the tensor"); bytes != n_bytes) {
     throw Error(TN_E_ARGUMENT, "the tensor has " + std::to_string(bytes) + " bytes but " + std::to_string(n_bytes) +
                                    " were given; copy the whole tensor");

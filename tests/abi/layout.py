@@ -2,57 +2,23 @@
 """The layout of the ABI: every struct's size, every field's offset and size, every constant's value, as the C compiler sees them.
 
   layout.py --check tests/abi/layout-0.9.txt    fails, with the difference, when the headers no longer match the table
-  layout.py --write tests/abi/layout-0.9.txt    writes the table; after a release this may only add lines
+  layout.py --write tests/abi/layout-0.9.txt    writes the table and the bindings' generated layers;
+                                                after a release the table may only gain lines
 """
 import argparse
 import difflib
 import os
 import pathlib
-import re
 import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-HEADERS = ROOT / "abi" / "tenon"
-
-
-def strip(text):
-    """Without comments, preprocessor lines and the C++ linkage block."""
-    text = re.sub(r"/\*.*?\*/", " ", text, flags=re.S)
-    text = re.sub(r"\\\n", " ", text)
-    return re.sub(r"^\s*#.*$", "", text, flags=re.M)
-
-
-def fields(body):
-    """Names of the fields in the order of declaration."""
-    names = []
-    for declaration in body.split(";"):
-        declaration = " ".join(declaration.split())
-        if not declaration:
-            continue
-        function = re.search(r"\(\s*\*\s*(\w+)\s*\)\s*\(", declaration)
-        if function:
-            names.append(function.group(1))
-            continue
-        for part in declaration.split(","):
-            names.append(re.search(r"(\w+)\s*(\[[^\]]*\]\s*)*$", part).group(1))
-    return names
+import headers
 
 
 def describe():
-    """(structs, constants) by header, in the order of declaration."""
-    found = []
-    for header in sorted(HEADERS.glob("*.h")):
-        text = strip(header.read_text(encoding="utf-8"))
-        structs = [(m.group(1), fields(m.group(2))) for m in re.finditer(r"typedef struct (\w+) \{(.*?)\}\s*\1\s*;", text, flags=re.S)]
-        constants = []
-        for body in re.findall(r"enum \{(.*?)\}", text, flags=re.S):
-            constants += re.findall(r"(TN_\w+)\s*=", body)
-        for name in re.findall(r"^#define (TN_ABI_\w+|TN_ALIGNMENT) ", header.read_text(encoding="utf-8"), flags=re.M):
-            constants.append(name)
-        found.append((header.name, structs, constants))
-    return found
+    """(header, structs with their fields' names, constants) in the order of declaration."""
+    return [(h.name, [(s.name, [f.name for f in s.fields]) for s in h.structs], [name for name, _ in h.constants]) for h in headers.read()]
 
 
 def program(found):
@@ -77,7 +43,7 @@ def table(compiler):
     with tempfile.TemporaryDirectory() as folder:
         source, binary = os.path.join(folder, "layout.c"), os.path.join(folder, "layout")
         pathlib.Path(source).write_text(program(describe()), encoding="utf-8")
-        subprocess.run([compiler, "-std=c11", "-I", str(HEADERS.parent), source, "-o", binary], check=True)
+        subprocess.run([compiler, "-std=c11", "-I", str(headers.HEADERS.parent), source, "-o", binary], check=True)
         return subprocess.run([binary], check=True, capture_output=True, text=True).stdout
 
 
@@ -91,7 +57,8 @@ def main():
     now = table(options.cc)
     if options.write:
         options.write.write_text(now, encoding="utf-8")
-        return 0
+        generator = headers.ROOT / "bindings" / "generator" / "generate.py"
+        return subprocess.run([sys.executable, str(generator), "--write"]).returncode
     golden = options.check.read_text(encoding="utf-8")
     if now == golden:
         return 0

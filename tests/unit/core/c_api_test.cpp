@@ -1,6 +1,7 @@
 // libtenon as a binding sees it: the C functions alone, on the plugins of the build tree.
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include <cmath>
 #include <cstring>
@@ -262,6 +263,53 @@ TEST_F(CApi, AttendsCausally) {
   tn_technique_destroy(flash);
   config.n_heads = 3, config.n_kv_heads = 2;
   EXPECT_EQ(tn_attention_create(session_, "flash-attention", &config, &flash), TN_E_ARGUMENT);
+}
+
+TEST_F(CApi, RefusesTensorsThatCannotBeUsed) {
+  tn_technique* const sgd = make(TN_KIND_OPTIMIZER, "sgd");
+  const tn_param p = param(1, 4, 4);
+  const tn_param* const params[] = {&p};
+  ASSERT_EQ(tn_optimizer_bind(sgd, params, 1), TN_OK) << tn_last_error();
+  tn_update update{};
+  update.struct_size = TN_SIZE_TO(tn_update, grad_scale);
+  update.lr = 0.1, update.grad_scale = 1;
+  tn_tensor* const good = tensor({4, 4}, wave(16, 0));
+  const std::vector<float> before = values(good);
+  const auto refused = [&](const tn_tensor& weight, const tn_tensor& gradient, const char* words) {
+    tn_tensor w = weight, g = gradient;
+    tn_tensor* const ws[] = {&w};
+    tn_tensor* const gs[] = {&g};
+    EXPECT_EQ(tn_optimizer_step(sgd, &update, ws, gs), TN_E_ARGUMENT) << words;
+    EXPECT_NE(std::string(tn_last_error()).find(words), std::string::npos) << tn_last_error();
+  };
+  tn_tensor bad = *good;
+  bad.data = nullptr;
+  refused(bad, *good, "the parameter has elements but no memory");
+  bad = *good, bad.byte_offset = 2;
+  refused(*good, bad, "the gradient is not aligned to its elements of 4 bytes");
+  bad = *good, bad.dtype = {TN_FLOAT, 64, 1};
+  refused(*good, bad, "the gradient has elements of the type float64, not float32");
+  bad = *good, bad.dtype = {TN_BFLOAT, 16, 1};
+  refused(bad, *good, "the parameter has elements of the type bfloat16");
+  bad = *good, bad.device = {TN_CUDA, 0};
+  refused(bad, *good, "lies on device 2:0 but the session on 1:0");
+  bad = *good, bad.strides = nullptr;
+  refused(bad, *good, "has no shape or no strides");
+  int64_t columns[] = {1, 4}, far[] = {INT64_MAX, 1}, less[] = {-4, 4};
+  bad = *good, bad.strides = columns;
+  refused(bad, *good, "is not dense row-major");
+  bad = *good, bad.strides = far;
+  refused(bad, *good, "reach beyond any memory");
+  bad = *good, bad.shape = less;
+  refused(bad, *good, "the size -4 in dimension 0");
+  void* const page = mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(page, MAP_FAILED);
+  bad = *good, bad.data = page;
+  refused(bad, *good, "lies in memory that cannot be written");
+  munmap(page, 4096);
+  refused(*good, bad, "lies in memory that cannot be read");
+  EXPECT_EQ(values(good), before);
+  tn_technique_destroy(sgd);
 }
 
 TEST_F(CApi, MemoryIsCounted) {
