@@ -10,6 +10,7 @@ struct Setting {
   std::string device = "auto";
   int repeat = 7;
   bool quick = false;  // small sizes: shows that it works, measures nothing
+  std::string optimizer = {};  // optimizer_matrix: what is measured
 };
 
 // Copy, triad and matrix products of the device plugin.
@@ -17,6 +18,9 @@ Figures device(const Catalog& catalog, const Setting& setting);
 // AdamW in f32 and bf16, 8-bit AdamW, and a GaLore step that refreshes its basis, beside a copy of the same size. Bytes
 // are those that the rule must move: f32 AdamW 28 an element, bf16 14, 8-bit 16.
 Figures optimizer_step(const Catalog& catalog, const Setting& setting);
+// A step of `setting.optimizer` over one 2048 × 5632 weight, against the time that its arithmetic and its bytes (as it
+// estimates them) take at the device's own speed.
+Figures optimizer_matrix(const Catalog& catalog, const Setting& setting);
 // Encoding and decoding of a 2048 × 5632 weight.
 Figures nf4(const Catalog& catalog, const Setting& setting);
 // Causal attention of two model shapes, forward and backward. Operations: 2 · heads · T² · d forward, 2.5 times that

@@ -31,6 +31,14 @@ class Subject {
         std::make_unique<trainer::Optimizer>(engine_, set_->techniques.optimizers[0].api, set_->techniques.optimizers[0].self,
                                              std::vector<trainer::Parameter*>{&p_}, trainer::WeightUpdate::kNearest, 1);
   }
+  tn_estimate estimate() {
+    tn_estimate e{};
+    e.struct_size = sizeof e;
+    trainer::check(set_->techniques.optimizer_api->estimate(set_->techniques.optimizer, engine_.api(), engine_.device(),
+                                                            p_.uid, &e),
+                   "estimating the optimizer");
+    return e;
+  }
   void step() {
     const tn_step step{sizeof(tn_step), 1, ++steps_, 0, 0, 1};
     optimizer_->plan(step);
@@ -93,6 +101,48 @@ Figures optimizer_step(const Catalog& catalog, const Setting& setting) {
     actions.push_back({"galore_refresh_seconds", 0, 0, [s] { s->step(); }, [s] { s->start_over(); }});
   }
   return measure(actions, setting.repeat);
+}
+
+Figures optimizer_matrix(const Catalog& catalog, const Setting& setting) {
+  trainer::MixRequest plain;
+  plain.device = setting.device;
+  const trainer::Runtime runtime(catalog, plain);
+  const auto engine = runtime.engine(kF32, 0, false);
+  const int64_t rows = setting.quick ? 256 : 2048, columns = setting.quick ? 704 : 5632, side = setting.quick ? 256 : 1024;
+  const double size = 4.0 * static_cast<double>(rows * columns);
+  const Tensor from = engine->empty(Category::kActivations, kF32, {rows, columns}),
+               to = engine->empty(Category::kActivations, kF32, {rows, columns});
+  engine->fill_normal(from, 1, {1, 9, 0});
+  const Tensor a = engine->empty(Category::kActivations, kF32, {side, side}),
+               b = engine->empty(Category::kActivations, kF32, {side, side}),
+               c = engine->empty(Category::kActivations, kF32, {side, side});
+  engine->fill_normal(a, 1, {1, 1, 0}), engine->fill_normal(b, 1, {1, 2, 0});
+  Subject subject(catalog, setting, *engine, setting.optimizer, kF32, rows, columns);
+  const tn_estimate e = subject.estimate();
+  const double begin = now();
+  subject.step();
+  const double first = now() - begin, n = static_cast<double>(side);
+  Figures out = measure({{"step_seconds", 0, 0, [&] { subject.step(); }},
+                         {"copy_gigabytes_per_second", 2 * size, 1e9,
+                          [&] {
+                            engine->copy(from, to);
+                            engine->synchronize();
+                          }},
+                         {"gemm_gigaflops", 2 * n * n * n, 1e9,
+                          [&] {
+                            engine->gemm(a, b, c);
+                            engine->synchronize();
+                          }}},
+                        setting.repeat);
+  const double bound = e.flops / (out[2].value * 1e9) + e.bytes_moved / (out[1].value * 1e9);
+  out.push_back({"first_step_seconds", first});
+  out.push_back({"operations", e.flops});
+  out.push_back({"bytes_moved", e.bytes_moved});
+  out.push_back({"state_bytes", static_cast<double>(e.state_bytes)});
+  out.push_back({"workspace_bytes", static_cast<double>(e.workspace_bytes)});
+  out.push_back({"bound_seconds", bound});
+  out.push_back({"times_the_bound", out[0].value / bound});
+  return out;
 }
 
 }  // namespace tenon::bench

@@ -207,7 +207,8 @@ struct Measurement {
 
 constexpr Measurement kMeasurements[] = {
     {"device", "copy, triad and matrix products of the device", bench::device},
-    {"optimizer-step", "AdamW, 8-bit AdamW and a GaLore refresh", bench::optimizer_step},
+    {"optimizer-step", "AdamW, 8-bit AdamW and a GaLore refresh; with --optimizer a step of it against its bound",
+     bench::optimizer_step},
     {"nf4", "encoding and decoding of NF4", bench::nf4},
     {"attention", "causal attention, forward and backward", bench::attention},
     {"abi-call", "calls through the plugin interface that do next to nothing", bench::abi_call},
@@ -260,6 +261,7 @@ int run_bench(const std::vector<std::string>& arguments) {
   apply_threads(values);
   bench::Setting setting;
   setting.device = values["device"].as<std::string>();
+  setting.optimizer = values["optimizer"].as<std::string>();
   setting.quick = values.count("quick") > 0;
   setting.repeat = values.count("repeat") ? static_cast<int>(checked_int(values, "repeat", 1, 100000))
                    : setting.quick        ? 2
@@ -273,7 +275,9 @@ int run_bench(const std::vector<std::string>& arguments) {
     names.emplace_back(m.name);
     if (name != m.name) continue;
     found = true;
-    if (m.run)
+    if (name == "optimizer-step" && !values["optimizer"].defaulted())
+      report.figures = bench::optimizer_matrix(catalog, setting);
+    else if (m.run)
       report.figures = m.run(catalog, setting);
     else if (name == "step")
       report = step(catalog, values, setting);

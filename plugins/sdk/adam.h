@@ -7,8 +7,9 @@
 
 #include <cmath>
 
+#include "sdk/parameters.h"
 #include "sdk/plugin.h"
-#include "sdk/stored.h"
+#include "sdk/step.h"
 
 namespace tenon::sdk {
 
@@ -17,17 +18,17 @@ struct AdamSettings {
   bool hf = false, decay_first = true;
 };
 
-// The numbers of one update. Computed in double: β^t in f32 drifts.
-struct AdamNumbers {
-  float a1, a2;        // 1 − β1, 1 − β2
-  float root, eps;     // denominator = root · √v + ε
-  double direction;    // factor of m / denominator
-  float step;          // lr · direction
-  float decay, after;  // lr · weight_decay; 1 if the weight decays after the step, else 0
+// The numbers of one update; its step is lr · direction. Computed in double: β^t in f32 drifts.
+struct AdamNumbers : Step {
+  float a1, a2;      // 1 − β1, 1 − β2
+  float root, eps;   // denominator = root · √v + ε
+  double direction;  // factor of m / denominator
   float grad_scale;
 
-  AdamNumbers(const AdamSettings& s, const tn_item& item) {
-    const double t = static_cast<double>(item.t);
+  AdamNumbers(const AdamSettings& s, const tn_item& item) : AdamNumbers(s, item, item.t) {}
+  // Where moments were reset: t counts the updates since then.
+  AdamNumbers(const AdamSettings& s, const tn_item& item, int64_t updates) {
+    const double t = static_cast<double>(updates);
     const double c1 = -std::expm1(t * std::log(s.beta1)), c2 = -std::expm1(t * std::log(s.beta2));
     a1 = static_cast<float>(1 - s.beta1), a2 = static_cast<float>(1 - s.beta2);
     root = s.hf ? 1.0f : static_cast<float>(1 / std::sqrt(c2));
@@ -48,16 +49,6 @@ TN_FN float decayed(float a, float old, float fresh) {
 TN_FN float adam_ratio(const AdamNumbers& a, float m, float v) {
   const float d = std::fma(std::sqrt(v), a.root, a.eps);
   return m / (d > 0 ? d : __builtin_inff());
-}
-
-// The weight after a step along u. Step and decay meet in one small difference: multiplying by 1 − decay, rounded,
-// would drift by 1e-5 in a thousand steps.
-TN_FN float adam_step(const AdamNumbers& a, float w, float u, float decay) {
-  const float s = a.step * u;
-  return w - std::fma(decay, std::fma(-a.after, s, w), s);
-}
-TN_FN float adam_step(const AdamNumbers& a, float w, float u) {
-  return adam_step(a, w, u, a.decay);
 }
 
 // One update of a parameter with its averages m and v, and with `vmax` (AMSGrad: the largest v so far stands in the
@@ -82,7 +73,7 @@ void adam_update(const tn_exec* exec, const AdamNumbers& a, int64_t n, Stored gr
           pm[i] = mi, pv[i] = vi;
           float root = vi;
           if constexpr (Max) px[i] = root = px[i] > vi ? px[i] : vi;
-          w[i] = adam_step(a, w[i], adam_ratio(a, mi, root));
+          w[i] = stepped(a, w[i], adam_ratio(a, mi, root));
         });
         weight.write(block, chunk, w);
         m.write(block, chunk, pm);
@@ -124,20 +115,16 @@ inline void adam_direction(const tn_exec* exec, const AdamNumbers& a, int64_t n,
       kChunk);
 }
 
-// Elements [begin, begin + n) of a weight, begin a multiple of 8, along the direction u.
-inline void adam_apply(const tn_exec* exec, const AdamNumbers& a, int64_t begin, int64_t n, const float* u,
-                       Stored weight) {
-  const Stored part = weight.from(begin);
-  for_each_block<kChunk * sizeof(float)>(
-      exec, chunks(n),
-      [=](const Block& block) {
-        const Chunk chunk(block, n);
-        float* w = part.read(block, chunk, block.shared<float>());
-        const float* pu = u + chunk.begin;
-        block.each(chunk.n, [=](int64_t i) { w[i] = adam_step(a, w[i], pu[i]); });
-        part.write(block, chunk, w);
-      },
-      kChunk);
+// What a method for matrices leaves to AdamW, in the states of adam_declare.
+inline void adam_declare(const tn_state_sink& sink, const tn_param& p, tn_dtype dtype = kF32) {
+  declare_like(sink, "exp_avg", dtype, p);
+  declare_like(sink, "exp_avg_sq", dtype, p);
+}
+inline void adam_estimate(const Parameters::Entry& e, tn_estimate& out, tn_dtype dtype = kF32) {
+  const double n = static_cast<double>(e.n);
+  out.state_bytes = 2 * static_cast<uint64_t>(e.n) * dtype.bits / 8;
+  out.flops = 14 * n;
+  out.bytes_moved = 2 * static_cast<double>(out.state_bytes) + 3 * n * e.info.dtype.bits / 8;
 }
 
 // Schema entries that the family shares.

@@ -120,7 +120,7 @@ inline void adam8_update(const tn_exec* exec, const AdamSettings& settings, cons
         const float* g = grad.read(block, chunk, stage);
         float* w = weight.read(block, chunk, stage + size);
         adam8_chunk(block, chunk, a, *c, s, g, stage + 2 * size, stage + 3 * size,
-                    [=](int64_t i, float usable, float u) { w[i] = adam_step(a, w[i], u, a.decay * usable); });
+                    [=](int64_t i, float usable, float u) { w[i] = stepped(a, w[i], u, a.decay * usable); });
         weight.write(block, chunk, w);
       },
       size);

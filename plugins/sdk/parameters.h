@@ -28,6 +28,15 @@ inline void supports_dense(const char* technique, const tn_query& q) {
                                "; train an adapter over quantized weights");
 }
 
+// The seven linear weights of a transformer block.
+inline bool is_block_linear(const tn_param& p) {
+  return p.ndim == 2 && p.role >= TN_ROLE_Q && p.role <= TN_ROLE_DOWN;
+}
+// Every matrix that stands between embedding and head, those of adapters too.
+inline bool is_hidden_matrix(const tn_param& p) {
+  return is_block_linear(p) || (p.ndim == 2 && (p.role == TN_ROLE_ADAPTER || p.role == TN_ROLE_OTHER));
+}
+
 class Parameters {
  public:
   struct Entry {

@@ -53,7 +53,9 @@ struct Stored {
     block.each(chunk.n, [=](int64_t i) { stage[i] = to_float(from[i]); });
     return stage;
   }
-  // `values` is what read() gave, updated.
+  // Where a chunk's values may be put before write(), when the old ones do not matter.
+  TN_FN float* place(const Chunk& chunk, float* stage) const { return f32 ? f32 + chunk.begin : stage; }
+  // `values` is what read() or place() gave, updated.
   TN_FN void write(const Block& block, const Chunk& chunk, const float* values) const {
     if (copy) {
       float* to = copy + chunk.begin;

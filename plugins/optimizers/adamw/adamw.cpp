@@ -35,8 +35,7 @@ class AdamW {
 
   void state_layout(uint32_t uid, const tn_state_sink& sink) const {
     const tn_param& p = parameters_.at(uid).info;
-    declare_like(sink, "exp_avg", state_dtype_, p);
-    declare_like(sink, "exp_avg_sq", state_dtype_, p);
+    adam_declare(sink, p, state_dtype_);
     if (amsgrad_) declare_like(sink, "max_exp_avg_sq", state_dtype_, p);
   }
 

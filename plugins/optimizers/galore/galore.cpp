@@ -74,16 +74,16 @@ class GaLore {
     const Parameters::Entry& e = parameters_.at(uid);
     if (is_projected(e)) return galore::declare_states(plan(e), sink);
     if (is_8bit(e)) return adam8_declare(sink, e.info.ndim, e.info.shape, settings_.blocksize);
-    declare_like(sink, "exp_avg", kF32, e.info);
-    declare_like(sink, "exp_avg_sq", kF32, e.info);
+    adam_declare(sink, e.info);
   }
 
   void estimate(const tn_device_api* api, tn_device* device, uint32_t uid, tn_estimate& out) const {
     const Parameters::Entry& e = parameters_.at(uid);
     const double weights = 3.0 * static_cast<double>(e.n) * e.info.dtype.bits / 8;
     if (!is_projected(e)) {
-      out.state_bytes = is_8bit(e) ? adam8_bytes(e.n, settings_.blocksize) : 8 * static_cast<uint64_t>(e.n);
-      out.flops = (is_8bit(e) ? 40.0 : 14.0) * static_cast<double>(e.n);
+      if (!is_8bit(e)) return adam_estimate(e, out);
+      out.state_bytes = adam8_bytes(e.n, settings_.blocksize);
+      out.flops = 40.0 * static_cast<double>(e.n);
       out.bytes_moved = 2.0 * static_cast<double>(out.state_bytes) + weights;
       return;
     }
@@ -132,20 +132,7 @@ class GaLore {
   }
 
  private:
-  bool is_projected(const Parameters::Entry& e) const {
-    switch (e.info.role) {
-      case TN_ROLE_Q:
-      case TN_ROLE_K:
-      case TN_ROLE_V:
-      case TN_ROLE_O:
-      case TN_ROLE_GATE:
-      case TN_ROLE_UP:
-      case TN_ROLE_DOWN:
-        return e.info.ndim == 2 && e.n > 0;
-      default:
-        return false;
-    }
-  }
+  bool is_projected(const Parameters::Entry& e) const { return is_block_linear(e.info) && e.n > 0; }
   bool is_8bit(const Parameters::Entry& e) const {
     return settings_.eight_bit && e.n >= settings_.min_8bit_size && !(embed_f32_ && e.info.role == TN_ROLE_EMBEDDING);
   }

@@ -220,7 +220,7 @@ class Update {
     for (int64_t begin = 0; begin < p_.m; begin += p_.tile_rows()) {
       const int64_t rows = std::min(p_.tile_rows(), p_.m - begin);
       unproject(tall, begin, rows, 1, 0, Matrix::dense(b_.tile, rows, p_.n));
-      adam_apply(exec_, numbers_, begin * p_.n, rows * p_.n, b_.tile, weight);
+      apply_step(exec_, numbers_, begin * p_.n, rows * p_.n, b_.tile, weight);
     }
   }
 

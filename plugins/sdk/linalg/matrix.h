@@ -23,6 +23,7 @@ struct Matrix {
     return {
         static_cast<char*>(data) + begin * row_stride * dtype.bits / 8, dtype, n, columns, row_stride, column_stride};
   }
+  Matrix column_block(int64_t begin, int64_t n) const { return transposed().row_block(begin, n).transposed(); }
 };
 
 // A matrix as the borrowed tensor that functions of the ABI take; lives where it is made.
