@@ -34,8 +34,8 @@ class Subject {
   tn_estimate estimate() {
     tn_estimate e{};
     e.struct_size = sizeof e;
-    trainer::check(set_->techniques.optimizer_api->estimate(set_->techniques.optimizer, engine_.api(), engine_.device(),
-                                                            p_.uid, &e),
+    const trainer::OptimizerMember& member = set_->techniques.optimizers[0];
+    trainer::check(member.api->estimate(member.self, engine_.api(), engine_.device(), p_.uid, &e),
                    "estimating the optimizer");
     return e;
   }
