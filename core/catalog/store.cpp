@@ -12,6 +12,11 @@
 #include "core/error.h"
 #include "core/files/atomic_file.h"
 #include "core/files/atomic_folder.h"
+#include "core/packages/contents.h"
+#include "core/packages/key_files.h"
+#include "core/packages/package.h"
+#include "core/packages/signature.h"
+#include "core/packages/trust.h"
 #include "core/plugins/cpu.h"
 #include "core/plugins/elf.h"
 #include "core/plugins/kinds.h"
@@ -83,16 +88,31 @@ void examine(const std::string& folder, const InstallOptions& options, InstallRe
   }
 }
 
+// Who signed is known from `signer`; `what` is the package, or the folder that one was unpacked into.
+void admit(const std::string& what, bool is_package, const std::optional<PublicKey>& signer, const InstallOptions& options) {
+  if (!signer) {
+    if (is_package && !options.allow_unsigned)
+      throw Error(TN_E_TRUST, what + ": the package is not signed; get a signed one, or install it with --allow-unsigned if you "
+                                     "know where it comes from");
+    return;
+  }
+  if (options.allow_unknown_key || TrustStore(options.keys.empty() ? key_folder() : options.keys).find(*signer)) return;
+  throw Error(TN_E_TRUST, what + ": it is signed by " + words(*signer) +
+                              ", whom you do not trust; compare the key id with the author's and run `tenon plugin trust "
+                              "KEY.pub`, or install it with --allow-unknown-key");
+}
+
 void copy_plugin(const std::string& from, const Manifest& manifest, const fs::path& to) {
   std::error_code error;
-  for (const ObjectFile& object : manifest.objects) {
-    fs::copy_file(fs::path(from) / object.file, to / object.file, error);
-    if (error)
-      throw Error(TN_E_IO, (to / object.file).string() + ": the object cannot be copied into the store (" +
-                               error.message() + ")");
-    check_digest(to / object.file, object);
+  std::vector<std::string> names = packaged_names(from, manifest);
+  if (fs::exists(fs::path(from) / kSignatureFile, error)) names.emplace_back(kSignatureFile);
+  for (const std::string& name : names) {
+    fs::copy_file(fs::path(from) / name, to / name, error);
+    if (error) throw Error(TN_E_IO, (to / name).string() + ": the file cannot be copied into the store (" + error.message() + ")");
   }
-  write_file_atomically(to / "manifest.json", manifest_text(manifest));
+  for (const ObjectFile& object : manifest.objects) check_digest(to / object.file, object);
+  if (manifest_text(read_manifest(to)) != manifest_text(manifest))
+    throw Error(TN_E_IO, from + ": the manifest changes while the plugin is installed; try again when it is complete");
 }
 
 std::vector<FileIdentity> identities(const Manifest& manifest, const fs::path& folder) {
@@ -134,10 +154,37 @@ Database Store::open_catalog() const {
   return db;
 }
 
-InstallReport Store::install(const std::string& folder, const InstallOptions& options) {
+InstallReport Store::install(const std::string& path, const InstallOptions& options) {
+  std::error_code error;
+  return fs::is_regular_file(path, error) ? install_package(path, options) : install_folder(path, options);
+}
+
+InstallReport Store::install_package(const std::string& package, const InstallOptions& options) {
+  std::error_code error;
+  const bool fresh = !fs::exists(path_, error);
+  make_folders(path_, path_);
+  try {
+    const AtomicFolder unpacked(path_ + "/package");  // never published
+    try {
+      const PackageContents contents = unpack(package, unpacked.path());
+      admit(package, true, contents.signer, options);
+      return install_folder(unpacked.path(), options);
+    } catch (const Error& e) {
+      throw Error(e.code(), about_package(e.what(), unpacked.path(), package));
+    }
+  } catch (...) {
+    if (fresh) fs::remove(path_, error);  // where it is empty
+    throw;
+  }
+}
+
+InstallReport Store::install_folder(const std::string& folder, const InstallOptions& options) {
   InstallReport report;
   report.manifest = read_manifest(folder);
   const Manifest& manifest = report.manifest;
+  const std::optional<PublicKey> signer = check_signature(folder, manifest);
+  admit(folder, false, signer, options);
+  if (signer) report.signer = words(*signer);
   const fs::path target = fs::path(path_) / relative_folder(manifest);
   const std::string text = manifest_text(manifest);
   std::error_code error;
@@ -212,6 +259,11 @@ std::vector<VerifyFinding> Store::verify(uint64_t* count) const {
               {plugins.text(0), path + ": the object differs from what was installed; install the plugin again"});
         }
       }
+      try {
+        (void)check_signature(folder, read_manifest(folder));
+      } catch (const Error& e) {
+        findings.push_back({plugins.text(0), e.what()});
+      }
     }
   }
   if (count) *count = n;
@@ -241,6 +293,7 @@ RescanReport Store::rescan() {
                                          " and was left out");
         }
         for (const ObjectFile& object : manifest.objects) check_digest(folder / object.file, object);
+        (void)check_signature(folder, manifest);
         record_plugin(db, manifest, manifest_text(manifest), relative_folder(manifest), identities(manifest, folder));
         ++report.plugins;
         break;  // one version per id: the newest sound one

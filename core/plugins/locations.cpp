@@ -36,6 +36,14 @@ fs::path from_environment(const char* name) {
   return value && value[0] == '/' ? fs::path(value) : fs::path();
 }
 
+// $VARIABLE/tenon, else HOME/`usual`/tenon, else "".
+fs::path below_home(const char* variable, const char* usual) {
+  if (const fs::path base = from_environment(variable); !base.empty()) return base / "tenon";
+  if (const fs::path home = from_environment("HOME"); !home.empty()) return home / usual / "tenon";
+  const passwd* const user = getpwuid(getuid());
+  return user && user->pw_dir && user->pw_dir[0] == '/' ? fs::path(user->pw_dir) / usual / "tenon" : fs::path();
+}
+
 }  // namespace
 
 std::string own_folder() {
@@ -70,6 +78,11 @@ std::string bundled_store() {
   return (folder / "../lib/tenon").lexically_normal();
 }
 
+std::string user_config() {
+  if (getauxval(AT_SECURE)) return "";
+  return below_home("XDG_CONFIG_HOME", ".config");
+}
+
 std::string user_store() {
   if (getauxval(AT_SECURE)) return "";
   if (const char* const home = std::getenv("TENON_HOME"); home && *home) {
@@ -77,10 +90,7 @@ std::string user_store() {
     throw Error(TN_E_ARGUMENT,
                 "the environment variable TENON_HOME is " + quote_name(home) + "; set it to an absolute path");
   }
-  if (const fs::path data = from_environment("XDG_DATA_HOME"); !data.empty()) return data / "tenon";
-  if (const fs::path home = from_environment("HOME"); !home.empty()) return home / ".local/share/tenon";
-  const passwd* const user = getpwuid(getuid());
-  return user && user->pw_dir && user->pw_dir[0] == '/' ? fs::path(user->pw_dir) / ".local/share/tenon" : fs::path();
+  return below_home("XDG_DATA_HOME", ".local/share");
 }
 
 }  // namespace tenon

@@ -20,4 +20,7 @@ std::string bundled_store();
 // the process has elevated privileges; then, and without a home, it is "".
 std::string user_store();
 
+// The user's keys and decisions: $XDG_CONFIG_HOME/tenon, else ~/.config/tenon; "" as for user_store().
+std::string user_config();
+
 }  // namespace tenon

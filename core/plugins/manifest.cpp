@@ -148,14 +148,6 @@ class Reader {
     manifest_.objects.push_back(std::move(object));
   }
 
-  static bool plain_file_name(std::string_view name) {
-    const auto ok = [](char c) {
-      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
-             c == '-' || c == '+';
-    };
-    return !name.empty() && name.size() <= 200 && name[0] != '.' && std::all_of(name.begin(), name.end(), ok);
-  }
-
   void check_tag(std::string_view tag, bool alternatives) const {
     const auto ok = [&](char c) { return (c > ' ' && c < 0x7f && c != '|' && c != ',') || (alternatives && c == '|'); };
     if (tag.empty() || tag.size() > 500 || !std::all_of(tag.begin(), tag.end(), ok)) {
@@ -190,6 +182,14 @@ class Reader {
 };
 
 }  // namespace
+
+bool plain_file_name(std::string_view name) {
+  const auto ok = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+           c == '-' || c == '+';
+  };
+  return !name.empty() && name.size() <= 200 && name[0] != '.' && std::all_of(name.begin(), name.end(), ok);
+}
 
 std::vector<std::string> Manifest::backends() const {
   std::vector<std::string> names;

@@ -55,6 +55,10 @@ Manifest parse_manifest(std::string_view text, const std::string& what, Manifest
 // Reads `folder`/manifest.json; a file over 1 MiB is refused before it is read.
 Manifest read_manifest(const std::string& folder, ManifestState state = ManifestState::kSealed);
 
+// Whether `name` can be the name of a file of a plugin: letters, digits, '.', '_', '-' and '+', not starting with '.', at
+// most 200 bytes.
+bool plain_file_name(std::string_view name);
+
 // The form of a schema in a manifest.
 Schema parse_schema(const Json& array, const std::string& what);
 

@@ -25,7 +25,7 @@ constexpr std::array<Command, 12> kCommands{{
     {"merge", "merge an adapter into its model", run_merge},
     {"quantize", "write a model with its weights quantized", run_quantize},
     {"tokenize", "the token ids of a text", run_tokenize},
-    {"plugin", "list, info, install, remove, verify, rescan", run_plugin},
+    {"plugin", "list, info, install, verify …; pack and sign your own", run_plugin},
     {"bench", "measure this machine and the parts of a step", run_bench},
     {"conformance", "put a plugin through the conformance battery", run_conformance},
 }};

@@ -1,4 +1,4 @@
-// tenon plugin: what is installed, and installing, removing and checking it.
+// tenon plugin: what is installed, and installing, removing and checking it. Keys and packages are in plugin_packages.cpp.
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,12 +10,14 @@
 #include "core/catalog/catalog.h"
 #include "core/error.h"
 #include "core/files/json.h"
+#include "core/packages/signature.h"
 #include "core/plugins/kinds.h"
 #include "core/plugins/locations.h"
 #include "core/plugins/nearest.h"
 #include "hosts/cli/arguments.h"
 #include "hosts/cli/command.h"
 #include "hosts/cli/output.h"
+#include "hosts/cli/plugin_verbs.h"
 
 namespace tenon::cli {
 namespace {
@@ -80,7 +82,7 @@ int list(const po::variables_map& values) {
                 i.c_str(), static_cast<int>(version), v.c_str(), static_cast<int>(backends), b.c_str(),
                 summary.c_str());
   };
-  if (rows.empty()) return remark("no plugin is installed; `tenon plugin install FOLDER` installs one"), 0;
+  if (rows.empty()) return remark("no plugin is installed; `tenon plugin install PATH` installs one"), 0;
   line("KIND", "ID", "VERSION", "BACKENDS", "WHAT IT IS");
   for (const PluginRow& r : rows) line(kind_name(r.kind), r.id, r.version, joined(r.backends), r.summary);
   return 0;
@@ -94,8 +96,10 @@ int info(const po::variables_map& values) {
   const Catalog catalog = Catalog::open_default();
   const Manifest m = catalog.info(required(values, "argument"));
   const std::string folder = catalog.folder(m.id);
+  const std::optional<PublicKey> signer = check_signature(folder, m);
   if (values.count("json")) {
     Json out = Json::parse(manifest_text(m));
+    out["signer"] = signer ? Json{{"key_id", signer->id()}, {"owner", signer->owner}} : Json();
     out["folder"] = folder;
     out["backends"] = m.backends();
     print_json(out);
@@ -107,6 +111,7 @@ int info(const po::variables_map& values) {
     std::printf("%-12s %s (%d) %s\n", "paper", m.paper.title.c_str(), static_cast<int>(m.paper.year),
                 m.paper.url.c_str());
   std::printf("%-12s %u.%u\n%-12s %s\n", "ABI", m.abi_major, m.abi_minor, "folder", folder.c_str());
+  if (signer) std::printf("%-12s %s\n", "signed by", words(*signer).c_str());
   for (const ObjectFile& o : m.objects)
     std::printf("%-12s %s for %s on %s%s%s\n", "object", o.file.c_str(), o.backend.c_str(), o.arch.c_str(),
                 o.cpu.empty() ? "" : ", needs ", joined(o.cpu).c_str());
@@ -126,28 +131,33 @@ int info(const po::variables_map& values) {
 }
 
 int install(const po::variables_map& values) {
-  if (!values.count("argument")) throw Usage("name the folder of a plugin: tenon plugin install DIR");
+  if (!values.count("argument")) throw Usage("name a package or the folder of a plugin: tenon plugin install PATH");
   Store store = writable_store();
   Json out = Json::array();
   int failures = 0;
-  for (const std::string& folder : values["argument"].as<std::vector<std::string>>()) {
+  const InstallOptions options = {.allow_older = values.count("allow-older") > 0,
+                                  .allow_unsigned = values.count("allow-unsigned") > 0,
+                                  .allow_unknown_key = values.count("allow-unknown-key") > 0};
+  for (const std::string& path : values["argument"].as<std::vector<std::string>>()) {
     try {
-      const InstallReport r = store.install(folder, {.allow_older = values.count("allow-older") > 0});
+      const InstallReport r = store.install(path, options);
       out.push_back({{"id", r.manifest.id},
                      {"version", r.manifest.version},
                      {"kind", kind_name(r.manifest.kind)},
                      {"changed", r.changed},
                      {"notes", r.notes},
+                     {"signer", r.signer.empty() ? Json() : Json(r.signer)},
                      {"replaced", r.changed && !r.replaced.empty() ? Json(r.replaced) : Json()}});
       for (const std::string& note : r.notes) remark("note: " + note);
       if (!values.count("json"))
-        std::printf("%s %s %s\n", r.manifest.id.c_str(), r.manifest.version.c_str(),
+        std::printf("%s %s %s%s\n", r.manifest.id.c_str(), r.manifest.version.c_str(),
                     !r.changed           ? "was installed already"
                     : r.replaced.empty() ? "installed"
-                                         : ("installed in place of " + r.replaced).c_str());
+                                         : ("installed in place of " + r.replaced).c_str(),
+                    r.signer.empty() ? "" : (", signed by " + r.signer).c_str());
     } catch (const Error& e) {
       ++failures;
-      out.push_back({{"folder", folder}, {"error", e.what()}});
+      out.push_back({{"path", path}, {"error", e.what()}});
       remark(std::string("tenon: ") + e.what());
     }
   }
@@ -175,6 +185,8 @@ int remove(const po::variables_map& values) {
 }
 
 int verify(const po::variables_map& values) {
+  if (values.count("argument"))
+    return verify_packages(values["argument"].as<std::vector<std::string>>(), values.count("json") > 0);
   Json stores = Json::array(), findings = Json::array();
   uint64_t total = 0;
   for (const std::string& path : existing_stores()) {
@@ -212,8 +224,11 @@ int rescan(const po::variables_map& values) {
   return sound ? 0 : 1;
 }
 
+enum class Takes { kNothing, kOne, kOneOrNone, kMany };
+
 struct Verb {
   const char *name, *usage, *help;
+  Takes takes;
   int (*run)(const po::variables_map&);
 };
 
@@ -221,29 +236,81 @@ constexpr Verb kVerbs[] = {
     {"list", "tenon plugin list [--kind KIND] [--json]",
      "What is installed: your own plugins and those that came with the installation. Of several versions\nthe newest "
      "counts. With --json: [{id, kind, version, name, summary, backends, store}].",
-     list},
+     Takes::kNothing, list},
     {"info", "tenon plugin info ID [--json]",
-     "Everything about one plugin: paper, objects, what it mixes with, and every parameter with its default\nand "
-     "range.",
-     info},
-    {"install", "tenon plugin install DIR... [--allow-older] [--json]",
-     "Checks manifest, digests and architecture, tries every object in a process of its own, copies the folder\ninto "
-     "your store and records it. What fails leaves nothing behind. Your store is $TENON_HOME, "
-     "else\n$XDG_DATA_HOME/tenon, else ~/.local/share/tenon.",
-     install},
+     "Everything about one plugin: paper, objects, who signed it, what it mixes with, and every parameter with its\n"
+     "default and range.",
+     Takes::kOne, info},
+    {"install", "tenon plugin install PATH... [--allow-older] [--allow-unsigned] [--allow-unknown-key] [--json]",
+     "PATH is a folder that you built, or a package, which must be signed with a key that you trust. Checks manifest,\n"
+     "signature, digests and architecture, tries every object in a process of its own, copies the files into your store\n"
+     "and records them. What fails leaves nothing behind. Your store is $TENON_HOME, else $XDG_DATA_HOME/tenon, else\n"
+     "~/.local/share/tenon.",
+     Takes::kMany, install},
     {"remove", "tenon plugin remove ID [--json]", "Takes a plugin out of your store. Runs that have it loaded keep it.",
-     remove},
-    {"verify", "tenon plugin verify [--json]",
-     "Compares every installed object with the digest of its installation. Exit 1 names what was altered.", verify},
+     Takes::kOne, remove},
+    {"verify", "tenon plugin verify [PACKAGE...] [--json]",
+     "Compares every installed object with the digest of its installation, and signed plugins with their signature.\n"
+     "Exit 1 names what was altered. With packages: what is in them, and who signed it; exit 0 means that you trust\n"
+     "every signer.",
+     Takes::kMany, verify},
     {"rescan", "tenon plugin rescan [--json]",
-     "Builds the catalogs anew from the folders, which are the truth; for a catalog that was lost or damaged.", rescan},
+     "Builds the catalogs anew from the folders, which are the truth; for a catalog that was lost or damaged.",
+     Takes::kNothing, rescan},
+    {"seal", "tenon plugin seal DIR [--json]",
+     "Completes the manifest.json that an author wrote with what the objects beside it say: digests, architectures,\n"
+     "version, hyper-parameters.",
+     Takes::kOne, plugin_seal},
+    {"pack", "tenon plugin pack DIR [--output FILE] [--key NAME] [--json]",
+     "Makes one file of a sealed folder, ID-VERSION.tenon, and signs it with --key.", Takes::kOne, plugin_pack},
+    {"sign", "tenon plugin sign PACKAGE --key NAME [--json]", "Signs a package anew, in place.", Takes::kOne, plugin_sign},
+    {"keygen", "tenon plugin keygen NAME [--json]",
+     "Makes a key pair to sign packages with, in ~/.config/tenon/keys. NAME.pub is for those who install your plugins.",
+     Takes::kOne, plugin_keygen},
+    {"trust", "tenon plugin trust [KEY.pub | --remove NAME] [--json]",
+     "Lists the keys whose packages you install without being asked, adds one, or removes one by its name or key id.",
+     Takes::kOneOrNone, plugin_trust},
 };
+
+void add_flags(std::string_view verb, po::options_description& flags) {
+  auto add = flags.add_options();
+  if (verb == "list") add("kind", po::value<std::string>(), kKinds);
+  if (verb == "install") {
+    add("allow-older", "replace a newer version too");
+    add("allow-unsigned", "install a package that nobody signed");
+    add("allow-unknown-key", "install a package that was signed with a key that you do not trust");
+  }
+  if (verb == "pack") add("output", po::value<std::string>(), "the package; default ID-VERSION.tenon here");
+  if (verb == "pack" || verb == "sign") add("key", po::value<std::string>(), "name of a key of yours, or path of a .secret file");
+  if (verb == "trust") add("remove", po::value<std::string>(), "name or key id of the key not to trust any longer");
+  add("json", "print one JSON document");
+}
 
 void print_help(std::FILE* to) {
   std::fputs("Plugins: techniques and devices, each a folder with a manifest and one object per backend.\n\n", to);
   for (const Verb& v : kVerbs) std::fprintf(to, "  %s\n", v.usage);
   std::fputs("\ntenon plugin VERB --help explains one. `tenon conformance ID` puts a plugin through the battery.\n",
              to);
+}
+
+int run_verb(const Verb& verb, const std::vector<std::string>& arguments) {
+  po::options_description flags("Flags"), hidden, all;
+  add_flags(verb.name, flags);
+  po::positional_options_description positional;
+  if (verb.takes == Takes::kMany)
+    hidden.add_options()("argument", po::value<std::vector<std::string>>()), positional.add("argument", -1);
+  else if (verb.takes != Takes::kNothing)
+    hidden.add_options()("argument", po::value<std::string>()), positional.add("argument", 1);
+  all.add(flags).add(hidden);
+  for (const std::string& a : arguments)
+    if (a == "--help" || a == "-h") {
+      std::cout << verb.usage << "\n\n" << verb.help << "\n\n" << flags << std::flush;
+      return 0;
+    }
+  po::variables_map values;
+  parse(arguments, all, positional, verb.usage, values);
+  if (verb.takes == Takes::kOne && !values.count("argument")) throw Usage("say what: " + std::string(verb.usage));
+  return verb.run(values);
 }
 
 }  // namespace
@@ -256,30 +323,7 @@ int run_plugin(const std::vector<std::string>& arguments) {
   std::vector<std::string> names;
   for (const Verb& verb : kVerbs) {
     names.emplace_back(verb.name);
-    if (arguments[0] != verb.name) continue;
-    const std::string_view name = verb.name;
-    po::options_description flags("Flags"), all;
-    if (name == "list") flags.add_options()("kind", po::value<std::string>(), kKinds);
-    if (name == "install") flags.add_options()("allow-older", "replace a newer version too");
-    flags.add_options()("json", "print one JSON document");
-    po::options_description hidden;
-    po::positional_options_description positional;
-    if (name == "install")
-      hidden.add_options()("argument", po::value<std::vector<std::string>>()), positional.add("argument", -1);
-    if (name == "info" || name == "remove")
-      hidden.add_options()("argument", po::value<std::string>()), positional.add("argument", 1);
-    all.add(flags).add(hidden);
-    const std::vector<std::string> rest(arguments.begin() + 1, arguments.end());
-    for (const std::string& a : rest)
-      if (a == "--help" || a == "-h") {
-        std::cout << verb.usage << "\n\n" << verb.help << "\n\n" << flags << std::flush;
-        return 0;
-      }
-    po::variables_map values;
-    parse(rest, all, positional, verb.usage, values);
-    if ((name == "info" || name == "remove") && !values.count("argument"))
-      throw Usage("name the plugin: " + std::string(verb.usage));
-    return verb.run(values);
+    if (arguments[0] == verb.name) return run_verb(verb, {arguments.begin() + 1, arguments.end()});
   }
   throw Usage("there is no plugin command " + arguments[0] + suggestion(arguments[0], names, "there are"));
 }
