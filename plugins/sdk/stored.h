@@ -19,6 +19,7 @@ struct Chunk {
   int64_t begin, n;
   TN_FN Chunk(const Block& block, int64_t total, int64_t chunk = kChunk)
       : begin(block.index * chunk), n(total - begin < chunk ? total - begin : chunk) {}
+  TN_FN Chunk(int64_t begin, int64_t n) : begin(begin), n(n) {}
 };
 
 // Draws of one update that must not meet take elements far apart in the same key: plane p begins at element p · 2^56.

@@ -2,17 +2,13 @@
 // projected; everything else is AdamW under the same settings.
 #include <memory>
 
-#include "optimizers/galore/update.h"
+#include "sdk/galore/update.h"
 #include "sdk/optimizer.h"
 
 namespace tenon::sdk {
 namespace {
 
 constexpr tn_hyper_info
-    kRank = integer("rank", "128", 1, 1048576, nullptr,
-                    "dimension of the subspace; at most the matrix's shorter side is used"),
-    kGap = integer("update_proj_gap", "200", 1, 9007199254740992.0, "steps",
-                   "updates of a parameter between two refreshes of its subspace"),
     kScale =
         real("scale", "0.25", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr, "multiplies the projected parameters' step"),
     kProjType = choice("proj_type", "std", "std|reverse_std|left|right|full",
@@ -29,12 +25,10 @@ constexpr tn_hyper_info
     kProjDtype = choice("proj_dtype", "f32", "f32|bf16", "how the projectors are kept"),
     kMoments = choice("moments", "keep", "keep|reset|rotate",
                       "what a refresh does to the moments; rotate: the first one is carried over"),
-    kSvd = choice("svd", "auto", "auto|exact|randomized",
-                  "how the subspace is found; auto: exact up to a shorter side of 256"),
     kStagger = flag("stagger", "false", "spread the refreshes over the gap instead of refreshing all at once");
 constexpr const tn_hyper_info* kHypers[] = {
-    &kRank,  &kGap,       &kScale,     &kProjType, &kHyperBeta1, &kHyperBeta2, &kEps,     &kWeightDecay, &kEpsMode,
-    &kDecay, &kStateBits, &kBlocksize, &kMinSize,  &kEmbedF32,   &kProjDtype,  &kMoments, &kSvd,         &kStagger};
+    &galore::kHyperRank,  &galore::kHyperGap,       &kScale,     &kProjType, &kHyperBeta1, &kHyperBeta2, &kEps,     &kWeightDecay, &kEpsMode,
+    &kDecay, &kStateBits, &kBlocksize, &kMinSize,  &kEmbedF32,   &kProjDtype,  &kMoments, &galore::kHyperSvd,         &kStagger};
 
 class GaLore {
  public:
@@ -51,16 +45,10 @@ class GaLore {
                       mode == "hf" || (mode == "auto" && !settings_.eight_bit),
                       h.text("decay") == "pre"};
     settings_.rank = h.integer("rank"), settings_.gap = h.integer("update_proj_gap"), settings_.scale = h.real("scale");
-    const auto side = h.text("proj_type");
-    settings_.side = side == "std"           ? Side::kStd
-                     : side == "reverse_std" ? Side::kReverseStd
-                     : side == "left"        ? Side::kLeft
-                     : side == "right"       ? Side::kRight
-                                             : Side::kFull;
+    settings_.side = side_of(h.text("proj_type"));
     const auto moments = h.text("moments");
     settings_.moments = moments == "keep" ? Moments::kKeep : moments == "reset" ? Moments::kReset : Moments::kRotate;
-    const auto svd = h.text("svd");
-    settings_.svd = svd == "exact" ? Svd::kExact : svd == "randomized" ? Svd::kRandomized : Svd::kAuto;
+    settings_.svd = svd_of(h.text("svd"));
     settings_.stagger = h.flag("stagger");
     settings_.min_8bit_size = h.integer("min_8bit_size"),
     settings_.blocksize = std::stoll(std::string(h.text("blocksize")));
@@ -89,15 +77,7 @@ class GaLore {
     }
     const galore::Plan p = plan(e);
     Workspace measure;
-    const galore::Buffers b(p, measure);
-    out.state_bytes = galore::state_bytes(p);
-    out.workspace_bytes = b.fixed + galore::product_bytes(p, b, Products(api, device));
-    const double r = static_cast<double>(p.r), n = static_cast<double>(e.n);
-    const double refresh = (p.left ? b.of_left.flops(galore::kWarmIterations) : 0) +
-                           (p.right ? b.of_right.flops(galore::kWarmIterations) : 0);
-    out.flops = (p.left && p.right ? 4 * n * r + 4 * r * r * static_cast<double>(p.m + p.n) : 4 * n * r) +
-                14.0 * static_cast<double>(p.projected()) + refresh / static_cast<double>(settings_.gap);
-    out.bytes_moved = 2.0 * static_cast<double>(out.state_bytes) + weights;
+    galore::estimate(p, galore::Buffers(p, measure), Products(api, device), e, out);
   }
 
   int32_t apply(const tn_exec* exec, const tn_item* const* items, uint64_t n) {
@@ -108,10 +88,8 @@ class GaLore {
       if (!item.grad || e.n == 0) continue;
       if (is_projected(e)) {
         const galore::Plan p = plan(e);
-        const galore::Refresh refresh =
-            galore::Update(exec, p, *coder_, item, settings_.stagger ? item.uid % settings_.gap : 0).run();
-        if (refresh.happened) ++refreshes_, energy_ += refresh.energy;
-        if (refresh.failed) ++failures_, status = TN_DEGRADED;
+        if (!refreshes_.add(galore::Update(exec, p, *coder_, item, settings_.stagger ? item.uid % settings_.gap : 0).run()))
+          status = TN_DEGRADED;
       } else if (is_8bit(e)) {
         adam8_update(exec, settings_.adam, *coder_, item, settings_.blocksize);
       } else {
@@ -121,15 +99,7 @@ class GaLore {
     return status;
   }
 
-  // What the refreshes of this step found.
-  void finish(const tn_step&, tn_advice& advice) {
-    if (refreshes_ > 0 && advice.metric) {
-      check(advice.metric(advice.self, "galore_refreshes", static_cast<double>(refreshes_)));
-      check(advice.metric(advice.self, "galore_energy", energy_ / static_cast<double>(refreshes_)));
-    }
-    if (failures_ > 0) advice.flags |= TN_ADVICE_DEGRADED;
-    refreshes_ = failures_ = 0, energy_ = 0;
-  }
+  void finish(const tn_step&, tn_advice& advice) { refreshes_.report(advice, "galore_refreshes", "galore_energy"); }
 
  private:
   bool is_projected(const Parameters::Entry& e) const { return is_block_linear(e.info) && e.n > 0; }
@@ -142,8 +112,7 @@ class GaLore {
   bool embed_f32_;
   std::unique_ptr<Adam8Coder> coder_;
   Parameters parameters_;
-  int64_t refreshes_ = 0, failures_ = 0;
-  double energy_ = 0;
+  galore::Refreshes refreshes_;
 };
 
 constexpr tn_optimizer_api kApi = optimizer_api<GaLore>();

@@ -5,6 +5,7 @@
 
 #include "optimizers/galore/reference.h"
 #include "sdk/dynamic_map.h"
+#include "sdk/testing/gradients.h"
 #include "sdk/testing/optimizer.h"
 #include "sdk/testing/statistics.h"
 #include "sdk/testing/threads.h"
@@ -18,21 +19,6 @@ using Hypers = std::map<std::string, std::string>;
 class GaLore : public ::testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(Cpu, GaLore, ::testing::ValuesIn(plugin_objects()),
                          [](const auto& p) { return object_label(p.param); });
-
-// Σ_k decay^k a_k b_kᵀ, a few directions that a gradient has, turning slowly with `turn`.
-std::vector<float> gradient(size_t m, size_t n, size_t directions, double decay, double turn = 0, uint32_t seed = 50) {
-  const std::vector<float> a = normals(m * directions, seed), b = normals(n * directions, seed + 1),
-                           a2 = normals(m * directions, seed + 2);
-  std::vector<float> g(m * n);
-  for (size_t i = 0; i < m; ++i)
-    for (size_t j = 0; j < n; ++j) {
-      double s = 0, weight = 1;
-      for (size_t k = 0; k < directions; ++k, weight *= decay)
-        s += weight * (a[i * directions + k] + turn * a2[i * directions + k]) * b[j * directions + k];
-      g[i * n + j] = static_cast<float>(s / 8);
-    }
-  return g;
-}
 
 double orthonormality(const std::vector<float>& p, size_t d, size_t r) {
   double worst = 0;

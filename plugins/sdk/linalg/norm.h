@@ -36,4 +36,38 @@ struct SquaredNorm {
   }
 };
 
+// out[i] = Σ_j x[i, j]² of each row, or out[j] = Σ_i x[i, j]² of each column, of the dense x[m, n].
+inline void squared_lengths(const tn_exec* exec, Stored x, int64_t m, int64_t n, bool of_rows, double* out) {
+  if (of_rows) {
+    for_each_block<kChunk * sizeof(float)>(
+        exec, m,
+        [=](const Block& block) {
+          double sum = 0;
+          for (int64_t at = 0; at < n; at += kChunk) {
+            const Chunk piece(block.index * n + at, n - at < kChunk ? n - at : kChunk);
+            const float* v = x.read(block, piece, block.shared<float>());
+            sum += block.sum(piece.n, [=](int64_t i) { return static_cast<double>(v[i]) * v[i]; });
+          }
+          out[block.index] = sum;
+        },
+        n);
+  } else {
+    constexpr int64_t kColumns = 256;
+    for_each_block<kColumns*(sizeof(float) + sizeof(double))>(
+        exec, chunks(n, kColumns),
+        [=](const Block& block) {
+          const Chunk columns(block, n, kColumns);
+          double* sum = block.shared<double>();
+          float* stage = reinterpret_cast<float*>(sum + kColumns);
+          block.each(columns.n, [=](int64_t j) { sum[j] = 0; });
+          for (int64_t i = 0; i < m; ++i) {
+            const float* v = x.read(block, Chunk(i * n + columns.begin, columns.n), stage);
+            block.each(columns.n, [=](int64_t j) { sum[j] += static_cast<double>(v[j]) * v[j]; });
+          }
+          block.each(columns.n, [=](int64_t j) { out[columns.begin + j] = sum[j]; });
+        },
+        kColumns * m);
+  }
+}
+
 }  // namespace tenon::sdk

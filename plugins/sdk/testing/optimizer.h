@@ -18,6 +18,7 @@ struct Parameter {
   uint32_t role = TN_ROLE_OTHER;
   tn_dtype dtype = kF32;
   bool master = false;
+  int32_t n_heads = 0, n_kv_heads = 0;
 };
 
 struct StepOptions {
@@ -163,6 +164,7 @@ class OptimizerRun {
   void add(uint32_t uid, const Parameter& p) {
     Bound b{{}, p.shape, Tensor(p.dtype, p.shape, p.start), Tensor(kF32, p.shape, p.start), p.master};
     b.info.struct_size = sizeof b.info;
+    b.info.n_heads = p.n_heads, b.info.n_kv_heads = p.n_kv_heads;
     b.info.uid = uid, b.info.role = p.role, b.info.repr = TN_REPR_DENSE, b.info.tied_to = -1,
     b.info.in_axis = p.shape.size() == 2 ? 1 : -1;
     b.info.dtype = p.dtype, b.info.ndim = static_cast<int32_t>(p.shape.size()), b.info.name = "w";

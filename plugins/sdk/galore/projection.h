@@ -1,7 +1,8 @@
-// One matrix of GaLore: its bases, its projected moments, and the three phases of an update.
+// One matrix under GaLore or a rule built on it: its bases and its projected moments, and where they lie.
 #pragma once
 
 #include "sdk/adam8.h"
+#include "sdk/linalg/norm.h"
 #include "sdk/linalg/subspace.h"
 
 namespace tenon::sdk::galore {
@@ -21,6 +22,24 @@ struct Settings {
   int64_t min_8bit_size, blocksize;
   tn_dtype basis_dtype;
 };
+
+inline constexpr tn_hyper_info
+    kHyperRank = integer("rank", "128", 1, 1048576, nullptr,
+                         "dimension of the subspace; at most the matrix's shorter side is used"),
+    kHyperGap = integer("update_proj_gap", "200", 1, 9007199254740992.0, "steps",
+                        "updates of a parameter between two refreshes of its subspace"),
+    kHyperSvd = choice("svd", "auto", "auto|exact|randomized",
+                       "how the subspace is found; auto: exact up to a shorter side of 256");
+inline Side side_of(std::string_view name) {
+  return name == "std"           ? Side::kStd
+         : name == "reverse_std" ? Side::kReverseStd
+         : name == "left"        ? Side::kLeft
+         : name == "right"       ? Side::kRight
+                                 : Side::kFull;
+}
+inline Svd svd_of(std::string_view name) {
+  return name == "exact" ? Svd::kExact : name == "randomized" ? Svd::kRandomized : Svd::kAuto;
+}
 
 inline constexpr int64_t kExactBelow = 256;  // the shorter side up to which `auto` takes the exact subspace
 inline constexpr int kColdIterations = 3, kWarmIterations = 2;
@@ -72,17 +91,18 @@ inline uint64_t state_bytes(const Plan& p) {
 struct Buffers {
   float *left = nullptr, *right = nullptr;  // bases in f32, where the states are bf16
   float *fresh = nullptr, *turn = nullptr, *moment = nullptr, *turned = nullptr;
-  double* partial = nullptr;
+  SquaredNorm norm;
   Subspace of_left, of_right;
   float *projected = nullptr, *half = nullptr, *tile = nullptr;
   uint64_t fixed = 0;  // bytes; the products' workspace lies behind
 
-  Buffers(const Plan& p, Workspace& w) : of_left(p.subspace(true)), of_right(p.subspace(false)) {
+  // What the caller has taken from w stays his.
+  Buffers(const Plan& p, Workspace& w) : norm(p.m * p.n), of_left(p.subspace(true)), of_right(p.subspace(false)) {
     const bool staged = !same(p.settings->basis_dtype, kF32);
     if (staged && p.left) left = w.take<float>(p.m * p.r);
     if (staged && p.right) right = w.take<float>(p.n * p.r);
     const uint64_t mark = w.mark();
-    partial = w.take<double>(chunks(p.m * p.n));
+    norm.lay_out(w);
     fresh = w.take<float>(std::max(p.left ? p.m : 0, p.right ? p.n : 0) * p.r);
     const uint64_t found = w.mark();
     if (p.left) of_left.lay_out(w);
@@ -137,6 +157,19 @@ inline uint64_t product_bytes(const Plan& p, const Buffers& b, const Products& p
     }
   }
   return most;
+}
+
+// An update of matrix e with these buffers, refreshes spread over the gap.
+inline void estimate(const Plan& p, const Buffers& b, const Products& product, const Parameters::Entry& e,
+                     tn_estimate& out) {
+  const double r = static_cast<double>(p.r), n = static_cast<double>(e.n);
+  out.state_bytes = state_bytes(p);
+  out.workspace_bytes = b.fixed + product_bytes(p, b, product);
+  const double refresh =
+      (p.left ? b.of_left.flops(kWarmIterations) : 0) + (p.right ? b.of_right.flops(kWarmIterations) : 0);
+  out.flops = (p.left && p.right ? 4 * n * r + 4 * r * r * static_cast<double>(p.m + p.n) : 4 * n * r) +
+              14.0 * static_cast<double>(p.projected()) + refresh / static_cast<double>(p.settings->gap);
+  out.bytes_moved = 2.0 * static_cast<double>(out.state_bytes) + 3.0 * n * e.info.dtype.bits / 8;
 }
 
 }  // namespace tenon::sdk::galore

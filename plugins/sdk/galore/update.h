@@ -1,7 +1,8 @@
-// An update of one matrix: refresh of the bases when it is due, projection, Adam there, and the way back.
+// An update of one matrix: refresh of the bases when it is due, projection, Adam there, and the way back. Rules built on
+// GaLore derive from it and order the phases themselves.
 #pragma once
 
-#include "optimizers/galore/projection.h"
+#include "sdk/galore/projection.h"
 
 namespace tenon::sdk::galore {
 
@@ -10,15 +11,41 @@ struct Refresh {
   double energy = 0;  // the captured part of |G|²
 };
 
+// The refreshes of a step, for finish().
+class Refreshes {
+ public:
+  bool add(const Refresh& r) {  // false: degraded
+    if (r.happened) ++count_, energy_ += r.energy;
+    if (r.failed) ++failures_;
+    return !r.failed;
+  }
+  void report(tn_advice& advice, const char* count, const char* energy) {
+    if (count_ > 0 && advice.metric) {
+      check(advice.metric(advice.self, count, static_cast<double>(count_)));
+      check(advice.metric(advice.self, energy, energy_ / static_cast<double>(count_)));
+    }
+    if (failures_ > 0) advice.flags |= TN_ADVICE_DEGRADED;
+    count_ = failures_ = 0, energy_ = 0;
+  }
+
+ private:
+  int64_t count_ = 0, failures_ = 0;
+  double energy_ = 0;
+};
+
 class Update {
  public:
   Update(const tn_exec* exec, const Plan& plan, const Adam8Coder& coder, const tn_item& item, int64_t offset)
+      : Update(exec, plan, coder, item, offset, Workspace(*exec)) {}
+  // `workspace`: what the caller leaves of exec's.
+  Update(const tn_exec* exec, const Plan& plan, const Adam8Coder& coder, const tn_item& item, int64_t offset,
+         const Workspace& workspace)
       : exec_(exec),
         p_(plan),
         s_(*plan.settings),
         coder_(coder),
         item_(item),
-        workspace_(*exec),
+        workspace_(workspace),
         b_(plan, workspace_),
         product_(exec->api, exec->device, exec->stream, workspace_.behind(b_.fixed), workspace_.bytes_behind(b_.fixed)),
         numbers_(s_.adam, item) {
@@ -39,20 +66,22 @@ class Update {
   }
 
   Refresh run() {
-    Refresh result;
-    left_ = p_.left ? basis(0, p_.m, b_.left) : nullptr;
-    right_ = p_.right ? basis(p_.left ? 1 : 0, p_.n, b_.right) : nullptr;
-    if (due_) {
-      result = refresh();
-      if (skip_) return result;
-    }
+    const Refresh result = begin();
+    if (skip_) return result;
     project();
     direct();
     back();
     return result;
   }
 
- private:
+ protected:
+  // The bases, refreshed where that is due. skip_: the gradient is not finite and all stays as it is.
+  Refresh begin() {
+    left_ = p_.left ? basis(0, p_.m, b_.left) : nullptr;
+    right_ = p_.right ? basis(p_.left ? 1 : 0, p_.n, b_.right) : nullptr;
+    return due_ ? refresh() : Refresh{};
+  }
+
   // The basis in f32: the state itself, or its copy.
   float* basis(uint32_t slot, int64_t d, float* stage) const {
     const tn_tensor& t = *item_.states[slot];
@@ -62,28 +91,11 @@ class Update {
     return stage;
   }
 
-  // |G|², in f64 and in one order.
-  double squared_norm() const {
-    const int64_t n = p_.m * p_.n;
-    const Stored g = gradient_of(item_);
-    double* partial = b_.partial;
-    for_each_block<kChunk * sizeof(float)>(
-        exec_, chunks(n),
-        [=](const Block& block) {
-          const Chunk chunk(block, n);
-          const float* x = g.read(block, chunk, block.shared<float>());
-          partial[block.index] = block.sum(chunk.n, [=](int64_t i) { return static_cast<double>(x[i]) * x[i]; });
-        },
-        kChunk);
-    double sum = 0;
-    for (int64_t i = 0; i < chunks(n); ++i) sum += partial[i];
-    return sum;
-  }
-
   Refresh refresh() {
     Refresh result{.happened = true};
     const bool first = item_.t == 1;
-    const double norm = squared_norm();
+    b_.norm.of(exec_, gradient_of(item_));
+    const double norm = *b_.norm.value;
     if (!std::isfinite(norm)) {  // would poison basis, moments and weight: leave all as they are
       skip_ = true, result.failed = true;
       if (first) unit(left_, p_.m, 0), unit(right_, p_.n, p_.left ? 1 : 0);
