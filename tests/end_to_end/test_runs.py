@@ -1,0 +1,157 @@
+"""Runs that are interrupted, starved, poisoned or too large, on a tiny preset from random weights."""
+import math
+import resource
+import signal
+import time
+
+import cli
+
+# Full tuning from a seed; every step is a matter of milliseconds, on one thread also where the machine is busy.
+SMALL = ["--model", "preset:9m", "--data", cli.TEXT, "--seq-len", 48, "--batch-size", 2, "--lr", 1e-3, "--seed", 5, "--threads", 1]
+
+
+class Runs(cli.Cli):
+    def train(self, output, *flags):
+        return self.answer("train", *SMALL, "--output", output, *flags)
+
+    def wait_for(self, condition, process):
+        """Polls until the condition holds; the process must still be running then."""
+        deadline = time.monotonic() + 60
+        while not condition():
+            self.assertIsNone(process.poll(), "the run ended before it could be interrupted")
+            self.assertLess(time.monotonic(), deadline, "the run does not get on")
+            time.sleep(0.005)
+
+    def test_killed_runs_resume_bit_for_bit(self):
+        mixes = {"full": ["--optimizer", "adamw8:min_8bit_size=256", "--held-out", 0.1],
+                 "adapter": ["--adapter", "lora:r=4,target_modules=all-linear,lora_dropout=0.1", "--quantizer", "nf4", "--dtype", "bf16"]}
+        for name, mix in mixes.items():
+            with self.subTest(name):
+                flags = [*mix, "--steps", 120, "--checkpoint-every", 10]
+                whole, broken = self.folder / f"{name}-whole", self.folder / f"{name}-broken"
+                self.train(whole, *flags)
+                for step in (10, 50, 90):
+                    process = self.start("train", *SMALL, "--output", broken, *flags, "--resume")
+                    self.wait_for(lambda: any(int(p.name.split("-")[1]) >= step for p in broken.glob("checkpoint-*")
+                                              if p.name.split("-")[1].isdigit()), process)
+                    process.send_signal(signal.SIGKILL)
+                    process.communicate()
+                self.assertFalse((broken / "final").exists())
+                self.train(broken, *flags, "--resume")
+                self.assertEqual(cli.metrics(broken), cli.metrics(whole))
+                self.assertEqual(cli.files_of(broken / "final"), cli.files_of(whole / "final"))
+                self.assertEqual({p.name for p in broken.iterdir()}, {p.name for p in whole.iterdir()}, "something half-written is left")
+
+    def test_interrupt_stops_with_a_checkpoint_to_go_on_from(self):
+        flags = ["--steps", 400, "--schedule", "constant"]
+        whole, stopped = self.folder / "whole", self.folder / "stopped"
+        self.train(whole, *flags)
+        process = self.start("train", *SMALL, "--output", stopped, *flags)
+        self.wait_for(lambda: (stopped / "metrics.jsonl").exists() and len(cli.metrics(stopped)) >= 20, process)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 130)
+        self.assertIn("--resume", out)
+        done = len(cli.metrics(stopped))
+        self.assertTrue(20 <= done < 400)
+        self.assertTrue((stopped / f"checkpoint-{done}").is_dir())
+        self.assertFalse((stopped / "final").exists())
+        self.train(stopped, *flags, "--resume")
+        self.assertEqual(cli.metrics(stopped), cli.metrics(whole))
+        self.assertEqual(cli.files_of(stopped / "final"), cli.files_of(whole / "final"))
+
+    def test_another_mix_does_not_resume(self):
+        output = self.folder / "run"
+        self.train(output, "--steps", 4, "--checkpoint-every", 2, "--schedule", "constant")
+        self.refuse("train", *SMALL, "--output", output, "--steps", 8, "--schedule", "constant", "--optimizer", "sgd", "--resume",
+                    names=["optimizer"])
+        self.refuse("train", *SMALL, "--output", output, "--steps", 8, names=["--resume", "--overwrite"])
+
+    def test_full_disk_loses_nothing(self):
+        """A limit on the size of files stands for the full disk: every write beyond it fails in the same way."""
+        output = self.folder / "run"
+        self.train(output, "--steps", 4, "--checkpoint-every", 4)
+        before = cli.files_of(output / "checkpoint-4")
+
+        def starve():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+        self.refuse("train", *SMALL, "--output", output, "--steps", 8, "--checkpoint-every", 2, "--schedule", "constant", "--overwrite",
+                    preexec_fn=starve, names=["checkpoint-2"])
+        self.assertEqual([p.name for p in output.iterdir() if p.name != "metrics.jsonl"], [], "something half-written is left")
+        self.train(output, "--steps", 4, "--checkpoint-every", 4, "--overwrite")
+        self.assertEqual(cli.files_of(output / "checkpoint-4"), before)
+        self.refuse("train", *SMALL, "--output", output, "--steps", 4, "--resume", preexec_fn=starve, names=["final"])
+        self.assertEqual(cli.files_of(output / "checkpoint-4"), before)
+
+    def test_unwritable_outputs(self):
+        plain = self.folder / "file"
+        plain.write_text("not a folder")
+        for output in (plain, plain / "below", "/proc/tenon"):
+            self.refuse("train", *SMALL, "--output", output, "--steps", 2, names=["--output", str(output)])
+        self.assertEqual(plain.read_text(), "not a folder")
+
+    def test_not_a_number_skips_the_step_and_says_so(self):
+        """One row of the embedding is NaN: every window with that byte has no loss, the others train."""
+        self.train(self.folder / "start", "--steps", 1)
+        model = self.folder / "start" / "final"
+        weights = cli.Safetensors(model / "model.safetensors")
+        embedding = "model.embed_tokens.weight"
+        width = weights.header[embedding]["shape"][1]
+        for column in range(width):
+            weights.set(embedding, ord("~") * width + column, math.nan)
+        weights.write()
+        text = ("We the people of the United States, in order to form a more perfect union. " * 4)[:240]
+        data = self.folder / "text.txt"
+        data.write_text(text[:96] + "~" + text[97:])
+        output = self.folder / "run"
+        process = self.succeed("train", "--model", model, "--tokenizer", self.bytes_tokenizer(), "--data", data, "--output", output,
+                               "--seq-len", 48, "--batch-size", 1, "--steps", 5, "--order", "sequential", "--schedule", "constant")
+        self.assertIn("step 3: NaN or Inf in the loss; the step was skipped", process.stderr_text)
+        rows = cli.metrics(output)
+        self.assertEqual([("skipped" in row) for row in rows], [False, False, True, False, False])
+        self.assertEqual([row["loss"] is None for row in rows], [False, False, True, False, False])
+        final = cli.Safetensors(output / "final" / "model.safetensors")
+        for name in final.names():
+            bad = [i for i, x in enumerate(final.read(name)) if not math.isfinite(x)]
+            wanted = list(range(ord("~") * width, (ord("~") + 1) * width)) if name == embedding else []
+            self.assertEqual(bad, wanted, name)
+
+    def bytes_tokenizer(self):
+        """A tokenizer.json whose ids are the bytes, as a preset reads text."""
+        import json
+        folder = self.folder / "bytes"
+        folder.mkdir()
+        # How byte-level BPE spells a byte as a character.
+        plain = list(range(33, 127)) + list(range(161, 173)) + list(range(174, 256))
+        spelled, extra = {}, 256
+        for byte in range(256):
+            spelled[chr(byte) if byte in plain else chr(extra)] = byte
+            extra += byte not in plain
+        spec = {"version": "1.0", "added_tokens": [], "normalizer": None, "post_processor": None,
+                "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+                "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+                "model": {"type": "BPE", "vocab": spelled, "merges": []}}
+        (folder / "tokenizer.json").write_text(json.dumps(spec))
+        return folder
+
+    def test_memory_limit_refuses_before_allocating_and_names_what_fits(self):
+        flags = ["train", "--model", "preset:60m", "--data", cli.TEXT, "--seq-len", 256, "--batch-size", 8, "--steps", 1]
+        process = self.refuse(*flags, "--output", self.folder / "run", "--memory-limit", "400MB", names=["--memory-limit", "needs"])
+        self.assertFalse((self.folder / "run").exists())
+        words = process.stderr_text.split("with ", 1)[1].split()
+        offered = []
+        for word in words:
+            if not (word.startswith("--") or (offered and offered[-1] in ("--dtype", "--batch-size"))):
+                break
+            offered.append(word)
+        self.assertTrue(offered, process.stderr_text)
+        shown = [flag for flag in flags[1:] if not (flag == "--batch-size" and "--batch-size" in offered)]
+        plan = self.answer("plan", *shown, *offered)
+        self.assertLessEqual(plan["planned_bytes"], 400e6, "what was said to fit does not")
+        # What is really larger is refused while allocating too, where no plan looked ahead.
+        self.refuse("eval", "--model", "preset:60m", "--data", cli.TEXT, "--memory-limit", "20MB", names=["memory limit"])
+
+
+if __name__ == "__main__":
+    cli.main()
