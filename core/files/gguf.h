@@ -1,4 +1,4 @@
-// The GGUF container, versions 2 and 3: reading untrusted files.
+// The GGUF container, versions 2 and 3: reading untrusted files, whole or split.
 #pragma once
 
 #include <cstdint>
@@ -56,8 +56,9 @@ struct GgufTensor {
   const GgmlType* type = nullptr;
   std::vector<int64_t>
       shape;            // Row-major, slowest axis first, as Hugging Face has it: the reverse of what the file says.
-  uint64_t offset = 0;  // From the start of the file.
+  uint64_t offset = 0;  // From the start of its part.
   uint64_t bytes = 0;
+  uint32_t part = 0;  // Of a split model, from 0.
 };
 
 // All views point into the file and live as long as the object. Reading is [any-thread].
@@ -65,6 +66,8 @@ struct GgufTensor {
 // alone.
 class GgufFile {
  public:
+  // Any part of a split model ("…-00002-of-00003.gguf", beside its siblings) opens the whole: the metadata of the first
+  // part, the tensors of all.
   static GgufFile open(const std::string& path);
   // Over memory that the caller keeps; `name` names it in errors.
   static GgufFile parse(ByteSpan file, const std::string& name);
@@ -107,9 +110,11 @@ class GgufFile {
  private:
   friend class GgufParser;
 
+  void add_parts();
+
   std::string path_;
-  std::optional<MappedFile> mapping_;
-  ByteSpan bytes_;
+  std::vector<MappedFile> mappings_;  // Empty when the caller keeps the bytes.
+  std::vector<ByteSpan> bytes_;       // By part.
   uint32_t version_ = 0;
   uint64_t alignment_ = 32;
   std::vector<GgufEntry> metadata_;

@@ -308,15 +308,8 @@ class GgufParser {
 GgufFile GgufFile::parse(ByteSpan bytes, const std::string& name) {
   GgufFile file;
   file.path_ = name;
-  file.bytes_ = bytes;
+  file.bytes_ = {bytes};
   GgufParser(bytes, file.path_).run(file);
-  return file;
-}
-
-GgufFile GgufFile::open(const std::string& path) {
-  MappedFile mapping(path);
-  GgufFile file = parse(mapping.bytes(), path);
-  file.mapping_.emplace(std::move(mapping));  // The views hold: a mapping keeps its address when it is moved.
   return file;
 }
 

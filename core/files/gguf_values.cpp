@@ -220,11 +220,11 @@ const GgufTensor& GgufFile::get_tensor(std::string_view name) const {
 
 ByteSpan GgufFile::data(const GgufTensor& tensor) const {
   // An empty tensor may lie behind the end of a file that has no data.
-  return tensor.bytes == 0 ? ByteSpan() : bytes_.subspan(tensor.offset, tensor.bytes);
+  return tensor.bytes == 0 ? ByteSpan() : bytes_[tensor.part].subspan(tensor.offset, tensor.bytes);
 }
 
 void GgufFile::drop(const GgufTensor& tensor) const {
-  if (mapping_) mapping_->drop(tensor.offset, tensor.bytes);
+  if (!mappings_.empty()) mappings_[tensor.part].drop(tensor.offset, tensor.bytes);
 }
 
 }  // namespace tenon
