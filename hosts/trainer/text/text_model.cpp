@@ -43,6 +43,17 @@ std::optional<int32_t> config_id(const Json& config, const char* key, const std:
   return int32_t(token_id(*m, key, where));
 }
 
+// The template and the file that it is in.
+std::optional<std::pair<std::string, std::string>> find_template(const std::string& folder) {
+  std::error_code ignored;
+  const std::string jinja_path = (fs::path(folder) / "chat_template.jinja").string();
+  if (fs::exists(jinja_path, ignored)) return std::pair{std::string(text_of(MappedFile(jinja_path))), jinja_path};
+  const std::string config_path = (fs::path(folder) / "tokenizer_config.json").string();
+  if (!fs::exists(config_path, ignored)) return std::nullopt;
+  if (auto text = template_of(read_json_file(config_path), config_path)) return std::pair{std::move(*text), config_path};
+  return std::nullopt;
+}
+
 void settle(TextModel& model, std::string& token, std::optional<int32_t>& id) {
   if (!token.empty() && !id) id = model.tokenizer.id_of(token);
   if (token.empty() && id) token = model.tokenizer.token_of(*id);
@@ -56,23 +67,15 @@ TextModel load_folder(const std::string& folder) {
                 folder + ": the folder has no tokenizer.json; add the tokenizer that the model was trained with");
   const MappedFile file(path);
   TextModel model{Tokenizer::from_json(text_of(file), path), {}, {}, {}, {}, {}, {}};
-  std::optional<std::string> source;
-  std::string source_path, pad_token;
+  std::string pad_token;
   const std::string config_path = (fs::path(folder) / "tokenizer_config.json").string();
   if (fs::exists(config_path, ignored)) {
     const Json config = read_json_file(config_path);
     model.bos_token = special_token(config, "bos_token", config_path);
     model.eos_token = special_token(config, "eos_token", config_path);
     pad_token = special_token(config, "pad_token", config_path);
-    source = template_of(config, config_path);
-    source_path = config_path;
   }
-  const std::string jinja_path = (fs::path(folder) / "chat_template.jinja").string();
-  if (fs::exists(jinja_path, ignored)) {
-    source = std::string(text_of(MappedFile(jinja_path)));
-    source_path = jinja_path;
-  }
-  if (source) model.chat_template.emplace(*source, source_path);
+  if (const auto source = find_template(folder)) model.chat_template.emplace(source->first, source->second);
   settle(model, model.bos_token, model.bos_id);
   settle(model, model.eos_token, model.eos_id);
   settle(model, pad_token, model.pad_id);
@@ -95,6 +98,11 @@ TextModel load_text_model(const std::string& path) {
   if (fs::is_directory(path, ignored)) return load_folder(path);
   if (!fs::exists(path, ignored)) throw Error(TN_E_NOT_FOUND, path + ": there is no such file or folder; name a model");
   return load_text_model(GgufFile::open(path));
+}
+
+std::optional<std::string> chat_template_text(const std::string& folder) {
+  const auto source = find_template(folder);
+  return source ? std::optional(source->first) : std::nullopt;
 }
 
 TextModel load_text_model(const GgufFile& file) {

@@ -22,4 +22,7 @@ struct TextModel {
 TextModel load_text_model(const std::string& path);
 TextModel load_text_model(const GgufFile& file);
 
+// The chat template of a Hugging Face folder, as it is written there.
+std::optional<std::string> chat_template_text(const std::string& folder);
+
 }  // namespace tenon::trainer

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/files/json.h"
 #include "hosts/trainer/text/json_input.h"
+#include "hosts/trainer/text/tokenizer/gguf_from_json.h"
 #include "hosts/trainer/text/tokenizer/tokenizer.h"
 
 namespace tenon::trainer {
@@ -19,6 +20,20 @@ Json read(const std::string& name) {
   std::ifstream in(kFolder + name);
   return Json::parse(in);
 }
+
+std::string text_of(const std::string& name) {
+  std::ifstream in(kFolder + name, std::ios::binary);
+  std::stringstream all;
+  all << in.rdbuf();
+  return all.str();
+}
+
+constexpr std::pair<const char*, const char*> kNamed[] = {
+    {"bytes_digits", "smollm"},        {"bytes_gpt2", "gpt-2"},       {"bytes_o200k", "gpt-4o"},
+    {"bytes_llama3", "llama-bpe"},     {"bytes_qwen2", "qwen2"},      {"bytes_qwen35", "qwen35"},
+    {"bytes_tekken", "tekken"},        {"bytes_falcon", "falcon"},    {"bytes_deepseek_llm", "deepseek-llm"},
+    {"bytes_deepseek3", "deepseek-v3"}, {"bytes_bloom", "bloom"},     {"bytes_deepseek_coder", "deepseek-coder"},
+    {"bytes_viking", "viking"},        {"bytes_seed_coder", "seed-coder"}};
 
 // What a converter writes for a tokenizer.json.
 GgufVocabulary converted(const Json& spec, const std::string& model, const std::string& pre) {
@@ -47,11 +62,44 @@ void expect_goldens(const Tokenizer& tokenizer, const std::string& name) {
 }
 
 TEST(GgufTokenizer, PreTokenizersByNameEqualTheirTokenizerJson) {
-  const std::pair<const char*, const char*> kinds[] = {
-      {"bytes_digits", "smollm"}, {"bytes_gpt2", "gpt-2"}, {"bytes_o200k", "gpt-4o"}, {"bytes_llama3", "llama-bpe"}};
-  for (const auto& [name, pre] : kinds) {
+  for (const auto& [name, pre] : kNamed) {
     SCOPED_TRACE(name);
     expect_goldens(Tokenizer::from_gguf(converted(read(std::string(name) + ".json"), "gpt2", pre), "m.gguf"), name);
+  }
+}
+
+TEST(GgufTokenizer, TokenizerJsonBecomesTheVocabularyOfTheSameIds) {
+  for (const auto& [name, pre] : kNamed) {
+    SCOPED_TRACE(name);
+    std::vector<std::string> notes;
+    GgufVocabulary v = gguf_vocabulary_of(text_of(std::string(name) + ".json"), name, notes);
+    EXPECT_EQ(v.pre, pre);
+    EXPECT_TRUE(notes.empty()) << notes[0];
+    expect_goldens(Tokenizer::from_gguf(v, "m.gguf"), name);
+  }
+  for (const char* name : {"sp_legacy", "sp_gemma"}) {
+    SCOPED_TRACE(name);
+    std::vector<std::string> notes;
+    GgufVocabulary v = gguf_vocabulary_of(text_of(std::string(name) + ".json"), name, notes);
+    EXPECT_EQ(v.model, "llama");
+    EXPECT_EQ(v.add_space_prefix, name == std::string("sp_legacy"));
+    expect_goldens(Tokenizer::from_gguf(v, "m.gguf"), name);
+  }
+}
+
+TEST(GgufTokenizer, WhatGgufCannotNameIsRefused) {
+  std::vector<std::string> notes;
+  for (const char* name : {"bytes_splits", "bytes_lowered", "unigram", "words_prefix", "words_suffix", "sp_metaspace", "bytes_llama3"}) {
+    std::string text = text_of(std::string(name) + ".json");
+    // The pieces of Llama 3 that are tokens are taken whole; no name says the opposite together with a normalizer.
+    if (name == std::string("bytes_llama3")) text.replace(text.find("\"normalizer\":null"), 17, R"("normalizer":{"type":"NFC"})");
+    try {
+      gguf_vocabulary_of(text, name, notes);
+      ADD_FAILURE() << name << " was accepted";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), TN_E_UNSUPPORTED) << e.what();
+      EXPECT_NE(std::string(e.what()).find("GGUF"), std::string::npos) << e.what();
+    }
   }
 }
 

@@ -2,68 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 
 #include "core/error.h"
-#include "hosts/trainer/text/tokenizer/fast_splits.h"
 
 namespace tenon::trainer {
-namespace {
-
-constexpr const char* kO200kPattern =
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
-    R"(\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
-Json split(const char* pattern) {
-  return {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
-}
-Json byte_level(bool use_regex) {
-  return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
-}
-Json sequence(Json a, Json b) {
-  return {{"type", "Sequence"}, {"pretokenizers", Json::array({std::move(a), std::move(b)})}};
-}
-
-}  // namespace
-
-Json gguf_pre_tokenizer(const std::string& pre, bool& ignore_merges, const std::string& where) {
-  static const std::map<std::string, int> kinds = {{"smollm", 0},     {"starcoder", 0},   {"refact", 0},
-                                                   {"command-r", 0},  {"codeshell", 0},   {"exaone", 0},
-                                                   {"minerva-7b", 0}, {"llama3", 1},      {"llama-v3", 1},
-                                                   {"llama-bpe", 1},  {"falcon3", 1},     {"dbrx", 2},
-                                                   {"smaug-bpe", 2},  {"chatglm-bpe", 2}, {"glm4", 2},
-                                                   {"qwen2", 3},      {"stablelm2", 3},   {"deepseek-r1-qwen", 3},
-                                                   {"megrez", 3},     {"hunyuan", 3},     {"gpt-2", 4},
-                                                   {"gpt2", 4},       {"phi-2", 4},       {"mpt", 4},
-                                                   {"olmo", 4},       {"roberta-bpe", 4}, {"jina-es", 4},
-                                                   {"jina-de", 4},    {"gigachat", 4},    {"", 4},
-                                                   {"default", 4},    {"gpt-4o", 5},      {"llama4", 5}};
-  const auto kind = kinds.find(pre);
-  if (kind == kinds.end())
-    throw Error(TN_E_UNSUPPORTED, where + ": the pre-tokenizer \"" + pre +
-                                      "\" (tokenizer.ggml.pre) is not known; train from the Hugging Face folder, whose "
-                                      "tokenizer.json spells it out");
-  switch (kind->second) {
-    case 0:
-      return sequence({{"type", "Digits"}, {"individual_digits", true}}, byte_level(true));
-    case 1:
-      ignore_merges = true;
-      [[fallthrough]];
-    case 2:
-      return sequence(split(kLlama3Pattern), byte_level(false));
-    case 3:
-      return sequence(split(kQwen2Pattern), byte_level(false));
-    case 5:
-      return sequence(split(kO200kPattern), byte_level(false));
-    default:
-      return byte_level(true);
-  }
-}
-
 BpeOptions gguf_byte_level_bpe(const GgufVocabulary& v, const std::string& where) {
   BpeOptions o;
-  o.raw_bytes = true;
   o.merges.reserve(v.merges.size());
   for (const std::string& m : v.merges) {
     const size_t space = m.find(' ', 1);

@@ -46,12 +46,14 @@ Tokenizer Tokenizer::from_gguf(GgufVocabulary v, const std::string& where) {
   BpeOptions options;
   bool adds_bos = false;
   if (v.model == "gpt2") {
-    bool ignore_merges = false;
-    parts.pre_tokenizer = make_pre_tokenizer(gguf_pre_tokenizer(v.pre, ignore_merges, where), where);
-    parts.pre_tokenizer->hand_over_bytes();
+    const GgufPreTokenizer pre = gguf_pre_tokenizer(v.pre, where);
+    if (pre.nfc) parts.normalizer = make_normalizer({{"type", "NFC"}}, where);
+    parts.pre_tokenizer = make_pre_tokenizer(pre.steps, where);
     parts.decoder = make_decoder({{"type", "ByteLevel"}}, where);
     options = gguf_byte_level_bpe(v, where);
-    options.ignore_merges = ignore_merges;
+    options.raw_bytes = parts.pre_tokenizer->hand_over_bytes();
+    options.ignore_merges = pre.ignore_merges;
+    adds_bos = pre.adds_bos;
   } else if (v.model == "llama") {
     const bool prefix = v.add_space_prefix.value_or(true);
     adds_bos = true;

@@ -79,6 +79,7 @@ std::string tokenizer_json_of(const GgufVocabulary& v, const std::string& where)
   OrderedJson root = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}};
   root["added_tokens"] = added_tokens_of(v, index);
   const bool sentencepiece = v.model == "llama";
+  bool adds_bos = sentencepiece;
   if (sentencepiece) {
     const bool prefixed = v.add_space_prefix.value_or(true);
     options = gguf_sentencepiece_bpe(v, index, where);
@@ -87,11 +88,13 @@ std::string tokenizer_json_of(const GgufVocabulary& v, const std::string& where)
     root["decoder"] = sentencepiece_decoder(prefixed);
   } else {
     options = gguf_byte_level_bpe(v, where);
-    root["normalizer"] = nullptr;
-    root["pre_tokenizer"] = gguf_pre_tokenizer(v.pre, options.ignore_merges, where);
+    const GgufPreTokenizer pre = gguf_pre_tokenizer(v.pre, where);
+    options.ignore_merges = pre.ignore_merges, adds_bos = pre.adds_bos;
+    root["normalizer"] = pre.nfc ? OrderedJson{{"type", "NFC"}} : OrderedJson();
+    root["pre_tokenizer"] = pre.steps;
     root["decoder"] = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
   }
-  root["post_processor"] = post_processor_of(v, v.add_bos.value_or(sentencepiece) && v.bos_id >= 0,
+  root["post_processor"] = post_processor_of(v, v.add_bos.value_or(adds_bos) && v.bos_id >= 0,
                                              v.add_eos.value_or(false) && v.eos_id >= 0);
   OrderedJson model = {{"type", "BPE"},
                        {"dropout", nullptr},
