@@ -7,6 +7,8 @@
 set -euo pipefail
 PREFIX=$1 folder=$2 script=$3
 shift 3
+# cargo looks for its toolchain in the caller's home.
+export RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup} CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}
 rm -rf "$folder"
 mkdir -p "$folder/home"
 cd "$folder"
