@@ -1,0 +1,4 @@
+package ffi
+
+// #cgo LDFLAGS: -ltenon -ltenon_trainer
+import "C"
