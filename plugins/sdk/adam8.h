@@ -26,7 +26,11 @@ struct Adam8States {
 
 inline constexpr int64_t kLargestBlocksize = 4096;
 constexpr int64_t adam8_chunk_size(int64_t blocksize) {
+#if defined(__AVX512BW__)
+  return blocksize > 0 ? kLargestBlocksize : 0;  // no stage for gradients and weights: only two blocks are at hand
+#else
   return blocksize > kChunk ? blocksize : kChunk;
+#endif
 }
 
 // Slots first … first + 3 as adam8_declare declared them.
@@ -55,10 +59,17 @@ constexpr uint64_t adam8_bytes(int64_t n, int64_t blocksize) {
   return static_cast<uint64_t>(2 * n + 8 * chunks(n, blocksize));
 }
 
+inline constexpr float kLargestSquare = 3.402823466e38f;
 // Adam counts an element whose squared gradient is no finite number as one without gradient and without past.
 TN_FN bool is_usable(float g) {
-  return g * g <= 3.402823466e38f;
+  return g * g <= kLargestSquare;
 }
+
+}  // namespace tenon::sdk
+#if defined(__AVX512BW__)
+#include "sdk/adam8_avx512.h"
+#endif
+namespace tenon::sdk {
 
 // Advances the moments of a chunk by its gradients. take(i, usable, u) receives the direction of the chunk's i-th
 // element (usable = 0: it is 0 and the element rests), in the same loop, which divides and takes roots and has time for
@@ -87,16 +98,50 @@ TN_FN void adam8_chunk(const Block& block, const Chunk& chunk, const AdamNumbers
   }
 }
 
+// The same with the chunk's gradients and weights as they are stored, by the vector version where there is one for them.
+inline bool adam8_vectors(const Chunk& chunk, const AdamNumbers& a, const Adam8Coder& coder, const Adam8States& s,
+                          const Stored& grad, const Stored& weight, float* scratch) {
+#if defined(__AVX512BW__)
+  if (chunk.n % kGroup || weight.copy || (weight.f32 && weight.b16)) return false;
+  const Philox64 noise(weight.rng);
+  const auto run = [&]<bool Interleaved>(std::bool_constant<Interleaved>, const auto* g, const auto& target) {
+    Adam8Groups<Interleaved, std::decay_t<decltype(*g)>, std::decay_t<decltype(target)>>(a, coder.first, coder.second, s, g, target)
+        .run(chunk.begin, chunk.n, scratch);
+  };
+  const auto with_gradient = [&]<Rounding R>(std::integral_constant<Rounding, R>, auto* w) {
+    if (grad.f32)
+      run(std::false_type{}, grad.f32, WeightGroups<R, false>{w, &noise, weight.first});
+    else
+      run(std::bool_constant<R != Rounding::kNone>{}, grad.b16,
+          WeightGroups<R, R != Rounding::kNone>{w, &noise, weight.first});
+  };
+  if (weight.f32)
+    with_gradient(std::integral_constant<Rounding, Rounding::kNone>{}, weight.f32);
+  else if (weight.stochastic)
+    with_gradient(std::integral_constant<Rounding, Rounding::kStochastic>{}, weight.b16);
+  else
+    with_gradient(std::integral_constant<Rounding, Rounding::kNearest>{}, weight.b16);
+  return true;
+#else
+  return false;
+#endif
+}
+
 // The direction alone, as adam_direction.
 inline void adam8_direction(const tn_exec* exec, const AdamNumbers& a, const Adam8Coder& coder, const Adam8States& s,
                             int64_t n, float* u) {
   const int64_t size = adam8_chunk_size(s.blocksize);
   const Adam8Coder* c = &coder;
-  for_each_block<2 * kLargestBlocksize * sizeof(float)>(
+  for_each_block<4 * kLargestBlocksize * sizeof(float)>(
       exec, chunks(n, size),
       [=](const Block& block) {
         const Chunk chunk(block, n, size);
         float* stage = block.shared<float>();
+#if defined(__AVX512BW__)
+        if (chunk.n % kGroup == 0)
+          return Adam8Groups<false, float, DirectionGroups>(a, c->first, c->second, s, u, {u})
+              .run(chunk.begin, chunk.n, stage);
+#endif
         float* pu = u + chunk.begin;
         adam8_chunk(block, chunk, a, *c, s, pu, stage, stage + size,
                     [=](int64_t i, float, float direction) { pu[i] = direction; });
@@ -117,6 +162,7 @@ inline void adam8_update(const tn_exec* exec, const AdamSettings& settings, cons
       [=](const Block& block) {
         const Chunk chunk(block, n, size);
         float* stage = block.shared<float>();
+        if (adam8_vectors(chunk, a, *c, s, grad, weight, stage)) return;
         const float* g = grad.read(block, chunk, stage);
         float* w = weight.read(block, chunk, stage + size);
         adam8_chunk(block, chunk, a, *c, s, g, stage + 2 * size, stage + 3 * size,

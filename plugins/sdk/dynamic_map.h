@@ -65,6 +65,11 @@ TN_FN uint8_t dynamic_code(const DynamicBook& book, float x) {
   return static_cast<uint8_t>(low);
 }
 
+// The code just below 0's, where a negative value would get 0's.
+TN_FN uint8_t kept_negative(uint8_t code, float value) {
+  return static_cast<uint8_t>(code - (code == kDynamicSignedZero && value < 0 ? 1 : 0));
+}
+
 // The same code without a search, for loops at memory speed. |x| is cut into cells by its upper bits, so small that a
 // cell holds at most one edge; an entry of the table says which code the cell begins with and where in it the next one
 // starts. Built at run time (an instance of a plugin holds one), 12 KB.
