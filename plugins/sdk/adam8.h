@@ -98,35 +98,6 @@ TN_FN void adam8_chunk(const Block& block, const Chunk& chunk, const AdamNumbers
   }
 }
 
-// The same with the chunk's gradients and weights as they are stored, by the vector version where there is one for them.
-inline bool adam8_vectors(const Chunk& chunk, const AdamNumbers& a, const Adam8Coder& coder, const Adam8States& s,
-                          const Stored& grad, const Stored& weight, float* scratch) {
-#if defined(__AVX512BW__)
-  if (chunk.n % kGroup || weight.copy || (weight.f32 && weight.b16)) return false;
-  const Philox64 noise(weight.rng);
-  const auto run = [&]<bool Interleaved>(std::bool_constant<Interleaved>, const auto* g, const auto& target) {
-    Adam8Groups<Interleaved, std::decay_t<decltype(*g)>, std::decay_t<decltype(target)>>(a, coder.first, coder.second, s, g, target)
-        .run(chunk.begin, chunk.n, scratch);
-  };
-  const auto with_gradient = [&]<Rounding R>(std::integral_constant<Rounding, R>, auto* w) {
-    if (grad.f32)
-      run(std::false_type{}, grad.f32, WeightGroups<R, false>{w, &noise, weight.first});
-    else
-      run(std::bool_constant<R != Rounding::kNone>{}, grad.b16,
-          WeightGroups<R, R != Rounding::kNone>{w, &noise, weight.first});
-  };
-  if (weight.f32)
-    with_gradient(std::integral_constant<Rounding, Rounding::kNone>{}, weight.f32);
-  else if (weight.stochastic)
-    with_gradient(std::integral_constant<Rounding, Rounding::kStochastic>{}, weight.b16);
-  else
-    with_gradient(std::integral_constant<Rounding, Rounding::kNearest>{}, weight.b16);
-  return true;
-#else
-  return false;
-#endif
-}
-
 // The direction alone, as adam_direction.
 inline void adam8_direction(const tn_exec* exec, const AdamNumbers& a, const Adam8Coder& coder, const Adam8States& s,
                             int64_t n, float* u) {
@@ -138,9 +109,7 @@ inline void adam8_direction(const tn_exec* exec, const AdamNumbers& a, const Ada
         const Chunk chunk(block, n, size);
         float* stage = block.shared<float>();
 #if defined(__AVX512BW__)
-        if (chunk.n % kGroup == 0)
-          return Adam8Groups<false, float, DirectionGroups>(a, c->first, c->second, s, u, {u})
-              .run(chunk.begin, chunk.n, stage);
+        if (adam8_fits_groups(chunk, a, {})) return adam8_groups<false>(a, *c, s, chunk, u, DirectionGroups{u}, stage);
 #endif
         float* pu = u + chunk.begin;
         adam8_chunk(block, chunk, a, *c, s, pu, stage, stage + size,
@@ -162,7 +131,9 @@ inline void adam8_update(const tn_exec* exec, const AdamSettings& settings, cons
       [=](const Block& block) {
         const Chunk chunk(block, n, size);
         float* stage = block.shared<float>();
-        if (adam8_vectors(chunk, a, *c, s, grad, weight, stage)) return;
+#if defined(__AVX512BW__)
+        if (adam8_fits_groups(chunk, a, weight)) return adam8_groups(a, *c, s, chunk, grad, weight, stage);
+#endif
         const float* g = grad.read(block, chunk, stage);
         float* w = weight.read(block, chunk, stage + size);
         adam8_chunk(block, chunk, a, *c, s, g, stage + 2 * size, stage + 3 * size,

@@ -33,14 +33,24 @@ struct WeightGroups {
   const Philox64* noise;
   uint64_t first;  // element of the noise's plane
 
-  TN_FN void step(int64_t at, const AdamNumbers& a, const __m512 (&u)[4], const __mmask16 (&usable)[4]) const {
+  // Random bits of a block, 16 an element.
+  TN_FN void draw(int64_t begin, int64_t end, uint16_t* bits) const {
+    if constexpr (R == Rounding::kStochastic) {
+      for (int64_t i = begin; i < end; i += kGroup, bits += kGroup) {
+        __m512i low, high;
+        (*noise)((first + static_cast<uint64_t>(i)) >> 3, low, high);
+        _mm512_store_si512(bits, low), _mm512_store_si512(bits + 32, high);
+      }
+    }
+  }
+  TN_FN void step(int64_t at, const AdamNumbers& a, const __m512 (&u)[4], const __mmask16* usable,
+                  const uint16_t* bits) const {
     __m512 x[4];
     read_group<Element, Interleaved>(w + at, x);
     for (int k = 0; k < 4; ++k) {
       const __m512 s = _mm512_mul_ps(_mm512_set1_ps(a.step), u[k]),
                    decay = _mm512_maskz_mov_ps(usable[k], _mm512_set1_ps(a.decay));
-      x[k] = _mm512_sub_ps(
-          x[k], _mm512_fmadd_ps(decay, _mm512_fnmadd_ps(_mm512_set1_ps(a.after), s, x[k]), s));
+      x[k] = _mm512_sub_ps(x[k], _mm512_fmadd_ps(decay, _mm512_fnmadd_ps(_mm512_set1_ps(a.after), s, x[k]), s));
     }
     if constexpr (R == Rounding::kNone) {
       for (int k = 0; k < 4; ++k) _mm512_storeu_ps(w + at + 16 * k, x[k]);
@@ -48,10 +58,8 @@ struct WeightGroups {
       narrow_bf16<Interleaved>(x[0], x[1], w + at);
       narrow_bf16<Interleaved>(x[2], x[3], w + at + 32);
     } else {
-      __m512i low, high;
-      (*noise)((first + static_cast<uint64_t>(at)) >> 3, low, high);
-      narrow_bf16<Interleaved>(x[0], x[1], low, w + at);
-      narrow_bf16<Interleaved>(x[2], x[3], high, w + at + 32);
+      narrow_bf16<Interleaved>(x[0], x[1], _mm512_load_si512(bits), w + at);
+      narrow_bf16<Interleaved>(x[2], x[3], _mm512_load_si512(bits + 32), w + at + 32);
     }
   }
 };
@@ -59,96 +67,135 @@ struct WeightGroups {
 // The direction itself, in the order of elements.
 struct DirectionGroups {
   float* to;
-  TN_FN void step(int64_t at, const AdamNumbers&, const __m512 (&u)[4], const __mmask16 (&)[4]) const {
+  TN_FN void draw(int64_t, int64_t, uint16_t*) const {}
+  TN_FN void step(int64_t at, const AdamNumbers&, const __m512 (&u)[4], const __mmask16*, const uint16_t*) const {
     for (int k = 0; k < 4; ++k) _mm512_storeu_ps(to + at + 16 * k, u[k]);
   }
 };
 
-// Elements [begin, begin + n) of a parameter; begin is a multiple of the block's size and n of 64. scratch: four blocks
-// of floats. A block is coded after the next one was advanced: its maxima are long known then, and the processor has
-// both at hand.
-template <bool Interleaved, class Grad, class Target>
+// Updates with ε > 0 of elements [begin, begin + n) of a parameter; begin is a multiple of the block's size and n
+// of 64. scratch: two blocks of floats.
+template <bool Interleaved, bool Vbmi, class Grad, class Target>
 class Adam8Groups {
  public:
   TN_FN Adam8Groups(const AdamNumbers& a, const DynamicEncoder<true>& first, const DynamicEncoder<false>& second,
                     const Adam8States& states, const Grad* g, const Target& target)
       : a_(a), code_m_(first), code_v_(second), s_(states), g_(g), target_(target) {}
 
-  TN_FN void run(int64_t begin, int64_t n, float* scratch) {
+  // Three short loops over a block: the processor looks some two hundred operations ahead, which is less than one
+  // element takes from its code to its code.
+  TN_FN void run(int64_t begin, int64_t n, float* scratch) const {
     const int64_t size = s_.blocksize, last = begin + n;
-    const auto end_of = [=](int64_t block) { return block + size < last ? block + size : last; };
     for (int64_t block = begin; block < last; block += size) {
-      advance(block, end_of(block), scratch + block / size % 2 * 2 * size);
-      if (block > begin) code(block - size, block, scratch + (block / size - 1) % 2 * 2 * size);
+      const int64_t end = block + size < last ? block + size : last;
+      alignas(64) __mmask16 usable[kLargestBlocksize / 16];
+      advance(block, end, scratch, scratch + size, usable);
+      use(block, end, scratch, scratch + size, usable);
+      code(block, end, scratch, scratch + size);
     }
-    const int64_t block = (last - 1) / size * size;
-    code(block, last, scratch + block / size % 2 * 2 * size);
   }
 
  private:
-  static TN_FN __m256i load_32(const uint8_t* codes) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
-  }
-
-  TN_FN void advance(int64_t begin, int64_t end, float* scratch) const {
+  // Moments into m and v, the block's maxima into the states.
+  TN_FN void advance(int64_t begin, int64_t end, float* m, float* v, __mmask16* usable) const {
     const AdamNumbers& a = a_;
     const __m512 unit_m = _mm512_set1_ps(s_.m_max[begin / s_.blocksize]),
                  unit_v = _mm512_set1_ps(s_.v_max[begin / s_.blocksize]), a1 = _mm512_set1_ps(a.a1),
-                 a2 = _mm512_set1_ps(a.a2), zero = _mm512_setzero_ps();
-    __m512 most_m = zero, most_v = zero;
-    float *m = scratch, *v = scratch + s_.blocksize;
-    for (int64_t i = begin; i < end; i += kGroup, m += kGroup, v += kGroup) {
-      __m512 x[4], old_m[4], old_v[4];
-      __mmask16 usable[4];
-      read_group<Grad, Interleaved>(g_ + i, x);
-      for (int k = 0; k < 4; k += 2) {
-        decode_32<Interleaved>(values_m_, load_32(s_.m + i + 16 * k), old_m[k], old_m[k + 1]);
-        decode_32<Interleaved>(values_v_, load_32(s_.v + i + 16 * k), old_v[k], old_v[k + 1]);
-      }
+                 a2 = _mm512_set1_ps(a.a2);
+    __m512 most_m = _mm512_setzero_ps(), most_v = most_m;
+    for (int64_t i = begin; i < end; i += kGroup, m += kGroup, v += kGroup, usable += kGroup / 16) {
+      __m512 g[4], old_m[4], old_v[4];
+      read_group<Grad, Interleaved>(g_ + i, g);
+      decode_64<Interleaved, Vbmi, true>(s_.m + i, old_m);
+      decode_64<Interleaved, Vbmi, false>(s_.v + i, old_v);
       for (int k = 0; k < 4; ++k) {
-        const __m512 raw = _mm512_mul_ps(x[k], _mm512_set1_ps(a.grad_scale)), raw2 = _mm512_mul_ps(raw, raw);
-        usable[k] = _mm512_cmp_ps_mask(raw2, _mm512_set1_ps(kLargestSquare), _CMP_LE_OQ);
-        const __m512 clean = _mm512_maskz_mov_ps(usable[k], raw), clean2 = _mm512_maskz_mov_ps(usable[k], raw2);
-        const __m512 mi = _mm512_maskz_mul_ps(usable[k], old_m[k], unit_m),
-                     vi = _mm512_maskz_mul_ps(usable[k], old_v[k], unit_v);
-        const __m512 new_m = _mm512_fmadd_ps(a1, clean, _mm512_fnmadd_ps(a1, mi, mi)),
-                     new_v = _mm512_fmadd_ps(a2, clean2, _mm512_fnmadd_ps(a2, vi, vi));
+        const __m512 x = _mm512_mul_ps(g[k], _mm512_set1_ps(a.grad_scale)), x2 = _mm512_mul_ps(x, x);
+        const __mmask16 good = _mm512_cmp_ps_mask(x2, _mm512_set1_ps(kLargestSquare), _CMP_LE_OQ);
+        const __m512 mi = _mm512_maskz_mul_ps(good, old_m[k], unit_m), vi = _mm512_maskz_mul_ps(good, old_v[k], unit_v);
+        const __m512 new_m = _mm512_fmadd_ps(a1, _mm512_maskz_mov_ps(good, x), _mm512_fnmadd_ps(a1, mi, mi)),
+                     new_v = _mm512_fmadd_ps(a2, _mm512_maskz_mov_ps(good, x2), _mm512_fnmadd_ps(a2, vi, vi));
+        usable[k] = good;
         _mm512_store_ps(m + 16 * k, new_m), _mm512_store_ps(v + 16 * k, new_v);
         constexpr int kLargerMagnitude = 0xb;
         most_m = _mm512_range_ps(most_m, new_m, kLargerMagnitude), most_v = _mm512_max_ps(most_v, new_v);
-        const __m512 d = _mm512_fmadd_ps(_mm512_sqrt_ps(new_v), _mm512_set1_ps(a.root), _mm512_set1_ps(a.eps));
-        x[k] = _mm512_div_ps(new_m, _mm512_mask_mov_ps(_mm512_set1_ps(__builtin_inff()),
-                                                       _mm512_cmp_ps_mask(d, zero, _CMP_GT_OQ), d));
       }
-      target_.step(i, a, x, usable);
     }
     s_.m_max[begin / s_.blocksize] = _mm512_reduce_max_ps(most_m);
     s_.v_max[begin / s_.blocksize] = _mm512_reduce_max_ps(most_v);
   }
 
-  TN_FN void code(int64_t begin, int64_t end, const float* scratch) const {
-    // A block of zeros is coded as zeros; a small negative value keeps its sign.
-    const float most_m = s_.m_max[begin / s_.blocksize], most_v = s_.v_max[begin / s_.blocksize],
-                unit_m = most_m > 0 ? most_m : 1.0f, unit_v = most_v > 0 ? most_v : 1.0f;
-    const float *m = scratch, *v = scratch + s_.blocksize;
-    for (int64_t i = begin; i < end; i += 32, m += 32, v += 32) {
-      const __m256i cm = pack_codes<Interleaved>(code_m_(_mm512_load_ps(m), unit_m),
-                                                 code_m_(_mm512_load_ps(m + 16), unit_m)),
-                    cv = pack_codes<Interleaved>(code_v_(_mm512_load_ps(v), unit_v),
-                                                 code_v_(_mm512_load_ps(v + 16), unit_v));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(s_.m + i), cm);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(s_.v + i), cv);
+  TN_FN void use(int64_t begin, int64_t end, const float* m, const float* v, const __mmask16* usable) const {
+    const __m512 root = _mm512_set1_ps(a_.root), eps = _mm512_set1_ps(a_.eps);
+    alignas(64) uint16_t noise[kLargestBlocksize];
+    target_.draw(begin, end, noise);
+    const uint16_t* bits = noise;
+    for (int64_t i = begin; i < end; i += kGroup, m += kGroup, v += kGroup, usable += kGroup / 16, bits += kGroup) {
+      __m512 u[4];
+      for (int k = 0; k < 4; ++k)
+        u[k] = _mm512_div_ps(_mm512_load_ps(m + 16 * k),
+                             _mm512_fmadd_ps(_mm512_sqrt_ps(_mm512_load_ps(v + 16 * k)), root, eps));
+      target_.step(i, a_, u, usable, bits);
     }
   }
 
+  TN_FN void code(int64_t begin, int64_t end, const float* m, const float* v) const {
+    // A block of zeros is coded as zeros; a small negative value keeps its sign.
+    const float most_m = s_.m_max[begin / s_.blocksize], most_v = s_.v_max[begin / s_.blocksize],
+                unit_m = most_m > 0 ? most_m : 1.0f, unit_v = most_v > 0 ? most_v : 1.0f;
+    for (int64_t i = begin; i < end; i += kGroup) code_group(code_m_, m + (i - begin), unit_m, s_.m + i);
+    for (int64_t i = begin; i < end; i += kGroup) code_group(code_v_, v + (i - begin), unit_v, s_.v + i);
+  }
+  template <class Codes>
+  static TN_FN void code_group(const Codes& code_of, const float* values, float unit, uint8_t* to) {
+    __m512i code[4];
+    __mmask16 unsure[4];
+    for (int k = 0; k < 4; ++k) code[k] = code_of(_mm512_load_ps(values + 16 * k), unit, unsure[k]);
+    const __mmask16 any = _kor_mask16(_kor_mask16(unsure[0], unsure[1]), _kor_mask16(unsure[2], unsure[3]));
+    if (__builtin_expect(any, 0))
+      for (int k = 0; k < 4; ++k) code[k] = code_of.settle(code[k], _mm512_load_ps(values + 16 * k), unit, unsure[k]);
+    store_codes<Interleaved>(code, to);
+  }
+
   const AdamNumbers a_;
-  const DynamicValues<true> values_m_;
-  const DynamicValues<false> values_v_;
   const DynamicCodes<true, true> code_m_;
   const DynamicCodes<false, false> code_v_;
   const Adam8States s_;
   const Grad* const g_;
   const Target target_;
 };
+
+inline bool adam8_fits_groups(const Chunk& chunk, const AdamNumbers& a, const Stored& weight) {
+  return chunk.n % kGroup == 0 && a.eps > 0 && !weight.copy && !(weight.f32 && weight.b16);
+}
+template <bool Interleaved, class Grad, class Target>
+void adam8_groups(const AdamNumbers& a, const Adam8Coder& coder, const Adam8States& s, const Chunk& chunk,
+                  const Grad* g, const Target& target, float* scratch) {
+  if (has_vbmi())
+    Adam8Groups<Interleaved, true, Grad, Target>(a, coder.first, coder.second, s, g, target)
+        .run(chunk.begin, chunk.n, scratch);
+  else
+    Adam8Groups<Interleaved, false, Grad, Target>(a, coder.first, coder.second, s, g, target)
+        .run(chunk.begin, chunk.n, scratch);
+}
+
+// The same with gradients and weights as they are stored.
+inline void adam8_groups(const AdamNumbers& a, const Adam8Coder& coder, const Adam8States& s, const Chunk& chunk,
+                         const Stored& grad, const Stored& weight, float* scratch) {
+  const Philox64 noise(weight.rng);
+  const auto with_weight = [&]<Rounding R>(std::integral_constant<Rounding, R>, auto* w) {
+    constexpr bool kBothHalf = R != Rounding::kNone;
+    if (grad.f32)
+      adam8_groups<false>(a, coder, s, chunk, grad.f32, WeightGroups<R, false>{w, &noise, weight.first}, scratch);
+    else
+      adam8_groups<kBothHalf>(a, coder, s, chunk, grad.b16, WeightGroups<R, kBothHalf>{w, &noise, weight.first},
+                              scratch);
+  };
+  if (weight.f32)
+    with_weight(std::integral_constant<Rounding, Rounding::kNone>{}, weight.f32);
+  else if (weight.stochastic)
+    with_weight(std::integral_constant<Rounding, Rounding::kStochastic>{}, weight.b16);
+  else
+    with_weight(std::integral_constant<Rounding, Rounding::kNearest>{}, weight.b16);
+}
 
 }  // namespace tenon::sdk

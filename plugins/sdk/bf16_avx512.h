@@ -39,9 +39,8 @@ template <bool Interleaved>
 TN_FN void narrow_bf16(__m512 first, __m512 second, bf16* to) {
   const auto rounded = [](__m512 x) {
     const __m512i bits = _mm512_castps_si512(x);
-    const __m512i up = _mm512_mask_mov_epi32(_mm512_set1_epi32(0x7fff),
-                                             _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000)),
-                                             _mm512_set1_epi32(0x8000));
+    const __m512i up = _mm512_mask_mov_epi32(
+        _mm512_set1_epi32(0x7fff), _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000)), _mm512_set1_epi32(0x8000));
     return _mm512_mask_add_epi32(bits, _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), bits, up);
   };
   _mm512_storeu_si512(to, upper_halves<Interleaved>(rounded(first), rounded(second)));

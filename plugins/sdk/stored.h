@@ -7,6 +7,11 @@
 #include "sdk/tensor.h"
 #include "tenon/optimizer.h"
 
+#if defined(__AVX512BW__)
+#include "sdk/bf16_avx512.h"
+#include "sdk/philox_avx512.h"
+#endif
+
 namespace tenon::sdk {
 
 inline constexpr int64_t kChunk = 1024;  // elements; a multiple of 8, so that a Philox block never straddles chunks
@@ -74,7 +79,18 @@ struct Stored {
  private:
   TN_FN void write_stochastic(const Block& block, const Chunk& chunk, const float* values, bf16* to) const {
     // Eight elements share the four words of one Philox block; element e takes half-word e mod 8.
-    for (int64_t at = 0; at < chunk.n; at += kNoise) {
+    int64_t at = 0;
+#if defined(__AVX512BW__)
+    const Philox64 draw(rng);
+    for (; at + 64 <= chunk.n; at += 64) {
+      __m512i low, high;
+      draw((first + static_cast<uint64_t>(chunk.begin + at)) >> 3, low, high);
+      const float* v = values + at;
+      narrow_bf16<false>(_mm512_loadu_ps(v), _mm512_loadu_ps(v + 16), low, to + at);
+      narrow_bf16<false>(_mm512_loadu_ps(v + 32), _mm512_loadu_ps(v + 48), high, to + at + 32);
+    }
+#endif
+    for (; at < chunk.n; at += kNoise) {
       alignas(64) uint32_t words[kNoise / 2];
       const uint64_t counter = (first + static_cast<uint64_t>(chunk.begin + at)) >> 3;
       const int64_t n = chunk.n - at < kNoise ? chunk.n - at : kNoise;
