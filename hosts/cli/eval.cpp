@@ -36,7 +36,7 @@ int run_eval(const std::vector<std::string>& arguments) {
   windows.length = length, windows.keep_short = true, windows.isolate_documents = values.count("isolate-documents") > 0;
   const trainer::Dataset data(trainer::read_documents(data_path, text), windows);
   trainer::Runtime runtime(catalog, mix_request(values, false));
-  trainer::Inference inference(runtime, source, trainer::parse_dtype(values["dtype"].as<std::string>()), length, memory_limit(values));
+  trainer::Inference inference = open_inference(runtime, source, values, length);
   ProgressLine progress("evaluating");
   const trainer::Evaluation e = trainer::evaluate(inference.model(), data, windows.isolate_documents,
                                                   [&](size_t done, size_t of) { progress.update(static_cast<double>(done) / static_cast<double>(of), ""); });

@@ -59,8 +59,7 @@ int run_generate(const std::vector<std::string>& arguments) {
     if (text.eos_id) sampling.stop.push_back(*text.eos_id);
   }
   trainer::Runtime runtime(catalog, mix_request(values, false));
-  trainer::Inference inference(runtime, source, trainer::parse_dtype(values["dtype"].as<std::string>()),
-                               static_cast<int64_t>(ids.size()) + sampling.max_new_tokens, memory_limit(values));
+  trainer::Inference inference = open_inference(runtime, source, values, static_cast<int64_t>(ids.size()) + sampling.max_new_tokens);
   const bool json = values.count("json") > 0;
   trainer::StreamDecoder decoder(text.tokenizer, true);
   std::string shown;

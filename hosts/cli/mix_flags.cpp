@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/files/mapped_file.h"
+#include "hosts/cli/progress.h"
 #include "hosts/trainer/text/byte_tokenizer.h"
 
 namespace tenon::cli {
@@ -18,6 +19,8 @@ void add_mix_flags(po::options_description& options, bool training) {
   }
   add("adapter-from", po::value<std::vector<std::string>>()->composing(), "PEFT folder that shapes and fills the adapter; may be given again");
   add("quantizer", po::value<std::string>(), "quantizer plugin that holds the linear weights, e.g. nf4:double_quant=true");
+  add("calibration", po::value<std::string>(),
+      training ? "text with which a quantizer that asks for it codes the weights (gptq); default: --data" : "text with which a quantizer that asks for it codes the weights (gptq)");
   add("attention", po::value<std::string>()->default_value("flash-attention"), "attention plugin");
   add("device", po::value<std::string>()->default_value("auto"), "auto, or the id of a device plugin: onednn, cuda, hip");
   add("dtype", po::value<std::string>()->default_value("f32"), "weights and activations: f32 or bf16");
@@ -63,6 +66,14 @@ trainer::TextModel open_text_model(const po::variables_map& values, const traine
 
 uint64_t memory_limit(const po::variables_map& values) {
   return values.count("memory-limit") ? parse_size(values["memory-limit"].as<std::string>(), "--memory-limit") : 0;
+}
+
+trainer::Inference open_inference(trainer::Runtime& runtime, const trainer::ModelSource& source, const po::variables_map& values, int64_t longest_sequence) {
+  trainer::CalibrationText text;
+  if (runtime.calibrates()) text = read_calibration(runtime, value_or<std::string>(values, "calibration", ""), open_text_model(values, source));
+  ProgressLine progress("calibrating");
+  return {runtime, source, trainer::parse_dtype(values["dtype"].as<std::string>()), longest_sequence, memory_limit(values), text,
+          [&](size_t done, size_t of) { progress.update(static_cast<double>(done) / static_cast<double>(of), ""); }};
 }
 
 void apply_threads(const po::variables_map& values) {

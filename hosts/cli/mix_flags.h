@@ -2,7 +2,7 @@
 #pragma once
 
 #include "hosts/cli/arguments.h"
-#include "hosts/trainer/run/runtime.h"
+#include "hosts/trainer/run/inference.h"
 #include "hosts/trainer/text/text_model.h"
 
 namespace tenon::cli {
@@ -15,6 +15,8 @@ trainer::MixRequest mix_request(const po::variables_map& values, bool training);
 trainer::ModelSource open_model(const po::variables_map& values);
 // Tokenizer and chat template of the model, or those of --tokenizer; bytes for a preset without one.
 trainer::TextModel open_text_model(const po::variables_map& values, const trainer::ModelSource& source);
+// The model with its adapters and quantized weights, calibrated where the quantizer asks for it; shows progress.
+trainer::Inference open_inference(trainer::Runtime& runtime, const trainer::ModelSource& source, const po::variables_map& values, int64_t longest_sequence);
 uint64_t memory_limit(const po::variables_map& values);
 void apply_threads(const po::variables_map& values);
 

@@ -34,7 +34,7 @@ int run_quantize(const std::vector<std::string>& arguments) {
   const Catalog catalog = trainer::open_catalog();
   trainer::Runtime runtime(catalog, mix_request(values, false));
   const trainer::ModelSource source = open_model(values);
-  trainer::Inference inference(runtime, source, trainer::parse_dtype(values["dtype"].as<std::string>()), 2, memory_limit(values));
+  trainer::Inference inference = open_inference(runtime, source, values, 2);
   const trainer::QuantizedSize size = output.ends_with(".gguf") ? trainer::write_quantized_gguf(output, inference.session(), source, runtime)
                                                                 : trainer::write_quantized_folder(output, inference.session(), source, runtime);
   const double bits = 8.0 * static_cast<double>(size.quantized_bytes) / static_cast<double>(size.quantized_weights);

@@ -92,6 +92,7 @@ int run_train(const std::vector<std::string>& arguments) {
   events.stop = &stop_requested;
   events.note = [&](const std::string& line) { progress.note("tenon: " + line), report.add_note(line); };
   events.planned = [&](const MemoryUse& use) { progress.note("planned memory: " + format_bytes(use.total_peak)); };
+  events.calibrating = [&](size_t done, size_t of) { progress.update(0, "calibrating block " + std::to_string(done) + " of " + std::to_string(of)); };
   events.ready = [&](trainer::Session& session, int64_t done) {
     report.set_parameters(source.config().parameters(), session.trainable_parameters());
     progress.note("training " + with_commas(session.trainable_parameters()) + " of " + with_commas(source.config().parameters()) + " parameters on " +

@@ -95,6 +95,7 @@ trainer::TrainOptions train_options(const po::variables_map& values, std::vector
   trainer::TrainOptions o;
   o.data = value_or<std::string>(values, "data", ""), o.output = value_or<std::string>(values, "output", "");
   o.evaluation_data = value_or<std::string>(values, "eval-data", "");
+  o.calibration = value_or<std::string>(values, "calibration", "");
   o.session.sequence = checked_int(values, "seq-len", 2, trainer::kLongestSequence);
   o.batch = checked_int(values, "batch-size", 1, 1 << 20);
   o.session.accumulate = checked_int(values, "accumulate", 1, 1 << 20);

@@ -40,6 +40,9 @@ struct SavedBlock {
   SavedLinear linears[7];
 };
 
+// Codes a linear's weight with the Gram matrix of its inputs over `tokens` tokens.
+using CodeLinear = std::function<void(Linear& linear, const Tensor& gram, int64_t tokens)>;
+
 class TransformerBlock {
  public:
   enum { kQ, kK, kV, kO, kGate, kUp, kDown };
@@ -58,6 +61,9 @@ class TransformerBlock {
 
   // One decoding step over a cache: k and v of the new rows are appended at position `past` to cache_k, cache_v [capacity, Hkv, d].
   Tensor decode(Engine& engine, const Pass& pass, const Tensor& x, int64_t past, const Tensor& cache_k, const Tensor& cache_v) const;
+
+  // Codes the block's quantized weights; x, hidden states of each calibration sequence, end as the block's outputs (calibrate.cpp).
+  void calibrate(Engine& engine, const Pass& pass, std::vector<Tensor>& x, const CodeLinear& code);
 
  private:
   void project_qkv(Engine& engine, const Pass& pass, const Tensor& h, SavedBlock& s, bool save) const;

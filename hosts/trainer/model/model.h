@@ -54,6 +54,9 @@ class Model {
   double train(const HostBatch& batch, const LinearCall& call, const MemoryOptions& memory, double grad_scale, bool last,
                const GradientReady& ready);
 
+  // Runs sequences of one length through the model and has every quantized weight coded, in the order in which they run.
+  void calibrate(const std::vector<std::vector<int32_t>>& sequences, const CodeLinear& code, const std::function<void(size_t, size_t)>& progress);
+
   // Decoding. reset() before a new sequence; feed() appends tokens and returns f32 logits of the last one on the host.
   void start_cache(int64_t capacity);
   std::vector<float> feed(const std::vector<int32_t>& ids);

@@ -59,6 +59,17 @@ void QuantizedWeight::encode(Engine& engine, const Tensor& source) {
   });
 }
 
+void QuantizedWeight::encode_calibrated(Engine& engine, const Tensor& source, const Tensor& gram, int64_t tokens) {
+  target_.name = name_.c_str();
+  tn_estimate e{sizeof(tn_estimate)};
+  check(quantizer_.calibrate->estimate(quantizer_.self, engine.api(), engine.device(), &target_, &e), "planning a calibrated encoding");
+  const tn_rng rng{0, target_.uid, 0};
+  const Views views(components_);
+  engine.with_workspace(e.workspace_bytes, "calibrated encode", [&](const tn_exec* x) {
+    return quantizer_.calibrate->encode(quantizer_.self, x, &target_, source.ref(), gram.ref(), tokens, views.data(), &rng);
+  });
+}
+
 void QuantizedWeight::decode_rows(Engine& engine, int64_t begin, int64_t end, const Tensor& out) const {
   tn_target target = target_;
   target.name = name_.c_str();

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "hosts/trainer/engine/engine.h"
-#include "tenon/quantizer.h"
+#include "tenon/calibrate.h"
 
 namespace tenon::trainer {
 
@@ -14,6 +14,8 @@ namespace tenon::trainer {
 struct Quantizer {
   const tn_quantizer_api* api = nullptr;
   tn_quantizer* self = nullptr;
+  const tn_calibrate* calibrate = nullptr;  // where this instance wants to see text, and how much
+  tn_calibration_plan calibration{};
 };
 
 class QuantizedWeight {
@@ -29,6 +31,8 @@ class QuantizedWeight {
   const Quantizer& quantizer() const { return quantizer_; }
 
   void encode(Engine& engine, const Tensor& source);
+  // The same with the Gram matrix of the inputs; source [m, n] in f32 ends as scratch.
+  void encode_calibrated(Engine& engine, const Tensor& source, const Tensor& gram, int64_t tokens);
   // out[end − begin, n] = rows [begin, end).
   void decode_rows(Engine& engine, int64_t begin, int64_t end, const Tensor& out) const;
   // y[T, m] = alpha · x W^T + beta · y; fused where the codec offers it for so many rows, else by decoded panels.

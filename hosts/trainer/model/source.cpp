@@ -53,7 +53,7 @@ ModelSource ModelSource::open(const std::string& model, int64_t preset_vocab) {
   return s;
 }
 
-void ModelSource::load(Engine& engine, Model& model, const GgmlDecoder& decoder, uint64_t seed) const {
+void ModelSource::load(Engine& engine, Model& model, const GgmlDecoder& decoder, uint64_t seed, bool code) const {
   for (Parameter& p : model.parameters()) {
     if (is_preset())
       initialize(engine, p.name, p.uid, p.role, p.value, seed);
@@ -61,17 +61,19 @@ void ModelSource::load(Engine& engine, Model& model, const GgmlDecoder& decoder,
       read(engine, p.name, p.value, decoder);
   }
   for (Linear* l : model.linears()) {
-    if (!l->quantized) continue;
-    // Coded from f32, whatever the file holds, so that the codes do not depend on --dtype.
-    const Tensor dense = engine.empty(Category::kWorkspace, kF32, {l->m, l->n});
-    const std::string name = l->path + ".weight";
-    if (is_preset())
-      initialize(engine, name, l->quantized->target().uid, l->role, dense, seed);
-    else
-      read(engine, name, dense, decoder);
-    l->quantized->encode(engine, dense);
+    if (code && l->quantized) l->quantized->encode(engine, dense_weight(engine, *l, decoder, seed));
   }
   engine.synchronize();
+}
+
+Tensor ModelSource::dense_weight(Engine& engine, const Linear& l, const GgmlDecoder& decoder, uint64_t seed) const {
+  const Tensor dense = engine.empty(Category::kWorkspace, kF32, {l.m, l.n});
+  const std::string name = l.path + ".weight";
+  if (is_preset())
+    initialize(engine, name, l.quantized->target().uid, l.role, dense, seed);
+  else
+    read(engine, name, dense, decoder);
+  return dense;
 }
 
 void ModelSource::initialize(Engine& engine, const std::string&, uint32_t uid, uint32_t role, const Tensor& to, uint64_t seed) const {

@@ -27,7 +27,10 @@ class ModelSource {
   const GgufFile* gguf() const { return gguf_.get(); }
 
   // Fills every parameter and quantized weight of the model. Presets draw from N(0, initializer_range²) keyed by seed and uid.
-  void load(Engine& engine, Model& model, const GgmlDecoder& decoder, uint64_t seed) const;
+  // code false: quantized weights are left to be coded with text in view.
+  void load(Engine& engine, Model& model, const GgmlDecoder& decoder, uint64_t seed, bool code = true) const;
+  // The weight of a quantized linear in f32, whatever the file holds, so that codes do not depend on --dtype.
+  Tensor dense_weight(Engine& engine, const Linear& linear, const GgmlDecoder& decoder, uint64_t seed) const;
 
  private:
   void read(Engine& engine, const std::string& name, const Tensor& to, const GgmlDecoder& decoder) const;

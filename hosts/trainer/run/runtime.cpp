@@ -186,6 +186,11 @@ std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
     set->quantizer_->api = &quantizer_->plugin.api<tn_quantizer_api>();
     const HyperArray hypers(quantizer_->spec);
     check(set->quantizer_->api->create(host(), hypers.data(), hypers.size(), &set->quantizer_->self), "creating the quantizer");
+    Quantizer& q = *set->quantizer_;
+    q.calibration.struct_size = sizeof(tn_calibration_plan);
+    const auto* calibrate = quantizer_->plugin.extension<tn_calibrate>(TN_EXT_CALIBRATE);
+    if (calibrate) check(calibrate->plan(q.self, &q.calibration), "asking the quantizer for its calibration");
+    if (q.calibration.sequences > 0) q.calibrate = calibrate;
     t.quantizer = set->quantizer_.get();
   }
   for (size_t i = 0; i < adapters_.size(); ++i) {
@@ -241,6 +246,8 @@ std::string Runtime::quantizer_value(std::string_view hyper) const {
   const HyperValue* value = quantizer_ ? quantizer_->spec.find(hyper) : nullptr;
   return value ? to_text(*value) : "";
 }
+
+bool Runtime::calibrates() const { return quantizer_ && quantizer_->plugin.extension<tn_calibrate>(TN_EXT_CALIBRATE); }
 
 const tn_layout* Runtime::quantizer_layout() const {
   return quantizer_ ? quantizer_->plugin.extension<tn_layout>(TN_EXT_LAYOUT) : nullptr;

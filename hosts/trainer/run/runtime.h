@@ -62,6 +62,7 @@ class Runtime {
   std::string canonical_spec(uint32_t kind) const;  // of the mix, all of that kind joined; "" = none
   std::string short_spec(uint32_t kind) const;      // the same with only what the user wrote
   std::string quantizer_value(std::string_view hyper) const;  // as text; "" where there is no quantizer or no such parameter
+  bool calibrates() const;  // whether the quantizer may ask for text
   const tn_layout* quantizer_layout() const;                  // org.tenon.layout/1 of the quantizer, or null
 
  private:

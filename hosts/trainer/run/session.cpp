@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "hosts/trainer/run/calibration.h"
 
 namespace tenon::trainer {
 namespace {
@@ -25,7 +26,10 @@ Session::Session(Engine& engine, const ModelSource& source, Techniques technique
       techniques_(std::move(techniques)),
       options_(options),
       model_(engine, source.config(), model_options(techniques_, options), techniques_.attention, options.sequence) {
-  source.load(engine_, model_, techniques_.decoder, options_.seed);
+  const bool calibrated = techniques_.quantizer && techniques_.quantizer->calibrate;
+  source.load(engine_, model_, techniques_.decoder, options_.seed, !calibrated);
+  if (calibrated)
+    calibrate(engine_, model_, source, *techniques_.quantizer, techniques_.decoder, options_.seed, options_.calibration, options_.calibrating);
   std::vector<Parameter*> trained;
   for (Parameter& p : model_.parameters())
     if (p.trainable) trained.push_back(&p);

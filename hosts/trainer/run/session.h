@@ -31,6 +31,8 @@ struct SessionOptions {
   tn_dtype storage = kF32;
   WeightUpdate update = WeightUpdate::kStochastic;
   MemoryOptions memory;
+  std::vector<std::vector<int32_t>> calibration;  // text for a quantizer that asks for it (calibration.h)
+  std::function<void(size_t, size_t)> calibrating;  // blocks coded, of how many
   bool train = true;            // false: evaluation and generation only, no optimizer
 };
 

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/files/atomic_folder.h"
+#include "hosts/trainer/run/calibration.h"
 #include "hosts/trainer/run/checkpoint.h"
 #include "hosts/trainer/run/export.h"
 #include "hosts/trainer/run/metrics.h"
@@ -120,6 +121,8 @@ TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& 
   o.schedule.total = o.steps;
   if (o.warmup_share > 0) o.schedule.warmup = std::llround(o.warmup_share * static_cast<double>(o.steps));
 
+  if (runtime.calibrates()) o.session.calibration = read_calibration(runtime, o.calibration.empty() ? o.data : o.calibration, text);
+
   TrainResult result;
   const RunShape shape{o.batch, o.session.sequence, held_out.has_value()};
   result.planned = plan_run(runtime, source, o.session, shape, o.compute);
@@ -129,6 +132,7 @@ TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& 
 
   const auto engine = runtime.engine(o.compute, o.memory_limit, false);  // outlives the adapters' parameters
   const auto set = runtime.instantiate();
+  o.session.calibrating = events.calibrating;
   Session session(*engine, source, set->techniques, o.session);
   result.trainable_parameters = session.trainable_parameters();
   const RunIdentity identity = identity_of(runtime, source, o);

@@ -26,6 +26,7 @@ struct TrainOptions {
   WindowOptions windows;
   bool isolate_documents = false;
   std::string data, evaluation_data;  // files
+  std::string calibration;            // text for a quantizer that asks for it; "" = data
   double held_out = 0;                // fraction of `data` kept for evaluation
   int64_t evaluate_every = 0;         // steps; 0: only before the first and after the last
   int64_t checkpoint_every = 0;       // steps; 0: none
@@ -43,6 +44,7 @@ struct EvaluationPoint {
 struct TrainEvents {
   std::function<void(const std::string&)> note;                            // one line for the user
   std::function<void(const MemoryUse&)> planned;                           // before anything is allocated
+  std::function<void(size_t blocks, size_t of)> calibrating;               // weights being coded with text in view
   std::function<void(Session&, int64_t step)> ready;                       // before the first step; `step` already done
   std::function<void(const StepResult&, int64_t total, double tokens_per_second)> step;
   std::function<void(const EvaluationPoint&)> evaluated;

@@ -1,0 +1,50 @@
+#include "hosts/trainer/run/calibration.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "hosts/trainer/run/runtime.h"
+#include "hosts/trainer/text/data/documents.h"
+
+namespace tenon::trainer {
+
+CalibrationText read_calibration(const Runtime& runtime, const std::string& path, const TextModel& text) {
+  const auto set = runtime.instantiate();
+  const Quantizer* quantizer = set->techniques.quantizer;
+  if (!quantizer || !quantizer->calibrate) return {};
+  const std::string name = runtime.short_spec(TN_KIND_QUANTIZER);
+  if (path.empty())
+    throw Error(TN_E_ARGUMENT, "--quantizer " + name + " codes weights with text in view; give it some with --calibration FILE");
+  const Documents documents = read_documents(path, text);
+  const size_t wanted = static_cast<size_t>(quantizer->calibration.sequences), tokens = documents.tokens.size();
+  const size_t length = std::min(static_cast<size_t>(quantizer->calibration.length), tokens);
+  if (length < 2) throw Error(TN_E_ARGUMENT, "--calibration " + path + " has " + std::to_string(tokens) + " tokens; give a text of some thousands");
+  const size_t there = tokens / length, n = std::min(wanted, there);
+  CalibrationText out;
+  for (size_t i = 0; i < n; ++i) {
+    const auto begin = documents.tokens.begin() + static_cast<std::ptrdiff_t>(i * there / n * length);
+    out.emplace_back(begin, begin + static_cast<std::ptrdiff_t>(length));
+  }
+  return out;
+}
+
+void calibrate(Engine& engine, Model& model, const ModelSource& source, const Quantizer& quantizer, const GgmlDecoder& decoder, uint64_t seed,
+               const CalibrationText& text, const std::function<void(size_t, size_t)>& progress) {
+  if (quantizer.calibration.statistic != TN_STATISTIC_GRAM)
+    throw Error(TN_E_UNSUPPORTED, "the quantizer asks for the statistic " + std::to_string(quantizer.calibration.statistic) + ", which this version does not gather; update tenon");
+  CalibrationText all;
+  if (text.empty() && engine.dry())
+    all.assign(static_cast<size_t>(quantizer.calibration.sequences), std::vector<int32_t>(static_cast<size_t>(quantizer.calibration.length)));
+  const CalibrationText& sequences = all.empty() ? text : all;
+  if (sequences.empty())
+    throw Error(TN_E_ARGUMENT, "the quantizer codes weights with text in view; give it some with --calibration FILE");
+  model.calibrate(
+      sequences,
+      [&](Linear& linear, const Tensor& gram, int64_t tokens) {
+        const Tensor dense = source.dense_weight(engine, linear, decoder, seed);
+        linear.quantized->encode_calibrated(engine, dense, gram, tokens);
+      },
+      progress);
+}
+
+}  // namespace tenon::trainer
