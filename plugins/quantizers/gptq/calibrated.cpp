@@ -27,8 +27,8 @@ struct CalibratedScratch {
 uint64_t product_bytes(const tn_device_api* api, tn_device* device, const Sizes& s, const Options& o, const Scratch& weight) {
   const sdk::Products products(api, device);
   uint64_t bytes = 0;
-  const auto measure = [&](double, const sdk::Matrix& a, const sdk::Matrix& b, double, const sdk::Matrix& c) {
-    bytes = std::max(bytes, products.measure(a, b, c));
+  const auto measure = [&](double alpha, const sdk::Matrix& a, const sdk::Matrix& b, double beta, const sdk::Matrix& c) {
+    bytes = std::max(bytes, products.measure(a, b, c, alpha, beta));
   };
   sdk::factor_inverse(measure, nullptr, s.n, sdk::FactorScratch(), true);
   Problem p = problem(s, o, weight);
