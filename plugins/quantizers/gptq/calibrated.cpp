@@ -26,15 +26,9 @@ struct CalibratedScratch {
 
 uint64_t product_bytes(const tn_device_api* api, tn_device* device, const Sizes& s, const Options& o, const Scratch& weight) {
   const sdk::Products products(api, device);
-  uint64_t bytes = 0;
-  const auto measure = [&](double alpha, const sdk::Matrix& a, const sdk::Matrix& b, double beta, const sdk::Matrix& c) {
-    bytes = std::max(bytes, products.measure(a, b, c, alpha, beta));
-  };
-  sdk::factor_inverse(measure, nullptr, s.n, sdk::FactorScratch(), true);
   Problem p = problem(s, o, weight);
   p.block = std::min(o.block_size, std::max<int64_t>(s.n, 1));
-  solve(nullptr, p, measure, true);
-  return bytes;
+  return std::max(sdk::factor_inverse_products(products, s.n), solve_products(products, p));
 }
 
 }  // namespace
@@ -118,7 +112,7 @@ void Codec::encode_calibrated(const tn_exec* exec, const tn_target& target, tn_t
   if (damping > options_.damping && host_ && host_->log)
     host_->log(host_, TN_LOG_WARNING, (sdk::name_of(target) + ": gptq:damp_percent was raised to " + std::to_string(damping) + " for this weight, whose inputs depend on each other closely").c_str());
   p.u = scratch.h;
-  solve(exec, p, products);
+  solve(exec, p, &products);
   store(exec, s, options_, p, order, parts);
 }
 

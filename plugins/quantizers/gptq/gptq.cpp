@@ -139,7 +139,7 @@ void Codec::encode(const tn_exec* exec, const tn_target& target, const tn_tensor
   check_finite(exec, target, scratch.w, s);
   Problem p = problem(s, options_, scratch);
   p.block = s.n;
-  solve(exec, p, [](auto&&...) {});
+  solve(exec, p, nullptr);
   store(exec, s, options_, p, nullptr, parts);
 }
 

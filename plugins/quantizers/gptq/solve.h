@@ -43,16 +43,31 @@ inline void solve_row(const Problem& p, int64_t row, int64_t a, int64_t b) {
   }
 }
 
-// multiply(alpha, a, b, beta, c) runs or measures the product of a block's errors with U.
-template <class Multiply>
-void solve(const tn_exec* exec, const Problem& p, const Multiply& multiply, bool measuring = false) {
+// A block's errors move on to the columns behind it, so many at a time: few shapes are few plans of the device.
+inline constexpr int64_t kStrip = 512;
+
+inline uint64_t solve_products(const sdk::Products& products, const Problem& p) {
+  uint64_t bytes = 0;
+  // Strips end where the matrix ends, so that every width may come up once: those of whole blocks before the end.
+  for (int64_t b = p.block; b < p.n; b += p.block) {
+    const int64_t strip = std::min(kStrip, (p.n - b) % kStrip == 0 ? kStrip : (p.n - b) % kStrip);
+    for (int64_t w : {strip, std::min(kStrip, p.n - b)})
+      bytes = std::max(bytes, products.measure(sdk::Matrix::dense(nullptr, p.m, p.block), {nullptr, sdk::kF32, p.block, w, p.n, 1},
+                                               {nullptr, sdk::kF32, p.m, w, p.n, 1}, -1, 1));
+  }
+  return bytes;
+}
+
+inline void solve(const tn_exec* exec, const Problem& p, const sdk::Products* multiply) {
   for (int64_t a = 0; a < p.n; a += p.block) {
     const int64_t b = std::min(a + p.block, p.n);
-    if (!measuring) sdk::for_each_block(exec, p.m, [=](const sdk::Block& row) { solve_row(p, row.index, a, b); });
-    if (!(p.u || measuring) || b == p.n) continue;
-    const sdk::Matrix e{p.error, sdk::kF32, p.m, b - a, b - a, 1};
-    const sdk::Matrix u{measuring ? nullptr : const_cast<float*>(p.u) + a * p.n + b, sdk::kF32, b - a, p.n - b, p.n, 1};
-    multiply(-1.0, e, u, 1.0, sdk::Matrix{measuring ? nullptr : p.w + b, sdk::kF32, p.m, p.n - b, p.n, 1});
+    sdk::for_each_block(exec, p.m, [=](const sdk::Block& row) { solve_row(p, row.index, a, b); });
+    if (!p.u) continue;
+    for (int64_t c = b; c < p.n; c += kStrip) {
+      const int64_t w = std::min(kStrip, p.n - c);
+      (*multiply)(-1, sdk::Matrix::dense(p.error, p.m, b - a), {const_cast<float*>(p.u) + a * p.n + c, sdk::kF32, b - a, w, p.n, 1}, 1,
+                  {p.w + c, sdk::kF32, p.m, w, p.n, 1});
+    }
   }
 }
 

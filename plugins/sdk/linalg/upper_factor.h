@@ -2,12 +2,13 @@
 // symmetric positive definite H[n, n] in f32.
 //
 // H = R Rᵀ with R upper triangular is a Cholesky factorization taken from the last column to the first, and U = R⁻¹: one factorization and
-// one triangular inverse, where factor, inverse and factor again would cost twice the FLOPs. Both go by panels: the small diagonal blocks
-// in f64 here, everything else products on the device.
+// one triangular inverse, where factor, inverse and factor again would cost twice the FLOPs. Both go by square tiles: those on the diagonal
+// in f64 here, everything else products on the device. One size of tile means few shapes: a device plans a product once per shape.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <vector>
 
 #include "sdk/linalg/matrix.h"
@@ -15,7 +16,7 @@
 
 namespace tenon::sdk {
 
-inline constexpr int64_t kFactorPanel = 128;
+inline constexpr int64_t kFactorTile = 128;
 
 namespace upper {
 
@@ -50,51 +51,61 @@ inline bool factor_diagonal(float* d, int64_t n, int64_t k, double* r, double* i
 
 // Scratch of factor_inverse beside the workspace of its products.
 struct FactorScratch {
-  float *panel = nullptr, *diagonal = nullptr;
+  float *column = nullptr, *tile = nullptr, *diagonal = nullptr;
   FactorScratch() = default;  // for measuring
-  FactorScratch(Workspace& w, int64_t n) : panel(w.take<float>(n * kFactorPanel)), diagonal(w.take<float>(kFactorPanel * kFactorPanel)) {}
+  FactorScratch(Workspace& w, int64_t n)
+      : column(w.take<float>(n * kFactorTile)), tile(w.take<float>(kFactorTile * kFactorTile)), diagonal(w.take<float>(kFactorTile * kFactorTile)) {}
 };
 
-// h[n, n] (its upper triangle is read) → U in the upper triangle, zero below. False, with h destroyed: h is not positive definite.
-// multiply(alpha, a, b, beta, c) is Products, or one that only measures: then nothing is read or written.
-template <class Multiply>
-bool factor_inverse(const Multiply& multiply, float* h, int64_t n, const FactorScratch& scratch, bool measuring = false) {
-  const auto at = [&](int64_t i, int64_t j, int64_t rows, int64_t columns) {
-    return Matrix{measuring ? nullptr : h + i * n + j, kF32, rows, columns, n, 1};
-  };
-  const auto panel_rows = [&](int64_t begin, int64_t rows, int64_t k) {
-    return Matrix::dense(measuring ? nullptr : scratch.panel + begin * k, rows, k);
-  };
-  const int64_t blocks = (n + kFactorPanel - 1) / kFactorPanel;
-  const auto width = [&](int64_t j) { return std::min(kFactorPanel, n - j); };
-  std::vector<double> r(kFactorPanel * kFactorPanel), inverse(kFactorPanel * kFactorPanel);
-
-  // R, from the last panel of columns to the first. Diagonal blocks end as R⁻¹, which is what both halves use.
-  for (int64_t b = blocks; b-- > 0;) {
-    const int64_t j = b * kFactorPanel, k = width(j);
-    if (!measuring) {
-      if (!upper::factor_diagonal(h + j * n + j, n, k, r.data(), inverse.data())) return false;
-      for (int64_t i = 0; i < k; ++i)
-        for (int64_t c = 0; c < k; ++c) h[(j + i) * n + j + c] = scratch.diagonal[i * k + c] = static_cast<float>(inverse[i * k + c]);
-    }
-    if (j == 0) break;
-    multiply(1.0, at(0, j, j, k), Matrix::dense(scratch.diagonal, k, k).transposed(), 0.0, panel_rows(0, j, k));  // R[:j, J] = A[:j, J] R_JJ⁻ᵀ
-    for (int64_t i = 0; i < j && !measuring; ++i) std::copy_n(scratch.panel + i * k, k, h + i * n + j);
-    for (int64_t c = 0; c < j; c += kFactorPanel)  // A −= R[:, J] R[:, J]ᵀ, the upper triangle alone
-      multiply(-1.0, panel_rows(0, c + width(c), k), panel_rows(c, width(c), k).transposed(), 1.0, at(0, c, c + width(c), width(c)));
+// Workspace of the products of factor_inverse.
+inline uint64_t factor_inverse_products(const Products& products, int64_t n) {
+  const int64_t edge = n % kFactorTile, full = std::min(n, kFactorTile);
+  uint64_t bytes = 0;
+  const auto inside = [n](int64_t rows, int64_t columns) { return Matrix{nullptr, kF32, rows, columns, n, 1}; };
+  const auto dense = [](int64_t rows, int64_t columns) { return Matrix::dense(nullptr, rows, columns); };
+  for (int64_t w : {full, edge > 0 ? edge : full}) {
+    bytes = std::max(bytes, products.measure(inside(full, w), dense(w, w).transposed(), dense(full, w), 1, 0));
+    bytes = std::max(bytes, products.measure(dense(full, w), dense(full, w).transposed(), inside(full, full), -1, 1));
+    bytes = std::max(bytes, products.measure(inside(full, full), dense(full, w), dense(full, w), 1, 1));
+    bytes = std::max(bytes, products.measure(dense(full, w), inside(w, w), inside(full, w), -1, 0));
   }
-  // U = R⁻¹, from the first panel on: U[:j, J] = −U[:j, :j] R[:j, J] U_JJ.
-  for (int64_t j = 0; j < n; j += kFactorPanel) {
+  return bytes;
+}
+
+// h[n, n] (its upper triangle is read) → U in the upper triangle, zero below. False, with h destroyed: h is not positive definite.
+inline bool factor_inverse(const Products& multiply, float* h, int64_t n, const FactorScratch& scratch) {
+  constexpr int64_t kT = kFactorTile;
+  const int64_t tiles = (n + kT - 1) / kT;
+  const auto width = [&](int64_t t) { return std::min(kT, n - t * kT); };  // only the last may be narrower
+  const auto at = [&](int64_t i, int64_t j) { return Matrix{h + i * kT * n + j * kT, kF32, width(i), width(j), n, 1}; };
+  // Tile i of the column of tiles that is being worked on, dense.
+  const auto column = [&](int64_t i, int64_t k) { return Matrix::dense(scratch.column + i * kT * k, width(i), k); };
+  std::vector<double> r(kT * kT), inverse(kT * kT);
+
+  // R, from the last column of tiles to the first. Diagonal tiles end as R⁻¹, which is what both halves use.
+  for (int64_t j = tiles; j-- > 0;) {
     const int64_t k = width(j);
-    if (!measuring) {
-      for (int64_t i = 0; i < k; ++i) std::fill_n(h + (j + i) * n, j, 0.0f);
-      for (int64_t i = 0; i < j; ++i) std::copy_n(h + i * n + j, k, scratch.panel + i * k);
+    float* corner = h + j * kT * n + j * kT;
+    if (!upper::factor_diagonal(corner, n, k, r.data(), inverse.data())) return false;
+    for (int64_t i = 0; i < k; ++i)
+      for (int64_t c = 0; c < k; ++c) corner[i * n + c] = scratch.diagonal[i * k + c] = static_cast<float>(inverse[i * k + c]);
+    for (int64_t i = 0; i < j; ++i)  // R_ij = A_ij R_jj⁻ᵀ
+      multiply(1, at(i, j), Matrix::dense(scratch.diagonal, k, k).transposed(), 0, column(i, k));
+    for (int64_t i = 0; i < j * kT; ++i) std::copy_n(scratch.column + i * k, k, h + i * n + j * kT);
+    for (int64_t i = 0; i < j; ++i)  // A −= R_:j R_:jᵀ, the upper triangle alone
+      for (int64_t c = i; c < j; ++c) multiply(-1, column(i, k), column(c, k).transposed(), 1, at(i, c));
+  }
+  // U = R⁻¹, from the first column on: U_ij = −(Σ_{i ≤ c < j} U_ic R_cj) U_jj.
+  for (int64_t j = 0; j < tiles; ++j) {
+    const int64_t k = width(j);
+    for (int64_t i = 0; i < k; ++i) std::fill_n(h + (j * kT + i) * n, j * kT, 0.0f);
+    for (int64_t i = 0; i < j * kT; ++i) std::copy_n(h + i * n + j * kT, k, scratch.column + i * k);
+    for (int64_t i = 0; i < j; ++i) {
+      const Matrix sum = Matrix::dense(scratch.tile, kT, k);
+      std::fill_n(scratch.tile, kT * k, 0.0f);
+      for (int64_t c = i; c < j; ++c) multiply(1, at(i, c), column(c, k), 1, sum);
+      multiply(-1, sum, at(j, j), 0, at(i, j));
     }
-    for (int64_t i = 0; i < j; i += kFactorPanel)  // row block i of U has nothing left of i
-      multiply(1.0, at(i, i, kFactorPanel, j - i), panel_rows(i, j - i, k), 0.0, at(i, j, kFactorPanel, k));
-    if (j == 0) continue;
-    multiply(-1.0, at(0, j, j, k), at(j, j, k, k), 0.0, panel_rows(0, j, k));
-    for (int64_t i = 0; i < j && !measuring; ++i) std::copy_n(scratch.panel + i * k, k, h + i * n + j);
   }
   return true;
 }
