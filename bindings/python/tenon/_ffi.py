@@ -125,6 +125,21 @@ TN_STATE_UNDEFINED = 0
 TN_STATE_PER_TOKEN = 1
 TN_STATE_FIXED = 2
 TN_STATE_RING = 3
+TN_SITE_WEIGHT = 1
+TN_SITE_OPTIMIZER_STATE = 2
+TN_SITE_ACTIVATION = 4
+TN_SITE_KV_CACHE = 8
+TN_SITE_DELTA = 16
+TN_COMPONENT_TRAINABLE = 1
+TN_COMPONENT_HOST_MEMORY = 2
+TN_COMPONENT_TRANSIENT = 4
+TN_QUANTIZER_OP_UNDEFINED = 0
+TN_QUANTIZER_ENCODE = 1
+TN_QUANTIZER_DECODE = 2
+TN_QUANTIZER_LINEAR = 3
+TN_QUANTIZER_LINEAR_BACKWARD = 4
+TN_STATISTIC_UNDEFINED = 0
+TN_STATISTIC_GRAM = 1
 TN_FILL_UNDEFINED = 0
 TN_FILL_NORMAL = 1
 TN_FILL_UNIFORM = 2
@@ -146,19 +161,6 @@ TN_ADVICE_DEGRADED = 1
 TN_OPTIMIZER_ONE_AT_A_TIME = 1
 TN_OPTIMIZER_ROWWISE = 2
 TN_OPTIMIZER_ELEMENTWISE = 4
-TN_SITE_WEIGHT = 1
-TN_SITE_OPTIMIZER_STATE = 2
-TN_SITE_ACTIVATION = 4
-TN_SITE_KV_CACHE = 8
-TN_SITE_DELTA = 16
-TN_COMPONENT_TRAINABLE = 1
-TN_COMPONENT_HOST_MEMORY = 2
-TN_COMPONENT_TRANSIENT = 4
-TN_QUANTIZER_OP_UNDEFINED = 0
-TN_QUANTIZER_ENCODE = 1
-TN_QUANTIZER_DECODE = 2
-TN_QUANTIZER_LINEAR = 3
-TN_QUANTIZER_LINEAR_BACKWARD = 4
 TN_MEMORY_UNDEFINED = 0
 TN_MEMORY_WEIGHTS = 1
 TN_MEMORY_GRADIENTS = 2
@@ -169,6 +171,7 @@ TN_MEMORY_WORKSPACE = 6
 TN_MEMORY_CODEC = 7
 TN_TRAINER_SKIPPED = 1
 TN_TRAINER_DEGRADED = 2
+TN_EXT_CALIBRATE = b"org.tenon.calibrate/1"
 TN_EXT_OPS = b"org.tenon.ops/1"
 TN_PLUGIN_ENTRY_NAME = b"tn_plugin_entry"
 TN_EXT_LAYOUT = b"org.tenon.layout/1"
@@ -306,6 +309,34 @@ class tn_attention_api(_Struct):
     pass
 
 
+class tn_target(_Struct):
+    pass
+
+
+class tn_component(_Struct):
+    pass
+
+
+class tn_component_sink(_Struct):
+    pass
+
+
+class tn_quantizer_api(_Struct):
+    pass
+
+
+class tn_layout(_Struct):
+    pass
+
+
+class tn_calibration_plan(_Struct):
+    pass
+
+
+class tn_calibrate(_Struct):
+    pass
+
+
 class tn_ops(_Struct):
     pass
 
@@ -339,26 +370,6 @@ class tn_advice(_Struct):
 
 
 class tn_optimizer_api(_Struct):
-    pass
-
-
-class tn_target(_Struct):
-    pass
-
-
-class tn_component(_Struct):
-    pass
-
-
-class tn_component_sink(_Struct):
-    pass
-
-
-class tn_quantizer_api(_Struct):
-    pass
-
-
-class tn_layout(_Struct):
     pass
 
 
@@ -732,6 +743,74 @@ tn_attention_api._fields_ = [
     ("state", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_dtype), c.POINTER(tn_attention_state))),
 ]
 
+tn_target._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("site", c.c_uint32),
+    ("role", c.c_uint32),
+    ("uid", c.c_uint32),
+    ("block", c.c_int32),
+    ("ndim", c.c_int32),
+    ("dtype", tn_dtype),
+    ("reserved", c.c_uint32),
+    ("shape", c.c_int64 * 4),
+    ("name", c.c_char_p),
+]
+
+tn_component._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("code_bits", c.c_uint32),
+    ("flags", c.c_uint32),
+    ("ndim", c.c_int32),
+    ("dtype", tn_dtype),
+    ("reserved", c.c_uint32),
+    ("shape", c.c_int64 * 4),
+    ("name", c.c_char_p),
+]
+
+tn_component_sink._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("self", c.c_void_p),
+    ("declare", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_component))),
+]
+
+tn_quantizer_api._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("sites", c.c_uint32),
+    ("create", c.CFUNCTYPE(c.c_int32, c.POINTER(tn_host), c.POINTER(c.POINTER(tn_hyper)), c.c_uint64, c.POINTER(c.c_void_p))),
+    ("destroy", c.CFUNCTYPE(None, c.c_void_p)),
+    ("supports", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_query))),
+    ("plan", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_target), c.POINTER(tn_component_sink))),
+    ("estimate", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_device_api), c.c_void_p, c.POINTER(tn_target), c.c_uint32, c.c_int64, c.POINTER(tn_estimate))),
+    ("encode", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(tn_tensor), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_rng))),
+    ("decode", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.c_int64, c.c_int64, c.POINTER(tn_tensor))),
+    ("linear", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_tensor), c.c_double, c.c_double, c.POINTER(tn_tensor))),
+    ("linear_backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_tensor), c.c_double, c.c_double, c.POINTER(tn_tensor))),
+]
+
+tn_layout._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("names", c.POINTER(c.c_char_p)),
+    ("to_external", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.c_void_p, c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_tensor)))),
+    ("from_external", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_target), c.c_void_p, c.CFUNCTYPE(c.POINTER(tn_tensor), c.c_void_p, c.c_char_p), c.POINTER(c.POINTER(tn_tensor)))),
+]
+
+tn_calibration_plan._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("statistic", c.c_uint32),
+    ("sequences", c.c_int64),
+    ("length", c.c_int64),
+]
+
+tn_calibrate._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("plan", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_calibration_plan))),
+    ("estimate", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_device_api), c.c_void_p, c.POINTER(tn_target), c.POINTER(tn_estimate))),
+    ("encode", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_int64, c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_rng))),
+]
+
 tn_ops._fields_ = [
     ("struct_size", c.c_uint32),
     ("reserved", c.c_uint32),
@@ -841,59 +920,6 @@ tn_optimizer_api._fields_ = [
     ("finish", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_step), c.POINTER(tn_advice))),
     ("save", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_sink))),
     ("load", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.c_uint64)),
-]
-
-tn_target._fields_ = [
-    ("struct_size", c.c_uint32),
-    ("site", c.c_uint32),
-    ("role", c.c_uint32),
-    ("uid", c.c_uint32),
-    ("block", c.c_int32),
-    ("ndim", c.c_int32),
-    ("dtype", tn_dtype),
-    ("reserved", c.c_uint32),
-    ("shape", c.c_int64 * 4),
-    ("name", c.c_char_p),
-]
-
-tn_component._fields_ = [
-    ("struct_size", c.c_uint32),
-    ("code_bits", c.c_uint32),
-    ("flags", c.c_uint32),
-    ("ndim", c.c_int32),
-    ("dtype", tn_dtype),
-    ("reserved", c.c_uint32),
-    ("shape", c.c_int64 * 4),
-    ("name", c.c_char_p),
-]
-
-tn_component_sink._fields_ = [
-    ("struct_size", c.c_uint32),
-    ("reserved", c.c_uint32),
-    ("self", c.c_void_p),
-    ("declare", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_component))),
-]
-
-tn_quantizer_api._fields_ = [
-    ("struct_size", c.c_uint32),
-    ("sites", c.c_uint32),
-    ("create", c.CFUNCTYPE(c.c_int32, c.POINTER(tn_host), c.POINTER(c.POINTER(tn_hyper)), c.c_uint64, c.POINTER(c.c_void_p))),
-    ("destroy", c.CFUNCTYPE(None, c.c_void_p)),
-    ("supports", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_query))),
-    ("plan", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_target), c.POINTER(tn_component_sink))),
-    ("estimate", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_device_api), c.c_void_p, c.POINTER(tn_target), c.c_uint32, c.c_int64, c.POINTER(tn_estimate))),
-    ("encode", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(tn_tensor), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_rng))),
-    ("decode", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.c_int64, c.c_int64, c.POINTER(tn_tensor))),
-    ("linear", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_tensor), c.c_double, c.c_double, c.POINTER(tn_tensor))),
-    ("linear_backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_tensor), c.c_double, c.c_double, c.POINTER(tn_tensor))),
-]
-
-tn_layout._fields_ = [
-    ("struct_size", c.c_uint32),
-    ("reserved", c.c_uint32),
-    ("names", c.POINTER(c.c_char_p)),
-    ("to_external", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.c_void_p, c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_tensor)))),
-    ("from_external", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_target), c.c_void_p, c.CFUNCTYPE(c.POINTER(tn_tensor), c.c_void_p, c.c_char_p), c.POINTER(c.POINTER(tn_tensor)))),
 ]
 
 tn_update._fields_ = [
@@ -1051,6 +1077,10 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     "TN_STATE_PER_TOKEN",
     "TN_STATE_FIXED",
     "TN_STATE_RING",
+    tn_calibration_plan,
+    tn_calibrate,
+    "TN_STATISTIC_UNDEFINED",
+    "TN_STATISTIC_GRAM",
     tn_device_info,
     tn_gemm,
     tn_device_api,

@@ -125,6 +125,21 @@ const (
 	TN_STATE_PER_TOKEN            = 1
 	TN_STATE_FIXED                = 2
 	TN_STATE_RING                 = 3
+	TN_SITE_WEIGHT                = 1
+	TN_SITE_OPTIMIZER_STATE       = 2
+	TN_SITE_ACTIVATION            = 4
+	TN_SITE_KV_CACHE              = 8
+	TN_SITE_DELTA                 = 16
+	TN_COMPONENT_TRAINABLE        = 1
+	TN_COMPONENT_HOST_MEMORY      = 2
+	TN_COMPONENT_TRANSIENT        = 4
+	TN_QUANTIZER_OP_UNDEFINED     = 0
+	TN_QUANTIZER_ENCODE           = 1
+	TN_QUANTIZER_DECODE           = 2
+	TN_QUANTIZER_LINEAR           = 3
+	TN_QUANTIZER_LINEAR_BACKWARD  = 4
+	TN_STATISTIC_UNDEFINED        = 0
+	TN_STATISTIC_GRAM             = 1
 	TN_FILL_UNDEFINED             = 0
 	TN_FILL_NORMAL                = 1
 	TN_FILL_UNIFORM               = 2
@@ -146,19 +161,6 @@ const (
 	TN_OPTIMIZER_ONE_AT_A_TIME    = 1
 	TN_OPTIMIZER_ROWWISE          = 2
 	TN_OPTIMIZER_ELEMENTWISE      = 4
-	TN_SITE_WEIGHT                = 1
-	TN_SITE_OPTIMIZER_STATE       = 2
-	TN_SITE_ACTIVATION            = 4
-	TN_SITE_KV_CACHE              = 8
-	TN_SITE_DELTA                 = 16
-	TN_COMPONENT_TRAINABLE        = 1
-	TN_COMPONENT_HOST_MEMORY      = 2
-	TN_COMPONENT_TRANSIENT        = 4
-	TN_QUANTIZER_OP_UNDEFINED     = 0
-	TN_QUANTIZER_ENCODE           = 1
-	TN_QUANTIZER_DECODE           = 2
-	TN_QUANTIZER_LINEAR           = 3
-	TN_QUANTIZER_LINEAR_BACKWARD  = 4
 	TN_MEMORY_UNDEFINED           = 0
 	TN_MEMORY_WEIGHTS             = 1
 	TN_MEMORY_GRADIENTS           = 2
@@ -169,6 +171,7 @@ const (
 	TN_MEMORY_CODEC               = 7
 	TN_TRAINER_SKIPPED            = 1
 	TN_TRAINER_DEGRADED           = 2
+	TN_EXT_CALIBRATE              = "org.tenon.calibrate/1"
 	TN_EXT_OPS                    = "org.tenon.ops/1"
 	TN_PLUGIN_ENTRY_NAME          = "tn_plugin_entry"
 	TN_EXT_LAYOUT                 = "org.tenon.layout/1"
@@ -184,9 +187,9 @@ type Adapter struct{ _ [0]byte }
 
 type Attention struct{ _ [0]byte }
 
-type Optimizer struct{ _ [0]byte }
-
 type Quantizer struct{ _ [0]byte }
+
+type Optimizer struct{ _ [0]byte }
 
 type Context struct{ _ [0]byte }
 
@@ -556,6 +559,74 @@ type AttentionAPI struct {
 	State      unsafe.Pointer
 }
 
+type Target struct {
+	StructSize uint32
+	Site       uint32
+	Role       uint32
+	UID        uint32
+	Block      int32
+	Ndim       int32
+	Dtype      Dtype
+	Reserved   uint32
+	Shape      [4]int64
+	Name       *byte
+}
+
+type Component struct {
+	StructSize uint32
+	CodeBits   uint32
+	Flags      uint32
+	Ndim       int32
+	Dtype      Dtype
+	Reserved   uint32
+	Shape      [4]int64
+	Name       *byte
+}
+
+type ComponentSink struct {
+	StructSize uint32
+	Reserved   uint32
+	Self       unsafe.Pointer
+	Declare    unsafe.Pointer
+}
+
+type QuantizerAPI struct {
+	StructSize     uint32
+	Sites          uint32
+	Create         unsafe.Pointer
+	Destroy        unsafe.Pointer
+	Supports       unsafe.Pointer
+	Plan           unsafe.Pointer
+	Estimate       unsafe.Pointer
+	Encode         unsafe.Pointer
+	Decode         unsafe.Pointer
+	Linear         unsafe.Pointer
+	LinearBackward unsafe.Pointer
+}
+
+type Layout struct {
+	StructSize   uint32
+	Reserved     uint32
+	Names        **byte
+	ToExternal   unsafe.Pointer
+	FromExternal unsafe.Pointer
+}
+
+type CalibrationPlan struct {
+	StructSize uint32
+	Statistic  uint32
+	Sequences  int64
+	Length     int64
+}
+
+type Calibrate struct {
+	StructSize uint32
+	Reserved   uint32
+	Plan       unsafe.Pointer
+	Estimate   unsafe.Pointer
+	Encode     unsafe.Pointer
+}
+
 type Ops struct {
 	StructSize        uint32
 	Reserved          uint32
@@ -665,59 +736,6 @@ type OptimizerAPI struct {
 	Finish      unsafe.Pointer
 	Save        unsafe.Pointer
 	Load        unsafe.Pointer
-}
-
-type Target struct {
-	StructSize uint32
-	Site       uint32
-	Role       uint32
-	UID        uint32
-	Block      int32
-	Ndim       int32
-	Dtype      Dtype
-	Reserved   uint32
-	Shape      [4]int64
-	Name       *byte
-}
-
-type Component struct {
-	StructSize uint32
-	CodeBits   uint32
-	Flags      uint32
-	Ndim       int32
-	Dtype      Dtype
-	Reserved   uint32
-	Shape      [4]int64
-	Name       *byte
-}
-
-type ComponentSink struct {
-	StructSize uint32
-	Reserved   uint32
-	Self       unsafe.Pointer
-	Declare    unsafe.Pointer
-}
-
-type QuantizerAPI struct {
-	StructSize     uint32
-	Sites          uint32
-	Create         unsafe.Pointer
-	Destroy        unsafe.Pointer
-	Supports       unsafe.Pointer
-	Plan           unsafe.Pointer
-	Estimate       unsafe.Pointer
-	Encode         unsafe.Pointer
-	Decode         unsafe.Pointer
-	Linear         unsafe.Pointer
-	LinearBackward unsafe.Pointer
-}
-
-type Layout struct {
-	StructSize   uint32
-	Reserved     uint32
-	Names        **byte
-	ToExternal   unsafe.Pointer
-	FromExternal unsafe.Pointer
 }
 
 type Update struct {
@@ -1217,6 +1235,25 @@ func GoldenLayout() []string {
 	add("TN_STATE_PER_TOKEN = %d", TN_STATE_PER_TOKEN)
 	add("TN_STATE_FIXED = %d", TN_STATE_FIXED)
 	add("TN_STATE_RING = %d", TN_STATE_RING)
+	{
+		var s CalibrationPlan
+		add("struct tn_calibration_plan size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  statistic offset %d size %d", unsafe.Offsetof(s.Statistic), unsafe.Sizeof(s.Statistic))
+		add("  sequences offset %d size %d", unsafe.Offsetof(s.Sequences), unsafe.Sizeof(s.Sequences))
+		add("  length offset %d size %d", unsafe.Offsetof(s.Length), unsafe.Sizeof(s.Length))
+	}
+	{
+		var s Calibrate
+		add("struct tn_calibrate size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  plan offset %d size %d", unsafe.Offsetof(s.Plan), unsafe.Sizeof(s.Plan))
+		add("  estimate offset %d size %d", unsafe.Offsetof(s.Estimate), unsafe.Sizeof(s.Estimate))
+		add("  encode offset %d size %d", unsafe.Offsetof(s.Encode), unsafe.Sizeof(s.Encode))
+	}
+	add("TN_STATISTIC_UNDEFINED = %d", TN_STATISTIC_UNDEFINED)
+	add("TN_STATISTIC_GRAM = %d", TN_STATISTIC_GRAM)
 	{
 		var s DeviceInfo
 		add("struct tn_device_info size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))

@@ -113,6 +113,21 @@ const TN_STATE_UNDEFINED = Int32(0)
 const TN_STATE_PER_TOKEN = Int32(1)
 const TN_STATE_FIXED = Int32(2)
 const TN_STATE_RING = Int32(3)
+const TN_SITE_WEIGHT = Int32(1)
+const TN_SITE_OPTIMIZER_STATE = Int32(2)
+const TN_SITE_ACTIVATION = Int32(4)
+const TN_SITE_KV_CACHE = Int32(8)
+const TN_SITE_DELTA = Int32(16)
+const TN_COMPONENT_TRAINABLE = Int32(1)
+const TN_COMPONENT_HOST_MEMORY = Int32(2)
+const TN_COMPONENT_TRANSIENT = Int32(4)
+const TN_QUANTIZER_OP_UNDEFINED = Int32(0)
+const TN_QUANTIZER_ENCODE = Int32(1)
+const TN_QUANTIZER_DECODE = Int32(2)
+const TN_QUANTIZER_LINEAR = Int32(3)
+const TN_QUANTIZER_LINEAR_BACKWARD = Int32(4)
+const TN_STATISTIC_UNDEFINED = Int32(0)
+const TN_STATISTIC_GRAM = Int32(1)
 const TN_FILL_UNDEFINED = Int32(0)
 const TN_FILL_NORMAL = Int32(1)
 const TN_FILL_UNIFORM = Int32(2)
@@ -134,19 +149,6 @@ const TN_ADVICE_DEGRADED = Int32(1)
 const TN_OPTIMIZER_ONE_AT_A_TIME = Int32(1)
 const TN_OPTIMIZER_ROWWISE = Int32(2)
 const TN_OPTIMIZER_ELEMENTWISE = Int32(4)
-const TN_SITE_WEIGHT = Int32(1)
-const TN_SITE_OPTIMIZER_STATE = Int32(2)
-const TN_SITE_ACTIVATION = Int32(4)
-const TN_SITE_KV_CACHE = Int32(8)
-const TN_SITE_DELTA = Int32(16)
-const TN_COMPONENT_TRAINABLE = Int32(1)
-const TN_COMPONENT_HOST_MEMORY = Int32(2)
-const TN_COMPONENT_TRANSIENT = Int32(4)
-const TN_QUANTIZER_OP_UNDEFINED = Int32(0)
-const TN_QUANTIZER_ENCODE = Int32(1)
-const TN_QUANTIZER_DECODE = Int32(2)
-const TN_QUANTIZER_LINEAR = Int32(3)
-const TN_QUANTIZER_LINEAR_BACKWARD = Int32(4)
 const TN_MEMORY_UNDEFINED = Int32(0)
 const TN_MEMORY_WEIGHTS = Int32(1)
 const TN_MEMORY_GRADIENTS = Int32(2)
@@ -157,6 +159,7 @@ const TN_MEMORY_WORKSPACE = Int32(6)
 const TN_MEMORY_CODEC = Int32(7)
 const TN_TRAINER_SKIPPED = Int32(1)
 const TN_TRAINER_DEGRADED = Int32(2)
+const TN_EXT_CALIBRATE = "org.tenon.calibrate/1"
 const TN_EXT_OPS = "org.tenon.ops/1"
 const TN_PLUGIN_ENTRY_NAME = "tn_plugin_entry"
 const TN_EXT_LAYOUT = "org.tenon.layout/1"
@@ -166,8 +169,8 @@ mutable struct tn_stream end
 mutable struct tn_event end
 mutable struct tn_adapter end
 mutable struct tn_attention end
-mutable struct tn_optimizer end
 mutable struct tn_quantizer end
+mutable struct tn_optimizer end
 mutable struct tn_context end
 mutable struct tn_session end
 mutable struct tn_technique end
@@ -532,6 +535,74 @@ struct tn_attention_api
     state::Ptr{Cvoid}
 end
 
+struct tn_target
+    struct_size::UInt32
+    site::UInt32
+    role::UInt32
+    uid::UInt32
+    block::Int32
+    ndim::Int32
+    dtype::tn_dtype
+    reserved::UInt32
+    shape::NTuple{4,Int64}
+    name::Ptr{UInt8}
+end
+
+struct tn_component
+    struct_size::UInt32
+    code_bits::UInt32
+    flags::UInt32
+    ndim::Int32
+    dtype::tn_dtype
+    reserved::UInt32
+    shape::NTuple{4,Int64}
+    name::Ptr{UInt8}
+end
+
+struct tn_component_sink
+    struct_size::UInt32
+    reserved::UInt32
+    self::Ptr{Cvoid}
+    declare::Ptr{Cvoid}
+end
+
+struct tn_quantizer_api
+    struct_size::UInt32
+    sites::UInt32
+    create::Ptr{Cvoid}
+    destroy::Ptr{Cvoid}
+    supports::Ptr{Cvoid}
+    plan::Ptr{Cvoid}
+    estimate::Ptr{Cvoid}
+    encode::Ptr{Cvoid}
+    decode::Ptr{Cvoid}
+    linear::Ptr{Cvoid}
+    linear_backward::Ptr{Cvoid}
+end
+
+struct tn_layout
+    struct_size::UInt32
+    reserved::UInt32
+    names::Ptr{Ptr{UInt8}}
+    to_external::Ptr{Cvoid}
+    from_external::Ptr{Cvoid}
+end
+
+struct tn_calibration_plan
+    struct_size::UInt32
+    statistic::UInt32
+    sequences::Int64
+    length::Int64
+end
+
+struct tn_calibrate
+    struct_size::UInt32
+    reserved::UInt32
+    plan::Ptr{Cvoid}
+    estimate::Ptr{Cvoid}
+    encode::Ptr{Cvoid}
+end
+
 struct tn_ops
     struct_size::UInt32
     reserved::UInt32
@@ -641,59 +712,6 @@ struct tn_optimizer_api
     finish::Ptr{Cvoid}
     save::Ptr{Cvoid}
     load::Ptr{Cvoid}
-end
-
-struct tn_target
-    struct_size::UInt32
-    site::UInt32
-    role::UInt32
-    uid::UInt32
-    block::Int32
-    ndim::Int32
-    dtype::tn_dtype
-    reserved::UInt32
-    shape::NTuple{4,Int64}
-    name::Ptr{UInt8}
-end
-
-struct tn_component
-    struct_size::UInt32
-    code_bits::UInt32
-    flags::UInt32
-    ndim::Int32
-    dtype::tn_dtype
-    reserved::UInt32
-    shape::NTuple{4,Int64}
-    name::Ptr{UInt8}
-end
-
-struct tn_component_sink
-    struct_size::UInt32
-    reserved::UInt32
-    self::Ptr{Cvoid}
-    declare::Ptr{Cvoid}
-end
-
-struct tn_quantizer_api
-    struct_size::UInt32
-    sites::UInt32
-    create::Ptr{Cvoid}
-    destroy::Ptr{Cvoid}
-    supports::Ptr{Cvoid}
-    plan::Ptr{Cvoid}
-    estimate::Ptr{Cvoid}
-    encode::Ptr{Cvoid}
-    decode::Ptr{Cvoid}
-    linear::Ptr{Cvoid}
-    linear_backward::Ptr{Cvoid}
-end
-
-struct tn_layout
-    struct_size::UInt32
-    reserved::UInt32
-    names::Ptr{Ptr{UInt8}}
-    to_external::Ptr{Cvoid}
-    from_external::Ptr{Cvoid}
 end
 
 struct tn_update
@@ -851,6 +869,10 @@ const LAYOUT = [
     "TN_STATE_PER_TOKEN" => TN_STATE_PER_TOKEN,
     "TN_STATE_FIXED" => TN_STATE_FIXED,
     "TN_STATE_RING" => TN_STATE_RING,
+    tn_calibration_plan => ["struct_size", "statistic", "sequences", "length"],
+    tn_calibrate => ["struct_size", "reserved", "plan", "estimate", "encode"],
+    "TN_STATISTIC_UNDEFINED" => TN_STATISTIC_UNDEFINED,
+    "TN_STATISTIC_GRAM" => TN_STATISTIC_GRAM,
     tn_device_info => ["struct_size", "n_threads", "id", "name", "arch", "runtime", "total_bytes", "free_bytes", "gemm_dtype", "reserved", "gemm_flops", "bytes_per_second"],
     tn_gemm => ["struct_size", "flags", "a", "b", "c", "bias", "alpha", "beta", "packed_b"],
     tn_device_api => ["struct_size", "reserved", "count", "open", "close", "info", "alloc", "free", "copy", "fill", "stream_create", "stream_destroy", "stream_wait", "event_create", "event_destroy", "event_record", "stream_wait_event", "event_seconds", "gemm_workspace", "gemm", "pack_bytes", "pack", "get_extension"],

@@ -116,6 +116,21 @@ pub const TN_STATE_UNDEFINED: u32 = 0;
 pub const TN_STATE_PER_TOKEN: u32 = 1;
 pub const TN_STATE_FIXED: u32 = 2;
 pub const TN_STATE_RING: u32 = 3;
+pub const TN_SITE_WEIGHT: u32 = 1;
+pub const TN_SITE_OPTIMIZER_STATE: u32 = 2;
+pub const TN_SITE_ACTIVATION: u32 = 4;
+pub const TN_SITE_KV_CACHE: u32 = 8;
+pub const TN_SITE_DELTA: u32 = 16;
+pub const TN_COMPONENT_TRAINABLE: u32 = 1;
+pub const TN_COMPONENT_HOST_MEMORY: u32 = 2;
+pub const TN_COMPONENT_TRANSIENT: u32 = 4;
+pub const TN_QUANTIZER_OP_UNDEFINED: u32 = 0;
+pub const TN_QUANTIZER_ENCODE: u32 = 1;
+pub const TN_QUANTIZER_DECODE: u32 = 2;
+pub const TN_QUANTIZER_LINEAR: u32 = 3;
+pub const TN_QUANTIZER_LINEAR_BACKWARD: u32 = 4;
+pub const TN_STATISTIC_UNDEFINED: u32 = 0;
+pub const TN_STATISTIC_GRAM: u32 = 1;
 pub const TN_FILL_UNDEFINED: u32 = 0;
 pub const TN_FILL_NORMAL: u32 = 1;
 pub const TN_FILL_UNIFORM: u32 = 2;
@@ -137,19 +152,6 @@ pub const TN_ADVICE_DEGRADED: u32 = 1;
 pub const TN_OPTIMIZER_ONE_AT_A_TIME: u32 = 1;
 pub const TN_OPTIMIZER_ROWWISE: u32 = 2;
 pub const TN_OPTIMIZER_ELEMENTWISE: u32 = 4;
-pub const TN_SITE_WEIGHT: u32 = 1;
-pub const TN_SITE_OPTIMIZER_STATE: u32 = 2;
-pub const TN_SITE_ACTIVATION: u32 = 4;
-pub const TN_SITE_KV_CACHE: u32 = 8;
-pub const TN_SITE_DELTA: u32 = 16;
-pub const TN_COMPONENT_TRAINABLE: u32 = 1;
-pub const TN_COMPONENT_HOST_MEMORY: u32 = 2;
-pub const TN_COMPONENT_TRANSIENT: u32 = 4;
-pub const TN_QUANTIZER_OP_UNDEFINED: u32 = 0;
-pub const TN_QUANTIZER_ENCODE: u32 = 1;
-pub const TN_QUANTIZER_DECODE: u32 = 2;
-pub const TN_QUANTIZER_LINEAR: u32 = 3;
-pub const TN_QUANTIZER_LINEAR_BACKWARD: u32 = 4;
 pub const TN_MEMORY_UNDEFINED: u32 = 0;
 pub const TN_MEMORY_WEIGHTS: u32 = 1;
 pub const TN_MEMORY_GRADIENTS: u32 = 2;
@@ -160,6 +162,7 @@ pub const TN_MEMORY_WORKSPACE: u32 = 6;
 pub const TN_MEMORY_CODEC: u32 = 7;
 pub const TN_TRAINER_SKIPPED: u32 = 1;
 pub const TN_TRAINER_DEGRADED: u32 = 2;
+pub const TN_EXT_CALIBRATE: &[u8] = b"org.tenon.calibrate/1\0";
 pub const TN_EXT_OPS: &[u8] = b"org.tenon.ops/1\0";
 pub const TN_PLUGIN_ENTRY_NAME: &[u8] = b"tn_plugin_entry\0";
 pub const TN_EXT_LAYOUT: &[u8] = b"org.tenon.layout/1\0";
@@ -190,12 +193,12 @@ pub struct tn_attention {
 }
 
 #[repr(C)]
-pub struct tn_optimizer {
+pub struct tn_quantizer {
     _private: [u8; 0],
 }
 
 #[repr(C)]
-pub struct tn_quantizer {
+pub struct tn_optimizer {
     _private: [u8; 0],
 }
 
@@ -652,6 +655,88 @@ pub struct tn_attention_api {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
+pub struct tn_target {
+    pub struct_size: u32,
+    pub site: u32,
+    pub role: u32,
+    pub uid: u32,
+    pub block: i32,
+    pub ndim: i32,
+    pub dtype: tn_dtype,
+    pub reserved: u32,
+    pub shape: [i64; 4],
+    pub name: *const c_char,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_component {
+    pub struct_size: u32,
+    pub code_bits: u32,
+    pub flags: u32,
+    pub ndim: i32,
+    pub dtype: tn_dtype,
+    pub reserved: u32,
+    pub shape: [i64; 4],
+    pub name: *const c_char,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_component_sink {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub self_: *mut c_void,
+    pub declare: Option<unsafe extern "C" fn(self_: *mut c_void, component: *const tn_component) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_quantizer_api {
+    pub struct_size: u32,
+    pub sites: u32,
+    pub create: Option<unsafe extern "C" fn(host: *const tn_host, hypers: *const *const tn_hyper, n_hypers: u64, out: *mut *mut tn_quantizer) -> i32>,
+    pub destroy: Option<unsafe extern "C" fn(self_: *mut tn_quantizer)>,
+    pub supports: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, query: *const tn_query) -> i32>,
+    pub plan: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, target: *const tn_target, sink: *const tn_component_sink) -> i32>,
+    pub estimate: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, api: *const tn_device_api, device: *mut tn_device, target: *const tn_target, op: u32, rows: i64, out: *mut tn_estimate) -> i32>,
+    pub encode: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, src: *const tn_tensor, components: *const *mut tn_tensor, rng: *const tn_rng) -> i32>,
+    pub decode: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, components: *const *mut tn_tensor, begin: i64, end: i64, dst: *mut tn_tensor) -> i32>,
+    pub linear: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, components: *const *mut tn_tensor, x: *const tn_tensor, alpha: f64, beta: f64, y: *mut tn_tensor) -> i32>,
+    pub linear_backward: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, components: *const *mut tn_tensor, dy: *const tn_tensor, alpha: f64, beta: f64, dx: *mut tn_tensor) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_layout {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub names: *const *const c_char,
+    pub to_external: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, layout: *const c_char, target: *const tn_target, components: *const *mut tn_tensor, context: *mut c_void, put: Option<unsafe extern "C" fn(context: *mut c_void, suffix: *const c_char, tensor: *const tn_tensor) -> i32>) -> i32>,
+    pub from_external: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, layout: *const c_char, target: *const tn_target, context: *mut c_void, get: Option<unsafe extern "C" fn(context: *mut c_void, suffix: *const c_char) -> *const tn_tensor>, components: *const *mut tn_tensor) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_calibration_plan {
+    pub struct_size: u32,
+    pub statistic: u32,
+    pub sequences: i64,
+    pub length: i64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_calibrate {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub plan: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, out: *mut tn_calibration_plan) -> i32>,
+    pub estimate: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, api: *const tn_device_api, device: *mut tn_device, target: *const tn_target, out: *mut tn_estimate) -> i32>,
+    pub encode: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, src: *mut tn_tensor, statistic: *const tn_tensor, tokens: i64, components: *const *mut tn_tensor, rng: *const tn_rng) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub struct tn_ops {
     pub struct_size: u32,
     pub reserved: u32,
@@ -777,69 +862,6 @@ pub struct tn_optimizer_api {
     pub finish: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, step: *const tn_step, advice: *mut tn_advice) -> i32>,
     pub save: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, sink: *const tn_sink) -> i32>,
     pub load: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, bytes: *const c_void, n_bytes: u64) -> i32>,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct tn_target {
-    pub struct_size: u32,
-    pub site: u32,
-    pub role: u32,
-    pub uid: u32,
-    pub block: i32,
-    pub ndim: i32,
-    pub dtype: tn_dtype,
-    pub reserved: u32,
-    pub shape: [i64; 4],
-    pub name: *const c_char,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct tn_component {
-    pub struct_size: u32,
-    pub code_bits: u32,
-    pub flags: u32,
-    pub ndim: i32,
-    pub dtype: tn_dtype,
-    pub reserved: u32,
-    pub shape: [i64; 4],
-    pub name: *const c_char,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct tn_component_sink {
-    pub struct_size: u32,
-    pub reserved: u32,
-    pub self_: *mut c_void,
-    pub declare: Option<unsafe extern "C" fn(self_: *mut c_void, component: *const tn_component) -> i32>,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct tn_quantizer_api {
-    pub struct_size: u32,
-    pub sites: u32,
-    pub create: Option<unsafe extern "C" fn(host: *const tn_host, hypers: *const *const tn_hyper, n_hypers: u64, out: *mut *mut tn_quantizer) -> i32>,
-    pub destroy: Option<unsafe extern "C" fn(self_: *mut tn_quantizer)>,
-    pub supports: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, query: *const tn_query) -> i32>,
-    pub plan: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, target: *const tn_target, sink: *const tn_component_sink) -> i32>,
-    pub estimate: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, api: *const tn_device_api, device: *mut tn_device, target: *const tn_target, op: u32, rows: i64, out: *mut tn_estimate) -> i32>,
-    pub encode: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, src: *const tn_tensor, components: *const *mut tn_tensor, rng: *const tn_rng) -> i32>,
-    pub decode: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, components: *const *mut tn_tensor, begin: i64, end: i64, dst: *mut tn_tensor) -> i32>,
-    pub linear: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, components: *const *mut tn_tensor, x: *const tn_tensor, alpha: f64, beta: f64, y: *mut tn_tensor) -> i32>,
-    pub linear_backward: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, components: *const *mut tn_tensor, dy: *const tn_tensor, alpha: f64, beta: f64, dx: *mut tn_tensor) -> i32>,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct tn_layout {
-    pub struct_size: u32,
-    pub reserved: u32,
-    pub names: *const *const c_char,
-    pub to_external: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, layout: *const c_char, target: *const tn_target, components: *const *mut tn_tensor, context: *mut c_void, put: Option<unsafe extern "C" fn(context: *mut c_void, suffix: *const c_char, tensor: *const tn_tensor) -> i32>) -> i32>,
-    pub from_external: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, layout: *const c_char, target: *const tn_target, context: *mut c_void, get: Option<unsafe extern "C" fn(context: *mut c_void, suffix: *const c_char) -> *const tn_tensor>, components: *const *mut tn_tensor) -> i32>,
 }
 
 #[repr(C)]
@@ -1221,6 +1243,27 @@ pub fn layout() -> Vec<String> {
     lines.push(format!("TN_STATE_PER_TOKEN = {}", TN_STATE_PER_TOKEN));
     lines.push(format!("TN_STATE_FIXED = {}", TN_STATE_FIXED));
     lines.push(format!("TN_STATE_RING = {}", TN_STATE_RING));
+    {
+        let m = MaybeUninit::<tn_calibration_plan>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_calibration_plan size {} align {}", size_of::<tn_calibration_plan>(), align_of::<tn_calibration_plan>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_calibration_plan| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  statistic offset {} size {}", unsafe { addr_of!((*p).statistic) as usize - p as usize }, width(|p: *const tn_calibration_plan| unsafe { addr_of!((*p).statistic) })));
+        lines.push(format!("  sequences offset {} size {}", unsafe { addr_of!((*p).sequences) as usize - p as usize }, width(|p: *const tn_calibration_plan| unsafe { addr_of!((*p).sequences) })));
+        lines.push(format!("  length offset {} size {}", unsafe { addr_of!((*p).length) as usize - p as usize }, width(|p: *const tn_calibration_plan| unsafe { addr_of!((*p).length) })));
+    }
+    {
+        let m = MaybeUninit::<tn_calibrate>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_calibrate size {} align {}", size_of::<tn_calibrate>(), align_of::<tn_calibrate>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_calibrate| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_calibrate| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  plan offset {} size {}", unsafe { addr_of!((*p).plan) as usize - p as usize }, width(|p: *const tn_calibrate| unsafe { addr_of!((*p).plan) })));
+        lines.push(format!("  estimate offset {} size {}", unsafe { addr_of!((*p).estimate) as usize - p as usize }, width(|p: *const tn_calibrate| unsafe { addr_of!((*p).estimate) })));
+        lines.push(format!("  encode offset {} size {}", unsafe { addr_of!((*p).encode) as usize - p as usize }, width(|p: *const tn_calibrate| unsafe { addr_of!((*p).encode) })));
+    }
+    lines.push(format!("TN_STATISTIC_UNDEFINED = {}", TN_STATISTIC_UNDEFINED));
+    lines.push(format!("TN_STATISTIC_GRAM = {}", TN_STATISTIC_GRAM));
     {
         let m = MaybeUninit::<tn_device_info>::uninit();
         let p = m.as_ptr();
