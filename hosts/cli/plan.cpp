@@ -15,7 +15,7 @@ int run_plan(const std::vector<std::string>& arguments) {
   add_train_flags(options);
   options.add_options()("json", "print {\"planned_bytes\", \"categories\", \"alternatives\", …}");
   po::variables_map values;
-  if (!parse(arguments, options, {}, "tenon plan --model M [flags of train]\n\nSays what a training run will allocate, by category, without allocating it; with --memory-limit also\nwhich flags would make it fit. Exit 0: fits (or no limit); 1: does not.\n", values))
+  if (!parse_with_recipe(arguments, options, "tenon plan --model M [flags of train]\n\nSays what a training run will allocate, by category, without allocating it; with --memory-limit also\nwhich flags would make it fit. Exit 0: fits (or no limit); 1: does not.\n", values))
     return 0;
   std::vector<std::string> tags;
   const trainer::TrainOptions o = train_options(values, tags);

@@ -46,16 +46,9 @@ int run_train(const std::vector<std::string>& arguments) {
   add_train_flags(options);
   auto add = options.add_options();
   add("sample-prompt", po::value<std::string>(), "continue this text before and after, for the report");
-  add("recipe", po::value<std::string>(), "a JSON file of flags; those on the command line win");
   add("json", "print a summary as JSON");
   po::variables_map values;
-  if (!parse(arguments, options, {}, kHelp, values)) return 0;
-  if (values.count("recipe")) {
-    po::variables_map merged;
-    po::store(po::command_line_parser(arguments).options(options).run(), merged);
-    read_recipe(values["recipe"].as<std::string>(), options, merged);
-    values = merged;
-  }
+  if (!parse_with_recipe(arguments, options, kHelp, values)) return 0;
   required(values, "model"), required(values, "data"), required(values, "output");
   std::vector<std::string> tags;
   const trainer::TrainOptions train_opts = train_options(values, tags);

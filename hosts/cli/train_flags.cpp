@@ -87,8 +87,17 @@ std::vector<std::string> recipe_arguments(const nlohmann::json& recipe, const st
   return arguments;
 }
 
-void read_recipe(const std::string& path, const po::options_description& options, po::variables_map& values) {
-  parse(recipe_arguments(read_json_file(path), "--recipe " + path), options, {}, "", values);
+bool parse_with_recipe(const std::vector<std::string>& arguments, po::options_description& options, const std::string& help, po::variables_map& values) {
+  options.add_options()("recipe", po::value<std::string>(), "a JSON file of flags; those on the command line win");
+  if (!parse(arguments, options, {}, help, values)) return false;
+  if (!values.count("recipe")) return true;
+  const std::string path = values["recipe"].as<std::string>();
+  // What is stored first stays, defaults apart.
+  po::variables_map merged;
+  po::store(po::command_line_parser(arguments).options(options).run(), merged);
+  parse(recipe_arguments(read_json_file(path), "--recipe " + path), options, {}, "", merged);
+  values = merged;
+  return true;
 }
 
 trainer::TrainOptions train_options(const po::variables_map& values, std::vector<std::string>& tags) {
