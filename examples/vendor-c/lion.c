@@ -261,7 +261,8 @@ static const tn_plugin kPlugin = {
 TN_EXPORT int32_t tn_plugin_entry(uint32_t major, uint32_t minor, const tn_host* host, const tn_plugin** out);
 int32_t tn_plugin_entry(uint32_t major, uint32_t minor, const tn_host* host, const tn_plugin** out) {
   if (major != kPlugin.abi_major || minor < kPlugin.abi_minor)
-    return refuse(host, TN_E_VERSION, "com.example.lion speaks ABI 0.9 but the host offers %u.%u; install a matching version", major, minor);
+    return refuse(host, TN_E_VERSION, "com.example.lion speaks ABI %u.%u but the host offers %u.%u; install a matching version",
+                  kPlugin.abi_major, kPlugin.abi_minor, major, minor);
   *out = &kPlugin;
   return TN_OK;
 }

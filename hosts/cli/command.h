@@ -20,6 +20,7 @@ int run_conformance(const std::vector<std::string>& arguments);
 int run_eval(const std::vector<std::string>& arguments);
 int run_generate(const std::vector<std::string>& arguments);
 int run_merge(const std::vector<std::string>& arguments);
+int run_new_plugin(const std::vector<std::string>& arguments);
 int run_plan(const std::vector<std::string>& arguments);
 int run_plugin(const std::vector<std::string>& arguments);
 int run_quantize(const std::vector<std::string>& arguments);

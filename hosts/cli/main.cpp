@@ -15,7 +15,7 @@
 namespace tenon::cli {
 namespace {
 
-constexpr std::array<Command, 12> kCommands{{
+constexpr std::array<Command, 13> kCommands{{
     {"train", "fine-tune or pre-train a model with any mix of plugins", run_train},
     {"eval", "loss and perplexity of a model on a text", run_eval},
     {"generate", "continue a prompt", run_generate},
@@ -27,6 +27,7 @@ constexpr std::array<Command, 12> kCommands{{
     {"tokenize", "the token ids of a text", run_tokenize},
     {"plugin", "list, info, install, verify …; pack and sign your own", run_plugin},
     {"bench", "measure this machine and the parts of a step", run_bench},
+    {"new-plugin", "a working plugin to start from, in C, C++ or Rust", run_new_plugin},
     {"conformance", "put a plugin through the conformance battery", run_conformance},
 }};
 

@@ -1,0 +1,10 @@
+# Writes the files of `tenon new-plugin` into one source: cmake -DOUTPUT=… -DFILES=name|path;name|path -P embed.cmake
+set(text "// Made by embed.cmake.\n#include \"hosts/cli/template_files.h\"\n\nnamespace tenon::cli {\n\nconst TemplateFile kTemplateFiles[] = {\n")
+foreach(entry ${FILES})
+  string(REGEX MATCH "^([^|]*)\\|(.*)$" _ "${entry}")
+  set(name "${CMAKE_MATCH_1}")
+  file(READ "${CMAKE_MATCH_2}" content)
+  string(APPEND text "    {\"${name}\", R\"TENON(${content})TENON\"},\n")
+endforeach()
+string(APPEND text "    {nullptr, nullptr},\n};\n\n}  // namespace tenon::cli\n")
+file(WRITE "${OUTPUT}" "${text}")
