@@ -3,7 +3,8 @@
 
   exports.py plugins FOLDER [--constructors]    every *.so below FOLDER: the one symbol tn_plugin_entry, no static constructors (allowed with
                                                 --constructors, for sanitizers), no dependency on libtenon, symbols of old enough systems
-  exports.py library LIBTENON HEADER            libtenon: exactly the functions that tenon.h declares
+  exports.py library LIBRARY HEADER RECORDED    exactly the functions that the header declares, and those that were released; --write records them
+  exports.py floor FILE...                      programs: symbols of old enough systems
 """
 import argparse
 import pathlib
@@ -57,11 +58,18 @@ def check_plugin(path, allow_constructors):
     return [f"{path}: {problem}" for problem in problems]
 
 
-def check_library(path, header):
+def check_library(path, header, recorded):
     declared = set(re.findall(r"^TN_API .*?\b(tn_\w+)\(", header.read_text(encoding="utf-8"), flags=re.M))
+    released = set(recorded.read_text(encoding="utf-8").split())
     symbols = exported(path)
     return [f"{path}: {name} is declared but not exported" for name in sorted(declared - symbols)] + [
-        f"{path}: {name} is exported but not declared" for name in sorted(symbols - declared)]
+        f"{path}: {name} is exported but not declared" for name in sorted(symbols - declared)] + [
+        f"{path}: {name} was released and is gone; a function of an ABI stays" for name in sorted(released - symbols)] + [
+        f"{path}: {name} is not in {recorded.name}; add it with `exports.py library … --write`" for name in sorted(symbols - released)]
+
+
+def check_floor(path):
+    return [f"{path}: needs {version}, newer than the oldest supported system has" for version in too_new(path)]
 
 
 def main():
@@ -73,9 +81,17 @@ def main():
     library = verbs.add_parser("library")
     library.add_argument("path", type=pathlib.Path)
     library.add_argument("header", type=pathlib.Path)
+    library.add_argument("recorded", type=pathlib.Path)
+    library.add_argument("--write", action="store_true")
+    floor = verbs.add_parser("floor")
+    floor.add_argument("paths", type=pathlib.Path, nargs="+")
     options = parser.parse_args()
-    if options.verb == "library":
-        problems = check_library(options.path, options.header)
+    if options.verb == "floor":
+        problems = [problem for path in options.paths for problem in check_floor(path)]
+    elif options.verb == "library":
+        if options.write:
+            options.recorded.write_text("".join(f"{name}\n" for name in sorted(exported(options.path))), encoding="utf-8")
+        problems = check_library(options.path, options.header, options.recorded) + check_floor(options.path)
     else:
         objects = sorted(options.folder.rglob("*.so"))
         problems = [problem for path in objects for problem in check_plugin(path, options.constructors)]
