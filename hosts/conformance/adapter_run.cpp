@@ -32,7 +32,7 @@ int32_t multiply(Bench& bench, const tn_tensor& a, const tn_tensor& b, tn_tensor
   uint64_t bytes = 0;
   if (const int32_t status = bench.api->gemm_workspace(bench.device, &g, &bytes); status < 0) return status;
   void* memory = nullptr;
-  if (bytes && bench.api->alloc(bench.device, bytes, &memory) < 0) return TN_E_MEMORY;
+  if (bytes && bench.host->alloc(bench.device, bytes, &memory) < 0) return TN_E_MEMORY;
   const int32_t status = bench.api->gemm(bench.device, bench.stream, &g, memory, bytes);
   bench.api->stream_wait(bench.device, bench.stream);
   if (memory) bench.api->free(bench.device, memory);

@@ -3,6 +3,8 @@
 
 #include <cstring>
 #include <functional>
+#include <mutex>
+#include <thread>
 
 #include "core/error.h"
 #include "hosts/conformance/check.h"
@@ -170,7 +172,7 @@ bool ask(const Technique& t, const tn_query& query) {
   return yes;
 }
 
-void supports(Subject& s) {
+std::vector<tn_query> queries() {
   constexpr tn_dtype kStorage[] = {sdk::kF32, sdk::kBF16, sdk::kF16, sdk::kF64, sdk::kI32, sdk::kU8, {TN_OPAQUE, 4, 1}};
   constexpr tn_dtype kCompute[] = {sdk::kF32, sdk::kBF16, sdk::kF16, sdk::kF64};
   constexpr uint32_t kRoles[] = {TN_ROLE_UNDEFINED, TN_ROLE_EMBEDDING, TN_ROLE_NORM, TN_ROLE_Q, TN_ROLE_DOWN, 9999};
@@ -179,21 +181,56 @@ void supports(Subject& s) {
     int64_t m, n;
   };
   constexpr Shape kShapes[] = {{1, 7, 0}, {1, 4096, 0}, {2, 33, 130}, {2, 64, 256}, {2, 1, 1}, {2, 0, 5}, {3, 4, 8}};
+  std::vector<tn_query> out;
+  for (const tn_dtype storage : kStorage)
+    for (const tn_dtype compute : kCompute)
+      for (const uint32_t role : kRoles)
+        for (const Shape& shape : kShapes)
+          out.push_back({TN_SIZE_TO(tn_query, shape),
+                         role,
+                         {TN_CPU, 0},
+                         storage,
+                         compute,
+                         shape.ndim,
+                         0,
+                         {shape.m, shape.n, 4, 0}});
+  return out;
+}
+
+void supports(Subject& s) {
   with_technique(s, s.spec(), [&](const Technique& t) {
     size_t yes = 0;
-    for (const tn_dtype storage : kStorage)
-      for (const tn_dtype compute : kCompute)
-        for (const uint32_t role : kRoles)
-          for (const Shape& shape : kShapes)
-            yes += ask(t, {TN_SIZE_TO(tn_query, shape),
-                           role,
-                           {TN_CPU, 0},
-                           storage,
-                           compute,
-                           shape.ndim,
-                           0,
-                           {shape.m, shape.n, 4, 0}});
+    for (const tn_query& query : queries()) yes += ask(t, query);
     expect(yes > 0, "supports refuses every device, dtype and shape: " + take_report().sentence);
+  });
+}
+
+// What is tagged [any-thread]: instances come and go on four threads, while all of them ask one instance.
+void threads(Subject& s) {
+  const std::vector<tn_query> questions = queries();
+  with_technique(s, s.spec(), [&](const Technique& shared) {
+    std::vector<bool> alone;
+    for (const tn_query& query : questions) alone.push_back(ask(shared, query));
+    std::mutex mutex;
+    std::string finding;
+    const auto work = [&] {
+      try {
+        for (int round = 0; round < 8; ++round)
+          with_technique(s, s.spec(), [&](const Technique& own) {
+            for (size_t i = 0; i < questions.size(); ++i)
+              expect(ask(shared, questions[i]) == alone[i] && ask(own, questions[i]) == alone[i],
+                     "supports answers otherwise than alone");
+          });
+      } catch (const Failed& f) {
+        const auto lock = std::lock_guard(mutex);
+        finding = "while several threads ask, against [any-thread]: " + f.sentence;
+      }
+    };
+    {
+      std::vector<std::jthread> running;
+      for (int i = 0; i < 4; ++i) running.emplace_back(work);
+    }
+    expect(finding.empty(), finding);
   });
 }
 
@@ -204,6 +241,7 @@ constexpr Check kChecks[] = {
     {"descriptor", "descriptor, table and schema are sound; init and deinit pair", descriptor},
     {"create", "instances come and go with the defaults and at every bound of the schema", create},
     {"supports", "every dtype and shape is accepted or refused with a sentence", supports},
+    {"threads", "what is tagged [any-thread] may be called by several threads at once", threads},
 };
 
 }  // namespace

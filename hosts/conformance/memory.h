@@ -15,14 +15,18 @@ class Tensor;
 
 // An open device and every fenced tensor that lives on it.
 struct Bench {
-  const tn_device_api* api = nullptr;
+  const tn_device_api* api = nullptr;   // what techniques are given
+  const tn_device_api* host = nullptr;  // the device's own table, for what the host allocates
   tn_device* device = nullptr;
   tn_stream* stream = nullptr;
   tn_device_id id{};
   std::vector<const Tensor*> live;
 
   void wait();
-  // Fails, naming the tensor, where a fence is broken or a sealed tensor was changed.
+  // The device's table for techniques: one that allocates by itself is found out. One bench of a process has it.
+  void lend();
+  // Fails, naming the tensor, where a fence is broken or a sealed tensor was changed, or where the technique took memory
+  // of the device by itself.
   void expect_intact(const std::string& during);
 };
 

@@ -16,7 +16,7 @@ std::unique_ptr<Bench> open_bench(const LoadedPlugin& plugin) {
   must(api.count(host(), &n), "counting devices");
   if (n == 0) throw NotApplicable{"there is no such device here (" + take_report().sentence + ")"};
   auto bench = std::make_unique<Bench>();
-  bench->api = &api;
+  bench->api = bench->host = &api;
   must(api.open(host(), 0, &bench->device), "opening the device");
   must(api.stream_create(bench->device, &bench->stream), "making a stream");
   tn_device_info info{};
@@ -66,6 +66,7 @@ Bench& Subject::bench() {
       failed("no device plugin is installed for this technique to run on; install one first");
     if (plugin_.kind() != TN_KIND_DEVICE) device_plugin_ = std::make_unique<LoadedPlugin>(load_library(device_object_));
     bench_ = open_bench(device_plugin_ ? *device_plugin_ : plugin_);
+    if (device_plugin_) bench_->lend();
   }
   return *bench_;
 }
