@@ -37,6 +37,7 @@ struct Subject {
   Settings settings;
   std::vector<Parameter> parameters;
   double lr = 1e-3;
+  int silent = 0;  // first updates, which leave weights alone
 
   std::unique_ptr<OptimizerRun> start() const { return std::make_unique<OptimizerRun>(object, settings, parameters); }
   void steps(OptimizerRun& run, int from, int to, StepOptions o = {}) const {
@@ -81,6 +82,10 @@ inline void expect_only_decay_without_gradient(Subject s) {
   const auto run = s.start();
   for (size_t i = 0; i < s.parameters.size(); ++i) {
     const std::vector<float>& w = s.parameters[i].start;
+    for (int t = 0; t < s.silent; ++t) {
+      ASSERT_EQ(run->step(i, std::vector<float>(w.size()), {.lr = 0.1}), TN_OK);
+      ASSERT_EQ(run->weights(i), w);
+    }
     ASSERT_EQ(run->step(i, std::vector<float>(w.size()), {.lr = 0.1}), TN_OK);
     ASSERT_EQ(run->step(i, std::vector<float>(w.size()), {.lr = 0.1, .decay_scale = 0}), TN_OK);
     for (size_t k = 0; k < w.size(); ++k) ASSERT_NEAR(run->weights(i)[k], 0.95 * w[k], 1e-6 * std::abs(w[k]));
