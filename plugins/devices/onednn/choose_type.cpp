@@ -44,7 +44,7 @@ bool bf16_is_fast() {
 double measure_gemm(bool bf16, int64_t m, int64_t n, int64_t k, double seconds) {
   MatmulSpec s{};
   s.m = m, s.n = n, s.k = k, s.a_row = k, s.a_col = 1, s.b_row = 1, s.b_col = k, s.c_row = n;
-  s.ab = bf16 ? Type::kBF16 : Type::kF32, s.c = Type::kF32, s.alpha = 1.0;
+  s.ab = bf16 ? Type::kBF16 : Type::kF32, s.c = Type::kF32;
   const auto kernel = make_matmul(s);
   if (!kernel) return 0;
   const uint64_t bytes = size_of(s.ab);
@@ -55,7 +55,7 @@ double measure_gemm(bool bf16, int64_t m, int64_t n, int64_t k, double seconds) 
   const double end = now() + seconds;
   for (int i = 0; i < 4 || now() < end; ++i) {  // the first call generates code and touches pages
     const double begin = now();
-    kernel->run(a.get(), b.get(), c.get(), nullptr, scratch.get());
+    kernel->run(a.get(), b.get(), c.get(), nullptr, 1.0f, scratch.get());
     const double rate = 2.0 * m * n * k / (now() - begin);
     best = i > 0 && rate > best ? rate : best;
   }

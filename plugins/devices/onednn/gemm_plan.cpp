@@ -12,6 +12,9 @@ namespace {
 // Limits of a tile whose operands are converted. At these sizes a conversion costs a percent or two of the product, and
 // workspace stays below 20 MB however large the matrices are.
 constexpr int64_t kTileRows = 1024, kTileDepth = 2048;
+// Where the sum is short B is small and its conversion cheap, but rows of C that are cut in tiles make the library sum
+// in a buffer of its own.
+constexpr int64_t kShortSum = 64, kShortSumColumns = 16384;
 
 uint64_t aligned(uint64_t n) {
   return (n + TN_ALIGNMENT - 1) / TN_ALIGNMENT * TN_ALIGNMENT;
@@ -45,7 +48,7 @@ GemmPlan::GemmPlan(const Problem& problem) : p_(problem), compute_(compute_type(
   bool empty = p_.m == 0 || p_.n == 0;
   for (int64_t i = 0; i < p_.batch_axes; ++i) empty = empty || p_.batch[i] == 0;
   if (empty) p_.m = p_.n = 0;
-  if (empty || p_.k == 0 || p_.alpha == 0) return;  // nothing to multiply
+  if (empty || p_.k == 0 || p_.alpha == Factor::kZero) return;  // nothing to multiply
   const auto odd = [](int64_t row, int64_t col) { return row != 1 && col != 1; };
   convert_a_ = !is_type(p_.a, compute_) || odd(p_.a_row, p_.a_col);
   convert_b_ = !p_.packed_b && (!is_type(p_.b, compute_) || odd(p_.b_row, p_.b_col));
@@ -53,8 +56,8 @@ GemmPlan::GemmPlan(const Problem& problem) : p_(problem), compute_(compute_type(
     sdk::fail(TN_E_UNSUPPORTED, "gemm: pack does not offer a B of this type on this machine");
   if (p_.packed_b && p_.batch_axes > 0) sdk::fail(TN_E_UNSUPPORTED, "gemm: a packed B has no batch");
   // What the library's post-operations cannot say is done by the epilogue.
-  accumulate_ = p_.c_col != 1 || (p_.bias != Storage::kNone && (p_.alpha != 1.0 || p_.swapped)) ||
-                (p_.c == Storage::kBF16 && compute_ == Type::kF32);
+  accumulate_ = p_.c_col != 1 || (p_.bias != Storage::kNone && (p_.alpha != Factor::kOne || p_.swapped)) ||
+                p_.beta == Factor::kOther || (p_.c == Storage::kBF16 && compute_ == Type::kF32);
   if (!convert_a_ && !convert_b_ && !accumulate_ && plan_at_once()) return;
   plan_tiles();
 }
@@ -66,7 +69,7 @@ bool GemmPlan::plan_at_once() {
   s.a_row = p_.a_row, s.a_col = p_.a_col, s.b_row = p_.b_row, s.b_col = p_.b_col, s.c_row = p_.c_row;
   s.ab = compute_, s.c = p_.c == Storage::kF32 ? Type::kF32 : Type::kBF16;
   s.has_bias = p_.bias != Storage::kNone, s.packed_b = p_.packed_b;
-  s.alpha = p_.alpha, s.beta = p_.beta;
+  s.has_alpha = p_.alpha != Factor::kOne, s.adds = p_.beta == Factor::kOne;
   tile_m_ = p_.m, tile_n_ = p_.n, tile_k_ = p_.k;
   auto& kernel = kernels_[1][1][1][1];
   if (p_.batch_axes > 0) {
@@ -89,7 +92,9 @@ void GemmPlan::plan_tiles() {
   const bool f32_c = p_.c == Storage::kF32;
   for (int attempt = 0;; ++attempt) {
     tile_m_ = convert_a_ || accumulate_ ? tile_size(p_.m, kTileRows) : p_.m;
-    tile_n_ = (convert_b_ || accumulate_) && !p_.packed_b ? tile_size(p_.n, kTileRows) : p_.n;
+    tile_n_ = (convert_b_ || accumulate_) && !p_.packed_b
+                  ? tile_size(p_.n, p_.k <= kShortSum ? kShortSumColumns : kTileRows)
+                  : p_.n;
     tile_k_ = (convert_a_ || convert_b_) && !p_.packed_b ? tile_size(p_.k, kTileDepth) : p_.k;
     // Partial sums over k may stand in C only where C is f32.
     if (tile_k_ < p_.k && !f32_c && !accumulate_) {
@@ -113,10 +118,10 @@ void GemmPlan::plan_tiles() {
       s.a_row = !convert_a_ ? p_.a_row : a_rows ? s.k : 1, s.a_col = !convert_a_ ? p_.a_col : a_rows ? 1 : s.m;
       s.b_row = !convert_b_ ? p_.b_row : b_rows ? s.n : 1, s.b_col = !convert_b_ ? p_.b_col : b_rows ? 1 : s.k;
       if (accumulate_) {
-        s.c = Type::kF32, s.c_row = s.n, s.alpha = 1.0, s.beta = first_k ? 0.0 : 1.0;
+        s.c = Type::kF32, s.c_row = s.n, s.adds = !first_k;
       } else {
-        s.c = f32_c ? Type::kF32 : Type::kBF16, s.c_row = p_.c_row, s.alpha = p_.alpha,
-        s.beta = first_k ? p_.beta : 1.0;
+        s.c = f32_c ? Type::kF32 : Type::kBF16, s.c_row = p_.c_row;
+        s.has_alpha = p_.alpha != Factor::kOne, s.adds = first_k ? p_.beta == Factor::kOne : 1;
         s.has_bias = p_.bias != Storage::kNone && first_k;
       }
       auto& kernel = kernels_[last_m][last_n][last_k][first_k];
@@ -169,7 +174,7 @@ void GemmPlan::each_batch(const Pointers& pointers, auto&& body) const {
       a += at * p_.a_batch[i], b += at * p_.b_batch[i], c += at * p_.c_batch[i];
     }
     body(Pointers{step(pointers.a, a, p_.a), step(pointers.b, b, p_.b), pointers.bias,
-                  const_cast<char*>(step(pointers.c, c, p_.c))});
+                  const_cast<char*>(step(pointers.c, c, p_.c)), pointers.alpha, pointers.beta});
   }
 }
 
@@ -184,7 +189,8 @@ void GemmPlan::run(const Pointers& pointers, void* workspace) const {
   }
   if (workspace_bytes_ == 0 && !kernels_[1][1][1][1])
     return each_batch(pointers, [&](const Pointers& one) { scale_only(one); });
-  if (whole_batch_) return kernels_[1][1][1][1]->run(q.a, q.b, q.c, q.bias, space + scratch_at_);
+  if (whole_batch_)
+    return kernels_[1][1][1][1]->run(q.a, q.b, q.c, q.bias, static_cast<float>(q.alpha), space + scratch_at_);
   each_batch(q, [&](const Pointers& one) { run_matrix(one, space); });
 }
 
@@ -220,22 +226,22 @@ void GemmPlan::run_tile(const Place& at, const Pointers& pointers, char* workspa
   const auto* const bias = static_cast<const float*>(pointers.bias);
   char* const scratch = workspace + scratch_at_;
   if (!accumulate_) {
-    kernel(at).run(a, b, c, bias ? bias + at.n0 : nullptr, scratch);
+    kernel(at).run(a, b, c, bias ? bias + at.n0 : nullptr, static_cast<float>(pointers.alpha), scratch);
     return;
   }
   auto* const tile = reinterpret_cast<float*>(workspace + accumulator_at_);
-  kernel(at).run(a, b, tile, nullptr, scratch);
+  kernel(at).run(a, b, tile, nullptr, 1.0f, scratch);
   if (!at.last_k) return;
   const float* const row_bias = bias && p_.swapped ? bias + at.m0 : nullptr;
   const float* const col_bias = bias && !p_.swapped ? bias + at.n0 : nullptr;
-  finish_tile(tile, at.m, at.n, p_.alpha, p_.beta, row_bias, col_bias, p_.c, c, p_.c_row, p_.c_col);
+  finish_tile(tile, at.m, at.n, pointers.alpha, pointers.beta, row_bias, col_bias, p_.c, c, p_.c_row, p_.c_col);
 }
 
 // C = beta · C + bias: no product at all.
 void GemmPlan::scale_only(const Pointers& pointers) const {
   for (int64_t i = 0; i < p_.m; ++i) {
     char* const row = const_cast<char*>(step(pointers.c, i * p_.c_row, p_.c));
-    scale_row(p_.c, row, p_.n, p_.c_col, p_.beta, p_.bias,
+    scale_row(p_.c, row, p_.n, p_.c_col, pointers.beta, p_.bias,
               step(pointers.bias, p_.swapped ? i * p_.bias_stride : 0, p_.bias), p_.swapped ? 0 : p_.bias_stride);
   }
 }

@@ -100,10 +100,15 @@ Problem normalize(const tn_gemm& g, Pointers* pointers) {
   const bool packed = TN_HAS(&g, tn_gemm, packed_b) && g.packed_b;
   p.packed_b = packed;
   p.threads = omp_get_max_threads();
-  p.alpha = g.alpha, p.beta = g.beta;
+  const auto factor = [](double x) { return x == 0 ? Factor::kZero : x == 1 ? Factor::kOne : Factor::kOther; };
+  p.alpha = factor(g.alpha), p.beta = factor(g.beta);
   if (pointers) {
-    *pointers = {sdk::data<char>(a), packed ? g.packed_b : sdk::data<char>(b),
-                 g.bias ? sdk::data<char>(*g.bias) : nullptr, sdk::data<char>(c)};
+    *pointers = {sdk::data<char>(a),
+                 packed ? g.packed_b : sdk::data<char>(b),
+                 g.bias ? sdk::data<char>(*g.bias) : nullptr,
+                 sdk::data<char>(c),
+                 g.alpha,
+                 g.beta};
   }
   if (p.c_col != 1 && p.c_row == 1) {
     if (packed) fail(TN_E_UNSUPPORTED, "gemm: a packed B needs a row-major C");

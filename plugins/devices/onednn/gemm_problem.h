@@ -11,6 +11,9 @@ namespace tenon::onednn {
 
 enum class Storage : int64_t { kNone = 0, kF32 = 1, kBF16 = 2, kF16 = 3 };
 
+// What of a factor decides how a product runs; its value comes with each run, so that a schedule makes no new plans.
+enum class Factor : int64_t { kZero = 0, kOne = 1, kOther = 2 };
+
 // Everything that decides how a product runs, and nothing else: plain words, compared and hashed as bytes. Strides in
 // elements. A swapped problem is the transpose of the caller's, Cᵀ = Bᵀ · Aᵀ, so that C has unit stride along n; its
 // bias is per row.
@@ -22,15 +25,16 @@ struct Problem {
   Storage a, b, c, bias;
   int64_t bias_stride;
   int64_t exact, packed_b, swapped, threads;
-  double alpha, beta;
+  Factor alpha, beta;
 
   bool operator==(const Problem& o) const { return std::memcmp(this, &o, sizeof *this) == 0; }
 };
 
-// Where the operands lie; after a swap a is the caller's B.
+// Where the operands lie, and the factors; after a swap a is the caller's B.
 struct Pointers {
   const void *a, *b, *bias;
   void* c;
+  double alpha, beta;
 };
 
 // Refuses what device.h does not promise, in a sentence.

@@ -44,17 +44,11 @@ dnnl::matmul::primitive_desc describe(const memory::desc& a, const memory::desc&
   return bias ? dnnl::matmul::primitive_desc(engine(), a, b, *bias, c, attr)
               : dnnl::matmul::primitive_desc(engine(), a, b, c, attr);
 }
-void append_scale(dnnl::post_ops& ops, float scale) {
-  ops.append_eltwise(dnnl::algorithm::eltwise_linear, scale, 0.0f);
-}
 #else
 dnnl::matmul::primitive_desc describe(const memory::desc& a, const memory::desc& b, const memory::desc* bias,
                                       const memory::desc& c, const dnnl::primitive_attr& attr) {
   return bias ? dnnl::matmul::primitive_desc(dnnl::matmul::desc(a, b, *bias, c), attr, engine())
               : dnnl::matmul::primitive_desc(dnnl::matmul::desc(a, b, c), attr, engine());
-}
-void append_scale(dnnl::post_ops& ops, float scale) {
-  ops.append_eltwise(1.0f, dnnl::algorithm::eltwise_linear, scale, 0.0f);
 }
 #endif
 
@@ -66,40 +60,48 @@ memory::desc packed_desc(int64_t k, int64_t n, Type type) {
 
 class DnnlMatmul final : public Matmul {
  public:
-  DnnlMatmul(const dnnl::matmul::primitive_desc& pd, bool has_bias)
+  DnnlMatmul(const dnnl::matmul::primitive_desc& pd, bool has_bias, const memory::desc& alpha, bool has_alpha)
       : primitive_(pd),
         a_(pd.src_desc()),
         b_(pd.weights_desc()),
         c_(pd.dst_desc()),
         bias_(pd.bias_desc()),
         scratch_(pd.scratchpad_desc()),
+        alpha_(alpha),
         has_bias_(has_bias),
+        has_alpha_(has_alpha),
         scratch_bytes_((scratch_.get_size() + 63) / 64 * 64) {}
 
   uint64_t scratch_bytes() const override { return scratch_bytes_; }
 
-  void run(const void* a, const void* b, void* c, const void* bias, void* scratch) const override {
+  void run(const void* a, const void* b, void* c, const void* bias, float alpha, void* scratch) const override {
     const auto wrap = [](const memory::desc& d, const void* p) { return memory(d, engine(), const_cast<void*>(p)); };
     const memory ma = wrap(a_, a), mb = wrap(b_, b), mc = wrap(c_, c), ms = wrap(scratch_, scratch);
-    memory mbias;
-    dnnl_exec_arg_t args[5] = {{DNNL_ARG_SRC, ma.get()},
+    memory mbias, malpha;
+    dnnl_exec_arg_t args[6] = {{DNNL_ARG_SRC, ma.get()},
                                {DNNL_ARG_WEIGHTS, mb.get()},
                                {DNNL_ARG_DST, mc.get()},
                                {DNNL_ARG_SCRATCHPAD, ms.get()},
+                               {},
                                {}};
+    int n = 4;
     if (has_bias_) {
       mbias = wrap(bias_, bias);
-      args[4] = {DNNL_ARG_BIAS, mbias.get()};
+      args[n++] = {DNNL_ARG_BIAS, mbias.get()};
     }
-    const dnnl_status_t status = dnnl_primitive_execute(primitive_.get(), stream().get(), has_bias_ ? 5 : 4, args);
+    if (has_alpha_) {
+      malpha = wrap(alpha_, &alpha);
+      args[n++] = {DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1, malpha.get()};
+    }
+    const dnnl_status_t status = dnnl_primitive_execute(primitive_.get(), stream().get(), n, args);
     if (status != dnnl_success)
       sdk::fail(TN_E_DEVICE, "oneDNN failed to run a matrix product (status " + std::to_string(status) + ")");
   }
 
  private:
   dnnl::matmul primitive_;
-  memory::desc a_, b_, c_, bias_, scratch_;
-  bool has_bias_;
+  memory::desc a_, b_, c_, bias_, scratch_, alpha_;
+  bool has_bias_, has_alpha_;
   uint64_t scratch_bytes_;
 };
 
@@ -110,12 +112,12 @@ class Sgemm final : public Matmul {
 
   uint64_t scratch_bytes() const override { return 0; }
 
-  void run(const void* a, const void* b, void* c, const void*, void*) const override {
+  void run(const void* a, const void* b, void* c, const void*, float alpha, void*) const override {
     const bool a_rows = s_.a_col == 1, b_rows = s_.b_col == 1;
     const dnnl_status_t status =
-        dnnl_sgemm(a_rows ? 'N' : 'T', b_rows ? 'N' : 'T', s_.m, s_.n, s_.k, static_cast<float>(s_.alpha),
-                   static_cast<const float*>(a), a_rows ? s_.a_row : s_.a_col, static_cast<const float*>(b),
-                   b_rows ? s_.b_row : s_.b_col, static_cast<float>(s_.beta), static_cast<float*>(c), s_.c_row);
+        dnnl_sgemm(a_rows ? 'N' : 'T', b_rows ? 'N' : 'T', s_.m, s_.n, s_.k, alpha, static_cast<const float*>(a),
+                   a_rows ? s_.a_row : s_.a_col, static_cast<const float*>(b), b_rows ? s_.b_row : s_.b_col,
+                   s_.adds ? 1.0f : 0.0f, static_cast<float*>(c), s_.c_row);
     if (status != dnnl_success)
       sdk::fail(TN_E_DEVICE, "oneDNN failed to run a matrix product (status " + std::to_string(status) + ")");
   }
@@ -163,12 +165,15 @@ std::unique_ptr<const Matmul> make_matmul(const MatmulSpec& s) {
     dnnl::primitive_attr attr;
     attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     dnnl::post_ops ops;
-    if (s.alpha != 1.0) append_scale(ops, static_cast<float>(s.alpha));
-    if (s.beta != 0.0) ops.append_sum(static_cast<float>(s.beta));
+    const Dims one(dc.size(), 1);
+    const memory::desc alpha(one, memory::data_type::f32, one);
+    if (s.has_alpha)
+      ops.append_binary(dnnl::algorithm::binary_mul, alpha);  // a scale of the library's is part of its code
+    if (s.adds) ops.append_sum(1.0f);
     attr.set_post_ops(ops);
     const auto pd = describe(a, b, s.has_bias ? &bias : nullptr, c, attr);
     if (std::string_view(pd.impl_info_str()).starts_with("ref")) return nullptr;
-    return std::make_unique<DnnlMatmul>(pd, s.has_bias != 0);
+    return std::make_unique<DnnlMatmul>(pd, s.has_bias != 0, alpha, s.has_alpha != 0);
   } catch (const dnnl::error& e) {
     if (e.status == dnnl_out_of_memory) throw std::bad_alloc();
     return nullptr;  // strides or a combination that the library does not take

@@ -14,7 +14,8 @@ constexpr uint64_t size_of(Type t) {
 
 inline constexpr int kMaxBatchAxes = 4;
 
-// A and B have one type; C = alpha · A · B + beta · C + bias. Strides in elements; A and B of stride 0 along a batch
+// A and B have one type; C = alpha · A · B + beta · C + bias, beta 0 or 1 and alpha, where it is not 1, given at run
+// time. Strides in elements; A and B of stride 0 along a batch
 // axis are shared. Plain numbers only, so that a spec is its own cache key.
 struct MatmulSpec {
   int64_t m, n, k;
@@ -24,7 +25,7 @@ struct MatmulSpec {
   Type ab, c;
   int64_t has_bias;  // f32 [n]
   int64_t packed_b;  // B is in the layout of `pack`
-  double alpha, beta;
+  int64_t has_alpha, adds;  // adds: beta = 1
 };
 
 class Matmul {
@@ -32,7 +33,7 @@ class Matmul {
   virtual ~Matmul() = default;
   virtual uint64_t scratch_bytes() const = 0;  // aligned to 64
   // [any-thread], given separate scratch.
-  virtual void run(const void* a, const void* b, void* c, const void* bias, void* scratch) const = 0;
+  virtual void run(const void* a, const void* b, void* c, const void* bias, float alpha, void* scratch) const = 0;
 };
 
 // The product, or null where the library has only its slow reference for this spec.

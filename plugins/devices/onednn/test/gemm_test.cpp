@@ -1,6 +1,8 @@
 // Products of every dtype, layout, batch and scaling against sums in double.
 #include "fixture.h"
 
+#include <fstream>
+
 namespace tenon::onednn::test {
 namespace {
 
@@ -294,6 +296,109 @@ TEST_P(Gemm, SameBitsEveryTime) {
   g.c = again.get();
   ASSERT_EQ(api->gemm(device, stream, &g, workspace.data(), bytes), TN_OK);
   EXPECT_EQ(c.raw(), again.raw());
+}
+
+// The six products of a low-rank adapter, whose rank fills no vector, a part of one, several.
+TEST_P(Gemm, ThinSides) {
+  for (const int64_t r : {1, 5, 8, 16, 20, 34, 50, 64})
+    for (const int64_t tokens : {131, 300})
+      for (const int64_t wide : {136, 200}) {
+        const auto check = [&](const char* what, Case t) {
+          EXPECT_LT(worst_error(api, device, stream, host, t, may_round(t)), 1.0)
+              << what << " rank " << r << " tokens " << tokens << " wide " << wide;
+        };
+        for (const tn_dtype c : {kF32, kBF16})
+          for (const double beta : {0.0, 1.0, 0.5}) {
+            const double alpha = beta == 0 ? 1 : -0.75;
+            for (const Layout l : {Layout::kRows, Layout::kColumns}) {
+              check("x A'", {.m = tokens,
+                             .n = r,
+                             .k = wide,
+                             .a = kBF16,
+                             .b = kF32,
+                             .c = c,
+                             .lb = l,
+                             .alpha = alpha,
+                             .beta = beta});
+              check("u B'", {.m = tokens,
+                             .n = wide,
+                             .k = r,
+                             .a = kBF16,
+                             .b = kF32,
+                             .c = c,
+                             .lb = l,
+                             .alpha = alpha,
+                             .beta = beta});
+            }
+            check("dy' u", {.m = wide,
+                            .n = r,
+                            .k = tokens,
+                            .a = kBF16,
+                            .b = kBF16,
+                            .c = c,
+                            .la = Layout::kColumns,
+                            .alpha = alpha,
+                            .beta = beta});
+            check("du' x", {.m = r,
+                            .n = wide,
+                            .k = tokens,
+                            .a = kBF16,
+                            .b = kBF16,
+                            .c = c,
+                            .la = Layout::kColumns,
+                            .alpha = alpha,
+                            .beta = beta});
+          }
+      }
+}
+
+TEST_P(Gemm, ThinSidesDoNotDependOnThreads) {
+  constexpr int64_t kTokens = 700, kRank = 16, kWide = 480;
+  Tensor u(kBF16, {kTokens, kRank}, noise(kTokens * kRank, 1, kBF16)),
+      x(kBF16, {kTokens, kWide}, noise(kTokens * kWide, 2, kBF16));
+  const View transposed(u.get()->data, kBF16, {kRank, kTokens}, {1, kRank});
+  std::vector<uint8_t> first;
+  for (const int n : {1, 2, 3}) {
+    omp_set_num_threads(n);
+    Tensor c(kF32, {kRank, kWide});
+    tn_gemm g{TN_SIZE_TO(tn_gemm, packed_b), 0, &transposed.tensor, x.get(), c.get(), nullptr, 1.0, 0.0, nullptr};
+    uint64_t bytes = 0;
+    ASSERT_EQ(api->gemm_workspace(device, &g, &bytes), TN_OK);
+    sdk::testing::Memory workspace(bytes);
+    ASSERT_EQ(api->gemm(device, stream, &g, workspace.data(), bytes), TN_OK);
+    if (n == 1) first = c.raw();
+    EXPECT_EQ(c.raw(), first) << n;
+  }
+}
+
+int64_t resident_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.rfind("VmRSS:", 0) == 0) return 1024 * std::stoll(line.substr(6));
+  return 0;
+}
+
+// A schedule changes the factors at every step: that must make no new plan, which takes milliseconds and hundreds of
+// kilobytes of generated code. Two thousand of them would fill the cache of plans
+// with tens of megabytes.
+TEST_P(Gemm, ChangingFactorsMakeNoNewPlans) {
+  for (const tn_dtype d : {kF32, kBF16}) {
+    Tensor a(d, {48, 64}, noise(48 * 64, 1, d)), b(d, {64, 80}, noise(64 * 80, 2, d)), c(kF32, {48, 80});
+    const auto run = [&](double alpha, double beta) {
+      tn_gemm g{TN_SIZE_TO(tn_gemm, packed_b), 0, a.get(), b.get(), c.get(), nullptr, alpha, beta, nullptr};
+      uint64_t bytes = 0;
+      ASSERT_EQ(api->gemm_workspace(device, &g, &bytes), TN_OK);
+      sdk::testing::Memory workspace(bytes);
+      ASSERT_EQ(api->gemm(device, stream, &g, workspace.data(), bytes), TN_OK);
+    };
+    const auto steps = [&](int n) {
+      for (int i = 0; i < n; ++i) run(1e-3 * (i + 2), 1), run(1e-3 * (i + 2), 0), run(-1e-3 * (i + 2), 1.0 / (i + 2));
+    };
+    steps(8);
+    const int64_t before = resident_bytes();
+    steps(700);
+    EXPECT_LT(resident_bytes() - before, 4 << 20);
+  }
 }
 
 TEST_P(Gemm, RefusesInWords) {
