@@ -1,6 +1,7 @@
 """An opened device, and tensors in its counted memory."""
 import ctypes as c
 import json
+import threading
 import weakref
 
 from . import _ffi
@@ -26,7 +27,7 @@ class Session(Handle):
         with context._lock:
             check(lib.tn_session_open(context._handle, encode(device, "device"), memory_limit, out))
             context._sessions += 1
-        super().__init__(out.value, context._lock)
+        super().__init__(out.value, threading.RLock())
         self.context = context
         self._children = weakref.WeakSet()
         # What the session still has to free: address -> (order, function). Not by way of the children, which a garbage collector may have
@@ -41,7 +42,8 @@ class Session(Handle):
             free(owned)
         self._owned.clear()
         lib.tn_session_close(address)
-        self.context._sessions -= 1
+        with self.context._lock:
+            self.context._sessions -= 1
 
     def info(self):
         """{"backend", "name", "arch", "total_bytes", "live_bytes", "peak_bytes", "categories", …}"""

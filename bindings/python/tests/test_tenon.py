@@ -287,6 +287,12 @@ class Handles(Case):
             thread.join()
         self.assertEqual(optimizer.steps, 80)
 
+    def test_sessions_do_not_wait_for_each_other(self):
+        other, done = self.context.session("onednn"), threading.Event()
+        with self.session._lock:
+            threading.Thread(target=lambda: (other.optimizer("adamw").bind([wave(4)]), done.set())).start()
+            self.assertTrue(done.wait(60))
+
     def test_logs(self):
         tenon.set_log(lambda level, line: None)
         tenon.set_log(None)

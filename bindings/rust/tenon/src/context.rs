@@ -112,7 +112,8 @@ impl Context {
         let kinds: Vec<u32> = specs.iter().map(|(kind, _)| kind.code()).collect();
         let specs = Texts::new(&specs.iter().map(|(_, spec)| *spec).collect::<Vec<_>>())?;
         let tags = Texts::new(tags)?;
-        let answer = self.json(|raw, out| unsafe { sys::tn_check(raw, kinds.as_ptr(), specs.as_ptr(), specs.len(), tags.as_ptr(), tags.len(), out) })?;
+        let answer =
+            self.json(|raw, out| unsafe { sys::tn_check(raw, kinds.as_ptr(), specs.as_ptr(), specs.len(), tags.as_ptr(), tags.len(), out) })?;
         let texts = |key: &str, of: fn(&Json) -> Option<&str>| -> Vec<String> {
             answer.get(key).map_or(&[][..], Json::items).iter().filter_map(of).map(String::from).collect()
         };

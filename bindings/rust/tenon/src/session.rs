@@ -64,7 +64,10 @@ impl<'c> Session<'c> {
 
     /// A dense tensor of zeros on the device.
     pub fn tensor(&self, category: Category, dtype: Dtype, shape: &[usize]) -> Result<Tensor<'_>> {
-        let sizes = shape.iter().map(|&s| i64::try_from(s).map_err(|_| Error::argument(format!("the shape {:?} makes no tensor", shape)))).collect::<Result<Vec<_>>>()?;
+        let sizes = shape
+            .iter()
+            .map(|&s| i64::try_from(s).map_err(|_| Error::argument(format!("the shape {:?} makes no tensor", shape))))
+            .collect::<Result<Vec<_>>>()?;
         let mut raw = null_mut();
         check(unsafe { sys::tn_tensor_alloc(self.raw, category.code(), &dtype.raw(), sizes.len() as i32, sizes.as_ptr(), &mut raw) })?;
         Ok(Tensor { raw, session: self })

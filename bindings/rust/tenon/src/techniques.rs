@@ -162,7 +162,12 @@ impl<'s> Optimizer<'s> {
     /// Updates `params` in place from `grads` (None: no gradient in this step), in the order in which they were bound.
     pub fn step(&mut self, update: &Update, params: &mut [ViewMut], grads: &[Option<View>]) -> Result<()> {
         if params.len() != self.params || grads.len() != self.params {
-            return Err(Error::argument(format!("{} parameters and {} gradients were given for the {} that are bound", params.len(), grads.len(), self.params)));
+            return Err(Error::argument(format!(
+                "{} parameters and {} gradients were given for the {} that are bound",
+                params.len(),
+                grads.len(),
+                self.params
+            )));
         }
         let update = sys::tn_update {
             struct_size: size_to!(sys::tn_update, grad_scale),
@@ -205,7 +210,12 @@ impl<'s> Optimizer<'s> {
             sys::TN_OK
         }
         let mut states = Vec::new();
-        let sink = sys::tn_sink { struct_size: size_to!(sys::tn_sink, write), reserved: 0, self_: &mut states as *mut Vec<u8> as *mut c_void, write: Some(write) };
+        let sink = sys::tn_sink {
+            struct_size: size_to!(sys::tn_sink, write),
+            reserved: 0,
+            self_: &mut states as *mut Vec<u8> as *mut c_void,
+            write: Some(write),
+        };
         check(unsafe { sys::tn_optimizer_save(self.technique.raw.as_ptr(), &sink) })?;
         Ok(states)
     }

@@ -77,7 +77,11 @@ fn wrong_tensors_are_refused_and_nothing_changes() {
     refused(adamw.step(&update, &mut [ViewMut::new(&mut w, &[6, 4]).unwrap()], &[grad()]), Status::Argument, "shape");
     refused(adamw.step(&update, &mut [ViewMut::strided(&mut w, &[4, 6], &[1, 4]).unwrap()], &[grad()]), Status::Argument, "row-major");
     refused(adamw.step(&update, &mut [ViewMut::new(&mut [0f64; 24], &[4, 6]).unwrap()], &[grad()]), Status::Argument, "float64");
-    refused(adamw.step(&update, &mut [ViewMut::new(&mut w, &[4, 6]).unwrap()], &[Some(View::new(&[1i32; 24], &[4, 6]).unwrap())]), Status::Argument, "int32");
+    refused(
+        adamw.step(&update, &mut [ViewMut::new(&mut w, &[4, 6]).unwrap()], &[Some(View::new(&[1i32; 24], &[4, 6]).unwrap())]),
+        Status::Argument,
+        "int32",
+    );
     refused(adamw.step(&update, &mut [], &[]), Status::Argument, "for the 1 that are bound");
     refused(ViewMut::new(&mut w, &[4, 7]), Status::Argument, "does not fit a slice of 24 elements");
     refused(View::new(&g, &[usize::MAX, 2]), Status::Argument, "does not fit");
@@ -163,7 +167,9 @@ fn sessions_run_in_parallel() {
                     let mut adamw = session.optimizer("adamw", &[param(&[8, 8], Dtype::F32, 1)]).unwrap();
                     let (mut w, g) = (wave(64), wave(64));
                     for _ in 0..10 {
-                        adamw.step(&Update::new(0.01), &mut [ViewMut::new(&mut w, &[8, 8]).unwrap()], &[Some(View::new(&g, &[8, 8]).unwrap())]).unwrap();
+                        adamw
+                            .step(&Update::new(0.01), &mut [ViewMut::new(&mut w, &[8, 8]).unwrap()], &[Some(View::new(&g, &[8, 8]).unwrap())])
+                            .unwrap();
                     }
                     w
                 })
