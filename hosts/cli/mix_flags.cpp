@@ -6,7 +6,6 @@
 
 #include "core/error.h"
 #include "core/files/mapped_file.h"
-#include "hosts/cli/progress.h"
 #include "hosts/trainer/text/byte_tokenizer.h"
 
 namespace tenon::cli {
@@ -66,14 +65,6 @@ trainer::TextModel open_text_model(const po::variables_map& values, const traine
 
 uint64_t memory_limit(const po::variables_map& values) {
   return values.count("memory-limit") ? parse_size(values["memory-limit"].as<std::string>(), "--memory-limit") : 0;
-}
-
-trainer::Inference open_inference(trainer::Runtime& runtime, const trainer::ModelSource& source, const po::variables_map& values, int64_t longest_sequence) {
-  trainer::CalibrationText text;
-  if (runtime.calibrates()) text = read_calibration(runtime, value_or<std::string>(values, "calibration", ""), open_text_model(values, source));
-  ProgressLine progress("calibrating");
-  return {runtime, source, trainer::parse_dtype(values["dtype"].as<std::string>()), longest_sequence, memory_limit(values), text,
-          [&](size_t done, size_t of) { progress.update(static_cast<double>(done) / static_cast<double>(of), ""); }};
 }
 
 void apply_threads(const po::variables_map& values) {

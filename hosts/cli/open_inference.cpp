@@ -1,0 +1,16 @@
+// The one function of mix_flags.h that shows progress; recipes in libtenon_trainer do without it.
+#include "hosts/cli/mix_flags.h"
+#include "hosts/cli/progress.h"
+#include "hosts/trainer/run/calibration.h"
+
+namespace tenon::cli {
+
+trainer::Inference open_inference(trainer::Runtime& runtime, const trainer::ModelSource& source, const po::variables_map& values, int64_t longest_sequence) {
+  trainer::CalibrationText text;
+  if (runtime.calibrates()) text = read_calibration(runtime, value_or<std::string>(values, "calibration", ""), open_text_model(values, source));
+  ProgressLine progress("calibrating");
+  return {runtime, source, trainer::parse_dtype(values["dtype"].as<std::string>()), longest_sequence, memory_limit(values), text,
+          [&](size_t done, size_t of) { progress.update(static_cast<double>(done) / static_cast<double>(of), ""); }};
+}
+
+}  // namespace tenon::cli
