@@ -52,7 +52,7 @@ class Cosmos {
     const cosmos::Buffers b(s_, p, measure);
     const double n = static_cast<double>(e.n), r = static_cast<double>(p.r);
     out.state_bytes = p.state_bytes();
-    out.workspace_bytes = b.fixed + cosmos::product_bytes(p, b, Products(api, device));
+    out.workspace_bytes = b.fixed + cosmos::product_bytes(s_, p, b, Products(api, device));
     out.flops = b.outside.flops() + 12 * n * r + 2 * static_cast<double>(p.m + 4 * p.n) * r * r + b.qr.flops() + 20 * n;
     out.bytes_moved = 2.0 * static_cast<double>(out.state_bytes) + 3 * n * e.info.dtype.bits / 8;
   }

@@ -78,11 +78,11 @@ struct Steps {
   void see(Product& product, const Matrix& g, float* p_now) const {
     product(1, g, of_basis(p_now), 0, tall(b.seen));
   }
-  // next ← β2 P S + (1 − β2) Gᵀ (G P).
+  // next ← β2 P S + Gᵀ seen.
   template <class Product>
-  void power(Product& product, const Matrix& g, double beta2, double fresh) const {
+  void power(Product& product, const Matrix& g, double beta2) const {
     product(beta2, of_basis(basis), small(inner), 0, of_basis(b.next));
-    product(fresh, g.transposed(), tall(b.seen), 1, of_basis(b.next));
+    product(1, g.transposed(), tall(b.seen), 1, of_basis(b.next));
   }
   // S ← β2 Tᵀ S T with T = Pᵀ next.
   template <class Product>
@@ -91,10 +91,10 @@ struct Steps {
     product(1, small(inner), small(b.turn), 0, small(b.image));
     product(beta2, small(b.turn).transposed(), small(b.image), 0, small(inner));
   }
-  // S ← beta S + fresh (G P)ᵀ (G P).
+  // S ← beta S + seenᵀ seen.
   template <class Product>
-  void gather(Product& product, double fresh, double beta) const {
-    product(fresh, tall(b.seen).transposed(), tall(b.seen), beta, small(inner));
+  void gather(Product& product, double beta) const {
+    product(1, tall(b.seen).transposed(), tall(b.seen), beta, small(inner));
   }
   // turned ← blend P.
   template <class Product>
@@ -108,16 +108,17 @@ struct Steps {
   }
 };
 
-inline uint64_t product_bytes(const Plan& p, const Buffers& b, const Products& product) {
+inline uint64_t product_bytes(const Settings& s, const Plan& p, const Buffers& b, const Products& product) {
   Measure most{product};
   const Steps steps{p, b, nullptr, nullptr};
   uint64_t first = 0;
   for (const tn_dtype dtype : {kF32, kBF16}) {
     const Matrix g = Matrix::dense(nullptr, dtype, p.m, p.n);
-    steps.see(most, g, nullptr), steps.power(most, g, 1, 1);
+    steps.see(most, g, nullptr), steps.power(most, g, s.adam.beta2);
     first = std::max(first, b.first.measure(product, g));
   }
-  steps.carry(most, 1), steps.gather(most, 1, 1), steps.turn_in(most), steps.turn_out(most, 1, 1, nullptr);
+  steps.carry(most, s.adam.beta2), steps.gather(most, 0), steps.gather(most, 1), steps.turn_in(most);
+  steps.turn_out(most, -1, 1, nullptr), steps.turn_out(most, 1, 0, nullptr);
   return std::max({most.most, first, b.outside.measure(product), b.qr.measure(product)});
 }
 
@@ -149,7 +150,16 @@ class Update {
   }
 
  private:
+  // What a fresh square weighs: 1 − β2, the gradient's scale included.
   double fresh() const { return (1 - s_.adam.beta2) * item_.grad_scale * item_.grad_scale; }
+
+  // seen ← factor · G P.
+  void see(float* basis, double factor) const {
+    steps_.see(product_, g_, basis);
+    float* seen = b_.seen;
+    const float by = static_cast<float>(factor);
+    for_each(exec_, p_.m * p_.r, [=](int64_t i) { seen[i] *= by; });
+  }
 
   // P ← the first r right singular vectors of G, S ← (1 − β2) (G P)ᵀ (G P).
   bool start() const {
@@ -162,8 +172,8 @@ class Update {
                                               plane_start(kPlaneSketch), kFirstIterations, next, &captured);
     if (found) for_each(exec_, p_.n * known, [=](int64_t i) { basis[i / known * r + i % known] = next[i]; });
     complete_basis(basis, p_.n, r, found ? known : 0);
-    steps_.see(product_, g_, basis);
-    steps_.gather(product_, fresh(), 0);
+    see(basis, std::sqrt(fresh()));
+    steps_.gather(product_, 0);
     return found || !tells;
   }
 
@@ -171,8 +181,8 @@ class Update {
   void follow() const {
     float *basis = steps_.basis, *next = b_.next;
     const int64_t count = p_.n * p_.r, r = p_.r;
-    steps_.see(product_, g_, basis);
-    steps_.power(product_, g_, s_.adam.beta2, fresh());
+    see(basis, fresh());
+    steps_.power(product_, g_, s_.adam.beta2);
     b_.norm.of(exec_, gradient_of(item_));
     // A shift of 1e-7 of the trace holds directions where the gradients have nothing; it moves no eigenvector.
     const double *squares = b_.norm.value, weight = fresh(), beta2 = s_.adam.beta2;
@@ -186,8 +196,8 @@ class Update {
     b_.qr.run(exec_, product_, next);
     steps_.carry(product_, s_.adam.beta2);
     for_each(exec_, count, [=](int64_t i) { basis[i] = next[i]; });
-    steps_.see(product_, g_, basis);
-    steps_.gather(product_, fresh(), 1);
+    see(basis, std::sqrt(fresh()));
+    steps_.gather(product_, 1);
   }
 
   // exp_avg ← β1 exp_avg + G; blend ← Nesterov's mixture, both as averages.
@@ -242,8 +252,7 @@ class Update {
     const float* seen = b_.seen;
     const AdamNumbers a = adam_;
     for_each(exec_, few, [=](int64_t i) {
-      const float x = seen[i] * a.grad_scale;
-      v[i] = decayed(a.a2, v[i], x * x);
+      v[i] = std::fma(seen[i], seen[i], std::fma(-a.a2, v[i], v[i]));  // seen is √(1 − β2) G P
       turned[i] = adam_ratio(a, turned[i], v[i]);
     });
     steps_.turn_out(product_, 1, 0, b_.blend);

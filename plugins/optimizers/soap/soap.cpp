@@ -47,7 +47,7 @@ class Soap {
     Workspace measure;
     const soap::Buffers b(p, measure);
     out.state_bytes = p.state_bytes();
-    out.workspace_bytes = b.fixed + soap::product_bytes(p, b, Products(api, device));
+    out.workspace_bytes = b.fixed + soap::product_bytes(s_, p, b, Products(api, device));
     const double sides = (p.left ? static_cast<double>(p.m) : 0) + (p.right ? static_cast<double>(p.n) : 0);
     const double refresh = (p.left ? b.left.flops() : 0) + (p.right ? b.right.flops() : 0) + 4 * p.size() * sides;
     out.flops = 5 * p.size() * sides + 14 * p.size() + refresh / static_cast<double>(s_.frequency);

@@ -85,9 +85,11 @@ struct Turns {
     if (p.right) product(1, whole(x), of_right().transposed(), 0, whole(half)), std::swap(x, half);
     return x;
   }
-  // The upper triangles of beta · C + alpha · G Gᵀ and Gᵀ G.
+  // The upper triangles of β C + (1 − β) G Gᵀ and Gᵀ G, for the gradient at x.
   template <class Product>
-  void covariances(Product& product, const Matrix& g, double alpha, double beta, float* c_left, float* c_right) const {
+  void covariances(Product& product, const Settings& s, float* x, float* c_left, float* c_right) const {
+    const Matrix g = whole(x);
+    const double beta = s.covariance_beta, alpha = 1 - beta;
     if (p.left) symmetric_product(product, alpha, g, g.transposed(), beta, Matrix::dense(c_left, p.m, p.m));
     if (p.right) symmetric_product(product, alpha, g.transposed(), g, beta, Matrix::dense(c_right, p.n, p.n));
   }
@@ -101,17 +103,17 @@ struct Turns {
   }
 };
 
-inline uint64_t product_bytes(const Plan& p, const Buffers& b, const Products& product) {
+inline uint64_t product_bytes(const Settings& s, const Plan& p, const Buffers& b, const Products& product) {
   Measure most{product};
   const Turns turns{p, nullptr, nullptr};
   if (!p.turned()) return 0;
   for (const tn_dtype dtype : {kF32, kBF16}) {
     const Matrix g = Matrix::dense(nullptr, dtype, p.m, p.n);
     turns.in(most, g, nullptr, nullptr);
-    turns.covariances(most, g, 1, 1, nullptr, nullptr);
     if (p.left && p.right) turns.pair(most, g, nullptr);
   }
   turns.out(most, nullptr, nullptr);
+  turns.covariances(most, s, nullptr, nullptr, nullptr);
   return std::max({most.most, p.left ? b.left.measure(product) : 0, p.right ? b.right.measure(product) : 0});
 }
 
@@ -154,8 +156,9 @@ class Update {
   }
 
   void learn(const Turns& turns) const {
-    const double fresh = 1 - s_.covariance_beta;
-    turns.covariances(product_, g_, fresh * item_.grad_scale * item_.grad_scale, s_.covariance_beta, c_left_, c_right_);
+    if (!p_.turned()) return;
+    take_gradient(b_.a, item_.grad_scale);
+    turns.covariances(product_, s_, b_.a, c_left_, c_right_);
     if (p_.left) mirror(exec_, c_left_, p_.m);
     if (p_.right) mirror(exec_, c_right_, p_.n);
   }
@@ -185,7 +188,7 @@ class Update {
     if (p_.turned())
       turns.in(product_, g_, b_.a, b_.b);
     else
-      take_gradient();
+      take_gradient(b_.b, 1);
     adam_direction(exec_, a, n, b_.b, state_of(item_, 0, n), state_of(item_, 1, n));
     const float* u = turns.out(product_, b_.b, b_.a);
     if (!s_.normalize) return apply_step(exec_, a, 0, n, u, weight_of(item_));
@@ -196,16 +199,16 @@ class Update {
     });
   }
 
-  void take_gradient() const {
+  void take_gradient(float* to, double by) const {
     const Stored g = gradient_of(item_);
     const int64_t n = p_.m * p_.n;
-    float* to = b_.b;
+    const float factor = static_cast<float>(by);
     for_each_block<kChunk * sizeof(float)>(
         exec_, chunks(n),
         [=](const Block& block) {
           const Chunk chunk(block, n);
           const float* x = g.read(block, chunk, block.shared<float>());
-          block.each(chunk.n, [=](int64_t i) { to[chunk.begin + i] = x[i]; });
+          block.each(chunk.n, [=](int64_t i) { to[chunk.begin + i] = factor * x[i]; });
         },
         kChunk);
   }

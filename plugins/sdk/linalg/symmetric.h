@@ -9,12 +9,13 @@
 
 namespace tenon::sdk {
 
-// What a workspace must hold for products that are only described: the same code runs and is measured.
+// What a workspace must hold for products that are only described: the same code runs and is measured. A device plans a
+// product for its factors too, so factors that change from step to step belong into the operands.
 struct Measure {
   const Products& product;
   uint64_t most = 0;
-  void operator()(double, const Matrix& a, const Matrix& b, double, const Matrix& c) {
-    most = std::max(most, product.measure(a, b, c));
+  void operator()(double alpha, const Matrix& a, const Matrix& b, double beta, const Matrix& c) {
+    most = std::max(most, product.measure(a, b, c, alpha, beta));
   }
 };
 
