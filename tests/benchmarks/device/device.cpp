@@ -27,20 +27,25 @@ void require(const Device& device, int32_t status) {
   std::exit(1);
 }
 
-std::vector<double> best_seconds(const std::vector<std::function<void()>>& candidates, double seconds) {
+std::vector<double> median_seconds(const std::vector<std::function<void()>>& candidates, double seconds) {
   const auto now = [] {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
   };
-  std::vector<double> best(candidates.size(), 1e30);
+  std::vector<std::vector<double>> all(candidates.size());
   for (const auto& run : candidates) run();  // code generation, page faults
   const double end = now() + seconds;
-  for (int round = 0; round < 5 || now() < end; ++round)
+  for (int round = 0; round < 7 || now() < end; ++round)
     for (size_t i = 0; i < candidates.size(); ++i) {
       const double begin = now();
       candidates[i]();
-      best[i] = std::min(best[i], now() - begin);
+      all[i].push_back(now() - begin);
     }
-  return best;
+  std::vector<double> medians;
+  for (auto& seconds : all) {
+    std::nth_element(seconds.begin(), seconds.begin() + static_cast<int64_t>(seconds.size() / 2), seconds.end());
+    medians.push_back(seconds[seconds.size() / 2]);
+  }
+  return medians;
 }
 
 }  // namespace tenon::benchmarks

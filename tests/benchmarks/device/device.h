@@ -29,8 +29,8 @@ struct Device {
 // Stops the program with the host's sentence.
 void require(const Device& device, int32_t status);
 
-// The best time of each candidate: they take turns, so that a noisy moment hits all of them. Runs for about `seconds`
+// The median time of each candidate: they take turns, so that a noisy moment hits all of them. Runs for about `seconds`
 // in all.
-std::vector<double> best_seconds(const std::vector<std::function<void()>>& candidates, double seconds);
+std::vector<double> median_seconds(const std::vector<std::function<void()>>& candidates, double seconds);
 
 }  // namespace tenon::benchmarks

@@ -24,7 +24,7 @@ struct Report {
   Device& device;
   const char* type;
   void operator()(const char* name, double bytes, const std::function<int32_t()>& run) const {
-    const double seconds = benchmarks::best_seconds({[&] { require(device, run()); }}, 0.3)[0];
+    const double seconds = benchmarks::median_seconds({[&] { require(device, run()); }}, 0.3)[0];
     std::printf("%-22s %-5s %9.1f MB %9.1f us %8.1f GB/s %6.2f\n", name, type, bytes * 1e-6, seconds * 1e6,
                 bytes / seconds * 1e-9, bytes / seconds / device.info.bytes_per_second);
     std::fflush(stdout);
