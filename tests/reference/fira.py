@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from golden import DATA, save
+from signed_svd import fix_signs
 
 sys.path.insert(0, sys.argv[1])
 from optimizer_torch.fira_adamw import AdamW  # noqa: E402
@@ -19,22 +20,7 @@ SETTINGS = {
     "compat": dict(lr=0.01, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0, alpha=0.25),
     "whole": dict(lr=0.02, betas=(0.9, 0.95), eps=1e-6, weight_decay=0.1, alpha=1.0),
 }
-_svd = GradientProjector.get_orthogonal_matrix
-
-
-def signed_svd(self, weights, rank, type):
-    p = _svd(self, weights, rank, type)
-    vectors = p if type == "right" else p.T  # rows
-    if self.ortho_matrix is None:
-        flip = vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).squeeze(1) < 0
-    else:
-        old = self.ortho_matrix if type == "right" else self.ortho_matrix.T
-        flip = (old * vectors).sum(1) < 0
-    vectors[flip] *= -1
-    return p
-
-
-GradientProjector.get_orthogonal_matrix = signed_svd
+fix_signs(GradientProjector, "get_orthogonal_matrix")
 inputs = load_file(DATA / "galore/galore.safetensors")
 tensors = {}
 for name in ("tall", "wide", "square"):

@@ -10,6 +10,7 @@ import torch.optim.optimizer as torch_optimizer
 from safetensors.torch import load_file
 
 from golden import DATA, save
+from signed_svd import fix_signs
 
 torch_optimizer._dispatch_sqrt = lambda x: x**0.5  # gone from newer versions of torch
 sys.path.insert(0, sys.argv[1])
@@ -23,22 +24,7 @@ SETTINGS = {
     "all": dict(cls="columns", density=1.0, inactive_update_rule="sign_sgd", weight_decay=0.1),
     "none": dict(cls="columns", density=0.0, inactive_update_rule="sign_sgd", weight_decay=0.1),
 }
-_svd = GaLoreProjector._get_orthogonal_matrix
-
-
-def signed_svd(self, weights, rank, type):
-    p = _svd(self, weights, rank, type)
-    vectors = p if type == "right" else p.T  # rows
-    if self.ortho_matrix is None:
-        flip = vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).squeeze(1) < 0
-    else:
-        old = self.ortho_matrix if type == "right" else self.ortho_matrix.T
-        flip = (old * vectors).sum(1) < 0
-    vectors[flip] *= -1
-    return p
-
-
-GaLoreProjector._get_orthogonal_matrix = signed_svd
+fix_signs(GaLoreProjector, "_get_orthogonal_matrix")
 inputs = load_file(DATA / "galore/galore.safetensors")
 tensors = {}
 for name in ("tall", "wide"):

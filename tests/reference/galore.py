@@ -1,14 +1,11 @@
-"""galore_torch AdamW and AdamW8bit, 12 steps with three subspaces.
-
-A singular vector's sign is free, yet the moments outlive the subspace, so the sign would decide the path after the first refresh. Here
-it is fixed: at first each vector's largest entry is positive, later each vector has a positive product with its predecessor.
-"""
+"""galore_torch AdamW and AdamW8bit, 12 steps with three subspaces, whose signs signed_svd.py fixes."""
 import galore_torch
 import torch
 from galore_torch.galore_projector import GaLoreProjector
 
 import exact_codes  # noqa: F401: patches bitsandbytes
 from golden import noise, save
+from signed_svd import fix_signs
 
 STEPS, RANK, GAP, SCALE = 12, 8, 4, 0.25
 KEPT = (1, 12)
@@ -19,23 +16,8 @@ SETTINGS = {
 }
 EIGHT_BIT = dict(lr=0.01, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)  # projected states of 256 elements and more in 8 bits
 
-_svd = GaLoreProjector.get_orthogonal_matrix
 torch.cuda.synchronize = lambda *a: None  # the 8-bit optimizer calls it even on the CPU
-
-
-def signed_svd(self, weights, rank, type):
-    p = _svd(self, weights, rank, type)
-    vectors = p if type == "right" else p.T  # rows
-    if self.ortho_matrix is None:
-        flip = vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).squeeze(1) < 0
-    else:
-        old = self.ortho_matrix if type == "right" else self.ortho_matrix.T
-        flip = (old * vectors).sum(1) < 0
-    vectors[flip] *= -1
-    return p
-
-
-GaLoreProjector.get_orthogonal_matrix = signed_svd
+fix_signs(GaLoreProjector, "get_orthogonal_matrix")
 
 
 def gradients(index, shape):
