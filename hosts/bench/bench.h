@@ -16,7 +16,7 @@ struct Setting {
 // Copy, triad and matrix products of the device plugin.
 Figures device(const Catalog& catalog, const Setting& setting);
 // AdamW in f32 and bf16, 8-bit AdamW, and a GaLore step that refreshes its basis, beside a copy of the same size. Bytes
-// are those that the rule must move: f32 AdamW 28 an element, bf16 14, 8-bit 16.
+// are those that the rule must move: f32 AdamW 28 an element, bf16 14, 8-bit 16 and 10.
 Figures optimizer_step(const Catalog& catalog, const Setting& setting);
 // A step of `setting.optimizer` over one 2048 × 5632 weight, against the time that its arithmetic and its bytes (as it
 // estimates them) take at the device's own speed.

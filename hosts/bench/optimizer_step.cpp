@@ -92,6 +92,7 @@ Figures optimizer_step(const Catalog& catalog, const Setting& setting) {
   add("adamw_f32_gigabytes_per_second", "adamw", kF32, 28);
   add("adamw_bf16_gigabytes_per_second", "adamw", kBF16, 14);
   add("adamw8_f32_gigabytes_per_second", "adamw8", kF32, 16);
+  add("adamw8_bf16_gigabytes_per_second", "adamw8", kBF16, 10);
   if (installed("galore")) {
     const int64_t m = setting.quick ? 256 : 2048, k = setting.quick ? 704 : 5632;
     subjects.push_back(std::make_unique<Subject>(catalog, setting, *engine,
