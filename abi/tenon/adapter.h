@@ -12,25 +12,29 @@
 
 typedef struct tn_adapter tn_adapter;
 
-/* A place in the model that could be adapted: a linear y[T, m] = x[T, n] · W^T. */
-enum { TN_PLACE_UNDEFINED = 0, TN_PLACE_LINEAR = 1 };
-enum { TN_LINEAR_QUANTIZED = 1, TN_LINEAR_TIED = 2 };
+/* A place in the model that could be adapted. LINEAR: a linear y[T, m] = x[T, n] · W^T. SUBLAYER: the output of an attention or MLP
+ * sub-layer before it joins the residual, y = x with m = n = hidden: the base is the identity and cannot be read. */
+enum { TN_PLACE_UNDEFINED = 0, TN_PLACE_LINEAR = 1, TN_PLACE_SUBLAYER = 2 };
+/* OWNED: an adapter took the weight over (tn_adapter_sink.own). ADAPTED: another adapter of the run took the site before. */
+enum { TN_LINEAR_QUANTIZED = 1, TN_LINEAR_TIED = 2, TN_LINEAR_OWNED = 4, TN_LINEAR_ADAPTED = 8 };
 typedef struct tn_site {
   uint32_t struct_size;
   uint32_t id;    /* index of the site, the argument of every later call */
   uint32_t place; /* TN_PLACE_* */
-  uint32_t role;  /* TN_ROLE_* */
+  uint32_t role;  /* TN_ROLE_*; of a sub-layer TN_ROLE_O (attention) or TN_ROLE_DOWN (MLP), the linear that ends it */
   uint32_t flags; /* TN_LINEAR_* */
   int32_t block;
   int64_t m, n;     /* out, in */
-  const char* path; /* module path as in the Hugging Face model: "model.layers.3.self_attn.q_proj" */
+  const char* path; /* module path as in the Hugging Face model: "model.layers.3.self_attn.q_proj"; sub-layer: "model.layers.3.self_attn" */
 } tn_site;          /* fence 0.9 */
 
-enum { TN_ADAPTER_PARAM_TRAINABLE = 1, TN_ADAPTER_PARAM_SAVED = 2 };
+/* Neither flag: a buffer that init_param makes again from the base (norms of the frozen weight). INT32: held as int32, not trained.
+ * INT8 likewise. A buffer that training changes (statistics, schedules) is SAVED, and part of every checkpoint. */
+enum { TN_ADAPTER_PARAM_TRAINABLE = 1, TN_ADAPTER_PARAM_SAVED = 2, TN_ADAPTER_PARAM_INT32 = 4, TN_ADAPTER_PARAM_INT8 = 8 };
 typedef struct tn_adapter_param {
   uint32_t struct_size;
   uint32_t id;    /* chosen by the adapter, dense from 0 */
-  int32_t site;   /* or -1: shared by the whole model */
+  int32_t site;   /* or -1: shared by all sites of this adapter, whose gradients add up in it; init_param sees no base */
   uint32_t flags; /* TN_ADAPTER_PARAM_* */
   int32_t ndim;
   uint32_t reserved;
@@ -47,6 +51,13 @@ typedef struct tn_adapter_sink {
   void* self;
   int32_t (*site)(void* self, uint32_t site, uint32_t retention);
   int32_t (*param)(void* self, const tn_adapter_param* param);
+  /* The adapter holds the weight of a site that it took: the host keeps none, the functions of its base are null in
+   * every call but init_param, a bias stays with the host, and merge_rows finds w zeroed. from_base: init_param sees the model's own
+   * weight (f32); else it is neither loaded nor ever there. One owner a site. */
+  int32_t (*own)(void* self, uint32_t site, uint32_t from_base);
+  /* The model's own dense parameters of this TN_ROLE_* train too (norm gains beside bottlenecks; all that pretraining leaves dense). They
+   * are saved with the adapter under their plain module paths. */
+  int32_t (*train)(void* self, uint32_t role);
 } tn_adapter_sink; /* fence 0.9 */
 
 /* The frozen weight [m, n] as an operator; owned by the host, valid during the call. Reads are in the dtype of `out`. */
@@ -58,6 +69,12 @@ typedef struct tn_base_linear {
   int32_t (*forward)(void* self, const tn_tensor* x, double alpha, double beta, tn_tensor* y);      /* y = alpha · x W^T (+ bias) + beta · y */
   int32_t (*backward)(void* self, const tn_tensor* dy, double alpha, double beta, tn_tensor* dx);   /* dx = alpha · dy W + beta · dx */
   int32_t (*read_rows)(void* self, int64_t begin, int64_t end, tn_tensor* out);                     /* out[end − begin, n] = W[begin:end] */
+  /* A lease to write: the stored weight itself, of any strides, which this adapter alone may use until it releases it in the same call;
+   * between the two it calls forward and backward as it likes, and it leaves behind what it found, bit for bit. Null where the weight
+   * is not dense, is shared (tied), trains, or lies below another adapter. */
+  int32_t (*lease)(void* self, tn_tensor** weight);
+  int32_t (*release)(void* self);
+  const tn_tensor* bias; /* [m] of the model, which forward adds; null = none */
 } tn_base_linear; /* fence 0.9 */
 
 /* A tensor that a forward call leaves for its backward. Rows of `tensor` may be a subset of the tokens. */
@@ -82,7 +99,7 @@ typedef struct tn_saver {
 typedef struct tn_param_view {
   uint32_t struct_size;
   uint32_t id;
-  tn_tensor* value; /* f32 */
+  tn_tensor* value; /* f32, or as declared */
   tn_tensor* grad;  /* f32, add into it; null: not trained in this call */
 } tn_param_view;    /* fence 0.9 */
 
@@ -92,7 +109,7 @@ typedef struct tn_adapter_call {
   uint32_t flags; /* TN_CALL_*; without SAVE nothing may be saved */
   const tn_exec* exec;
   const tn_saver* saver;
-  const tn_param_view* const* params; /* of this site, in the order in which bind() declared them */
+  const tn_param_view* const* params; /* of this site and shared ones, in the order in which bind() declared them */
   uint64_t n_params;
   int64_t step, micro_batch;
   int64_t row_begin;  /* index of the call's first row within the micro-batch: keys dropout, so tiles replay the same numbers */
@@ -100,7 +117,9 @@ typedef struct tn_adapter_call {
   tn_rng rng;         /* stream separates step, micro-batch and layer; element index = global row · width + column */
 } tn_adapter_call;    /* fence 0.9 */
 
-enum { TN_ADAPTER_MERGES = 1 };
+/* SURROGATE_GRADIENT: parameters' gradients are those of a surrogate by design (a norm held constant, rounding passed straight
+ * through), so finite differences do not give them; dx is exact all the same. */
+enum { TN_ADAPTER_MERGES = 1, TN_ADAPTER_SURROGATE_GRADIENT = 2 };
 
 typedef struct tn_adapter_api {
   uint32_t struct_size;
@@ -115,7 +134,8 @@ typedef struct tn_adapter_api {
   /* Cost of one forward (backward != 0: backward) call over `rows` rows of dtype `compute`. [any-thread] */
   int32_t (*estimate)(tn_adapter* self, const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, const tn_dtype* compute,
                       uint32_t backward, tn_estimate* out);
-  /* Starting value of one parameter. base: the site's frozen weight, for methods that start from it. [stream] */
+  /* Starting value of one parameter, in the order of ids. base: the site's frozen weight, for methods that start from it; null for a
+   * shared parameter. The workspace holds at least 256 KiB and four f32 rows of the weight. [stream] */
   int32_t (*init_param)(tn_adapter* self, const tn_exec* exec, uint32_t param, const tn_base_linear* base, const tn_rng* rng,
                         tn_tensor* value);
 

@@ -17,13 +17,21 @@ struct Form {
 constexpr Form kForms[] = {{TN_ROLE_Q, "self_attn.q_proj", 24, 24}, {TN_ROLE_K, "self_attn.k_proj", 8, 24},
                            {TN_ROLE_V, "self_attn.v_proj", 8, 24},  {TN_ROLE_O, "self_attn.o_proj", 24, 24},
                            {TN_ROLE_GATE, "mlp.gate_proj", 41, 24}, {TN_ROLE_UP, "mlp.up_proj", 41, 24},
-                           {TN_ROLE_DOWN, "mlp.down_proj", 24, 41}};
+                           {TN_ROLE_DOWN, "mlp.down_proj", 24, 41}, {TN_ROLE_O, "self_attn", 24, 24},
+                           {TN_ROLE_DOWN, "mlp", 24, 24}};
+constexpr size_t kFirstSublayer = 7;
 
 tn_tensor transposed(const tn_tensor& t, int64_t* shape, int64_t* strides) {
   tn_tensor out = t;
   shape[0] = t.shape[1], shape[1] = t.shape[0], strides[0] = t.strides[1], strides[1] = t.strides[0];
   out.shape = shape, out.strides = strides;
   return out;
+}
+
+std::vector<float> identity(int64_t n) {
+  std::vector<float> w(static_cast<size_t>(n * n));
+  for (int64_t i = 0; i < n; ++i) w[static_cast<size_t>(i * (n + 1))] = 1;
+  return w;
 }
 
 // c = alpha · a · b + beta · c in f32, on the device.
@@ -47,8 +55,11 @@ struct AdapterRun::Base {
   Tensor& w;
   tn_base_linear table{};
 
-  Base(Bench& b, Tensor& weight) : bench(b), w(weight) {
-    table = {TN_SIZE_TO(tn_base_linear, read_rows), 0, this, w.shape()[0], w.shape()[1], forward, backward, read_rows};
+  // owned: an adapter holds the weight, so there is no operator.
+  Base(Bench& b, Tensor& weight, bool owned = false) : bench(b), w(weight) {
+    table.struct_size = TN_SIZE_TO(tn_base_linear, bias), table.self = this, table.m = w.shape()[0], table.n = w.shape()[1];
+    table.flags = owned ? TN_LINEAR_OWNED : 0;
+    if (!owned) table.forward = forward, table.backward = backward, table.read_rows = read_rows;
   }
   static int32_t forward(void* self, const tn_tensor* x, double alpha, double beta, tn_tensor* y) {
     auto& b = *static_cast<Base*>(self);
@@ -80,10 +91,12 @@ struct AdapterRun::Binding {
     int32_t site;
     bool trainable;
     std::vector<int64_t> shape;
+    tn_dtype dtype;
   };
   size_t n_sites;
   std::vector<uint32_t> taken;
   std::vector<Declared> parameters;
+  std::set<uint32_t> owned;
   std::string fault;
 
   static int32_t site(void* self, uint32_t id, uint32_t retention) {
@@ -105,8 +118,21 @@ struct AdapterRun::Binding {
     for (int32_t i = 0; i < p->ndim; ++i)
       if (p->shape[i] < 0 || p->shape[i] > 1 << 22)
         return b.fault = std::string("parameter ") + p->file_key + " has an impossible shape", TN_E_ARGUMENT;
-    b.parameters.push_back(
-        {p->file_key, p->site, (p->flags & TN_ADAPTER_PARAM_TRAINABLE) != 0, {p->shape, p->shape + p->ndim}});
+    const uint32_t integers = p->flags & (TN_ADAPTER_PARAM_INT32 | TN_ADAPTER_PARAM_INT8);
+    if (integers && (p->flags & TN_ADAPTER_PARAM_TRAINABLE))
+      return b.fault = std::string("parameter ") + p->file_key + " is of integers and cannot train", TN_E_ARGUMENT;
+    b.parameters.push_back({p->file_key, p->site, (p->flags & TN_ADAPTER_PARAM_TRAINABLE) != 0, {p->shape, p->shape + p->ndim},
+                            integers & TN_ADAPTER_PARAM_INT32 ? sdk::kI32 : integers ? sdk::kI8 : sdk::kF32});
+    return TN_OK;
+  }
+  static int32_t own(void* self, uint32_t id, uint32_t) {
+    auto& b = *static_cast<Binding*>(self);
+    if (id >= b.n_sites) return b.fault = "it holds the weight of a site that does not exist", TN_E_ARGUMENT;
+    return b.owned.insert(id), TN_OK;
+  }
+  static int32_t train(void* self, uint32_t role) {
+    if (role == TN_ROLE_UNDEFINED || role > TN_ROLE_OTHER)
+      return static_cast<Binding*>(self)->fault = "it trains parameters of a role that the ABI does not know", TN_E_ARGUMENT;
     return TN_OK;
   }
 };
@@ -159,26 +185,28 @@ AdapterRun::AdapterRun(Subject& subject, const Spec& spec, const char* config_js
   for (size_t i = 0; i < sites_.size(); ++i) {
     const Form& f = kForms[i % std::size(kForms)];
     tn_site& s = *sites_[i].get(TN_SIZE_TO(tn_site, path), longer);
-    s.id = static_cast<uint32_t>(i), s.place = TN_PLACE_LINEAR, s.role = f.role,
+    const bool sublayer = i % std::size(kForms) >= kFirstSublayer;
+    s.id = static_cast<uint32_t>(i), s.place = sublayer ? TN_PLACE_SUBLAYER : TN_PLACE_LINEAR, s.role = f.role,
     s.block = static_cast<int32_t>(i / std::size(kForms)), s.m = f.m, s.n = f.n, s.path = paths_[i].c_str();
     weights_.push_back(std::make_unique<Tensor>(bench_, "the frozen weight of " + paths_[i], sdk::kF32,
                                                 std::vector<int64_t>{f.m, f.n}, normals(f.m * f.n, 500 + s.id, 0.2f)));
+    if (sublayer) weights_.back()->set(identity(f.n));  // its base
     weights_.back()->seal();
     list.push_back(&s);
   }
-  Binding binding{sites_.size(), {}, {}, {}};
+  Binding binding{sites_.size(), {}, {}, {}, {}};
   Longer<tn_adapter_sink> sink;
-  sink.value = {0, 0, &binding, Binding::site, Binding::param};
-  status = api_.bind(instance_->get(), list.data(), list.size(), sink.get(TN_SIZE_TO(tn_adapter_sink, param), longer));
+  sink.value = {0, 0, &binding, Binding::site, Binding::param, Binding::own, Binding::train};
+  status = api_.bind(instance_->get(), list.data(), list.size(), sink.get(TN_SIZE_TO(tn_adapter_sink, train), longer));
   expect(binding.fault.empty(), binding.fault);
   if (status < 0) refused(status, "bind");
   expect(!binding.taken.empty(), "bind succeeded without taking a site; it must answer TN_E_NOT_FOUND");
-  taken_ = binding.taken;
+  taken_ = binding.taken, owned_ = binding.owned;
   std::set<std::string> keys;
   for (const auto& p : binding.parameters) {
     expect(keys.insert(p.key).second, "two parameters have the file key " + p.key);
     parameters_.push_back(
-        {p.key, p.site, p.trainable, std::make_unique<Tensor>(bench_, "parameter " + p.key, sdk::kF32, p.shape),
+        {p.key, p.site, p.trainable, std::make_unique<Tensor>(bench_, "parameter " + p.key, p.dtype, p.shape),
          p.trainable ? std::make_unique<Tensor>(bench_, "the gradient of " + p.key, sdk::kF32, p.shape) : nullptr});
   }
 }
@@ -192,12 +220,12 @@ std::vector<float> AdapterRun::weight(uint32_t site) const {
 std::vector<AdapterRun::Parameter*> AdapterRun::trained(uint32_t site) {
   std::vector<Parameter*> out;
   for (Parameter& p : parameters_)
-    if (p.trainable && p.site == static_cast<int32_t>(site)) out.push_back(&p);
+    if (p.trainable && (p.site < 0 || p.site == static_cast<int32_t>(site))) out.push_back(&p);
   return out;
 }
 
 void AdapterRun::initialise(uint8_t poison) {
-  const Exec exec(bench_, 0, poison);
+  const Exec exec(bench_, 256 << 10, poison);
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
     Base base(bench_, *weights_[p.site >= 0 ? static_cast<size_t>(p.site) : 0]);
@@ -207,7 +235,7 @@ void AdapterRun::initialise(uint8_t poison) {
                          &rng, p.value->get()),
          "init_param of " + p.key);
     bench_.expect_intact("init_param");
-    expect(all_finite(p.value->floats()), "the starting value of " + p.key + " is not finite");
+    expect(!sdk::same(p.value->dtype(), sdk::kF32) || all_finite(p.value->floats()), "the starting value of " + p.key + " is not finite");
   }
 }
 
@@ -227,7 +255,7 @@ std::vector<Longer<tn_param_view>> AdapterRun::views(uint32_t site, bool gradien
   std::vector<Longer<tn_param_view>> out;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
-    if (p.site != static_cast<int32_t>(site)) continue;
+    if (p.site >= 0 && p.site != static_cast<int32_t>(site)) continue;
     out.emplace_back();
     out.back().value = {0, static_cast<uint32_t>(i), p.value->get(), gradients && p.grad ? p.grad->get() : nullptr};
     out.back().get(TN_SIZE_TO(tn_param_view, grad), longer);
@@ -260,7 +288,7 @@ std::vector<float> AdapterRun::forward(uint32_t site, const std::vector<float>& 
   std::vector<const tn_param_view*> list;
   for (auto& p : params) list.push_back(&p.value);
   for (Parameter& p : parameters_) p.value->seal();
-  Base base(bench_, *weights_[site]);
+  Base base(bench_, *weights_[site], owned_.contains(site));
   const Exec exec(bench_, workspace(site, rows, dtype, false), options.poison);
   const tn_saver saver{TN_SIZE_TO(tn_saver, get), 0, &keep, keep_input, alloc_slot, get_slot};
   Longer<tn_adapter_call> c;
@@ -289,7 +317,7 @@ std::vector<float> AdapterRun::backward(uint32_t site, const std::vector<float>&
   std::vector<const tn_param_view*> list;
   for (auto& p : params) list.push_back(&p.value);
   for (Parameter& p : parameters_) p.value->seal();
-  Base base(bench_, *weights_[site]);
+  Base base(bench_, *weights_[site], owned_.contains(site));
   const Exec exec(bench_, workspace(site, rows, dtype, true), options.poison);
   const tn_saver saver{TN_SIZE_TO(tn_saver, get), 0, &saved, keep_input, alloc_slot, get_slot};
   Longer<tn_adapter_call> c;

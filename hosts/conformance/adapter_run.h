@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,7 @@ class AdapterRun {
   int64_t n(uint32_t site) const { return sites_[site].value.n; }
   const std::string& path(uint32_t site) const { return paths_[site]; }
   std::vector<float> weight(uint32_t site) const;  // the frozen W [m, n]
+  bool owns(uint32_t site) const { return owned_.contains(site); }
 
   struct Parameter {
     std::string key;
@@ -76,6 +78,7 @@ class AdapterRun {
   std::vector<std::string> paths_;
   std::vector<std::unique_ptr<Tensor>> weights_;
   std::vector<uint32_t> taken_;
+  std::set<uint32_t> owned_;
   std::vector<Parameter> parameters_;
 };
 

@@ -59,7 +59,7 @@ TN_FN f16 from_float<f16>(float x) {
 #endif
 }
 
-inline constexpr tn_dtype kF32{TN_FLOAT, 32, 1}, kBF16{TN_BFLOAT, 16, 1}, kF16{TN_FLOAT, 16, 1}, kU8{TN_UINT, 8, 1}, kI32{TN_INT, 32, 1},
+inline constexpr tn_dtype kF32{TN_FLOAT, 32, 1}, kBF16{TN_BFLOAT, 16, 1}, kF16{TN_FLOAT, 16, 1}, kU8{TN_UINT, 8, 1}, kI32{TN_INT, 32, 1}, kI8{TN_INT, 8, 1},
     kF64{TN_FLOAT, 64, 1};
 constexpr bool same(tn_dtype a, tn_dtype b) { return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes; }
 
@@ -72,6 +72,10 @@ constexpr tn_dtype dtype_of<float>() {
 template <>
 constexpr tn_dtype dtype_of<bf16>() {
   return kBF16;
+}
+template <>
+constexpr tn_dtype dtype_of<int8_t>() {
+  return kI8;
 }
 template <>
 constexpr tn_dtype dtype_of<int32_t>() {

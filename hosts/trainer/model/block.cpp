@@ -62,13 +62,27 @@ Tensor TransformerBlock::forward(Engine& e, const Pass& pass, const Tensor& x, S
   if (!keep_all) s.q = s.k = s.v = Tensor();
 
   Tensor middle = activation(e, rows, config->hidden);
-  linears[kO].forward(e, call_at(pass, 0, keep_all), o.reshaped({rows, config->q_width()}), middle, &s.linears[kO]);
-  e.axpby(1, x, 1, middle);
+  attention_output(e, pass, o, x, middle, s, keep_all);
   if (saved) s.x = x;
   if (saved && policy != Checkpointing::kBlock) s.o = o, s.lse = lse;
   if (keep_all) s.rstd1 = rstd, s.middle = middle;
   o = Tensor();
   return mlp(e, pass, middle, keep_all ? saved : nullptr);
+}
+
+// middle = x + adapted(o_proj(o)).
+void TransformerBlock::attention_output(Engine& e, const Pass& pass, const Tensor& o, const Tensor& x, const Tensor& middle, SavedBlock& s,
+                                        bool save) const {
+  const int64_t rows = x.dim(0);
+  const LinearCall call = call_at(pass, 0, save);
+  const bool adapted = !sublayers[0].adapters.empty();
+  const Tensor out = adapted ? activation(e, rows, config->hidden) : middle;
+  linears[kO].forward(e, call, o.reshaped({rows, config->q_width()}), out, &s.linears[kO]);
+  if (adapted) {
+    sublayers[0].forward(e, call, out, middle, &s.sublayers[0]);
+    if (save && sublayers[0].needs_input()) s.attention_out = out;
+  }
+  e.axpby(1, x, 1, middle);
 }
 
 Tensor TransformerBlock::mlp(Engine& e, const Pass& pass, const Tensor& middle, SavedBlock* saved) const {
@@ -102,7 +116,14 @@ Tensor TransformerBlock::mlp_rows(Engine& e, const Pass& pass, int64_t begin, co
     // Without a backward to come the product may overwrite the gate.
     const Tensor product = save ? activation(e, rows, config->intermediate) : s->gate;
     e.swiglu(s->gate, s->up, product);
-    linears[kDown].forward(e, call, product, out, &s->linears[kDown]);
+    if (sublayers[1].adapters.empty()) {
+      linears[kDown].forward(e, call, product, out, &s->linears[kDown]);
+    } else {
+      const Tensor before = activation(e, rows, config->hidden);
+      linears[kDown].forward(e, call, product, before, &s->linears[kDown]);
+      sublayers[1].forward(e, call, before, out, &s->sublayers[1]);
+      if (save && sublayers[1].needs_input()) s->mlp_out = before;
+    }
     e.axpby(1, middle, 1, out);
   }
   return h;
@@ -122,8 +143,7 @@ void TransformerBlock::backward(Engine& e, Pass pass, SavedBlock& s, Tensor& dy,
       attention->forward(e, pass.sequences, pass.length, pass.length, 0, pass.segments, s.q, s.k, s.v, s.o, &s.lse);
     }
     s.middle = activation(e, rows, config->hidden);
-    linears[kO].forward(e, call_at(pass, 0, true), s.o.reshaped({rows, config->q_width()}), s.middle, &s.linears[kO]);
-    e.axpby(1, s.x, 1, s.middle);
+    attention_output(e, pass, s.o, s.x, s.middle, s, true);
   }
   if (pass.memory.tiled_mlp) {
     const int64_t tile = std::min(rows, config->hidden);
@@ -136,15 +156,21 @@ void TransformerBlock::backward(Engine& e, Pass pass, SavedBlock& s, Tensor& dy,
   } else {
     mlp_backward(e, pass, 0, s, dy, !s.gate);
   }
-  s.middle = s.rstd2 = s.gate = s.up = Tensor();
+  s.middle = s.rstd2 = s.gate = s.up = s.mlp_out = Tensor();
   for (int i = kGate; i <= kDown; ++i) s.linears[i] = {};
+  s.sublayers[1] = {};
+  const auto announce_adapters = [&](const Linear& l) {
+    for (const Adapter* a : l.adapters)
+      for (uint32_t id : a->site_params.at(l.site))
+        if (a->param_sites[id] >= 0) ready(*a->parameters[id]);
+  };
   const auto announce = [&](int first, int last, Parameter* norm) {
     for (int i = first; i <= last; ++i) {
       if (linears[i].trains_weight()) ready(*linears[i].weight);
       if (linears[i].bias && linears[i].bias->trainable) ready(*linears[i].bias);
-      for (const Adapter* a : linears[i].adapters)
-        for (uint32_t id : a->site_params.at(linears[i].site)) ready(*a->parameters[id]);
+      announce_adapters(linears[i]);
     }
+    announce_adapters(sublayers[first == kQ ? 0 : 1]);
     if (norm->trainable) ready(*norm);
   };
   announce(kGate, kDown, norm2);
@@ -163,10 +189,13 @@ void TransformerBlock::mlp_backward(Engine& e, const Pass& pass, int64_t begin, 
   if (fresh) {
     p.recompute = true;
     h = mlp_rows(e, p, begin, s.middle, Tensor(), &s, true);
-    if (!linears[kDown].adapters.empty()) {  // the adapters of down leave their saved tensors in its forward
+    const bool adapted = !sublayers[1].adapters.empty();
+    if (adapted || !linears[kDown].adapters.empty()) {  // adapters leave their saved tensors in their forward
       const Tensor product = activation(e, rows, config->intermediate);
       e.swiglu(s.gate, s.up, product);
-      linears[kDown].forward(e, call_at(p, begin, true), product, Tensor(), &s.linears[kDown]);
+      if (adapted) s.mlp_out = activation(e, rows, config->hidden);
+      linears[kDown].forward(e, call_at(p, begin, true), product, s.mlp_out, &s.linears[kDown]);
+      if (adapted) sublayers[1].forward(e, call_at(p, begin, true), s.mlp_out, Tensor(), &s.sublayers[1]);
     }
   } else if (linears[kGate].needs_input() || linears[kUp].needs_input()) {
     h = activation(e, rows, config->hidden);
@@ -180,7 +209,12 @@ void TransformerBlock::mlp_backward(Engine& e, const Pass& pass, int64_t begin, 
       product = activation(e, rows, config->intermediate);
       e.swiglu(s.gate, s.up, product);
     }
-    linears[kDown].backward(e, call, dy, product, &dproduct, 0, &s.linears[kDown]);
+    Tensor d_out = dy;
+    if (!sublayers[1].adapters.empty()) {
+      d_out = activation(e, rows, config->hidden);
+      sublayers[1].backward(e, call, dy, s.mlp_out, &d_out, 0, &s.sublayers[1]);
+    }
+    linears[kDown].backward(e, call, d_out, product, &dproduct, 0, &s.linears[kDown]);
   }
   e.swiglu_backward(dproduct, s.gate, s.up, s.gate, s.up);
   dproduct = Tensor();
@@ -201,7 +235,15 @@ void TransformerBlock::attention_backward(Engine& e, const Pass& pass, SavedBloc
   Tensor d_o;
   if (any) d_o = e.empty(Category::kActivations, e.compute(), {rows, hq, d});
   const Tensor d_o_flat = any ? d_o.reshaped({rows, config->q_width()}) : Tensor();
-  linears[kO].backward(e, call, dy, s.o.reshaped({rows, config->q_width()}), any ? &d_o_flat : nullptr, 0, &s.linears[kO]);
+  {
+    Tensor d_out = dy;
+    if (!sublayers[0].adapters.empty()) {
+      d_out = activation(e, rows, config->hidden);
+      sublayers[0].backward(e, call, dy, s.attention_out, &d_out, 0, &s.sublayers[0]);
+      s.attention_out = Tensor();
+    }
+    linears[kO].backward(e, call, d_out, s.o.reshaped({rows, config->q_width()}), any ? &d_o_flat : nullptr, 0, &s.linears[kO]);
+  }
   if (!any) return;
 
   Tensor dq = e.empty(Category::kActivations, e.compute(), {rows, hq, d}), dk = e.empty(Category::kActivations, e.compute(), {rows, hkv, d}),
@@ -248,8 +290,7 @@ Tensor TransformerBlock::decode(Engine& e, const Pass& pass, const Tensor& x, in
   const Tensor o = e.empty(Category::kActivations, e.compute(), {rows, config->heads, config->head_dim});
   attention->forward(e, 1, rows, end, past, nullptr, s.q, cache_k.rows(0, end), cache_v.rows(0, end), o, nullptr);
   Tensor middle = activation(e, rows, config->hidden);
-  linears[kO].forward(e, call_at(pass, 0, false), o.reshaped({rows, config->q_width()}), middle, nullptr);
-  e.axpby(1, x, 1, middle);
+  attention_output(e, pass, o, x, middle, s, false);
   return mlp(e, pass, middle, nullptr);
 }
 

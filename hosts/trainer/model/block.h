@@ -37,7 +37,8 @@ struct Pass {
 
 struct SavedBlock {
   Tensor x, rstd1, q_raw, k_raw, rstd_q, rstd_k, q, k, v, o, lse, middle, rstd2, gate, up;
-  SavedLinear linears[7];
+  Tensor attention_out, mlp_out;  // before the residual, where an adapter of the sub-layer wants its input
+  SavedLinear linears[7], sublayers[2];
 };
 
 // Codes a linear's weight with the Gram matrix of its inputs over `tokens` tokens.
@@ -48,6 +49,7 @@ class TransformerBlock {
   enum { kQ, kK, kV, kO, kGate, kUp, kDown };
   int64_t index = 0;
   Linear linears[7];
+  Linear sublayers[2];  // the identity on the outputs of attention and MLP, for adapters
   Parameter *norm1 = nullptr, *norm2 = nullptr, *q_norm = nullptr, *k_norm = nullptr;
   std::optional<AttentionLayer> attention;
   const ModelConfig* config = nullptr;
@@ -67,6 +69,7 @@ class TransformerBlock {
 
  private:
   void project_qkv(Engine& engine, const Pass& pass, const Tensor& h, SavedBlock& s, bool save) const;
+  void attention_output(Engine& engine, const Pass& pass, const Tensor& o, const Tensor& x, const Tensor& middle, SavedBlock& s, bool save) const;
   Tensor mlp(Engine& engine, const Pass& pass, const Tensor& middle, SavedBlock* saved) const;
   Tensor mlp_rows(Engine& engine, const Pass& pass, int64_t begin, const Tensor& middle, const Tensor& out, SavedBlock* saved, bool save) const;
   void mlp_backward(Engine& engine, const Pass& pass, int64_t begin, SavedBlock& s, const Tensor& dy, bool fresh) const;

@@ -36,10 +36,15 @@ struct Saver {
   static int32_t alloc(void* self, uint32_t slot, int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out) {
     auto& s = *static_cast<Saver*>(self);
     if (!s.slots) return TN_E_STATE;
-    Tensor t = s.engine->empty(Category::kActivations, *dtype, shape, ndim);
-    (*s.slots)[slot] = t;
-    *out = &s.loan(t).ref.t;
-    return TN_OK;
+    try {
+      Tensor t = s.engine->empty(Category::kActivations, *dtype, shape, ndim);
+      (*s.slots)[slot] = t;
+      *out = &s.loan(t).ref.t;
+      return TN_OK;
+    } catch (const Error& e) {
+      s.engine->host()->error(s.engine->host(), e.code(), e.what());
+      return e.code();
+    }
   }
   static int32_t get(void* self, uint32_t slot, const tn_saved** out) {
     auto& s = *static_cast<Saver*>(self);
@@ -84,6 +89,7 @@ struct Linear::Operator {
   size_t adapters_left;
   SavedLinear* saved;
   const Tensor* input;
+  Tensor::Ref bias{}, leased{};
 
   template <class Body>
   int32_t guarded(Body&& body) {
@@ -119,17 +125,45 @@ struct Linear::Operator {
     auto& o = *static_cast<Operator*>(self);
     return o.guarded([&] { o.linear->read_rows(*o.engine, begin, end, borrowed(*out)); });
   }
+  // The whole weight belongs to whoever holds the lease: nothing else runs on a linear during a call on it.
+  static int32_t lease(void* self, tn_tensor** weight) {
+    auto& o = *static_cast<Operator*>(self);
+    o.leased = o.linear->dense().ref();
+    *weight = &o.leased.t;
+    return TN_OK;
+  }
+  static int32_t release(void*) { return TN_OK; }
+
   tn_base_linear table() {
-    const uint32_t flags = (linear->quantized ? uint32_t{TN_LINEAR_QUANTIZED} : 0u) | (linear->tied ? uint32_t{TN_LINEAR_TIED} : 0u);
-    return {sizeof(tn_base_linear), flags, this, linear->m, linear->n, forward, backward, read_rows};
+    tn_base_linear t{};
+    t.struct_size = sizeof t, t.flags = linear->flags() & ~uint32_t{TN_LINEAR_ADAPTED}, t.self = this, t.m = linear->m, t.n = linear->n;
+    if (linear->bias) bias = linear->bias->value.ref(), t.bias = &bias.t;
+    if (linear->owner && !linear->instead_) {
+      if (adapters_left > 0) t.forward = forward, t.backward = backward;
+      return t;
+    }
+    t.forward = forward, t.backward = backward;
+    if (linear->identity) return t;
+    t.read_rows = read_rows;
+    if (linear->weight && adapters_left == 0 && !linear->tied && !linear->trains_weight()) t.lease = lease, t.release = release;
+    return t;
   }
 };
 
-void Linear::with_base(Engine& engine, const std::function<void(const tn_base_linear*)>& use) const {
+void Linear::with_base(Engine& engine, const Tensor& instead, const std::function<void(const tn_base_linear*)>& use) const {
   const LinearCall call;
-  Operator base{this, &engine, &call, 0, nullptr, nullptr};
+  Linear shown;
+  shown.path = path, shown.site = site, shown.role = role, shown.block = block, shown.m = m, shown.n = n, shown.tied = tied;
+  shown.instead_ = &instead;
+  const Linear& linear = instead ? shown : *this;
+  Operator base{&linear, &engine, &call, 0, nullptr, nullptr};
   const tn_base_linear table = base.table();
   use(&table);
+}
+
+uint32_t Linear::flags() const {
+  return (quantized ? uint32_t{TN_LINEAR_QUANTIZED} : 0u) | (tied ? uint32_t{TN_LINEAR_TIED} : 0u) | (owner ? uint32_t{TN_LINEAR_OWNED} : 0u) |
+         (adapters.empty() ? 0u : uint32_t{TN_LINEAR_ADAPTED});
 }
 
 bool Linear::needs_input() const {
@@ -142,10 +176,11 @@ bool Linear::needs_input() const {
 bool Linear::trains() const { return trains_weight() || (bias && bias->trainable) || !adapters.empty(); }
 
 void Linear::base_forward(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const {
+  if (identity) return engine.axpby(alpha, x, beta, y);
   if (quantized)
     quantized->forward(engine, x, y, alpha, beta);
   else
-    engine.gemm(x, weight->value.transposed(), y, alpha, beta);
+    engine.gemm(x, dense().transposed(), y, alpha, beta);
   if (bias) {
     if (alpha != 1) throw Error(TN_E_UNSUPPORTED, path + " has a bias, which a scaled base product would scale too");
     engine.bias_add(bias->value, y);
@@ -153,17 +188,18 @@ void Linear::base_forward(Engine& engine, const Tensor& x, double alpha, double 
 }
 
 void Linear::base_backward(Engine& engine, const Tensor& dy, double alpha, double beta, const Tensor& dx) const {
+  if (identity) return engine.axpby(alpha, dy, beta, dx);
   if (quantized)
     quantized->backward(engine, dy, dx, alpha, beta);
   else
-    engine.gemm(dy, weight->value, dx, alpha, beta);
+    engine.gemm(dy, dense(), dx, alpha, beta);
 }
 
 void Linear::read_rows(Engine& engine, int64_t begin, int64_t end, const Tensor& out) const {
   if (quantized)
     quantized->decode_rows(engine, begin, end, out);
   else
-    engine.axpby(1, weight->value.rows(begin, end), 0, out);
+    engine.axpby(1, dense().rows(begin, end), 0, out);
 }
 
 void Linear::forward_through(Engine& engine, const LinearCall& call, size_t adapters_left, const Tensor& x, const Tensor& y,
@@ -175,8 +211,9 @@ void Linear::forward_through(Engine& engine, const LinearCall& call, size_t adap
   check(adapter.api->estimate(adapter.self, engine.api(), engine.device(), site, x.dim(0), &compute, 0, &e), "planning an adapter");
   const Block workspace = engine.memory().allocate(Category::kWorkspace, e.workspace_bytes);
   std::map<uint32_t, Tensor>* slots = saved && (call.flags & TN_CALL_SAVE) ? &saved->slots[adapters_left - 1] : nullptr;
+  const bool owns = owner == &adapter;
   if (engine.dry()) {
-    if (y) forward_through(engine, call, adapters_left - 1, x, y, saved);
+    if (y && !owns) forward_through(engine, call, adapters_left - 1, x, y, saved);
     if (slots && e.saved_bytes) (*slots)[0] = engine.empty(Category::kActivations, kU8, {static_cast<int64_t>(e.saved_bytes)});
     return;
   }
@@ -191,6 +228,7 @@ void Linear::forward_through(Engine& engine, const LinearCall& call, size_t adap
                           {call.seed, 0x10000u * (adapter.index + 1) + site, static_cast<uint32_t>(call.step * 4096 + call.micro_batch)}};
   const Tensor::Ref ry = y.ref();
   engine.technique("adapter forward", [&] { return adapter.api->forward(adapter.self, site, &c, &base, x.ref(), y ? &ry.t : nullptr); });
+  if (owns && y && bias) engine.bias_add(bias->value, y);
 }
 
 void Linear::backward_through(Engine& engine, const LinearCall& call, size_t adapters_left, const Tensor& dy, const Tensor& x, const Tensor* dx,
@@ -211,7 +249,10 @@ void Linear::backward_through(Engine& engine, const LinearCall& call, size_t ada
   check(adapter.api->estimate(adapter.self, engine.api(), engine.device(), site, dy.dim(0), &compute, 1, &e), "planning an adapter");
   const Block workspace = engine.memory().allocate(Category::kWorkspace, e.workspace_bytes);
   ParamViews params(engine, adapter, site, true);
-  if (engine.dry()) return backward_through(engine, call, adapters_left - 1, dy, x, dx, beta, saved);
+  if (engine.dry()) {
+    if (owner != &adapter) backward_through(engine, call, adapters_left - 1, dy, x, dx, beta, saved);
+    return;
+  }
   Saver saver{&engine, &saved->slots[adapters_left - 1], &x, {}, {}};
   const tn_saver saver_table = saver.table();
   Operator below{this, &engine, &call, adapters_left - 1, saved, &x};

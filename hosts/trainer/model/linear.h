@@ -22,8 +22,11 @@ struct Adapter {
   uint32_t index = 0;  // among the run's adapters: separates random streams
   double scale = 1;
   std::vector<std::unique_ptr<Parameter>> parameters;     // by the plugin's param id
-  std::map<uint32_t, std::vector<uint32_t>> site_params;  // site id -> param ids, in the order declared
+  std::vector<int32_t> param_sites;                       // likewise; −1 = shared by all its sites
+  std::map<uint32_t, std::vector<uint32_t>> site_params;  // site id -> param ids, shared ones included, in the order declared
   std::map<uint32_t, uint32_t> retention;                 // sites taken -> TN_RETAIN_*
+  std::map<uint32_t, bool> owned;                         // sites whose weight it holds -> whether it starts from the model's own
+  std::vector<uint32_t> trained_roles;                    // of the model's own parameters
 };
 
 // What one forward call of a linear leaves for its backward: the adapters' saved tensors.
@@ -41,13 +44,14 @@ struct LinearCall {
 class Linear {
  public:
   std::string path;  // module path, "model.layers.3.self_attn.q_proj"
-  uint32_t site = 0, role = 0;
+  uint32_t site = 0, role = 0, uid = 0;  // uid: of the weight
   int32_t block = -1;
   int64_t m = 0, n = 0;
-  Parameter* weight = nullptr;  // dense, or null when quantized
+  Parameter* weight = nullptr;            // dense; null when quantized, owned by an adapter, or the identity
   std::optional<QuantizedWeight> quantized;
   Parameter* bias = nullptr;
-  bool tied = false;
+  bool tied = false, identity = false;    // identity: the output of a sub-layer, which adapters may change
+  const Adapter* owner = nullptr;         // holds the weight
   std::vector<Adapter*> adapters;  // that took this site
 
   bool trains_weight() const { return weight && weight->trainable; }
@@ -60,18 +64,21 @@ class Linear {
   // dx[T, n] = gradient + beta · dx, where dx is wanted; x is the forward's input (may be empty unless needs_input()).
   void backward(Engine& engine, const LinearCall& call, const Tensor& dy, const Tensor& x, const Tensor* dx, double beta,
                 SavedLinear* saved) const;
-  // Calls `use` with the frozen weight as an operator, without any adapter.
-  void with_base(Engine& engine, const std::function<void(const tn_base_linear*)>& use) const;
+  // Calls `use` with the weight as an operator, without any adapter. instead: the dense weight [m, n] of a site whose own is not held.
+  void with_base(Engine& engine, const Tensor& instead, const std::function<void(const tn_base_linear*)>& use) const;
+  uint32_t flags() const;  // TN_LINEAR_*
   // out[end − begin, n] = rows of the frozen weight, in out's dtype.
   void read_rows(Engine& engine, int64_t begin, int64_t end, const Tensor& out) const;
 
  private:
   struct Operator;
+  const Tensor& dense() const { return instead_ ? *instead_ : weight->value; }
   void base_forward(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const;
   void base_backward(Engine& engine, const Tensor& dy, double alpha, double beta, const Tensor& dx) const;
   void forward_through(Engine& engine, const LinearCall& call, size_t adapters_left, const Tensor& x, const Tensor& y, SavedLinear* saved) const;
   void backward_through(Engine& engine, const LinearCall& call, size_t adapters_left, const Tensor& dy, const Tensor& x, const Tensor* dx,
                         double beta, SavedLinear* saved) const;
+  const Tensor* instead_ = nullptr;  // while with_base() shows another weight
 };
 
 }  // namespace tenon::trainer

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <set>
 
 #include "core/error.h"
 
@@ -28,12 +29,12 @@ Parameter& Model::add(std::string name, uint32_t role, int32_t block, tn_dtype d
   p.name = std::move(name), p.role = role, p.block = block;
   p.in_axis = shape.size() == 2 ? 1 : -1;
   p.n_heads = static_cast<int32_t>(config_.heads), p.n_kv_heads = static_cast<int32_t>(config_.kv_heads);
-  p.value = engine_.empty(Category::kWeights, dtype, shape);
+  shapes_.emplace_back(&p, Tensor({}, nullptr, dtype, shape));
   return p;
 }
 
 Model::Model(Engine& engine, const ModelConfig& config, const ModelOptions& options, const AttentionPlugin& attention, int64_t max_length)
-    : engine_(engine), config_(config), attention_api_(attention.api) {
+    : engine_(engine), config_(config), options_(options), attention_api_(attention.api) {
   const ModelConfig& c = config_;
   const std::vector<float> frequencies = c.inverse_frequencies(max_length, rope_scale_);
   inv_freq_ = engine.empty(Category::kWeights, kF32, {c.head_dim / 2});
@@ -74,8 +75,9 @@ Model::Model(Engine& engine, const ModelConfig& config, const ModelOptions& opti
       Linear& linear = block->linears[s.slot];
       linear.path = at + s.path, linear.site = static_cast<uint32_t>(l * 7 + s.slot), linear.role = s.role, linear.block = index;
       linear.m = s.m, linear.n = s.n;
+      linear.uid = uid;
       if (options.quantizer)
-        linear.quantized.emplace(engine, *options.quantizer, linear.path + ".weight", uid++, s.role, index, s.m, s.n);
+        ++uid;
       else
         linear.weight = dense(linear.path + ".weight", s.role, index, {s.m, s.n});
       if (s.bias) linear.bias = dense(linear.path + ".bias", TN_ROLE_BIAS, index, {s.m});
@@ -87,6 +89,11 @@ Model::Model(Engine& engine, const ModelConfig& config, const ModelOptions& opti
     check(attention.api->create(engine.host(), attention.hypers, attention.n_hypers, &a, &instance), "creating an attention layer");
     attention_.push_back(instance);
     block->attention.emplace(attention.api, instance, c.window[l]);
+    for (int k = 0; k < 2; ++k) {
+      Linear& sub = block->sublayers[k];
+      sub.path = at + (k == 0 ? "self_attn" : "mlp"), sub.site = static_cast<uint32_t>(c.layers * 7 + 1 + l * 2 + k);
+      sub.role = k == 0 ? TN_ROLE_O : TN_ROLE_DOWN, sub.block = index, sub.m = sub.n = c.hidden, sub.identity = true;
+    }
     blocks_.push_back(std::move(block));
   }
   final_norm_ = dense("model.norm.weight", TN_ROLE_NORM, -1, {c.hidden});
@@ -97,6 +104,37 @@ Model::Model(Engine& engine, const ModelConfig& config, const ModelOptions& opti
 
 Model::~Model() {
   for (tn_attention* a : attention_) attention_api_->destroy(a);
+}
+
+void Model::allocate() {
+  for (auto& b : blocks_)
+    for (Linear& l : b->linears) {
+      if (l.owner)
+        l.weight = nullptr;
+      else if (options_.quantizer)
+        l.quantized.emplace(engine_, *options_.quantizer, l.path + ".weight", l.uid, l.role, l.block, l.m, l.n);
+    }
+  std::set<std::string> held;
+  for (const Linear* l : linears())
+    if (l->owner) held.insert(l->path + ".weight");
+  if (head_.owner) head_.weight = nullptr;
+  for (auto& [p, shape] : shapes_)
+    if (!held.contains(p->name)) p->value = engine_.empty(Category::kWeights, shape.dtype(), shape.shape(), shape.ndim());
+  shapes_.clear();
+}
+
+std::vector<Linear*> Model::sites() {
+  std::vector<Linear*> all = linears();
+  for (auto& b : blocks_)
+    for (Linear& l : b->sublayers) all.push_back(&l);
+  return all;
+}
+
+// Gradients of an adapter's shared parameters are complete when every site has added to them.
+void Model::announce_shared(const GradientReady& ready) {
+  for (const Adapter* a : adapters_)
+    for (size_t id = 0; id < a->parameters.size(); ++id)
+      if (a->param_sites[id] < 0) ready(*a->parameters[id]);
 }
 
 std::vector<Linear*> Model::linears() {
@@ -158,7 +196,8 @@ double Model::loss_and_gradient(const Tensor& x, const Tensor& labels, const Pas
       if (final_norm_->trainable) (*ready)(*final_norm_);
       if (!config_.tied && head_.trains_weight()) (*ready)(*head_.weight);
       for (const Adapter* a : head_.adapters)
-        for (uint32_t id : a->site_params.at(head_.site)) (*ready)(*a->parameters[id]);
+        for (uint32_t id : a->site_params.at(head_.site))
+          if (a->param_sites[id] >= 0) (*ready)(*a->parameters[id]);
     }
   }
   std::vector<double> host(rows, 0.0);
@@ -203,7 +242,8 @@ double Model::train(const HostBatch& batch, const LinearCall& call, const Memory
   size_t lowest = 0;
   if (!embedding_->trainable) {
     const auto trains = [](const TransformerBlock& b) {
-      return b.norm1->trainable || std::any_of(std::begin(b.linears), std::end(b.linears), [](const Linear& l) { return l.trains(); });
+      const auto any = [](const auto& list) { return std::any_of(std::begin(list), std::end(list), [](const Linear& l) { return l.trains(); }); };
+      return b.norm1->trainable || b.norm2->trainable || any(b.linears) || any(b.sublayers);
     };
     while (lowest < blocks_.size() && !trains(*blocks_[lowest])) saved[lowest++] = SavedBlock();
   }
@@ -213,6 +253,7 @@ double Model::train(const HostBatch& batch, const LinearCall& call, const Memory
     engine_.embedding_backward(u.ids, dx, embedding_->open_zeroed_gradient(engine_));
     announce(*embedding_);
   }
+  announce_shared(announce);
   return nats;
 }
 

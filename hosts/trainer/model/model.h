@@ -33,18 +33,22 @@ struct HostBatch {
 
 class Model {
  public:
-  // Allocates every parameter (contents undefined) and wires the layers. max_length: of the longest sequence to come.
+  // Wires the layers; allocate() follows, after every adapter has been attached. max_length: of the longest sequence to come.
   Model(Engine& engine, const ModelConfig& config, const ModelOptions& options, const AttentionPlugin& attention, int64_t max_length);
   ~Model();
   Model(const Model&) = delete;
 
   const ModelConfig& config() const { return config_; }
-  std::deque<Parameter>& parameters() { return parameters_; }  // in uid order; quantized weights are not among them
-  std::vector<Linear*> linears();                              // sites, in id order: the seven of every block, then the head
+  // In uid order; quantized weights are not among them, and those that an adapter holds have no value.
+  std::deque<Parameter>& parameters() { return parameters_; }
+  std::vector<Linear*> linears();  // in site order: the seven of every block, then the head
+  std::vector<Linear*> sites();    // by id: the linears, then two sub-layers of every block
   Linear& head() { return head_; }
 
   // Binds an adapter to the model: asks the plugin for its sites and parameters and allocates those.
   void attach(Adapter& adapter);
+  // Memory for every weight that no adapter holds; contents undefined.
+  void allocate();
 
   // Sum of nats over the predicted tokens of the batch; no gradients. losses (optional): nats per row.
   double evaluate(const HostBatch& batch, std::vector<double>* losses = nullptr);
@@ -65,13 +69,17 @@ class Model {
  private:
   struct Uploaded;
   Parameter& add(std::string name, uint32_t role, int32_t block, tn_dtype dtype, std::initializer_list<int64_t> shape);
+  void announce_shared(const GradientReady& ready);
   Uploaded upload(const HostBatch& batch);
   double loss_and_gradient(const Tensor& x, const Tensor& labels, const Pass& pass, double grad_scale, Tensor* dx, std::vector<double>* losses,
                            const GradientReady* ready);
 
   Engine& engine_;
   ModelConfig config_;
+  ModelOptions options_;
   std::deque<Parameter> parameters_;
+  std::vector<std::pair<Parameter*, Tensor>> shapes_;  // dtype and shape of what allocate() allocates
+  std::vector<const Adapter*> adapters_;
   Parameter *embedding_ = nullptr, *final_norm_ = nullptr;
   std::vector<std::unique_ptr<TransformerBlock>> blocks_;
   Linear head_;

@@ -17,6 +17,7 @@ struct Parameter {
   int32_t n_heads = 0, n_kv_heads = 0;
   Tensor value;
   bool trainable = false;
+  bool saved = true;  // part of checkpoints and adapter files; false: a buffer that is made again
   double lr_scale = 1, decay_scale = 1;
 
   Category gradient_category = Category::kGradients;

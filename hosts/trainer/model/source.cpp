@@ -54,12 +54,8 @@ ModelSource ModelSource::open(const std::string& model, int64_t preset_vocab) {
 }
 
 void ModelSource::load(Engine& engine, Model& model, const GgmlDecoder& decoder, uint64_t seed, bool code) const {
-  for (Parameter& p : model.parameters()) {
-    if (is_preset())
-      initialize(engine, p.name, p.uid, p.role, p.value, seed);
-    else
-      read(engine, p.name, p.value, decoder);
-  }
+  for (Parameter& p : model.parameters())
+    if (p.value) load_one(engine, p.name, p.uid, p.role, p.value, decoder, seed);
   for (Linear* l : model.linears()) {
     if (code && l->quantized) l->quantized->encode(engine, dense_weight(engine, *l, decoder, seed));
   }
@@ -68,12 +64,16 @@ void ModelSource::load(Engine& engine, Model& model, const GgmlDecoder& decoder,
 
 Tensor ModelSource::dense_weight(Engine& engine, const Linear& l, const GgmlDecoder& decoder, uint64_t seed) const {
   const Tensor dense = engine.empty(Category::kWorkspace, kF32, {l.m, l.n});
-  const std::string name = l.path + ".weight";
-  if (is_preset())
-    initialize(engine, name, l.quantized->target().uid, l.role, dense, seed);
-  else
-    read(engine, name, dense, decoder);
+  load_one(engine, l.path + ".weight", l.uid, l.role, dense, decoder, seed);
   return dense;
+}
+
+void ModelSource::load_one(Engine& engine, const std::string& name, uint32_t uid, uint32_t role, const Tensor& to, const GgmlDecoder& decoder,
+                           uint64_t seed) const {
+  if (is_preset())
+    initialize(engine, name, uid, role, to, seed);
+  else
+    read(engine, name, to, decoder);
 }
 
 void ModelSource::initialize(Engine& engine, const std::string&, uint32_t uid, uint32_t role, const Tensor& to, uint64_t seed) const {

@@ -29,8 +29,10 @@ class ModelSource {
   // Fills every parameter and quantized weight of the model. Presets draw from N(0, initializer_range²) keyed by seed and uid.
   // code false: quantized weights are left to be coded with text in view.
   void load(Engine& engine, Model& model, const GgmlDecoder& decoder, uint64_t seed, bool code = true) const;
-  // The weight of a quantized linear in f32, whatever the file holds, so that codes do not depend on --dtype.
+  // The weight of a linear in f32, whatever the file holds, so that codes do not depend on --dtype.
   Tensor dense_weight(Engine& engine, const Linear& linear, const GgmlDecoder& decoder, uint64_t seed) const;
+  // A parameter or weight by name, in to's dtype.
+  void load_one(Engine& engine, const std::string& name, uint32_t uid, uint32_t role, const Tensor& to, const GgmlDecoder& decoder, uint64_t seed) const;
 
  private:
   void read(Engine& engine, const std::string& name, const Tensor& to, const GgmlDecoder& decoder) const;

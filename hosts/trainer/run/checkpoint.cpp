@@ -27,6 +27,11 @@ std::vector<std::pair<std::string, Tensor>> contents(Session& session) {
     if (p->master) all.emplace_back(at + "master", p->master);
     for (size_t i = 0; i < p->states.size(); ++i) all.emplace_back(at + "state." + p->state_names[i], p->states[i]);
   }
+  // What an adapter keeps beside its trainable parameters.
+  const auto& trained = session.optimizer()->parameters();
+  for (const Adapter* a : session.adapters())
+    for (const auto& p : a->parameters)
+      if (p->saved && std::find(trained.begin(), trained.end(), p.get()) == trained.end()) all.emplace_back(std::to_string(p->uid) + ".value", p->value);
   return all;
 }
 

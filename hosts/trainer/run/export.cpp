@@ -1,10 +1,12 @@
 #include "hosts/trainer/run/export.h"
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <list>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 
 #include "core/error.h"
 #include "core/files/atomic_file.h"
@@ -24,8 +26,11 @@ std::string at(const std::string& folder, const char* name) { return (fs::path(f
 // Rows of a linear's weight in f32 with every adapter's delta added.
 Tensor merged_rows(Engine& engine, const Linear& linear, int64_t begin, int64_t end, bool merge) {
   Tensor w = engine.empty(Category::kWorkspace, kF32, {end - begin, linear.n});
-  linear.read_rows(engine, begin, end, w);
-  if (!merge) return w;
+  if (linear.owner)
+    engine.zero(w);  // the adapter adds the whole weight
+  else
+    linear.read_rows(engine, begin, end, w);
+  if (!merge && !linear.owner) return w;
   for (const Adapter* a : linear.adapters) {
     if (!a->api->merge_rows) throw Error(TN_E_UNSUPPORTED, "adapter " + a->name + " cannot be merged into weights; keep it as an adapter");
     std::list<Tensor::Ref> refs;
@@ -45,6 +50,44 @@ Tensor merged_rows(Engine& engine, const Linear& linear, int64_t begin, int64_t 
   return w;
 }
 
+// What an adapter's file holds: its own tensors, and those of the model's that it trains.
+std::vector<const Parameter*> held_by(Session& session, const Adapter& adapter) {
+  std::vector<const Parameter*> held;
+  for (const auto& p : adapter.parameters)
+    if (p->saved) held.push_back(p.get());
+  for (const Parameter& p : session.model().parameters())
+    if (p.value && std::find(adapter.trained_roles.begin(), adapter.trained_roles.end(), p.role) != adapter.trained_roles.end()) held.push_back(&p);
+  return held;
+}
+
+std::string key_of(const Parameter& p) { return p.role == TN_ROLE_ADAPTER ? p.name : "base_model.model." + p.name; }
+
+// Fills a tensor from an entry of its shape, converting between float types, and from 64-bit indices.
+void read_held(Engine& engine, const SafetensorsReader& reader, const TensorEntry& entry, const Tensor& to) {
+  const auto refuse = [&](const char* wanted) {
+    throw Error(TN_E_UNSUPPORTED, reader.path() + ": tensor " + quote_name(entry.name) + " must be " + wanted);
+  };
+  if (to.dtype() == kI32 && entry.dtype == FileDtype::kI64) {
+    const ByteSpan bytes = reader.data(entry);
+    std::vector<int64_t> wide(to.count());
+    std::memcpy(wide.data(), bytes.data(), wide.size() * 8);
+    std::vector<int32_t> narrow;
+    for (const int64_t v : wide) {
+      if (v < 0 || v > INT32_MAX) refuse("indices below 2^31");
+      narrow.push_back(static_cast<int32_t>(v));
+    }
+    engine.upload(narrow.data(), to);
+    return engine.synchronize();
+  }
+  if (entry.dtype == file_dtype(to.dtype())) return read_tensor(engine, reader, entry.name, to);
+  if (to.dtype().code == TN_INT) refuse("of integers");
+  if (entry.dtype != FileDtype::kF32 && entry.dtype != FileDtype::kBf16 && entry.dtype != FileDtype::kF16) refuse("F32, BF16 or F16");
+  const tn_dtype stored = entry.dtype == FileDtype::kF32 ? kF32 : entry.dtype == FileDtype::kBf16 ? kBF16 : kF16;
+  const Tensor stage = engine.empty(Category::kWorkspace, stored, to.shape(), to.ndim());
+  read_tensor(engine, reader, entry.name, stage);
+  engine.axpby(1, stage, 0, to);
+}
+
 }  // namespace
 
 void write_model(const std::string& folder, Session& session, const ModelSource& source, tn_dtype dtype, bool merge) {
@@ -53,6 +96,9 @@ void write_model(const std::string& folder, Session& session, const ModelSource&
   std::vector<TensorSpec> specs;
   std::set<const Parameter*> of_linears;
   const std::vector<Linear*> linears = model.linears();
+  for (const Linear* l : model.sites())
+    if (merge && l->identity && !l->adapters.empty())
+      throw Error(TN_E_UNSUPPORTED, "adapter " + l->adapters[0]->name + " sits behind " + l->path + ", where no weight could take it; keep it as an adapter");
   for (const Linear* l : linears) {
     if (l->tied) {
       if (merge && !l->adapters.empty())
@@ -63,7 +109,7 @@ void write_model(const std::string& folder, Session& session, const ModelSource&
     of_linears.insert(l->weight);
   }
   for (const Parameter& p : model.parameters())
-    if (!of_linears.contains(&p)) specs.push_back({p.name, file_dtype(dtype), file_shape(p.value)});
+    if (p.value && !of_linears.contains(&p)) specs.push_back({p.name, file_dtype(dtype), file_shape(p.value)});
   ShardedSafetensorsWriter writer(folder, specs, {{"format", "pt"}});
   for (const Linear* l : linears) {
     if (l->tied) continue;
@@ -77,7 +123,7 @@ void write_model(const std::string& folder, Session& session, const ModelSource&
       write_tensor_as(engine, merged_rows(engine, *l, r, std::min(r + kMergeRows, l->m), merge), dtype, put);
   }
   for (const Parameter& p : model.parameters())
-    if (!of_linears.contains(&p)) write_tensor_as(engine, p.value, dtype, [&](ByteSpan bytes) { writer.write(p.name, bytes); });
+    if (p.value && !of_linears.contains(&p)) write_tensor_as(engine, p.value, dtype, [&](ByteSpan bytes) { writer.write(p.name, bytes); });
   writer.commit();
 
   const char* name = dtype == kF32 ? "float32" : dtype == kBF16 ? "bfloat16" : "float16";
@@ -92,11 +138,21 @@ void write_model(const std::string& folder, Session& session, const ModelSource&
 }
 
 void write_adapter(const std::string& folder, Session& session, const Adapter& adapter, const std::string& base) {
+  const std::vector<const Parameter*> held = held_by(session, adapter);
   std::vector<TensorSpec> specs;
-  for (const auto& p : adapter.parameters) specs.push_back({p->name, FileDtype::kF32, file_shape(p->value)});
+  for (const Parameter* p : held) specs.push_back({key_of(*p), p->value.dtype() == kI32 ? FileDtype::kI64 : file_dtype(p->value.dtype()), file_shape(p->value)});
   SafetensorsWriter writer(at(folder, "adapter_model.safetensors"), specs, {{"format", "pt"}});
-  for (const auto& p : adapter.parameters)
-    write_tensor(session.engine(), p->value, [&](ByteSpan bytes) { writer.write(p->name, bytes); });
+  for (const Parameter* p : held) {
+    const auto put = [&](ByteSpan bytes) { writer.write(key_of(*p), bytes); };
+    if (!(p->value.dtype() == kI32)) {
+      write_tensor(session.engine(), p->value, put);
+      continue;
+    }
+    std::vector<int32_t> narrow(p->value.count());
+    session.engine().download(p->value, narrow.data());
+    const std::vector<int64_t> wide(narrow.begin(), narrow.end());
+    put(std::as_bytes(std::span(wide)));
+  }
   writer.commit();
 
   std::string text;
@@ -115,22 +171,14 @@ void read_adapter(Session& session, Adapter& adapter, const std::string& folder)
   const std::string file = at(folder, "adapter_model.safetensors");
   const SafetensorsReader reader = SafetensorsReader::open(file);
   std::set<std::string> wanted;
-  for (const auto& p : adapter.parameters) {
-    wanted.insert(p->name);
-    const TensorEntry* entry = reader.find(p->name);
-    if (!entry) throw Error(TN_E_NOT_FOUND, file + ": tensor " + quote_name(p->name) + " is missing; the adapter is incomplete or belongs to another model");
+  for (const Parameter* p : held_by(session, adapter)) {
+    const std::string key = key_of(*p);
+    wanted.insert(key);
+    const TensorEntry* entry = reader.find(key);
+    if (!entry) throw Error(TN_E_NOT_FOUND, file + ": tensor " + quote_name(key) + " is missing; the adapter is incomplete or belongs to another model");
     if (entry->shape != file_shape(p->value))
-      throw Error(TN_E_FORMAT, file + ": tensor " + quote_name(p->name) + " has another shape than this model asks for; the adapter belongs to another model");
-    if (session.engine().dry()) continue;
-    if (entry->dtype == FileDtype::kF32) {
-      read_tensor(session.engine(), reader, p->name, p->value);
-    } else if (entry->dtype == FileDtype::kBf16 || entry->dtype == FileDtype::kF16) {
-      const Tensor stage = session.engine().empty(Category::kWorkspace, entry->dtype == FileDtype::kBf16 ? kBF16 : kF16, p->value.shape(), p->value.ndim());
-      read_tensor(session.engine(), reader, p->name, stage);
-      session.engine().axpby(1, stage, 0, p->value);
-    } else {
-      throw Error(TN_E_UNSUPPORTED, file + ": tensor " + quote_name(p->name) + " must be F32, BF16 or F16");
-    }
+      throw Error(TN_E_FORMAT, file + ": tensor " + quote_name(key) + " has another shape than this model asks for; the adapter belongs to another model");
+    if (!session.engine().dry()) read_held(session.engine(), reader, *entry, p->value);
   }
   for (const TensorEntry& entry : reader.tensors())
     if (!wanted.contains(entry.name))

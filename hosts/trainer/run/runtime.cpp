@@ -23,15 +23,22 @@ std::string read_adapter_config(const std::string& folder) {
   return read_json_file(path, limits).dump();
 }
 
-// The adapter plugin that reads this PEFT type.
+// The adapter plugin that reads this PEFT type: the layout "peft:TYPE+KEY" is of files in which KEY is true, "peft:TYPE" of the others.
 std::string plugin_for(const Catalog& catalog, const std::string& config_json, const std::string& folder) {
   const Json j = Json::parse(config_json);
-  const std::string type = find_string(j, "peft_type", folder).value_or("");
-  PluginFilter filter;
-  filter.layout = "peft:" + type;
-  const auto rows = catalog.list(filter);
-  if (rows.empty()) throw Error(TN_E_NOT_FOUND, folder + " holds an adapter of the type \"" + type.substr(0, 60) + "\", for which no plugin is installed");
-  return rows[0].id;
+  const std::string layout = "peft:" + find_string(j, "peft_type", folder).value_or("");
+  const auto reader = [&](const std::string& of) {
+    PluginFilter filter;
+    filter.layout = of;
+    const auto rows = catalog.list(filter);
+    return rows.empty() ? std::string() : rows[0].id;
+  };
+  for (const auto& [key, value] : j.items())
+    if (value.is_boolean() && value.get<bool>())
+      if (const std::string id = reader(layout + "+" + key); !id.empty()) return id;
+  const std::string id = reader(layout);
+  if (id.empty()) throw Error(TN_E_NOT_FOUND, folder + " holds an adapter of the type \"" + layout.substr(5, 60) + "\", for which no plugin is installed");
+  return id;
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "hosts/trainer/run/session.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
@@ -26,34 +27,69 @@ Session::Session(Engine& engine, const ModelSource& source, Techniques technique
       techniques_(std::move(techniques)),
       options_(options),
       model_(engine, source.config(), model_options(techniques_, options), techniques_.attention, options.sequence) {
+  for (Adapter* a : techniques_.adapters) model_.attach(*a);
+  model_.allocate();
   const bool calibrated = techniques_.quantizer && techniques_.quantizer->calibrate;
   source.load(engine_, model_, techniques_.decoder, options_.seed, !calibrated);
-  if (calibrated)
-    calibrate(engine_, model_, source, *techniques_.quantizer, techniques_.decoder, options_.seed, options_.calibration, options_.calibrating);
+  if (calibrated) calibrate_base(source);
   std::vector<Parameter*> trained;
-  for (Parameter& p : model_.parameters())
-    if (p.trainable) trained.push_back(&p);
-  const std::vector<Linear*> linears = model_.linears();
+  for (Parameter& p : model_.parameters()) {
+    for (const Adapter* a : techniques_.adapters)
+      for (uint32_t role : a->trained_roles) p.trainable = p.trainable || (options_.train && p.role == role);
+    if (p.trainable && p.value) trained.push_back(&p);
+  }
   for (Adapter* a : techniques_.adapters) {
-    model_.attach(*a);
     for (auto& p : a->parameters) {
       if (!options_.train) p->trainable = false;
       if (p->trainable) trained.push_back(p.get());
     }
-    for (const auto& [site, ids] : a->site_params) {
-      for (uint32_t id : ids) {
-        Parameter& p = *a->parameters[id];
-        const tn_rng rng{options_.seed, p.uid, kInitStream};
-        linears.at(site)->with_base(engine_, [&](const tn_base_linear* base) {
-          engine_.with_workspace(0, "adapter initialisation",
-                                 [&](const tn_exec* x) { return a->api->init_param(a->self, x, id, base, &rng, p.value.ref()); });
-        });
-      }
-    }
+    start(*a, source);
   }
   if (options_.train) {
     if (trained.empty()) throw Error(TN_E_ARGUMENT, "nothing in this mix trains; drop --quantizer or add --adapter");
     optimizer_ = std::make_unique<Optimizers>(engine_, techniques_.optimizers, std::move(trained), options_.update, options_.seed);
+  }
+}
+
+// Codes the weights with text in view: the base alone, before any adapter has its starting values.
+void Session::calibrate_base(const ModelSource& source) {
+  std::vector<std::vector<Adapter*>> aside;
+  for (Linear* l : model_.sites()) {
+    if (l->owner)
+      throw Error(TN_E_CONFLICT, "adapter " + l->owner->name + " holds the weight of " + l->path +
+                                     ", so this quantizer cannot calibrate through the model; use a quantizer that needs no calibration");
+    aside.push_back(std::move(l->adapters));
+    l->adapters.clear();
+  }
+  calibrate(engine_, model_, source, *techniques_.quantizer, techniques_.decoder, options_.seed, options_.calibration, options_.calibrating);
+  size_t next = 0;
+  for (Linear* l : model_.sites()) l->adapters = std::move(aside[next++]);
+}
+
+// Starting values of an adapter's parameters.
+void Session::start(Adapter& a, const ModelSource& source) {
+  const std::vector<Linear*> sites = model_.sites();
+  Tensor own;  // of the site below: the weight that the adapter takes over, while it does
+  int32_t owned_site = -1;
+  for (uint32_t id = 0; id < a.parameters.size(); ++id) {
+    Parameter& p = *a.parameters[id];
+    const tn_rng rng{options_.seed, p.uid, kInitStream};
+    const int32_t site = a.param_sites[id];
+    const auto run = [&](const tn_base_linear* base, int64_t n) {
+      engine_.with_workspace(std::max<uint64_t>(256 << 10, static_cast<uint64_t>(n) * 16), "adapter initialisation",
+                             [&](const tn_exec* x) { return a.api->init_param(a.self, x, id, base, &rng, p.value.ref()); });
+    };
+    if (site < 0) {
+      run(nullptr, 0);
+      continue;
+    }
+    const Linear& l = *sites.at(site);
+    if (const auto owned = a.owned.find(static_cast<uint32_t>(site)); owned != a.owned.end() && owned->second && owned_site != site) {
+      own = Tensor();
+      own = engine_.empty(Category::kWorkspace, kF32, {l.m, l.n}), owned_site = site;
+      source.load_one(engine_, l.path + ".weight", l.uid, l.role, own, techniques_.decoder, options_.seed);
+    }
+    l.with_base(engine_, owned_site == site ? own : Tensor(), [&](const tn_base_linear* base) { run(base, l.n); });
   }
 }
 

@@ -67,6 +67,8 @@ class Session {
 
  private:
   static ModelOptions model_options(const Techniques& techniques, const SessionOptions& options);
+  void calibrate_base(const ModelSource& source);
+  void start(Adapter& adapter, const ModelSource& source);
   bool measure(const Parameter& p, double& sum_of_squares);
 
   Engine& engine_;

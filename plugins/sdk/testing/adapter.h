@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <deque>
 #include <functional>
 #include <map>
@@ -20,6 +21,7 @@ struct SiteSpec {
   std::string path;
   int64_t m, n;
   uint32_t role = TN_ROLE_OTHER;
+  uint32_t place = TN_PLACE_LINEAR, flags = 0;
 };
 
 // The frozen weight [m, n], and optionally a bias, in f32 with sums in double. Also the adapter below another one,
@@ -61,7 +63,34 @@ struct Base {
       }
     return TN_OK;
   }
-  tn_base_linear table() { return {sizeof(tn_base_linear), 0, this, m, n, forward, backward, nullptr}; }
+  static int32_t read_rows(void* self, int64_t begin, int64_t end, tn_tensor* out) {
+    Base& b = *static_cast<Base*>(self);
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t j = 0; j < b.n; ++j) put(*out, i - begin, j, b.weight[i * b.n + j]);
+    return TN_OK;
+  }
+  static int32_t lease(void* self, tn_tensor** weight) {
+    Base& b = *static_cast<Base*>(self);
+    b.leased = true;
+    b.view = {b.weight.data(), {TN_CPU, 0}, 2, kF32, b.shape, b.strides, 0};
+    b.shape[0] = b.m, b.shape[1] = b.n, b.strides[0] = b.n, b.strides[1] = 1;
+    return *weight = &b.view, TN_OK;
+  }
+  static int32_t release(void* self) { return static_cast<Base*>(self)->leased = false, TN_OK; }
+  tn_base_linear table() {
+    tn_base_linear t{};
+    t.struct_size = sizeof t, t.self = this, t.m = m, t.n = n, t.forward = forward, t.backward = backward, t.read_rows = read_rows;
+    if (leases) t.lease = lease, t.release = release;
+    if (!bias.empty()) {
+      bias_shape[0] = m, bias_strides[0] = 1;
+      bias_view = {bias.data(), {TN_CPU, 0}, 1, kF32, bias_shape, bias_strides, 0};
+      t.bias = &bias_view;
+    }
+    return t;
+  }
+  bool leases = false, leased = false;  // whether the weight may be leased; whether it is
+  tn_tensor view{}, bias_view{};
+  int64_t shape[2]{}, strides[2]{}, bias_shape[1]{}, bias_strides[1]{};
 };
 
 struct SavedSlots {
@@ -129,10 +158,10 @@ class TestAdapter {
     std::vector<tn_site> sites;
     std::vector<const tn_site*> pointers;
     for (const SiteSpec& s : specs)
-      sites.push_back({sizeof(tn_site), static_cast<uint32_t>(sites.size()), TN_PLACE_LINEAR, s.role, 0, 0, s.m, s.n,
+      sites.push_back({sizeof(tn_site), static_cast<uint32_t>(sites.size()), s.place, s.role, s.flags, 0, s.m, s.n,
                        s.path.c_str()});
     for (const tn_site& s : sites) pointers.push_back(&s);
-    const tn_adapter_sink sink{sizeof(tn_adapter_sink), 0, this, on_site, on_param};
+    const tn_adapter_sink sink{sizeof(tn_adapter_sink), 0, this, on_site, on_param, on_own, on_train};
     const int32_t status = api.bind(self, pointers.data(), pointers.size(), &sink);
     for (size_t i = 0; i < params.size(); ++i) EXPECT_EQ(params[i].info.id, i);
     return status;
@@ -146,11 +175,12 @@ class TestAdapter {
     must(api.estimate(self, cpu_device_api(), cpu_device(), site, rows, &dtype, backward, &e));
     return e;
   }
-  void init(uint64_t seed = 5) {
+  void init(uint64_t seed = 5, Base* base = nullptr) {
     for (Param& p : params) {
       const tn_rng rng{seed, p.info.id, 9};
-      Exec exec;
-      must(api.init_param(self, exec.get(), p.info.id, nullptr, &rng, p.value.get()));
+      Exec exec(base ? std::max<uint64_t>(256 << 10, base->n * 16) : 0);
+      const tn_base_linear table = base ? base->table() : tn_base_linear{};
+      must(api.init_param(self, exec.get(), p.info.id, base && p.info.site >= 0 ? &table : nullptr, &rng, p.value.get()));
       EXPECT_TRUE(p.value.intact());
     }
   }
@@ -205,6 +235,8 @@ class TestAdapter {
   const tn_adapter_api& api;
   tn_adapter* self = nullptr;
   std::map<uint32_t, uint32_t> retention;  // of the sites taken
+  std::map<uint32_t, bool> owned;
+  std::vector<uint32_t> trained_roles;
   std::deque<Param> params;
   bool train_params = true;
 
@@ -215,15 +247,21 @@ class TestAdapter {
   static int32_t on_param(void* to, const tn_adapter_param* p) {
     TestAdapter& l = *static_cast<TestAdapter*>(to);
     const std::vector<int64_t> shape(p->shape, p->shape + (l.allocate_ ? p->ndim : 0));
-    l.params.push_back({*p, p->file_key, Tensor(kF32, shape), Tensor(kF32, shape)});
+    const tn_dtype dtype = p->flags & TN_ADAPTER_PARAM_INT32 ? kI32 : p->flags & TN_ADAPTER_PARAM_INT8 ? kI8 : kF32;
+    l.params.push_back({*p, p->file_key, Tensor(dtype, shape), Tensor(kF32, shape)});
     return TN_OK;
   }
+  static int32_t on_own(void* to, uint32_t site, uint32_t from_base) {
+    return static_cast<TestAdapter*>(to)->owned[site] = from_base != 0, TN_OK;
+  }
+  static int32_t on_train(void* to, uint32_t role) { return static_cast<TestAdapter*>(to)->trained_roles.push_back(role), TN_OK; }
   std::vector<const tn_param_view*> views_of(uint32_t site, std::deque<tn_param_view>& views, bool gradients) {
     std::vector<const tn_param_view*> out;
     for (Param& p : params)
-      if (p.info.site == static_cast<int32_t>(site))
-        out.push_back(&views.emplace_back(tn_param_view{sizeof(tn_param_view), p.info.id, p.value.get(),
-                                                        gradients && train_params ? p.grad.get() : nullptr}));
+      if (p.info.site < 0 || p.info.site == static_cast<int32_t>(site))
+        out.push_back(&views.emplace_back(
+            tn_param_view{sizeof(tn_param_view), p.info.id, p.value.get(),
+                          gradients && train_params && (p.info.flags & TN_ADAPTER_PARAM_TRAINABLE) ? p.grad.get() : nullptr}));
     return out;
   }
   template <class Body>

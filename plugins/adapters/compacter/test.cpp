@@ -1,0 +1,125 @@
+// Compacter: factored products against the explicit Kronecker sums, shared rules, near-identity at the start.
+#include "sdk/testing/adapter_problem.h"
+
+namespace tenon::compacter::testing {
+namespace {
+
+using namespace tenon::sdk;
+using namespace tenon::sdk::testing;
+
+class Compacter : public ::testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Cpu, Compacter, ::testing::ValuesIn(plugin_objects()), [](const auto& p) { return object_label(p.param); });
+
+enum { kRules, kDownS, kDownT, kDownBias, kUpS, kUpT, kUpBias };
+
+// A sub-layer's output of width d; the base is the identity.
+struct Sublayer : AdapterProblem {
+  Sublayer(const std::string& object, int64_t d, int64_t T, const char* n, const char* f)
+      : AdapterProblem(object, {d, d, T}, {{"hypercomplex_division", n}, {"reduction_factor", f}},
+                       {"model.layers.0.mlp", 0, 0, TN_ROLE_DOWN, TN_PLACE_SUBLAYER}) {
+    base.weight.assign(static_cast<size_t>(d * d), 0);
+    for (int64_t i = 0; i < d; ++i) base.weight[i * d + i] = 1;
+  }
+};
+
+std::vector<double> kronecker(const std::vector<float>& rules, const std::vector<float>& s, const std::vector<float>& t, int64_t N, int64_t in, int64_t out) {
+  const int64_t p = in / N, q = out / N;
+  std::vector<double> h(static_cast<size_t>(in * out));
+  for (int64_t i = 0; i < N; ++i)
+    for (int64_t a = 0; a < N; ++a)
+      for (int64_t c = 0; c < N; ++c)
+        for (int64_t u = 0; u < p; ++u)
+          for (int64_t v = 0; v < q; ++v)
+            h[(a * p + u) * out + c * q + v] += static_cast<double>(rules[(i * N + a) * N + c]) * s[i * p + u] * t[i * q + v];
+  return h;
+}
+
+TEST_P(Compacter, IsTheExplicitKroneckerSum) {
+  struct {
+    int64_t d, T;
+    const char *n, *f;
+  } cases[] = {{8, 3, "2", "2"}, {12, 1, "3", "2"}, {7, 4, "1", "7"}, {64, 5, "4", "4"}};
+  for (const auto& c : cases) {
+    Sublayer p(GetParam(), c.d, c.T, c.n, c.f);
+    p.randomise();
+    std::vector<std::vector<float>> v;
+    for (const auto& q : p.adapter.params) v.push_back(q.value.floats());
+    const int64_t N = std::stoll(c.n), k = c.d / std::stoll(c.f);
+    const std::vector<double> down = kronecker(v[kRules], v[kDownS], v[kDownT], N, c.d, k), up = kronecker(v[kRules], v[kUpS], v[kUpT], N, k, c.d);
+    std::vector<double> expected(static_cast<size_t>(c.T * c.d));
+    for (int64_t t = 0; t < c.T; ++t) {
+      std::vector<double> z(static_cast<size_t>(k));
+      for (int64_t j = 0; j < k; ++j) {
+        double sum = v[kDownBias][j];
+        for (int64_t i = 0; i < c.d; ++i) sum += p.x[t * c.d + i] * down[i * k + j];
+        z[j] = 0.5 * sum * (1 + std::tanh(std::sqrt(2 / M_PI) * (sum + 0.044715 * sum * sum * sum)));
+      }
+      for (int64_t i = 0; i < c.d; ++i) {
+        double sum = p.x[t * c.d + i] + v[kUpBias][i];
+        for (int64_t j = 0; j < k; ++j) sum += z[j] * up[j * c.d + i];
+        expected[t * c.d + i] = sum;
+      }
+    }
+    EXPECT_LT(relative_distance(p.forward(p.x), expected), 1e-6);
+  }
+}
+
+TEST_P(Compacter, GradientsAgreeWithFiniteDifferences) {
+  struct {
+    int64_t d, T;
+    const char *n, *f;
+  } cases[] = {{8, 3, "2", "2"}, {12, 1, "3", "2"}, {7, 4, "1", "7"}, {32, 9, "4", "4"}};
+  for (const auto& c : cases) {
+    Sublayer p(GetParam(), c.d, c.T, c.n, c.f);
+    p.randomise(0.8f);
+    p.expect_gradients();
+  }
+}
+
+TEST_P(Compacter, StartsNearTheIdentity) {
+  Sublayer p(GetParam(), 64, 9, "4", "4");
+  EXPECT_LT(relative_distance(p.forward(p.x), p.x), 1e-2);
+}
+
+TEST_P(Compacter, RulesAreOneForTheModelAndGatherTheGradientsOfAllSites) {
+  TestAdapter a(GetParam(), {{"hypercomplex_division", "2"}, {"reduction_factor", "2"}});
+  ASSERT_EQ(a.bind({{"model.layers.0.self_attn", 8, 8, TN_ROLE_O, TN_PLACE_SUBLAYER}, {"model.layers.0.mlp", 8, 8, TN_ROLE_DOWN, TN_PLACE_SUBLAYER}}), TN_OK);
+  ASSERT_EQ(a.params.size(), 13u);
+  EXPECT_EQ(a.params[kRules].info.site, -1);
+  Base identity{8, 8, std::vector<float>(64), {}, 0, {}};
+  for (int i = 0; i < 8; ++i) identity.weight[i * 9] = 1;
+  for (size_t i = 0; i < a.params.size(); ++i) a.params[i].value.assign(normals(a.params[i].value.size(), static_cast<uint32_t>(30 + i), 0.5f));
+  std::vector<float> sum(8);
+  for (const bool together : {false, true}) {
+    if (together) a.zero_gradients();
+    for (uint32_t site = 0; site < 2; ++site) {
+      if (!together) a.zero_gradients();
+      Tensor x(kF32, {3, 8}, normals(24, 40 + site)), y(kF32, {3, 8}), dy(kF32, {3, 8}, normals(24, 50 + site)), dx(kF32, {3, 8});
+      SavedSlots saved;
+      a.forward(site, identity, *x.get(), y.get(), saved);
+      a.backward(site, identity, *dy.get(), dx.get(), saved);
+      if (!together)
+        for (int i = 0; i < 8; ++i) sum[i] += a.params[kRules].grad.floats()[i];
+    }
+  }
+  EXPECT_LT(relative_distance(a.params[kRules].grad.floats(), sum), 1e-6);
+}
+
+TEST_P(Compacter, PlacementFfnLeavesAttentionAlone) {
+  TestAdapter a(GetParam(), {{"hypercomplex_division", "2"}, {"reduction_factor", "2"}, {"placement", "ffn"}});
+  ASSERT_EQ(a.bind({{"model.layers.0.self_attn", 8, 8, TN_ROLE_O, TN_PLACE_SUBLAYER}, {"model.layers.0.mlp", 8, 8, TN_ROLE_DOWN, TN_PLACE_SUBLAYER}}), TN_OK);
+  EXPECT_FALSE(a.retention.contains(0));
+  EXPECT_TRUE(a.retention.contains(1));
+  EXPECT_EQ(a.trained_roles, std::vector<uint32_t>{TN_ROLE_NORM});
+}
+
+TEST_P(Compacter, AWidthThatDoesNotDivideIsRefusedWithItsNumbers) {
+  TestAdapter a(GetParam());
+  EXPECT_EQ(a.bind({{"model.layers.0.mlp", 576, 576, TN_ROLE_DOWN, TN_PLACE_SUBLAYER}}), TN_E_ARGUMENT);
+  EXPECT_NE(a.host.error.find("576/32 = 18"), std::string::npos) << a.host.error;
+  TestAdapter none(GetParam());
+  EXPECT_EQ(none.bind({{"model.layers.0.mlp.up_proj", 8, 8}}), TN_E_NOT_FOUND);
+}
+
+}  // namespace
+}  // namespace tenon::compacter::testing
