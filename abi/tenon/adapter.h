@@ -43,8 +43,9 @@ typedef struct tn_adapter_param {
   const char* file_key;    /* in adapter_model.safetensors, without the adapter's name */
 } tn_adapter_param;        /* fence 0.9 */
 
-/* What bind() answers: which sites it takes and which parameters it owns. */
-enum { TN_RETAIN_UNDEFINED = 0, TN_RETAIN_INPUT = 1, TN_RETAIN_OWN = 2, TN_RETAIN_NOTHING = 3 };
+/* What bind() answers: which sites it takes and which parameters it owns. What it keeps of x for backward: x whole, tensors of its own,
+ * nothing, or ROWS: x whole or a sample of its rows, as tn_saved gives them, for a sum over rows. */
+enum { TN_RETAIN_UNDEFINED = 0, TN_RETAIN_INPUT = 1, TN_RETAIN_OWN = 2, TN_RETAIN_NOTHING = 3, TN_RETAIN_ROWS = 4 };
 typedef struct tn_adapter_sink {
   uint32_t struct_size;
   uint32_t reserved;

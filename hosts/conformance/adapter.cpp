@@ -7,6 +7,7 @@
 #include "hosts/conformance/adapter_run.h"
 #include "hosts/conformance/check.h"
 #include "sdk/dtype.h"
+#include "tenon/region.h"
 
 namespace tenon::conformance {
 namespace {
@@ -34,6 +35,7 @@ std::vector<std::pair<std::string, Spec>> settings(Subject& s) {
   };
   try_all();
   if (out.empty()) variants = s.variants(true), try_all();  // a width that the defaults do not divide may fit at a bound
+  if (out.empty() && s.plugin().extension<tn_region_api>(TN_EXT_REGION)) throw NotApplicable{refusal};
   expect(!out.empty(), "no setting takes one of the usual linears: " + refusal);
   return out;
 }

@@ -5,6 +5,7 @@
 
 #include "hosts/conformance/check.h"
 #include "sdk/dtype.h"
+#include "tenon/region.h"
 
 namespace tenon::conformance {
 namespace {
@@ -103,7 +104,7 @@ struct AdapterRun::Binding {
     auto& b = *static_cast<Binding*>(self);
     if (id >= b.n_sites)
       return b.fault = "it took site " + std::to_string(id) + ", which does not exist", TN_E_ARGUMENT;
-    if (retention == TN_RETAIN_UNDEFINED || retention > TN_RETAIN_NOTHING)
+    if (retention == TN_RETAIN_UNDEFINED || retention > TN_RETAIN_ROWS)
       return b.fault = "it took a site with a retention that the ABI does not know", TN_E_ARGUMENT;
     if (std::find(b.taken.begin(), b.taken.end(), id) != b.taken.end())
       return b.fault = "it took site " + std::to_string(id) + " twice", TN_E_ARGUMENT;
@@ -178,6 +179,8 @@ AdapterRun::AdapterRun(Subject& subject, const Spec& spec, const char* config_js
   int32_t status = 0;
   instance_ = std::make_unique<Instance<tn_adapter_api, tn_adapter>>(api_, spec, status, config_json);
   if (status < 0) refused(status, "create");
+  if (subject.plugin().extension<tn_region_api>(TN_EXT_REGION))
+    throw NotApplicable{"the adapter runs the stack of blocks itself and takes no linear"};
   for (int block = 0; block < 2; ++block)
     for (const Form& f : kForms) paths_.push_back("model.layers." + std::to_string(block) + '.' + f.name);
   sites_.resize(paths_.size());

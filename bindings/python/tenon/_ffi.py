@@ -82,19 +82,26 @@ TN_RANGE_OPEN_MIN = 1
 TN_RANGE_OPEN_MAX = 2
 TN_PLACE_UNDEFINED = 0
 TN_PLACE_LINEAR = 1
+TN_PLACE_SUBLAYER = 2
 TN_LINEAR_QUANTIZED = 1
 TN_LINEAR_TIED = 2
+TN_LINEAR_OWNED = 4
+TN_LINEAR_ADAPTED = 8
 TN_ADAPTER_PARAM_TRAINABLE = 1
 TN_ADAPTER_PARAM_SAVED = 2
+TN_ADAPTER_PARAM_INT32 = 4
+TN_ADAPTER_PARAM_INT8 = 8
 TN_RETAIN_UNDEFINED = 0
 TN_RETAIN_INPUT = 1
 TN_RETAIN_OWN = 2
 TN_RETAIN_NOTHING = 3
+TN_RETAIN_ROWS = 4
 TN_CALL_TRAIN = 1
 TN_CALL_RECOMPUTE = 2
 TN_CALL_NEED_DX = 4
 TN_CALL_SAVE = 8
 TN_ADAPTER_MERGES = 1
+TN_ADAPTER_SURROGATE_GRADIENT = 2
 TN_PLACEMENT_UNDEFINED = 0
 TN_PLACEMENT_CORE = 1
 TN_PLACEMENT_SUBLAYER = 2
@@ -161,6 +168,13 @@ TN_ADVICE_DEGRADED = 1
 TN_OPTIMIZER_ONE_AT_A_TIME = 1
 TN_OPTIMIZER_ROWWISE = 2
 TN_OPTIMIZER_ELEMENTWISE = 4
+TN_BLOCK_UNDEFINED = 0
+TN_BLOCK_WHOLE = 1
+TN_BLOCK_ATTENTION = 2
+TN_BLOCK_MLP = 3
+TN_REGION_PLAN = 1
+TN_REGION_SAVE = 2
+TN_REGION_DECODE = 4
 TN_MEMORY_UNDEFINED = 0
 TN_MEMORY_WEIGHTS = 1
 TN_MEMORY_GRADIENTS = 2
@@ -175,6 +189,9 @@ TN_EXT_CALIBRATE = b"org.tenon.calibrate/1"
 TN_EXT_OPS = b"org.tenon.ops/1"
 TN_PLUGIN_ENTRY_NAME = b"tn_plugin_entry"
 TN_EXT_LAYOUT = b"org.tenon.layout/1"
+TN_EXT_REGION = b"org.tenon.region/1"
+TN_EXT_SAMPLER = b"org.tenon.sampler/1"
+TN_EXT_STEPS = b"org.tenon.steps/1"
 
 
 class tn_dtype(_Struct):
@@ -370,6 +387,38 @@ class tn_advice(_Struct):
 
 
 class tn_optimizer_api(_Struct):
+    pass
+
+
+class tn_region_model(_Struct):
+    pass
+
+
+class tn_side_block(_Struct):
+    pass
+
+
+class tn_region_sink(_Struct):
+    pass
+
+
+class tn_region_ops(_Struct):
+    pass
+
+
+class tn_region_api(_Struct):
+    pass
+
+
+class tn_sampler(_Struct):
+    pass
+
+
+class tn_grow_sink(_Struct):
+    pass
+
+
+class tn_adapter_steps(_Struct):
     pass
 
 
@@ -581,6 +630,8 @@ tn_adapter_sink._fields_ = [
     ("self", c.c_void_p),
     ("site", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32, c.c_uint32)),
     ("param", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_adapter_param))),
+    ("own", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32, c.c_uint32)),
+    ("train", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32)),
 ]
 
 tn_base_linear._fields_ = [
@@ -592,6 +643,9 @@ tn_base_linear._fields_ = [
     ("forward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_tensor), c.c_double, c.c_double, c.POINTER(tn_tensor))),
     ("backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_tensor), c.c_double, c.c_double, c.POINTER(tn_tensor))),
     ("read_rows", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_int64, c.c_int64, c.POINTER(tn_tensor))),
+    ("lease", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(c.POINTER(tn_tensor)))),
+    ("release", c.CFUNCTYPE(c.c_int32, c.c_void_p)),
+    ("bias", c.POINTER(tn_tensor)),
 ]
 
 tn_saved._fields_ = [
@@ -922,6 +976,89 @@ tn_optimizer_api._fields_ = [
     ("load", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.c_uint64)),
 ]
 
+tn_region_model._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("n_blocks", c.c_uint32),
+    ("hidden", c.c_int64),
+    ("intermediate", c.c_int64),
+    ("heads", c.c_uint32),
+    ("kv_heads", c.c_uint32),
+    ("head_dim", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("vocab", c.c_int64),
+]
+
+tn_side_block._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("hidden", c.c_int64),
+    ("intermediate", c.c_int64),
+    ("heads", c.c_uint32),
+    ("kv_heads", c.c_uint32),
+    ("head_dim", c.c_uint32),
+    ("like", c.c_int32),
+    ("key", c.c_char_p),
+]
+
+tn_region_sink._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("self", c.c_void_p),
+    ("param", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_adapter_param))),
+    ("block", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_side_block), c.POINTER(c.c_uint32))),
+]
+
+tn_region_ops._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("flags", c.c_uint32),
+    ("self", c.c_void_p),
+    ("exec", c.POINTER(tn_exec)),
+    ("params", c.POINTER(c.POINTER(tn_param_view))),
+    ("n_params", c.c_uint64),
+    ("rows", c.c_int64),
+    ("hidden", c.c_int64),
+    ("compute", tn_dtype),
+    ("alloc", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_int32, c.POINTER(c.c_int64), c.POINTER(tn_dtype), c.POINTER(c.POINTER(tn_tensor)))),
+    ("free", c.CFUNCTYPE(None, c.c_void_p, c.POINTER(tn_tensor))),
+    ("gemm", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_double, c.c_double, c.POINTER(tn_tensor))),
+    ("axpby", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_double, c.POINTER(tn_tensor), c.c_double, c.POINTER(tn_tensor))),
+    ("norm", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+    ("norm_backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_double, c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+    ("block_forward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32, c.c_uint32, c.POINTER(tn_tensor), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(c.c_uint64))),
+    ("block_backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint64, c.POINTER(tn_tensor))),
+]
+
+tn_region_api._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("bind", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_region_model), c.POINTER(tn_region_sink))),
+    ("forward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_region_ops), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+    ("backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_region_ops), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+]
+
+tn_sampler._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("plan", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32, c.c_int64, c.c_int64, c.POINTER(tn_dtype), c.POINTER(c.c_int64), c.POINTER(tn_estimate))),
+    ("sample", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32, c.POINTER(tn_adapter_call), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+]
+
+tn_grow_sink._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("self", c.c_void_p),
+    ("grow", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32, c.c_int32, c.c_int64, c.POINTER(c.POINTER(tn_tensor)))),
+]
+
+tn_adapter_steps._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("step_end", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.c_int64, c.c_int64, c.POINTER(c.POINTER(tn_param_view)), c.c_uint64, c.POINTER(tn_rng), c.POINTER(tn_grow_sink))),
+    ("largest", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_grow_sink))),
+    ("save", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_sink))),
+    ("load", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.c_uint64, c.POINTER(tn_grow_sink))),
+]
+
 tn_update._fields_ = [
     ("struct_size", c.c_uint32),
     ("reserved", c.c_uint32),
@@ -1025,19 +1162,26 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     tn_adapter_api,
     "TN_PLACE_UNDEFINED",
     "TN_PLACE_LINEAR",
+    "TN_PLACE_SUBLAYER",
     "TN_LINEAR_QUANTIZED",
     "TN_LINEAR_TIED",
+    "TN_LINEAR_OWNED",
+    "TN_LINEAR_ADAPTED",
     "TN_ADAPTER_PARAM_TRAINABLE",
     "TN_ADAPTER_PARAM_SAVED",
+    "TN_ADAPTER_PARAM_INT32",
+    "TN_ADAPTER_PARAM_INT8",
     "TN_RETAIN_UNDEFINED",
     "TN_RETAIN_INPUT",
     "TN_RETAIN_OWN",
     "TN_RETAIN_NOTHING",
+    "TN_RETAIN_ROWS",
     "TN_CALL_TRAIN",
     "TN_CALL_RECOMPUTE",
     "TN_CALL_NEED_DX",
     "TN_CALL_SAVE",
     "TN_ADAPTER_MERGES",
+    "TN_ADAPTER_SURROGATE_GRADIENT",
     tn_port_bind,
     tn_mask_term,
     tn_segments,
@@ -1165,6 +1309,19 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     "TN_QUANTIZER_DECODE",
     "TN_QUANTIZER_LINEAR",
     "TN_QUANTIZER_LINEAR_BACKWARD",
+    tn_region_model,
+    tn_side_block,
+    tn_region_sink,
+    tn_region_ops,
+    tn_region_api,
+    "TN_BLOCK_UNDEFINED",
+    "TN_BLOCK_WHOLE",
+    "TN_BLOCK_ATTENTION",
+    "TN_BLOCK_MLP",
+    "TN_REGION_PLAN",
+    "TN_REGION_SAVE",
+    "TN_REGION_DECODE",
+    tn_sampler,
     "TN_OK",
     "TN_DEGRADED",
     "TN_E_ARGUMENT",
@@ -1181,6 +1338,8 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     "TN_E_TRUST",
     "TN_E_CANCELLED",
     "TN_E_INTERNAL",
+    tn_grow_sink,
+    tn_adapter_steps,
     tn_update,
     "TN_MEMORY_UNDEFINED",
     "TN_MEMORY_WEIGHTS",

@@ -72,6 +72,10 @@ class Tensor {
     return t;
   }
 
+  // Another's tensor, without ownership.
+  static Tensor borrowed(const tn_tensor& t) {
+    return Tensor({}, static_cast<char*>(t.data) + t.byte_offset, t.dtype, t.shape, t.ndim).with_strides(t.strides);
+  }
   // A borrowed tn_tensor whose lifetime is the full expression: pass as `f(t.ref())`.
   struct Ref {
     mutable tn_tensor t;

@@ -68,6 +68,83 @@ struct Binding {
 
 }  // namespace
 
+// tn_region_sink of one model and adapter.
+struct RegionBinding {
+  Binding binding;
+  Model* model;
+
+  static int32_t param(void* self, const tn_adapter_param* p) { return Binding::param(&static_cast<RegionBinding*>(self)->binding, p); }
+  static int32_t block(void* self, const tn_side_block* side, uint32_t* id) {
+    auto& r = *static_cast<RegionBinding*>(self);
+    return Binding::guarded(&r.binding, [&](Binding& b) {
+      if (side->like >= static_cast<int32_t>(r.model->blocks_.size())) throw Error(TN_E_ARGUMENT, "an adapter asked for a block like one that does not exist");
+      if (side->hidden < 1 || side->heads < 1 || side->kv_heads < 1 || side->heads % side->kv_heads || side->head_dim % 2 || side->head_dim < 2)
+        throw Error(TN_E_ARGUMENT, std::string("an adapter asked for the block ") + side->key + " in a shape that no block can have");
+      *id = static_cast<uint32_t>(r.model->region_.blocks.size());
+      r.model->add_side_block(*b.adapter, *side, *id);
+    });
+  }
+};
+
+// A block of the adapter's own: the model's configuration in other sizes, its nine parameters among the adapter's.
+TransformerBlock& Model::add_side_block(Adapter& adapter, const tn_side_block& side, uint32_t id) {
+  ModelConfig& c = side_configs_.emplace_back(config_);
+  c.hidden = side.hidden, c.intermediate = side.intermediate, c.heads = side.heads, c.kv_heads = side.kv_heads, c.head_dim = side.head_dim;
+  c.qk_norm = c.qkv_bias = c.o_bias = c.mlp_bias = false;
+  c.window.assign(static_cast<size_t>(c.layers), side.like >= 0 ? config_.window[static_cast<size_t>(side.like)] : 0);
+  double scale = 1;
+  const std::vector<float> frequencies = c.inverse_frequencies(max_length_, scale);
+  Tensor& f = side_frequencies_.emplace_back(engine_.empty(Category::kAdapter, kF32, {c.head_dim / 2}));
+  engine_.upload(frequencies.data(), f);
+  engine_.synchronize();
+  auto block = std::make_unique<TransformerBlock>();
+  block->index = id, block->config = &c, block->inv_freq = &f, block->rope_scale = scale;
+  Binding binding{&engine_, &adapter, nullptr};
+  const auto add = [&](const char* name, int64_t m, int64_t n, int32_t base) {
+    const std::string key = std::string(side.key) + "." + name + ".weight";
+    const auto param = static_cast<uint32_t>(adapter.parameters.size());
+    const tn_adapter_param p{sizeof(tn_adapter_param), param, -1, TN_ADAPTER_PARAM_TRAINABLE | TN_ADAPTER_PARAM_SAVED, n ? 2 : 1, 0,
+                             {m, n, 0, 0}, 1, n ? 1.0 : 0.0, key.c_str()};
+    check(Binding::param(&binding, &p), "adding a block");
+    if (base >= 0 && side.like >= 0) adapter.base_site[param] = static_cast<uint32_t>(side.like * 7 + base);
+    return adapter.parameters.back().get();
+  };
+  block->norm1 = add("input_layernorm", c.hidden, 0, -1);
+  if (side.like >= 0) adapter.base_norm[static_cast<uint32_t>(adapter.parameters.size() - 1)] = blocks_[static_cast<size_t>(side.like)]->norm1;
+  block->norm2 = add("post_attention_layernorm", c.hidden, 0, -1);
+  if (side.like >= 0) adapter.base_norm[static_cast<uint32_t>(adapter.parameters.size() - 1)] = blocks_[static_cast<size_t>(side.like)]->norm2;
+  struct {
+    int slot;
+    const char* name;
+    int64_t m, n;
+  } specs[7] = {{TransformerBlock::kQ, "self_attn.q_proj", c.q_width(), c.hidden},   {TransformerBlock::kK, "self_attn.k_proj", c.kv_width(), c.hidden},
+                {TransformerBlock::kV, "self_attn.v_proj", c.kv_width(), c.hidden},  {TransformerBlock::kO, "self_attn.o_proj", c.hidden, c.q_width()},
+                {TransformerBlock::kGate, "mlp.gate_proj", c.intermediate, c.hidden}, {TransformerBlock::kUp, "mlp.up_proj", c.intermediate, c.hidden},
+                {TransformerBlock::kDown, "mlp.down_proj", c.hidden, c.intermediate}};
+  for (const auto& s : specs) {
+    Linear& l = block->linears[s.slot];
+    l.weight = add(s.name, s.m, s.n, s.slot);
+    l.path = std::string(side.key) + "." + s.name, l.block = static_cast<int32_t>(id), l.m = s.m, l.n = s.n;
+  }
+  block->attention.emplace(attention_layer(c, std::max<int64_t>(side.like, 0)));
+  region_.blocks.push_back(block.get());
+  side_blocks_.push_back(std::move(block));
+  return *side_blocks_.back();
+}
+
+void Model::attach_region(Adapter& adapter) {
+  if (region_.adapter)
+    throw Error(TN_E_CONFLICT, "adapters " + region_.adapter->name + " and " + adapter.name + " both run the stack of blocks; a model can have one such");
+  region_.adapter = &adapter, region_.final_norm = final_norm_, region_.norm_eps = config_.norm_eps, region_.hidden = config_.hidden;
+  for (const auto& b : blocks_) region_.blocks.push_back(b.get());
+  const ModelConfig& c = config_;
+  const tn_region_model info{sizeof(tn_region_model), static_cast<uint32_t>(c.layers), c.hidden, c.intermediate, static_cast<uint32_t>(c.heads),
+                             static_cast<uint32_t>(c.kv_heads), static_cast<uint32_t>(c.head_dim), 0, c.vocab};
+  RegionBinding binding{{&engine_, &adapter, nullptr}, this};
+  const tn_region_sink sink{sizeof(tn_region_sink), 0, &binding, RegionBinding::param, RegionBinding::block};
+  check(adapter.region->bind(adapter.self, &info, &sink), "binding an adapter");
+}
+
 void Model::attach(Adapter& adapter) {
   const std::vector<Linear*> all = sites();
   std::vector<tn_site> infos;
@@ -86,7 +163,15 @@ void Model::attach(Adapter& adapter) {
       if (adapter.param_sites[id] < 0 || adapter.param_sites[id] == static_cast<int32_t>(site)) ids.push_back(id);
     all[site]->adapters.push_back(&adapter);
   }
+  for (const auto& [site, retention] : adapter.retention) {
+    const Adapter* sampler = all[site]->sampler();
+    for (const Adapter* a : all[site]->adapters)
+      if (sampler && a->retention.at(site) == TN_RETAIN_INPUT)
+        throw Error(TN_E_CONFLICT, "adapter " + a->name + " needs every row of the input of " + all[site]->path + ", of which adapter " + sampler->name +
+                                       " keeps a sample; give them different target_modules");
+  }
   for (const auto& [site, from_base] : adapter.owned) all.at(site)->owner = &adapter;
+  if (adapter.region) attach_region(adapter);
   adapters_.push_back(&adapter);
 }
 

@@ -12,6 +12,7 @@ Tensor activation(Engine& e, int64_t rows, int64_t width) { return e.empty(Categ
 LinearCall TransformerBlock::call_at(const Pass& pass, int64_t row_begin, bool save) const {
   LinearCall c = pass.call;
   c.row_begin = row_begin;
+  c.samples = std::make_shared<std::map<const void*, std::shared_ptr<const RowSample>>>();
   c.flags = (pass.train ? uint32_t{TN_CALL_TRAIN} : 0u) | (save ? uint32_t{TN_CALL_SAVE} : 0u) | (pass.recompute ? uint32_t{TN_CALL_RECOMPUTE} : 0u);
   return c;
 }
@@ -41,6 +42,11 @@ void TransformerBlock::project_qkv(Engine& e, const Pass& pass, const Tensor& h,
 }
 
 Tensor TransformerBlock::forward(Engine& e, const Pass& pass, const Tensor& x, SavedBlock* saved) const {
+  const Tensor middle = attention_half(e, pass, x, saved);
+  return mlp_half(e, pass, middle, saved && pass.memory.checkpointing == Checkpointing::kNone ? saved : nullptr);
+}
+
+Tensor TransformerBlock::attention_half(Engine& e, const Pass& pass, const Tensor& x, SavedBlock* saved) const {
   const Checkpointing policy = pass.memory.checkpointing;
   const bool keep_all = saved && policy == Checkpointing::kNone;
   SavedBlock local;
@@ -65,9 +71,8 @@ Tensor TransformerBlock::forward(Engine& e, const Pass& pass, const Tensor& x, S
   attention_output(e, pass, o, x, middle, s, keep_all);
   if (saved) s.x = x;
   if (saved && policy != Checkpointing::kBlock) s.o = o, s.lse = lse;
-  if (keep_all) s.rstd1 = rstd, s.middle = middle;
-  o = Tensor();
-  return mlp(e, pass, middle, keep_all ? saved : nullptr);
+  if (keep_all) s.rstd1 = rstd;
+  return middle;
 }
 
 // middle = x + adapted(o_proj(o)).
@@ -85,8 +90,9 @@ void TransformerBlock::attention_output(Engine& e, const Pass& pass, const Tenso
   e.axpby(1, x, 1, middle);
 }
 
-Tensor TransformerBlock::mlp(Engine& e, const Pass& pass, const Tensor& middle, SavedBlock* saved) const {
+Tensor TransformerBlock::mlp_half(Engine& e, const Pass& pass, const Tensor& middle, SavedBlock* saved) const {
   const int64_t rows = middle.dim(0);
+  if (saved) saved->middle = middle;
   Tensor y = activation(e, rows, config->hidden);
   if (!pass.memory.tiled_mlp) {
     SavedBlock local;
@@ -159,26 +165,41 @@ void TransformerBlock::backward(Engine& e, Pass pass, SavedBlock& s, Tensor& dy,
   s.middle = s.rstd2 = s.gate = s.up = s.mlp_out = Tensor();
   for (int i = kGate; i <= kDown; ++i) s.linears[i] = {};
   s.sublayers[1] = {};
+  announce(kGate, kDown, norm2, ready);
+  attention_backward(e, pass, s, dy, want_dx);
+  s = SavedBlock();
+  announce(kQ, kO, norm1, ready);
+}
+
+// Gradients of one half are complete.
+void TransformerBlock::announce(int first, int last, Parameter* norm, const GradientReady& ready) const {
   const auto announce_adapters = [&](const Linear& l) {
     for (const Adapter* a : l.adapters)
       for (uint32_t id : a->site_params.at(l.site))
         if (a->param_sites[id] >= 0) ready(*a->parameters[id]);
   };
-  const auto announce = [&](int first, int last, Parameter* norm) {
-    for (int i = first; i <= last; ++i) {
-      if (linears[i].trains_weight()) ready(*linears[i].weight);
-      if (linears[i].bias && linears[i].bias->trainable) ready(*linears[i].bias);
-      announce_adapters(linears[i]);
-    }
-    announce_adapters(sublayers[first == kQ ? 0 : 1]);
-    if (norm->trainable) ready(*norm);
-  };
-  announce(kGate, kDown, norm2);
-  attention_backward(e, pass, s, dy, want_dx);
-  s = SavedBlock();
-  announce(kQ, kO, norm1);
+  for (int i = first; i <= last; ++i) {
+    if (linears[i].trains_weight()) ready(*linears[i].weight);
+    if (linears[i].bias && linears[i].bias->trainable) ready(*linears[i].bias);
+    announce_adapters(linears[i]);
+  }
+  announce_adapters(sublayers[first == kQ ? 0 : 1]);
+  if (norm->trainable) ready(*norm);
+  if (first != kQ) return;
   for (Parameter* p : {q_norm, k_norm})
     if (p && p->trainable) ready(*p);
+}
+
+void TransformerBlock::mlp_half_backward(Engine& e, const Pass& pass, SavedBlock& s, const Tensor& dy, const GradientReady& ready) const {
+  mlp_backward(e, pass, 0, s, dy, !s.gate);
+  s = SavedBlock();
+  announce(kGate, kDown, norm2, ready);
+}
+
+void TransformerBlock::attention_half_backward(Engine& e, const Pass& pass, SavedBlock& s, const Tensor& dy, const GradientReady& ready) const {
+  attention_backward(e, pass, s, dy, true);
+  s = SavedBlock();
+  announce(kQ, kO, norm1, ready);
 }
 
 // dy [rows, hidden] of the block's output becomes the gradient of `middle`, in place. fresh: gate and up are not kept and are computed here.
@@ -279,6 +300,11 @@ void TransformerBlock::attention_backward(Engine& e, const Pass& pass, SavedBloc
 }
 
 Tensor TransformerBlock::decode(Engine& e, const Pass& pass, const Tensor& x, int64_t past, const Tensor& cache_k, const Tensor& cache_v) const {
+  return mlp_half(e, pass, decode_attention(e, pass, x, past, cache_k, cache_v), nullptr);
+}
+
+Tensor TransformerBlock::decode_attention(Engine& e, const Pass& pass, const Tensor& x, int64_t past, const Tensor& cache_k,
+                                          const Tensor& cache_v) const {
   const int64_t rows = x.dim(0), end = past + rows;
   SavedBlock s;
   {
@@ -291,7 +317,7 @@ Tensor TransformerBlock::decode(Engine& e, const Pass& pass, const Tensor& x, in
   attention->forward(e, 1, rows, end, past, nullptr, s.q, cache_k.rows(0, end), cache_v.rows(0, end), o, nullptr);
   Tensor middle = activation(e, rows, config->hidden);
   attention_output(e, pass, o, x, middle, s, false);
-  return mlp(e, pass, middle, nullptr);
+  return middle;
 }
 
 }  // namespace tenon::trainer

@@ -61,6 +61,14 @@ class TransformerBlock {
   // Gradient of the input, in the memory of dy; `saved` is consumed. want_dx false: nothing upstream trains.
   void backward(Engine& engine, Pass pass, SavedBlock& saved, Tensor& dy, bool want_dx, const GradientReady& ready) const;
 
+  // The two halves of a block, residual included: forward() is one after the other. What is saved is all that backward needs.
+  Tensor attention_half(Engine& engine, const Pass& pass, const Tensor& x, SavedBlock* saved) const;
+  Tensor mlp_half(Engine& engine, const Pass& pass, const Tensor& middle, SavedBlock* saved) const;
+  // dy becomes the gradient of the half's input, in place.
+  void attention_half_backward(Engine& engine, const Pass& pass, SavedBlock& saved, const Tensor& dy, const GradientReady& ready) const;
+  void mlp_half_backward(Engine& engine, const Pass& pass, SavedBlock& saved, const Tensor& dy, const GradientReady& ready) const;
+  Tensor decode_attention(Engine& engine, const Pass& pass, const Tensor& x, int64_t past, const Tensor& cache_k, const Tensor& cache_v) const;
+
   // One decoding step over a cache: k and v of the new rows are appended at position `past` to cache_k, cache_v [capacity, Hkv, d].
   Tensor decode(Engine& engine, const Pass& pass, const Tensor& x, int64_t past, const Tensor& cache_k, const Tensor& cache_v) const;
 
@@ -70,7 +78,7 @@ class TransformerBlock {
  private:
   void project_qkv(Engine& engine, const Pass& pass, const Tensor& h, SavedBlock& s, bool save) const;
   void attention_output(Engine& engine, const Pass& pass, const Tensor& o, const Tensor& x, const Tensor& middle, SavedBlock& s, bool save) const;
-  Tensor mlp(Engine& engine, const Pass& pass, const Tensor& middle, SavedBlock* saved) const;
+  void announce(int first, int last, Parameter* norm, const GradientReady& ready) const;
   Tensor mlp_rows(Engine& engine, const Pass& pass, int64_t begin, const Tensor& middle, const Tensor& out, SavedBlock* saved, bool save) const;
   void mlp_backward(Engine& engine, const Pass& pass, int64_t begin, SavedBlock& s, const Tensor& dy, bool fresh) const;
   void attention_backward(Engine& engine, const Pass& pass, SavedBlock& s, const Tensor& dy, bool want_dx) const;

@@ -12,16 +12,16 @@ struct Saver {
   Engine* engine;
   std::map<uint32_t, Tensor>* slots;  // null: nothing may be saved
   const Tensor* input;                // in backward: x
-  std::map<uint32_t, bool> inputs;
+  const RowSample* sample = nullptr;  // in backward: what stands for x
   struct Loaned {
     Tensor tensor;
-    Tensor::Ref ref;
+    Tensor::Ref ref, index;
     tn_saved saved;
   };
   std::list<Loaned> loans;  // addresses handed out stay valid for the call
 
   Loaned& loan(const Tensor& t) {
-    loans.push_back({t, {}, {}});
+    loans.push_back({t, {}, {}, {}});
     Loaned& l = loans.back();
     l.ref = l.tensor.ref();
     l.saved = {sizeof(tn_saved), 0, &l.ref.t, nullptr, nullptr};
@@ -51,7 +51,9 @@ struct Saver {
     if (!s.slots) return TN_E_STATE;
     const auto it = s.slots->find(slot);
     if (it == s.slots->end()) return TN_E_NOT_FOUND;
-    *out = &s.loan(it->second ? it->second : *s.input).saved;
+    Loaned& l = s.loan(it->second ? it->second : s.sample ? s.sample->rows : *s.input);
+    if (!it->second && s.sample && s.sample->index) l.index = s.sample->index.ref(), l.saved.row_index = &l.index.t;
+    *out = &l.saved;
     return TN_OK;
   }
   tn_saver table() { return {sizeof(tn_saver), 0, this, keep_input, alloc, get}; }
@@ -73,11 +75,6 @@ struct ParamViews {
     }
   }
 };
-
-// A borrowed tn_tensor as a Tensor without ownership.
-Tensor borrowed(const tn_tensor& t) {
-  return Tensor({}, static_cast<char*>(t.data) + t.byte_offset, t.dtype, t.shape, t.ndim).with_strides(t.strides);
-}
 
 }  // namespace
 
@@ -104,7 +101,7 @@ struct Linear::Operator {
   static int32_t forward(void* self, const tn_tensor* x, double alpha, double beta, tn_tensor* y) {
     auto& o = *static_cast<Operator*>(self);
     return o.guarded([&] {
-      const Tensor tx = borrowed(*x), ty = borrowed(*y);
+      const Tensor tx = Tensor::borrowed(*x), ty = Tensor::borrowed(*y);
       if (o.adapters_left == 0) return o.linear->base_forward(*o.engine, tx, alpha, beta, ty);
       if (alpha == 1 && beta == 0) return o.linear->forward_through(*o.engine, *o.call, o.adapters_left, tx, ty, o.saved);
       const Tensor t = o.engine->empty(Category::kWorkspace, ty.dtype(), ty.shape(), ty.ndim());
@@ -115,7 +112,7 @@ struct Linear::Operator {
   static int32_t backward(void* self, const tn_tensor* dy, double alpha, double beta, tn_tensor* dx) {
     auto& o = *static_cast<Operator*>(self);
     return o.guarded([&] {
-      const Tensor tdy = borrowed(*dy), tdx = borrowed(*dx);
+      const Tensor tdy = Tensor::borrowed(*dy), tdx = Tensor::borrowed(*dx);
       if (o.adapters_left == 0) return o.linear->base_backward(*o.engine, tdy, alpha, beta, tdx);
       if (alpha != 1) throw Error(TN_E_UNSUPPORTED, "an adapter scaled the gradient of another adapter below it; use one of them alone");
       o.linear->backward_through(*o.engine, *o.call, o.adapters_left, tdy, *o.input, &tdx, beta, o.saved);
@@ -123,7 +120,7 @@ struct Linear::Operator {
   }
   static int32_t read_rows(void* self, int64_t begin, int64_t end, tn_tensor* out) {
     auto& o = *static_cast<Operator*>(self);
-    return o.guarded([&] { o.linear->read_rows(*o.engine, begin, end, borrowed(*out)); });
+    return o.guarded([&] { o.linear->read_rows(*o.engine, begin, end, Tensor::borrowed(*out)); });
   }
   // The whole weight belongs to whoever holds the lease: nothing else runs on a linear during a call on it.
   static int32_t lease(void* self, tn_tensor** weight) {
@@ -166,10 +163,17 @@ uint32_t Linear::flags() const {
          (adapters.empty() ? 0u : uint32_t{TN_LINEAR_ADAPTED});
 }
 
+const Adapter* Linear::sampler() const {
+  for (const Adapter* a : adapters)
+    if (a->sampler) return a;
+  return nullptr;
+}
+
 bool Linear::needs_input() const {
+  if (sampler()) return false;
   if (trains_weight()) return true;
   for (const Adapter* a : adapters)
-    if (a->retention.at(site) == TN_RETAIN_INPUT) return true;
+    if (a->retention.at(site) == TN_RETAIN_INPUT || a->retention.at(site) == TN_RETAIN_ROWS) return true;
   return false;
 }
 
@@ -217,7 +221,7 @@ void Linear::forward_through(Engine& engine, const LinearCall& call, size_t adap
     if (slots && e.saved_bytes) (*slots)[0] = engine.empty(Category::kActivations, kU8, {static_cast<int64_t>(e.saved_bytes)});
     return;
   }
-  Saver saver{&engine, slots, &x, {}, {}};
+  Saver saver{&engine, slots, &x, nullptr, {}};
   const tn_saver saver_table = saver.table();
   Operator below{this, &engine, &call, adapters_left - 1, saved, &x};
   const tn_base_linear base = below.table();
@@ -253,7 +257,7 @@ void Linear::backward_through(Engine& engine, const LinearCall& call, size_t ada
     if (owner != &adapter) backward_through(engine, call, adapters_left - 1, dy, x, dx, beta, saved);
     return;
   }
-  Saver saver{&engine, &saved->slots[adapters_left - 1], &x, {}, {}};
+  Saver saver{&engine, &saved->slots[adapters_left - 1], &x, saved->sample.get(), {}};
   const tn_saver saver_table = saver.table();
   Operator below{this, &engine, &call, adapters_left - 1, saved, &x};
   const tn_base_linear base = below.table();
@@ -266,8 +270,39 @@ void Linear::backward_through(Engine& engine, const LinearCall& call, size_t ada
                    [&] { return adapter.api->backward(adapter.self, site, &c, &base, dy.ref(), beta, dx ? &rdx.t : nullptr); });
 }
 
+// Linears that read one input share its sample.
+void Linear::sample(Engine& engine, const LinearCall& call, const Tensor& x, SavedLinear& saved) const {
+  const Adapter* a = sampler();
+  if (!a) return;
+  std::shared_ptr<const RowSample> unshared;
+  std::shared_ptr<const RowSample>& kept = call.samples ? (*call.samples)[x.data()] : unshared;
+  // A dry run has no addresses: there q shares with k and v, gate with up, as in a real one.
+  const bool follows = engine.dry() ? role == TN_ROLE_K || role == TN_ROLE_V || role == TN_ROLE_UP : kept != nullptr;
+  if (!kept || !follows) {
+    RowSample s;
+    int64_t count = 0;
+    tn_estimate e{sizeof(tn_estimate)};
+    const tn_dtype type = x.dtype();
+    check(a->sampler->plan(a->self, site, x.dim(0), n, &type, &count, &e), "planning a sample");
+    s.rows = engine.empty(Category::kActivations, type, {count, n});
+    if (count == x.dim(0)) {
+      engine.axpby(1, x, 0, s.rows);
+    } else {
+      s.index = engine.empty(Category::kActivations, kI32, {count});
+      engine.with_workspace(e.workspace_bytes, "sample", [&](const tn_exec* exec) {
+        const tn_adapter_call c{sizeof(tn_adapter_call), call.flags, exec, nullptr, nullptr, 0, call.step, call.micro_batch, call.row_begin, a->scale,
+                                {call.seed, 0x10000u * (a->index + 1) + site, static_cast<uint32_t>(call.step * 4096 + call.micro_batch)}};
+        return a->sampler->sample(a->self, site, &c, x.ref(), s.index.ref(), s.rows.ref());
+      });
+    }
+    kept = std::make_shared<const RowSample>(std::move(s));
+  }
+  saved.sample = kept;
+}
+
 void Linear::forward(Engine& engine, const LinearCall& call, const Tensor& x, const Tensor& y, SavedLinear* saved) const {
   if (saved) saved->slots.resize(adapters.size());
+  if (saved && (call.flags & TN_CALL_SAVE)) sample(engine, call, x, *saved);
   if (y) return forward_through(engine, call, adapters.size(), x, y, saved);
   for (size_t level = adapters.size(); level > 0; --level) forward_through(engine, call, level, x, y, saved);
 }
@@ -276,7 +311,14 @@ void Linear::backward(Engine& engine, const LinearCall& call, const Tensor& dy, 
                       SavedLinear* saved) const {
   if (trains_weight()) {
     const double accumulate = weight->open_gradient(engine);
-    engine.gemm(dy.transposed(), x, weight->gradient, 1, accumulate);
+    const RowSample* rows = saved ? saved->sample.get() : nullptr;
+    if (rows && rows->index) {
+      const Tensor picked = engine.empty(Category::kWorkspace, dy.dtype(), {rows->index.dim(0), m});
+      engine.embedding(dy, rows->index, picked);  // rows of dy by index
+      engine.gemm(picked.transposed(), rows->rows, weight->gradient, 1, accumulate);
+    } else {
+      engine.gemm(dy.transposed(), rows ? rows->rows : x, weight->gradient, 1, accumulate);
+    }
   }
   if (bias && bias->trainable) engine.bias_backward(dy, bias->open_zeroed_gradient(engine));
   backward_through(engine, call, adapters.size(), dy, x, dx, beta, saved);

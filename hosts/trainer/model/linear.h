@@ -11,6 +11,9 @@
 #include "hosts/trainer/model/parameter.h"
 #include "hosts/trainer/model/quantized.h"
 #include "tenon/adapter.h"
+#include "tenon/region.h"
+#include "tenon/sampler.h"
+#include "tenon/steps.h"
 
 namespace tenon::trainer {
 
@@ -27,10 +30,21 @@ struct Adapter {
   std::map<uint32_t, uint32_t> retention;                 // sites taken -> TN_RETAIN_*
   std::map<uint32_t, bool> owned;                         // sites whose weight it holds -> whether it starts from the model's own
   std::vector<uint32_t> trained_roles;                    // of the model's own parameters
+  const tn_sampler* sampler = nullptr;                    // it chooses the rows that survive to dYᵀ X
+  const tn_adapter_steps* steps = nullptr;                // it acts between steps, and may grow its parameters
+  const tn_region_api* region = nullptr;                  // it runs the stack of blocks itself
+  std::map<uint32_t, uint32_t> base_site;                 // param id -> site that init_param sees, of a region's blocks
+  std::map<uint32_t, const Parameter*> base_norm;         // likewise a gain, as a weight of one row
 };
 
-// What one forward call of a linear leaves for its backward: the adapters' saved tensors.
+// Weighted rows of a linear's input that stand for all of them in dYᵀ X; index empty: all of them.
+struct RowSample {
+  Tensor index, rows;
+};
+
+// What one forward call of a linear leaves for its backward: the adapters' saved tensors, and a sample of its input.
 struct SavedLinear {
+  std::shared_ptr<const RowSample> sample;
   std::vector<std::map<uint32_t, Tensor>> slots;  // per adapter on the site
 };
 
@@ -39,6 +53,7 @@ struct LinearCall {
   uint32_t flags = 0;  // TN_CALL_*
   int64_t step = 0, micro_batch = 0, row_begin = 0;
   uint64_t seed = 0;
+  std::shared_ptr<std::map<const void*, std::shared_ptr<const RowSample>>> samples;  // by input, of the linears called together
 };
 
 class Linear {
@@ -55,7 +70,9 @@ class Linear {
   std::vector<Adapter*> adapters;  // that took this site
 
   bool trains_weight() const { return weight && weight->trainable; }
-  // Whether backward needs x: for dW, or because an adapter asked to retain it.
+  // The adapter that samples the rows of x, or null.
+  const Adapter* sampler() const;
+  // Whether backward needs x: for dW, or because an adapter asked to retain it; a sample of its rows stands in for both.
   bool needs_input() const;
   bool trains() const;
 
@@ -72,6 +89,7 @@ class Linear {
 
  private:
   struct Operator;
+  void sample(Engine& engine, const LinearCall& call, const Tensor& x, SavedLinear& saved) const;
   const Tensor& dense() const { return instead_ ? *instead_ : weight->value; }
   void base_forward(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const;
   void base_backward(Engine& engine, const Tensor& dy, double alpha, double beta, const Tensor& dx) const;

@@ -34,7 +34,7 @@ Parameter& Model::add(std::string name, uint32_t role, int32_t block, tn_dtype d
 }
 
 Model::Model(Engine& engine, const ModelConfig& config, const ModelOptions& options, const AttentionPlugin& attention, int64_t max_length)
-    : engine_(engine), config_(config), options_(options), attention_api_(attention.api) {
+    : engine_(engine), config_(config), options_(options), attention_plugin_(attention), max_length_(max_length) {
   const ModelConfig& c = config_;
   const std::vector<float> frequencies = c.inverse_frequencies(max_length, rope_scale_);
   inv_freq_ = engine.empty(Category::kWeights, kF32, {c.head_dim / 2});
@@ -82,13 +82,7 @@ Model::Model(Engine& engine, const ModelConfig& config, const ModelOptions& opti
         linear.weight = dense(linear.path + ".weight", s.role, index, {s.m, s.n});
       if (s.bias) linear.bias = dense(linear.path + ".bias", TN_ROLE_BIAS, index, {s.m});
     }
-    tn_attention* instance = nullptr;
-    const tn_attention_config a{sizeof(tn_attention_config), static_cast<uint32_t>(c.heads), static_cast<uint32_t>(c.kv_heads),
-                                static_cast<uint32_t>(c.head_dim), static_cast<uint32_t>(c.head_dim), static_cast<uint32_t>(l),
-                                static_cast<uint32_t>(c.layers), 0, static_cast<uint32_t>(c.heads), 0, 0, 0};
-    check(attention.api->create(engine.host(), attention.hypers, attention.n_hypers, &a, &instance), "creating an attention layer");
-    attention_.push_back(instance);
-    block->attention.emplace(attention.api, instance, c.window[l]);
+    block->attention.emplace(attention_layer(c, l));
     for (int k = 0; k < 2; ++k) {
       Linear& sub = block->sublayers[k];
       sub.path = at + (k == 0 ? "self_attn" : "mlp"), sub.site = static_cast<uint32_t>(c.layers * 7 + 1 + l * 2 + k);
@@ -102,8 +96,18 @@ Model::Model(Engine& engine, const ModelConfig& config, const ModelOptions& opti
   head_.weight = c.tied ? embedding_ : dense("lm_head.weight", TN_ROLE_HEAD, -1, {c.vocab, c.hidden});
 }
 
+AttentionLayer Model::attention_layer(const ModelConfig& c, int64_t layer) {
+  tn_attention* instance = nullptr;
+  const tn_attention_config a{sizeof(tn_attention_config), static_cast<uint32_t>(c.heads), static_cast<uint32_t>(c.kv_heads),
+                              static_cast<uint32_t>(c.head_dim), static_cast<uint32_t>(c.head_dim), static_cast<uint32_t>(layer),
+                              static_cast<uint32_t>(c.layers), 0, static_cast<uint32_t>(c.heads), 0, 0, 0};
+  check(attention_plugin_.api->create(engine_.host(), attention_plugin_.hypers, attention_plugin_.n_hypers, &a, &instance), "creating an attention layer");
+  attention_.push_back(instance);
+  return AttentionLayer(attention_plugin_.api, instance, c.window[layer]);
+}
+
 Model::~Model() {
-  for (tn_attention* a : attention_) attention_api_->destroy(a);
+  for (tn_attention* a : attention_) attention_plugin_.api->destroy(a);
 }
 
 void Model::allocate() {
@@ -155,21 +159,21 @@ Model::Uploaded Model::upload(const HostBatch& batch) {
   return u;
 }
 
-// Loss of final hidden states x in tiles of rows; with dx, also the gradient of x and of the head and final norm.
-double Model::loss_and_gradient(const Tensor& x, const Tensor& labels, const Pass& pass, double grad_scale, Tensor* dx,
+// Loss of final hidden states x (normed: of what the head reads) in tiles of rows; with dx, also the gradient of x and of the head and final norm.
+double Model::loss_and_gradient(bool normed, const Tensor& x, const Tensor& labels, const Pass& pass, double grad_scale, Tensor* dx,
                                 std::vector<double>* losses, const GradientReady* ready) {
   const int64_t rows = x.dim(0);
   const bool tiled = !dx || pass.memory.tiled_loss;
   // Evaluation keeps logits in f32; a training pass in the compute type, like the activations around it.
   const tn_dtype logit_type = dx ? engine_.compute() : kF32;
   const int64_t tile = tiled ? std::clamp<int64_t>(pass.memory.loss_tile_bytes / (config_.vocab * element_bytes(logit_type)), 1, rows) : rows;
-  const Tensor h = engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.hidden});
+  const Tensor h = normed ? x : engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.hidden});
   Tensor rstd, dh;
   if (dx) {
     rstd = engine_.empty(Category::kActivations, kF32, {rows});
     dh = engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.hidden});
   }
-  engine_.rms_norm(x, final_norm_->value, config_.norm_eps, h, dx ? &rstd : nullptr);
+  if (!normed) engine_.rms_norm(x, final_norm_->value, config_.norm_eps, h, dx ? &rstd : nullptr);
   const Tensor nats = engine_.empty(Category::kActivations, kF64, {rows});
   {
     const Tensor logits_tile = engine_.empty(Category::kActivations, logit_type, {tile, config_.vocab});
@@ -188,10 +192,13 @@ double Model::loss_and_gradient(const Tensor& x, const Tensor& labels, const Pas
       }
     }
   }
-  if (dx) {
+  if (dx && normed) *dx = dh;
+  if (dx && !normed) {
     *dx = engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.hidden});
     const Tensor* dweight = final_norm_->trainable ? &final_norm_->open_zeroed_gradient(engine_) : nullptr;
     engine_.rms_norm_backward(dh, x, final_norm_->value, rstd, 0, *dx, dweight);
+  }
+  if (dx) {
     if (ready) {
       if (final_norm_->trainable) (*ready)(*final_norm_);
       if (!config_.tied && head_.trains_weight()) (*ready)(*head_.weight);
@@ -207,6 +214,15 @@ double Model::loss_and_gradient(const Tensor& x, const Tensor& labels, const Pas
   return sum;
 }
 
+// The stack of blocks without gradients. *normed: a region ran it, and the final norm with it.
+Tensor Model::hidden(const Tensor& x, const Pass& pass, bool* normed) {
+  *normed = region_.adapter != nullptr;
+  if (*normed) return RegionPass(engine_, region_, pass, 0).forward(x);
+  Tensor h = x;
+  for (const auto& b : blocks_) h = b->forward(engine_, pass, h, nullptr);
+  return h;
+}
+
 double Model::evaluate(const HostBatch& batch, std::vector<double>* losses) {
   const Uploaded u = upload(batch);
   Pass pass;
@@ -214,8 +230,9 @@ double Model::evaluate(const HostBatch& batch, std::vector<double>* losses) {
   if (!batch.segments.begin.empty()) pass.segments = &batch.segments;
   Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {pass.rows(), config_.hidden});
   engine_.embedding(embedding_->value, u.ids, x);
-  for (const auto& b : blocks_) x = b->forward(engine_, pass, x, nullptr);
-  return loss_and_gradient(x, u.labels, pass, 0, nullptr, losses, nullptr);
+  bool normed = false;
+  x = hidden(x, pass, &normed);
+  return loss_and_gradient(normed, x, u.labels, pass, 0, nullptr, losses, nullptr);
 }
 
 double Model::train(const HostBatch& batch, const LinearCall& call, const MemoryOptions& memory, double grad_scale, bool last,
@@ -231,11 +248,26 @@ double Model::train(const HostBatch& batch, const LinearCall& call, const Memory
 
   Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {pass.rows(), config_.hidden});
   engine_.embedding(embedding_->value, u.ids, x);
+  if (region_.adapter) {
+    RegionPass region(engine_, region_, pass, TN_REGION_SAVE);
+    const Tensor h = region.forward(x);
+    x = Tensor();
+    Tensor dh;
+    const double nats = loss_and_gradient(true, h, u.labels, pass, grad_scale, &dh, nullptr, &announce);
+    if (!std::isfinite(nats)) return nats;
+    const Tensor dx = region.backward(dh, embedding_->trainable, announce);
+    if (embedding_->trainable) {
+      engine_.embedding_backward(u.ids, dx, embedding_->open_zeroed_gradient(engine_));
+      announce(*embedding_);
+    }
+    announce_shared(announce);
+    return nats;
+  }
   std::vector<SavedBlock> saved(blocks_.size());
   for (size_t l = 0; l < blocks_.size(); ++l) x = blocks_[l]->forward(engine_, pass, x, &saved[l]);
 
   Tensor dx;
-  const double nats = loss_and_gradient(x, u.labels, pass, grad_scale, &dx, nullptr, &announce);
+  const double nats = loss_and_gradient(false, x, u.labels, pass, grad_scale, &dx, nullptr, &announce);
   if (!std::isfinite(nats)) return nats;  // no gradient of such a loss is of use; the caller skips the step
   x = Tensor();
   // Below the lowest thing that trains there is no gradient to compute.
@@ -260,10 +292,12 @@ double Model::train(const HostBatch& batch, const LinearCall& call, const Memory
 void Model::start_cache(int64_t capacity) {
   cached_ = 0;
   cache_k_.clear(), cache_v_.clear();
-  for (int64_t l = 0; l < config_.layers; ++l) {
-    cache_k_.push_back(engine_.empty(Category::kActivations, engine_.compute(), {capacity, config_.kv_heads, config_.head_dim}));
-    cache_v_.push_back(engine_.empty(Category::kActivations, engine_.compute(), {capacity, config_.kv_heads, config_.head_dim}));
-  }
+  const auto add_cache = [&](const ModelConfig& c) {
+    for (std::vector<Tensor>* cache : {&cache_k_, &cache_v_})
+      cache->push_back(engine_.empty(Category::kActivations, engine_.compute(), {capacity, c.kv_heads, c.head_dim}));
+  };
+  for (int64_t l = 0; l < config_.layers; ++l) add_cache(config_);
+  for (const ModelConfig& c : side_configs_) add_cache(c);
 }
 
 void Model::end_cache() { cache_k_.clear(), cache_v_.clear(), cached_ = 0; }
@@ -280,10 +314,17 @@ std::vector<float> Model::feed(const std::vector<int32_t>& ids) {
   engine_.upload(ids.data(), tokens), engine_.upload(positions.data(), pass.positions);
   Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.hidden});
   engine_.embedding(embedding_->value, tokens, x);
-  for (size_t l = 0; l < blocks_.size(); ++l) x = blocks_[l]->decode(engine_, pass, x, cached_, cache_k_[l], cache_v_[l]);
+  Tensor h;
+  if (region_.adapter) {
+    RegionStack stack = region_;
+    stack.cache_k = &cache_k_, stack.cache_v = &cache_v_, stack.cached = cached_;
+    h = RegionPass(engine_, stack, pass, TN_REGION_DECODE).forward(x).rows(rows - 1, rows);
+  } else {
+    for (size_t l = 0; l < blocks_.size(); ++l) x = blocks_[l]->decode(engine_, pass, x, cached_, cache_k_[l], cache_v_[l]);
+    h = engine_.empty(Category::kActivations, engine_.compute(), {1, config_.hidden});
+    engine_.rms_norm(x.rows(rows - 1, rows), final_norm_->value, config_.norm_eps, h, nullptr);
+  }
   cached_ += rows;
-  const Tensor h = engine_.empty(Category::kActivations, engine_.compute(), {1, config_.hidden});
-  engine_.rms_norm(x.rows(rows - 1, rows), final_norm_->value, config_.norm_eps, h, nullptr);
   const Tensor logits = engine_.empty(Category::kActivations, kF32, {1, config_.vocab});
   head_.forward(engine_, LinearCall{}, h, logits, nullptr);
   std::vector<float> host(config_.vocab);

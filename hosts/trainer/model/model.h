@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "hosts/trainer/model/block.h"
+#include "hosts/trainer/model/region.h"
 
 namespace tenon::trainer {
 
@@ -69,9 +70,13 @@ class Model {
  private:
   struct Uploaded;
   Parameter& add(std::string name, uint32_t role, int32_t block, tn_dtype dtype, std::initializer_list<int64_t> shape);
+  TransformerBlock& add_side_block(Adapter& adapter, const tn_side_block& side, uint32_t id);
+  void attach_region(Adapter& adapter);
+  AttentionLayer attention_layer(const ModelConfig& config, int64_t layer);
+  Tensor hidden(const Tensor& x, const Pass& pass, bool* normed);
   void announce_shared(const GradientReady& ready);
   Uploaded upload(const HostBatch& batch);
-  double loss_and_gradient(const Tensor& x, const Tensor& labels, const Pass& pass, double grad_scale, Tensor* dx, std::vector<double>* losses,
+  double loss_and_gradient(bool normed, const Tensor& x, const Tensor& labels, const Pass& pass, double grad_scale, Tensor* dx, std::vector<double>* losses,
                            const GradientReady* ready);
 
   Engine& engine_;
@@ -85,7 +90,13 @@ class Model {
   Linear head_;
   Tensor inv_freq_;
   double rope_scale_ = 1;
-  const tn_attention_api* attention_api_;
+  AttentionPlugin attention_plugin_;
+  int64_t max_length_;
+  RegionStack region_;                         // adapter null: the model runs its blocks itself
+  std::deque<ModelConfig> side_configs_;
+  std::deque<Tensor> side_frequencies_;
+  std::vector<std::unique_ptr<TransformerBlock>> side_blocks_;
+  friend struct RegionBinding;
   std::vector<tn_attention*> attention_;
   std::vector<Tensor> cache_k_, cache_v_;
   int64_t cached_ = 0;

@@ -63,6 +63,18 @@ class Items {
 Optimizer::Optimizer(Engine& engine, const tn_optimizer_api* api, tn_optimizer* self, std::vector<Parameter*> params, WeightUpdate update,
                      uint64_t seed)
     : engine_(engine), api_(api), self_(self), params_(std::move(params)), update_(update), seed_(seed) {
+  bind();
+  for (Parameter* p : params_) {
+    by_uid_[p->uid] = p;
+    lay_out(*p);
+    if (update_ == WeightUpdate::kMaster && !(p->value.dtype() == kF32)) {
+      p->master = engine_.empty(Category::kOptimizerState, kF32, p->value.shape(), p->value.ndim());
+      engine_.axpby(1, p->value, 0, p->master);
+    }
+  }
+}
+
+void Optimizer::bind() {
   std::vector<tn_param> infos;
   for (const Parameter* p : params_) {
     tn_param i{};
@@ -75,18 +87,32 @@ Optimizer::Optimizer(Engine& engine, const tn_optimizer_api* api, tn_optimizer* 
   std::vector<const tn_param*> pointers;
   for (const tn_param& i : infos) pointers.push_back(&i);
   check(api_->bind(self_, pointers.data(), pointers.size()), "binding the optimizer");
-  for (Parameter* p : params_) {
-    by_uid_[p->uid] = p;
-    StateList list{&engine_, p};
-    const tn_state_sink sink{sizeof(tn_state_sink), 0, &list, declare};
-    check(api_->state_layout(self_, p->uid, &sink), "laying out optimizer states");
-    if (update_ == WeightUpdate::kMaster && !(p->value.dtype() == kF32)) {
-      p->master = engine_.empty(Category::kOptimizerState, kF32, p->value.shape(), p->value.ndim());
-      engine_.axpby(1, p->value, 0, p->master);
+}
+
+void Optimizer::lay_out(Parameter& p) {
+  StateList list{&engine_, &p};
+  const tn_state_sink sink{sizeof(tn_state_sink), 0, &list, declare};
+  check(api_->state_layout(self_, p.uid, &sink), "laying out optimizer states");
+  tn_estimate e{sizeof(tn_estimate)};
+  check(api_->estimate(self_, engine_.api(), engine_.device(), p.uid, &e), "estimating the optimizer");
+  workspace_[p.uid] = e.workspace_bytes;
+}
+
+void Optimizer::rebind(const std::vector<Parameter*>& grown) {
+  if (grown.empty()) return;
+  bind();
+  for (Parameter* p : grown) {
+    const std::vector<Tensor> before = std::move(p->states);
+    p->states.clear(), p->state_names.clear();
+    lay_out(*p);
+    for (size_t i = 0; i < p->states.size() && i < before.size(); ++i) {
+      const Tensor &now = p->states[i], &old = before[i];
+      const bool elements = now.ndim() == p->value.ndim() && now.ndim() == old.ndim() && now.ndim() >= 1 && now.ndim() <= 2 &&
+                            std::equal(now.shape(), now.shape() + now.ndim(), p->value.shape());
+      if (!elements || (!(now.dtype() == kF32) && !(now.dtype() == kBF16))) continue;
+      const Tensor rows = now.rows(0, old.dim(0));
+      engine_.axpby(1, old, 0, now.ndim() == 2 ? rows.columns(0, old.dim(1)) : rows);
     }
-    tn_estimate e{sizeof(tn_estimate)};
-    check(api_->estimate(self_, engine_.api(), engine_.device(), p->uid, &e), "estimating the optimizer");
-    workspace_[p->uid] = e.workspace_bytes;
   }
 }
 

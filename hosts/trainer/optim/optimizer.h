@@ -28,6 +28,8 @@ class Optimizer {
   const std::vector<Parameter*>& parameters() const { return params_; }
   bool one_at_a_time() const { return (api_->caps & TN_OPTIMIZER_ONE_AT_A_TIME) != 0; }
 
+  // These parameters have grown: binds again, and their states grow with zeros or, where they have another shape, start again.
+  void rebind(const std::vector<Parameter*>& grown);
   // Before the forward pass: the plugin says which parameters train in this step.
   void plan(const tn_step& step);
   // Updates one parameter and frees its gradient: the update inside backward.
@@ -41,6 +43,8 @@ class Optimizer {
   void load_small_state(const std::vector<std::byte>& bytes);
 
  private:
+  void bind();
+  void lay_out(Parameter& p);
   void apply(const std::vector<Parameter*>& list, double lr, double grad_scale);
 
   Engine& engine_;

@@ -24,6 +24,15 @@ Optimizers::Optimizers(Engine& engine, const std::vector<OptimizerMember>& membe
   }
 }
 
+void Optimizers::rebind(const std::vector<Parameter*>& grown) {
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    std::vector<Parameter*> of_part;
+    for (Parameter* p : grown)
+      if (const auto found = part_of_.find(p->uid); found != part_of_.end() && found->second == i) of_part.push_back(p);
+    parts_[i].optimizer->rebind(of_part);
+  }
+}
+
 void Optimizers::plan(const tn_step& step) {
   for (const Part& p : parts_) p.optimizer->plan(step);
 }

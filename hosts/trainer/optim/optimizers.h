@@ -31,6 +31,7 @@ class Optimizers {
   const std::vector<Parameter*>& parameters() const { return params_; }
   size_t size() const { return parts_.size(); }
 
+  void rebind(const std::vector<Parameter*>& grown);
   void plan(const tn_step& step);
   void apply_one(Parameter& p, Rate rate, double grad_scale);
   void apply_all(Rate rate, double grad_scale);

@@ -10,6 +10,7 @@
 #include "core/files/json.h"
 #include "core/files/safetensors.h"
 #include "core/files/safetensors_writer.h"
+#include "hosts/trainer/run/adapter_steps.h"
 #include "hosts/trainer/run/tensor_io.h"
 
 namespace tenon::trainer {
@@ -89,13 +90,16 @@ void save_checkpoint(const std::string& output, int64_t step, Session& session, 
   for (const Parameter* p : session.optimizer()->parameters()) updates[std::to_string(p->uid)] = p->updates;
   Json blobs = Json::array();
   for (const auto& blob : session.optimizer()->save_small_states()) blobs.push_back(hex(blob));
+  Json adapter_blobs = Json::array();
+  for (const Adapter* a : session.adapters()) adapter_blobs.push_back(a->steps ? hex(save_steps(*a)) : "");
   const Json state{{"format", 1},
                    {"step", step},
                    {"tokens_seen", session.tokens_seen},
                    {"settings", identity.settings},
                    {"plugins", identity.plugins},
                    {"updates", updates},
-                   {"optimizer_blobs", blobs}};
+                   {"optimizer_blobs", blobs},
+                   {"adapter_blobs", adapter_blobs}};
   write_json_file((fs::path(folder.path()) / "state.json").string(), state);
   folder.commit_replacing();
 
@@ -133,6 +137,14 @@ int64_t load_checkpoint(const std::string& folder, Session& session, const RunId
   }
 
   const SafetensorsReader reader = SafetensorsReader::open((fs::path(folder) / "tensors.safetensors").string());
+  const Json adapter_blobs = state.value("adapter_blobs", Json::array());
+  for (size_t i = 0; i < session.adapters().size(); ++i) {
+    Adapter& a = *session.adapters()[i];
+    if (!a.steps) continue;
+    if (!adapter_blobs.is_array() || i >= adapter_blobs.size() || !adapter_blobs[i].is_string())
+      throw Error(TN_E_FORMAT, what + ": the state of adapter " + a.name + " is missing; resume from an older checkpoint");
+    session.optimizer()->rebind(load_steps(session.engine(), a, unhex(adapter_blobs[i].get<std::string>(), what)));
+  }
   for (const auto& [key, tensor] : contents(session)) read_tensor(session.engine(), reader, key, tensor);
   const Json& updates = get_object(state, "updates", what);
   for (Parameter* p : session.optimizer()->parameters()) p->updates = get_int(updates, std::to_string(p->uid), 0, int64_t{1} << 60, what);

@@ -205,6 +205,9 @@ std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
     auto adapter = std::make_unique<Adapter>();
     adapter->name = part.name, adapter->index = static_cast<uint32_t>(i);
     adapter->api = &part.plugin.api<tn_adapter_api>();
+    adapter->sampler = part.plugin.extension<tn_sampler>(TN_EXT_SAMPLER);
+    adapter->steps = part.plugin.extension<tn_adapter_steps>(TN_EXT_STEPS);
+    adapter->region = part.plugin.extension<tn_region_api>(TN_EXT_REGION);
     const HyperArray hypers(part.spec);
     check(adapter->api->create(host(), hypers.data(), hypers.size(), part.config_json.empty() ? nullptr : part.config_json.c_str(), &adapter->self),
           "creating the adapter");

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "hosts/trainer/run/adapter_steps.h"
 #include "hosts/trainer/run/calibration.h"
 
 namespace tenon::trainer {
@@ -44,6 +45,7 @@ Session::Session(Engine& engine, const ModelSource& source, Techniques technique
       if (p->trainable) trained.push_back(p.get());
     }
     start(*a, source);
+    if (a->steps && engine_.dry() && options_.train) grow_to_largest(engine_, *a);
   }
   if (options_.train) {
     if (trained.empty()) throw Error(TN_E_ARGUMENT, "nothing in this mix trains; drop --quantizer or add --adapter");
@@ -74,11 +76,18 @@ void Session::start(Adapter& a, const ModelSource& source) {
   for (uint32_t id = 0; id < a.parameters.size(); ++id) {
     Parameter& p = *a.parameters[id];
     const tn_rng rng{options_.seed, p.uid, kInitStream};
-    const int32_t site = a.param_sites[id];
+    const auto like = a.base_site.find(id);
+    const int32_t site = like != a.base_site.end() ? static_cast<int32_t>(like->second) : a.param_sites[id];
     const auto run = [&](const tn_base_linear* base, int64_t n) {
       engine_.with_workspace(std::max<uint64_t>(256 << 10, static_cast<uint64_t>(n) * 16), "adapter initialisation",
                              [&](const tn_exec* x) { return a.api->init_param(a.self, x, id, base, &rng, p.value.ref()); });
     };
+    if (const auto norm = a.base_norm.find(id); norm != a.base_norm.end()) {
+      Linear row;
+      row.m = 1, row.n = norm->second->value.dim(0);
+      row.with_base(engine_, norm->second->value.reshaped({1, row.n}), [&](const tn_base_linear* base) { run(base, row.n); });
+      continue;
+    }
     if (site < 0) {
       run(nullptr, 0);
       continue;
@@ -156,6 +165,9 @@ StepResult Session::step(int64_t step, int64_t total_steps, const std::vector<Ho
   Advice advice = optimizer_->finish(abi_step);
   r.metrics = std::move(advice.metrics), r.degraded = advice.degraded, r.batch_multiplier = advice.batch_multiplier;
   tokens_seen += r.tokens;
+  if (!r.skipped && !engine_.dry())
+    for (Adapter* a : techniques_.adapters)
+      if (a->steps) optimizer_->rebind(end_step(engine_, *a, step, total_steps, options_.seed));
   return r;
 }
 

@@ -55,7 +55,7 @@ class Dora {
                                 ", so it must be the first adapter there; put it before the others or choose other target_modules");
       const int64_t r = targets_.rank_of(s.path, config_.r);
       sites_[s.id] = {s.m, s.n, r, config_.scale(r, targets_.alpha_of(s.path, config_.alpha))};
-      check(sink.site(sink.self, s.id, TN_RETAIN_INPUT));
+      check(sink.site(sink.self, s.id, TN_RETAIN_ROWS));
       const auto at = static_cast<int32_t>(s.id);
       declare_param(sink, id++, at, kTrained, {r, s.n}, peft_key(s, "lora_A.weight"));
       declare_param(sink, id++, at, kTrained, {s.m, r}, peft_key(s, "lora_B.weight"));

@@ -52,7 +52,7 @@ class Lora {
       const int64_t r = targets_.rank_of(s.path, config_.r);
       if (r > std::min(s.m, s.n)) ++wasteful;
       sites_[s.id] = {s.m, s.n, r, config_.scale(r, targets_.alpha_of(s.path, config_.alpha))};
-      check(sink.site(sink.self, s.id, TN_RETAIN_INPUT));
+      check(sink.site(sink.self, s.id, TN_RETAIN_ROWS));
       declare(sink, s, {Kind::kA, r}, {r, s.n}, "lora_A.weight");
       declare(sink, s, {Kind::kB, r}, {s.m, r}, "lora_B.weight");
       if (config_.lora_bias) declare(sink, s, {Kind::kBias, r}, {s.m, 0}, "lora_B.bias");

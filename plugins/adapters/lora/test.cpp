@@ -367,7 +367,7 @@ TEST_P(Lora, SavesTheInputAndU) {
     Tensor x(dtype, {65, 17}, p.x), y(dtype, {65, 33});
     SavedSlots saved;
     p.lora.forward(0, p.base, *x.get(), y.get(), saved);
-    EXPECT_EQ(p.lora.retention.at(0), uint32_t{TN_RETAIN_INPUT});
+    EXPECT_EQ(p.lora.retention.at(0), uint32_t{TN_RETAIN_ROWS});
     EXPECT_EQ(saved.inputs.size(), 1u);
     EXPECT_EQ(saved.bytes(), 65u * 8 * dtype.bits / 8);
     const tn_estimate e = p.lora.estimate(0, 65, dtype, false);

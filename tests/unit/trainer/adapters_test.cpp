@@ -30,6 +30,20 @@ std::vector<Case> cases() {
           {"lr_qat_nf4", {"lr-qat:r=4,bits=3,group_size=16,target_modules=gate_proj+up_proj+down_proj"}, "nf4", 1e-2},
           {"compacter", {"compacter:hypercomplex_division=2,reduction_factor=4"}, "", 1e-2},
           {"compacter_nf4", {"compacter:hypercomplex_division=2,reduction_factor=4,placement=ffn"}, "nf4", 1e-2},
+          {"wta_crs", {"lora:r=4,target_modules=all-linear", "wta-crs:sample_ratio=0.5,min_rows=4,target_modules=all-linear"}, "nf4", 1e-2},
+          {"wta_crs_full", {"wta-crs:sample_ratio=0.5,min_rows=4,tune_weights=true,target_modules=all-linear"}, "", 3e-3},
+          {"qst", {"qst:reduction=2,r=4,output_logit=0"}, "", 2e-2},
+          {"qst_nf4_rerun", {"qst:reduction=4,r=4,output_logit=0,taps=rerun"}, "nf4", 2e-2},
+          {"qst_frozen", {"qst:reduction=4,r=4,output_logit=0,downsample=frozen"}, "nf4", 2e-2},
+          {"qst_pool", {"qst:reduction=4,output_logit=0,downsample=pool"}, "nf4", 2e-2},
+          {"lst", {"lst:reduction_factor=2"}, "", 2e-2},
+          {"lst_nf4_rerun", {"lst:reduction_factor=2,gate=after,init=fresh,taps=rerun,dropped_layers=0"}, "nf4", 2e-2},
+          {"meft1", {"meft:variant=1"}, "", 2e-2},
+          {"meft2", {"meft:variant=2"}, "", 2e-2},
+          {"meft3", {"meft:variant=3"}, "nf4", 2e-2},
+          {"meft_mixed", {"meft:variant=1,reversible_blocks=1,where=highest", "lora:r=4,target_modules=all-linear"}, "nf4", 1e-2},
+          {"increlora", {"increlora:init_warmup=2,incre_interval=1,score_every=1,target_r=2,increment=1,top_h=6"}, "", 1e-2},
+          {"increlora_nf4", {"increlora:init_warmup=1,incre_interval=2,score_every=1,target_r=3,increment=2,target_modules=q_proj+down_proj"}, "nf4", 1e-2},
           {"sites", {"dora:r=4,target_modules=q_proj+v_proj", "paca:r=4,target_modules=gate_proj+up_proj", "lora:r=2,target_modules=down_proj"}, "nf4", 1e-2},
           {"stacked", {"dora:r=4,target_modules=q_proj", "paca:r=4,target_modules=q_proj+o_proj", "lora:r=2,target_modules=q_proj"}, "", 1e-2}};
 }
@@ -65,7 +79,11 @@ TEST_P(Adapters, LossFallsAndMemoryIsAsPlanned) {
   EXPECT_LT(last_loss_, first - 0.005);
   run.session->model().evaluate(shape_batch(evaluation_rows(14), 14, 96));
   const MemoryUse measured = run.engine->memory().use();
-  EXPECT_NEAR(static_cast<double>(planned.total_peak), static_cast<double>(measured.total_peak), 0.03 * static_cast<double>(measured.total_peak));
+  const double plan = static_cast<double>(planned.total_peak), peak = static_cast<double>(measured.total_peak);
+  // What grows is planned at its largest, which a run need not come to.
+  const bool grows = std::string(GetParam().name).starts_with("increlora");
+  EXPECT_NEAR(plan, peak, (grows ? 0.3 : 0.03) * peak);
+  EXPECT_GE(plan, 0.97 * peak);
 }
 
 TEST_P(Adapters, ResumesBitForBit) {
@@ -171,6 +189,138 @@ TEST(Adapter, MergedOwnersAndStacksComputeTheSame) {
     write_model(to, *run.session, run.source, kF32, true);
     tiny::Run merged(to, tiny::mix(), {});
     EXPECT_NEAR(merged.session->model().evaluate(tiny::input()), run.session->model().evaluate(tiny::input()), 1e-4) << adapter;
+  }
+}
+
+TEST(Adapter, RanksAreGivenOutUntilTheBudgetIsMetExactly) {
+  const tiny::Folder folder;
+  tiny::Run run(tiny::model_folder(folder, "llama"),
+                tiny::mix("adamw", {"increlora:init_warmup=2,incre_interval=1,score_every=1,target_r=3,increment=2,top_h=5,target_modules=all-linear"}), {});
+  for (int64_t s = 1; s <= 12; ++s) run.session->step(s, 12, {tiny::input()}, 1e-2);
+  int64_t total = 0, sites = 0;
+  for (const auto& p : run.set->adapters[0]->parameters)
+    if (p->name.ends_with("lora_E")) {
+      ++sites;
+      const std::vector<float> e = tiny::host_copy(*run.engine, p->value);
+      total += static_cast<int64_t>(e.size()) - 2;  // without the reserve
+      EXPECT_EQ(e[e.size() - 1], 0);                // which has no use once the budget is met
+    }
+  EXPECT_EQ(total, 3 * sites);
+}
+
+// The gradients of methods that run the blocks themselves, against finite differences of the whole model's loss.
+TEST(Adapter, RegionsAgreeWithFiniteDifferences) {
+  const tiny::Folder folder;
+  const std::string model = tiny::model_folder(folder, "llama");
+  for (const char* adapter : {"qst:reduction=2,r=4,output_logit=0", "qst:reduction=4,r=3,output_logit=0,taps=rerun", "qst:reduction=4,output_logit=0,downsample=pool",
+                              "lst:reduction_factor=2", "lst:reduction_factor=2,gate=after,init=fresh,taps=rerun", "meft:variant=1", "meft:variant=2",
+                              "meft:variant=3", "meft:variant=1,reversible_blocks=1,where=lowest"}) {
+    tiny::Run run(model, tiny::mix("sgd", {adapter}), {});
+    for (const Parameter* p : run.session->optimizer()->parameters()) {  // away from the start, where some gradients vanish
+      std::vector<float> v = tiny::host_copy(*run.engine, p->value);
+      for (size_t i = 0; i < v.size(); ++i) v[i] += 0.1f * std::sin(static_cast<float>(i * 7 + p->uid));
+      run.engine->upload(v.data(), p->value);
+    }
+    std::map<std::string, std::vector<float>> gradients;
+    run.gradients(tiny::input(), {}, gradients);
+    const auto loss = [&] { return run.session->model().evaluate(tiny::input()) / tiny::predicted(tiny::input()); };
+    for (const Parameter* p : run.session->optimizer()->parameters()) {
+      const std::vector<float> v = tiny::host_copy(*run.engine, p->value), &g = gradients.at(p->name);
+      std::vector<float> d(v.size()), w(v.size());
+      double slope = 0, size = 0;
+      for (size_t i = 0; i < v.size(); ++i) d[i] = std::cos(static_cast<float>(i * 5 + 1)), slope += g[i] * d[i], size += g[i] * g[i];
+      const double step = 3e-3;
+      double side[2];
+      for (int k = 0; k < 2; ++k) {
+        for (size_t i = 0; i < v.size(); ++i) w[i] = static_cast<float>(v[i] + (k ? -step : step) * d[i]);
+        run.engine->upload(w.data(), p->value);
+        side[k] = loss();
+      }
+      run.engine->upload(v.data(), p->value);
+      EXPECT_NEAR(slope, (side[0] - side[1]) / (2 * step), 0.03 * std::fabs(slope) + 0.02 * std::sqrt(size) + 1e-4) << adapter << " " << p->name;
+    }
+  }
+}
+
+// Streams found by inversion, and a backbone that is run a second time, give the gradients of what was kept.
+TEST(Adapter, TapsFoundAgainGiveTheGradientsOfTapsKept) {
+  const tiny::Folder folder;
+  const std::string model = tiny::model_folder(folder, "llama");
+  std::map<std::string, std::vector<float>> kept, rerun;
+  tiny::Run a(model, tiny::mix("sgd", {"qst:reduction=2,r=4,output_logit=0"}), {}), b(model, tiny::mix("sgd", {"qst:reduction=2,r=4,output_logit=0,taps=rerun"}), {});
+  EXPECT_EQ(a.gradients(tiny::input(), {}, kept), b.gradients(tiny::input(), {}, rerun));
+  for (const auto& [name, g] : kept)
+    for (size_t i = 0; i < g.size(); ++i) EXPECT_NEAR(g[i], rerun.at(name)[i], 1e-6 + 1e-4 * std::fabs(g[i])) << name;
+}
+
+TEST(Adapter, QstWithItsOutputGateOpenIsTheBackbone) {
+  const tiny::Folder folder;
+  const std::string model = tiny::model_folder(folder, "llama");
+  tiny::Run plain(model, tiny::mix(), {}), open(model, tiny::mix("adamw", {"qst:reduction=2,r=4,output_logit=100"}), {}),
+      start(model, tiny::mix("adamw", {"qst:reduction=2,r=4"}), {});
+  const double backbone = plain.session->model().evaluate(tiny::input());
+  EXPECT_NEAR(open.session->model().evaluate(tiny::input()), backbone, 1e-5 * backbone);
+  EXPECT_NEAR(start.session->model().evaluate(tiny::input()), backbone, 5e-3 * backbone);
+}
+
+TEST(Adapter, LstAtFullWidthCopiesTheBackbone) {
+  const tiny::Folder folder;
+  tiny::Run run(tiny::model_folder(folder, "llama"), tiny::mix("adamw", {"lst:reduction_factor=1"}), {});
+  std::map<std::string, std::vector<float>> own;
+  for (const Parameter& p : run.session->model().parameters()) own[p.name] = tiny::host_copy(*run.engine, p.value);
+  int found = 0;
+  for (const auto& p : run.set->adapters[0]->parameters) {
+    const std::string at = "base_model.model.side.layers.1.block.";
+    if (!p->name.starts_with(at)) continue;
+    EXPECT_EQ(tiny::host_copy(*run.engine, p->value), own.at("model.layers.1." + p->name.substr(at.size()))) << p->name;
+    ++found;
+  }
+  EXPECT_EQ(found, 9);
+}
+
+// What a reversible network keeps does not grow with its depth.
+TEST(Adapter, MeftKeepsTheSameWhateverTheDepth) {
+  const auto activations = [](const char* adapter, int64_t layers) {
+    const tiny::Folder folder;
+    const Runtime runtime(tiny::catalog(), tiny::mix("sgd", {adapter}));
+    ModelSource source = ModelSource::open("preset:9m", 320);
+    const_cast<ModelConfig&>(source.config()).layers = layers;
+    const_cast<ModelConfig&>(source.config()).window.assign(static_cast<size_t>(layers), 0);
+    SessionOptions options;
+    options.sequence = 64;
+    const MemoryUse use = plan_run(runtime, source, options, {2, 64, false}, kF32);
+    return static_cast<double>(use.peak[static_cast<size_t>(Category::kActivations)]);
+  };
+  EXPECT_NEAR(activations("meft", 8), activations("meft", 2), 0.01 * activations("meft", 2));
+  EXPECT_GT(activations("lora", 8), 1.5 * activations("lora", 2));
+  EXPECT_LT(activations("qst:taps=rerun", 8), activations("lora", 8) / 2);
+}
+
+TEST(Adapter, TwoThatRunTheBlocksAreRefused) {
+  const tiny::Folder folder;
+  EXPECT_THROW(tiny::Run(tiny::model_folder(folder, "llama"), tiny::mix("adamw", {"meft", "qst:reduction=2,r=4"}), {}), Error);
+}
+
+TEST(Adapter, ASampleOfAllRowsChangesNothing) {
+  const tiny::Folder folder;
+  const std::string model = tiny::model_folder(folder, "llama");
+  for (const bool full : {false, true}) {
+    const std::vector<std::string> all = full ? std::vector<std::string>{"wta-crs:sample_ratio=1,tune_weights=true,target_modules=all-linear"}
+                                              : std::vector<std::string>{"lora:r=4,target_modules=all-linear,lora_dropout=0.2", "wta-crs:sample_ratio=1,target_modules=all-linear"};
+    tiny::Run plain(model, full ? tiny::mix("sgd") : tiny::mix("sgd", {all[0]}), {}), sampled(model, tiny::mix("sgd", all), {});
+    std::map<std::string, std::vector<float>> a, b;
+    plain.gradients(tiny::input(), {}, a), sampled.gradients(tiny::input(), {}, b);
+    EXPECT_EQ(a, b);
+  }
+}
+
+TEST(Adapter, ASampleIsRefusedWhereEveryRowIsNeeded) {
+  const tiny::Folder folder;
+  try {
+    tiny::Run run(tiny::model_folder(folder, "llama"), tiny::mix("adamw", {"sltrain:r=4", "wta-crs"}), {});
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("every row"), std::string::npos) << e.what();
   }
 }
 

@@ -82,19 +82,26 @@ const (
 	TN_RANGE_OPEN_MAX             = 2
 	TN_PLACE_UNDEFINED            = 0
 	TN_PLACE_LINEAR               = 1
+	TN_PLACE_SUBLAYER             = 2
 	TN_LINEAR_QUANTIZED           = 1
 	TN_LINEAR_TIED                = 2
+	TN_LINEAR_OWNED               = 4
+	TN_LINEAR_ADAPTED             = 8
 	TN_ADAPTER_PARAM_TRAINABLE    = 1
 	TN_ADAPTER_PARAM_SAVED        = 2
+	TN_ADAPTER_PARAM_INT32        = 4
+	TN_ADAPTER_PARAM_INT8         = 8
 	TN_RETAIN_UNDEFINED           = 0
 	TN_RETAIN_INPUT               = 1
 	TN_RETAIN_OWN                 = 2
 	TN_RETAIN_NOTHING             = 3
+	TN_RETAIN_ROWS                = 4
 	TN_CALL_TRAIN                 = 1
 	TN_CALL_RECOMPUTE             = 2
 	TN_CALL_NEED_DX               = 4
 	TN_CALL_SAVE                  = 8
 	TN_ADAPTER_MERGES             = 1
+	TN_ADAPTER_SURROGATE_GRADIENT = 2
 	TN_PLACEMENT_UNDEFINED        = 0
 	TN_PLACEMENT_CORE             = 1
 	TN_PLACEMENT_SUBLAYER         = 2
@@ -161,6 +168,13 @@ const (
 	TN_OPTIMIZER_ONE_AT_A_TIME    = 1
 	TN_OPTIMIZER_ROWWISE          = 2
 	TN_OPTIMIZER_ELEMENTWISE      = 4
+	TN_BLOCK_UNDEFINED            = 0
+	TN_BLOCK_WHOLE                = 1
+	TN_BLOCK_ATTENTION            = 2
+	TN_BLOCK_MLP                  = 3
+	TN_REGION_PLAN                = 1
+	TN_REGION_SAVE                = 2
+	TN_REGION_DECODE              = 4
 	TN_MEMORY_UNDEFINED           = 0
 	TN_MEMORY_WEIGHTS             = 1
 	TN_MEMORY_GRADIENTS           = 2
@@ -175,6 +189,9 @@ const (
 	TN_EXT_OPS                    = "org.tenon.ops/1"
 	TN_PLUGIN_ENTRY_NAME          = "tn_plugin_entry"
 	TN_EXT_LAYOUT                 = "org.tenon.layout/1"
+	TN_EXT_REGION                 = "org.tenon.region/1"
+	TN_EXT_SAMPLER                = "org.tenon.sampler/1"
+	TN_EXT_STEPS                  = "org.tenon.steps/1"
 )
 
 type Device struct{ _ [0]byte }
@@ -397,6 +414,8 @@ type AdapterSink struct {
 	Self       unsafe.Pointer
 	Site       unsafe.Pointer
 	Param      unsafe.Pointer
+	Own        unsafe.Pointer
+	Train      unsafe.Pointer
 }
 
 type BaseLinear struct {
@@ -408,6 +427,9 @@ type BaseLinear struct {
 	Forward    unsafe.Pointer
 	Backward   unsafe.Pointer
 	ReadRows   unsafe.Pointer
+	Lease      unsafe.Pointer
+	Release    unsafe.Pointer
+	Bias       *Tensor
 }
 
 type Saved struct {
@@ -738,6 +760,89 @@ type OptimizerAPI struct {
 	Load        unsafe.Pointer
 }
 
+type RegionModel struct {
+	StructSize   uint32
+	NBlocks      uint32
+	Hidden       int64
+	Intermediate int64
+	Heads        uint32
+	KvHeads      uint32
+	HeadDim      uint32
+	Reserved     uint32
+	Vocab        int64
+}
+
+type SideBlock struct {
+	StructSize   uint32
+	Reserved     uint32
+	Hidden       int64
+	Intermediate int64
+	Heads        uint32
+	KvHeads      uint32
+	HeadDim      uint32
+	Like         int32
+	Key          *byte
+}
+
+type RegionSink struct {
+	StructSize uint32
+	Reserved   uint32
+	Self       unsafe.Pointer
+	Param      unsafe.Pointer
+	Block      unsafe.Pointer
+}
+
+type RegionOps struct {
+	StructSize    uint32
+	Flags         uint32
+	Self          unsafe.Pointer
+	Exec          *Exec
+	Params        **ParamView
+	NParams       uint64
+	Rows          int64
+	Hidden        int64
+	Compute       Dtype
+	Alloc         unsafe.Pointer
+	Free          unsafe.Pointer
+	Gemm          unsafe.Pointer
+	Axpby         unsafe.Pointer
+	Norm          unsafe.Pointer
+	NormBackward  unsafe.Pointer
+	BlockForward  unsafe.Pointer
+	BlockBackward unsafe.Pointer
+}
+
+type RegionAPI struct {
+	StructSize uint32
+	Reserved   uint32
+	Bind       unsafe.Pointer
+	Forward    unsafe.Pointer
+	Backward   unsafe.Pointer
+}
+
+type Sampler struct {
+	StructSize uint32
+	Reserved   uint32
+	Plan       unsafe.Pointer
+	Sample     unsafe.Pointer
+}
+
+type GrowSink struct {
+	StructSize uint32
+	Reserved   uint32
+	Self       unsafe.Pointer
+	Grow       unsafe.Pointer
+}
+
+type AdapterSteps struct {
+	StructSize uint32
+	Reserved   uint32
+	StepEnd    unsafe.Pointer
+	Largest    unsafe.Pointer
+	Save       unsafe.Pointer
+	Load       unsafe.Pointer
+}
+
 type Update struct {
 	StructSize uint32
 	Reserved   uint32
@@ -1014,6 +1119,8 @@ func GoldenLayout() []string {
 		add("  self offset %d size %d", unsafe.Offsetof(s.Self), unsafe.Sizeof(s.Self))
 		add("  site offset %d size %d", unsafe.Offsetof(s.Site), unsafe.Sizeof(s.Site))
 		add("  param offset %d size %d", unsafe.Offsetof(s.Param), unsafe.Sizeof(s.Param))
+		add("  own offset %d size %d", unsafe.Offsetof(s.Own), unsafe.Sizeof(s.Own))
+		add("  train offset %d size %d", unsafe.Offsetof(s.Train), unsafe.Sizeof(s.Train))
 	}
 	{
 		var s BaseLinear
@@ -1026,6 +1133,9 @@ func GoldenLayout() []string {
 		add("  forward offset %d size %d", unsafe.Offsetof(s.Forward), unsafe.Sizeof(s.Forward))
 		add("  backward offset %d size %d", unsafe.Offsetof(s.Backward), unsafe.Sizeof(s.Backward))
 		add("  read_rows offset %d size %d", unsafe.Offsetof(s.ReadRows), unsafe.Sizeof(s.ReadRows))
+		add("  lease offset %d size %d", unsafe.Offsetof(s.Lease), unsafe.Sizeof(s.Lease))
+		add("  release offset %d size %d", unsafe.Offsetof(s.Release), unsafe.Sizeof(s.Release))
+		add("  bias offset %d size %d", unsafe.Offsetof(s.Bias), unsafe.Sizeof(s.Bias))
 	}
 	{
 		var s Saved
@@ -1087,19 +1197,26 @@ func GoldenLayout() []string {
 	}
 	add("TN_PLACE_UNDEFINED = %d", TN_PLACE_UNDEFINED)
 	add("TN_PLACE_LINEAR = %d", TN_PLACE_LINEAR)
+	add("TN_PLACE_SUBLAYER = %d", TN_PLACE_SUBLAYER)
 	add("TN_LINEAR_QUANTIZED = %d", TN_LINEAR_QUANTIZED)
 	add("TN_LINEAR_TIED = %d", TN_LINEAR_TIED)
+	add("TN_LINEAR_OWNED = %d", TN_LINEAR_OWNED)
+	add("TN_LINEAR_ADAPTED = %d", TN_LINEAR_ADAPTED)
 	add("TN_ADAPTER_PARAM_TRAINABLE = %d", TN_ADAPTER_PARAM_TRAINABLE)
 	add("TN_ADAPTER_PARAM_SAVED = %d", TN_ADAPTER_PARAM_SAVED)
+	add("TN_ADAPTER_PARAM_INT32 = %d", TN_ADAPTER_PARAM_INT32)
+	add("TN_ADAPTER_PARAM_INT8 = %d", TN_ADAPTER_PARAM_INT8)
 	add("TN_RETAIN_UNDEFINED = %d", TN_RETAIN_UNDEFINED)
 	add("TN_RETAIN_INPUT = %d", TN_RETAIN_INPUT)
 	add("TN_RETAIN_OWN = %d", TN_RETAIN_OWN)
 	add("TN_RETAIN_NOTHING = %d", TN_RETAIN_NOTHING)
+	add("TN_RETAIN_ROWS = %d", TN_RETAIN_ROWS)
 	add("TN_CALL_TRAIN = %d", TN_CALL_TRAIN)
 	add("TN_CALL_RECOMPUTE = %d", TN_CALL_RECOMPUTE)
 	add("TN_CALL_NEED_DX = %d", TN_CALL_NEED_DX)
 	add("TN_CALL_SAVE = %d", TN_CALL_SAVE)
 	add("TN_ADAPTER_MERGES = %d", TN_ADAPTER_MERGES)
+	add("TN_ADAPTER_SURROGATE_GRADIENT = %d", TN_ADAPTER_SURROGATE_GRADIENT)
 	{
 		var s PortBind
 		add("struct tn_port_bind size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
@@ -1640,6 +1757,86 @@ func GoldenLayout() []string {
 	add("TN_QUANTIZER_DECODE = %d", TN_QUANTIZER_DECODE)
 	add("TN_QUANTIZER_LINEAR = %d", TN_QUANTIZER_LINEAR)
 	add("TN_QUANTIZER_LINEAR_BACKWARD = %d", TN_QUANTIZER_LINEAR_BACKWARD)
+	{
+		var s RegionModel
+		add("struct tn_region_model size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  n_blocks offset %d size %d", unsafe.Offsetof(s.NBlocks), unsafe.Sizeof(s.NBlocks))
+		add("  hidden offset %d size %d", unsafe.Offsetof(s.Hidden), unsafe.Sizeof(s.Hidden))
+		add("  intermediate offset %d size %d", unsafe.Offsetof(s.Intermediate), unsafe.Sizeof(s.Intermediate))
+		add("  heads offset %d size %d", unsafe.Offsetof(s.Heads), unsafe.Sizeof(s.Heads))
+		add("  kv_heads offset %d size %d", unsafe.Offsetof(s.KvHeads), unsafe.Sizeof(s.KvHeads))
+		add("  head_dim offset %d size %d", unsafe.Offsetof(s.HeadDim), unsafe.Sizeof(s.HeadDim))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  vocab offset %d size %d", unsafe.Offsetof(s.Vocab), unsafe.Sizeof(s.Vocab))
+	}
+	{
+		var s SideBlock
+		add("struct tn_side_block size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  hidden offset %d size %d", unsafe.Offsetof(s.Hidden), unsafe.Sizeof(s.Hidden))
+		add("  intermediate offset %d size %d", unsafe.Offsetof(s.Intermediate), unsafe.Sizeof(s.Intermediate))
+		add("  heads offset %d size %d", unsafe.Offsetof(s.Heads), unsafe.Sizeof(s.Heads))
+		add("  kv_heads offset %d size %d", unsafe.Offsetof(s.KvHeads), unsafe.Sizeof(s.KvHeads))
+		add("  head_dim offset %d size %d", unsafe.Offsetof(s.HeadDim), unsafe.Sizeof(s.HeadDim))
+		add("  like offset %d size %d", unsafe.Offsetof(s.Like), unsafe.Sizeof(s.Like))
+		add("  key offset %d size %d", unsafe.Offsetof(s.Key), unsafe.Sizeof(s.Key))
+	}
+	{
+		var s RegionSink
+		add("struct tn_region_sink size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  self offset %d size %d", unsafe.Offsetof(s.Self), unsafe.Sizeof(s.Self))
+		add("  param offset %d size %d", unsafe.Offsetof(s.Param), unsafe.Sizeof(s.Param))
+		add("  block offset %d size %d", unsafe.Offsetof(s.Block), unsafe.Sizeof(s.Block))
+	}
+	{
+		var s RegionOps
+		add("struct tn_region_ops size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  flags offset %d size %d", unsafe.Offsetof(s.Flags), unsafe.Sizeof(s.Flags))
+		add("  self offset %d size %d", unsafe.Offsetof(s.Self), unsafe.Sizeof(s.Self))
+		add("  exec offset %d size %d", unsafe.Offsetof(s.Exec), unsafe.Sizeof(s.Exec))
+		add("  params offset %d size %d", unsafe.Offsetof(s.Params), unsafe.Sizeof(s.Params))
+		add("  n_params offset %d size %d", unsafe.Offsetof(s.NParams), unsafe.Sizeof(s.NParams))
+		add("  rows offset %d size %d", unsafe.Offsetof(s.Rows), unsafe.Sizeof(s.Rows))
+		add("  hidden offset %d size %d", unsafe.Offsetof(s.Hidden), unsafe.Sizeof(s.Hidden))
+		add("  compute offset %d size %d", unsafe.Offsetof(s.Compute), unsafe.Sizeof(s.Compute))
+		add("  alloc offset %d size %d", unsafe.Offsetof(s.Alloc), unsafe.Sizeof(s.Alloc))
+		add("  free offset %d size %d", unsafe.Offsetof(s.Free), unsafe.Sizeof(s.Free))
+		add("  gemm offset %d size %d", unsafe.Offsetof(s.Gemm), unsafe.Sizeof(s.Gemm))
+		add("  axpby offset %d size %d", unsafe.Offsetof(s.Axpby), unsafe.Sizeof(s.Axpby))
+		add("  norm offset %d size %d", unsafe.Offsetof(s.Norm), unsafe.Sizeof(s.Norm))
+		add("  norm_backward offset %d size %d", unsafe.Offsetof(s.NormBackward), unsafe.Sizeof(s.NormBackward))
+		add("  block_forward offset %d size %d", unsafe.Offsetof(s.BlockForward), unsafe.Sizeof(s.BlockForward))
+		add("  block_backward offset %d size %d", unsafe.Offsetof(s.BlockBackward), unsafe.Sizeof(s.BlockBackward))
+	}
+	{
+		var s RegionAPI
+		add("struct tn_region_api size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  bind offset %d size %d", unsafe.Offsetof(s.Bind), unsafe.Sizeof(s.Bind))
+		add("  forward offset %d size %d", unsafe.Offsetof(s.Forward), unsafe.Sizeof(s.Forward))
+		add("  backward offset %d size %d", unsafe.Offsetof(s.Backward), unsafe.Sizeof(s.Backward))
+	}
+	add("TN_BLOCK_UNDEFINED = %d", TN_BLOCK_UNDEFINED)
+	add("TN_BLOCK_WHOLE = %d", TN_BLOCK_WHOLE)
+	add("TN_BLOCK_ATTENTION = %d", TN_BLOCK_ATTENTION)
+	add("TN_BLOCK_MLP = %d", TN_BLOCK_MLP)
+	add("TN_REGION_PLAN = %d", TN_REGION_PLAN)
+	add("TN_REGION_SAVE = %d", TN_REGION_SAVE)
+	add("TN_REGION_DECODE = %d", TN_REGION_DECODE)
+	{
+		var s Sampler
+		add("struct tn_sampler size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  plan offset %d size %d", unsafe.Offsetof(s.Plan), unsafe.Sizeof(s.Plan))
+		add("  sample offset %d size %d", unsafe.Offsetof(s.Sample), unsafe.Sizeof(s.Sample))
+	}
 	add("TN_OK = %d", TN_OK)
 	add("TN_DEGRADED = %d", TN_DEGRADED)
 	add("TN_E_ARGUMENT = %d", TN_E_ARGUMENT)
@@ -1656,6 +1853,24 @@ func GoldenLayout() []string {
 	add("TN_E_TRUST = %d", TN_E_TRUST)
 	add("TN_E_CANCELLED = %d", TN_E_CANCELLED)
 	add("TN_E_INTERNAL = %d", TN_E_INTERNAL)
+	{
+		var s GrowSink
+		add("struct tn_grow_sink size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  self offset %d size %d", unsafe.Offsetof(s.Self), unsafe.Sizeof(s.Self))
+		add("  grow offset %d size %d", unsafe.Offsetof(s.Grow), unsafe.Sizeof(s.Grow))
+	}
+	{
+		var s AdapterSteps
+		add("struct tn_adapter_steps size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  step_end offset %d size %d", unsafe.Offsetof(s.StepEnd), unsafe.Sizeof(s.StepEnd))
+		add("  largest offset %d size %d", unsafe.Offsetof(s.Largest), unsafe.Sizeof(s.Largest))
+		add("  save offset %d size %d", unsafe.Offsetof(s.Save), unsafe.Sizeof(s.Save))
+		add("  load offset %d size %d", unsafe.Offsetof(s.Load), unsafe.Sizeof(s.Load))
+	}
 	{
 		var s Update
 		add("struct tn_update size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))

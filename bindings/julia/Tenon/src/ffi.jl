@@ -70,19 +70,26 @@ const TN_RANGE_OPEN_MIN = Int32(1)
 const TN_RANGE_OPEN_MAX = Int32(2)
 const TN_PLACE_UNDEFINED = Int32(0)
 const TN_PLACE_LINEAR = Int32(1)
+const TN_PLACE_SUBLAYER = Int32(2)
 const TN_LINEAR_QUANTIZED = Int32(1)
 const TN_LINEAR_TIED = Int32(2)
+const TN_LINEAR_OWNED = Int32(4)
+const TN_LINEAR_ADAPTED = Int32(8)
 const TN_ADAPTER_PARAM_TRAINABLE = Int32(1)
 const TN_ADAPTER_PARAM_SAVED = Int32(2)
+const TN_ADAPTER_PARAM_INT32 = Int32(4)
+const TN_ADAPTER_PARAM_INT8 = Int32(8)
 const TN_RETAIN_UNDEFINED = Int32(0)
 const TN_RETAIN_INPUT = Int32(1)
 const TN_RETAIN_OWN = Int32(2)
 const TN_RETAIN_NOTHING = Int32(3)
+const TN_RETAIN_ROWS = Int32(4)
 const TN_CALL_TRAIN = Int32(1)
 const TN_CALL_RECOMPUTE = Int32(2)
 const TN_CALL_NEED_DX = Int32(4)
 const TN_CALL_SAVE = Int32(8)
 const TN_ADAPTER_MERGES = Int32(1)
+const TN_ADAPTER_SURROGATE_GRADIENT = Int32(2)
 const TN_PLACEMENT_UNDEFINED = Int32(0)
 const TN_PLACEMENT_CORE = Int32(1)
 const TN_PLACEMENT_SUBLAYER = Int32(2)
@@ -149,6 +156,13 @@ const TN_ADVICE_DEGRADED = Int32(1)
 const TN_OPTIMIZER_ONE_AT_A_TIME = Int32(1)
 const TN_OPTIMIZER_ROWWISE = Int32(2)
 const TN_OPTIMIZER_ELEMENTWISE = Int32(4)
+const TN_BLOCK_UNDEFINED = Int32(0)
+const TN_BLOCK_WHOLE = Int32(1)
+const TN_BLOCK_ATTENTION = Int32(2)
+const TN_BLOCK_MLP = Int32(3)
+const TN_REGION_PLAN = Int32(1)
+const TN_REGION_SAVE = Int32(2)
+const TN_REGION_DECODE = Int32(4)
 const TN_MEMORY_UNDEFINED = Int32(0)
 const TN_MEMORY_WEIGHTS = Int32(1)
 const TN_MEMORY_GRADIENTS = Int32(2)
@@ -163,6 +177,9 @@ const TN_EXT_CALIBRATE = "org.tenon.calibrate/1"
 const TN_EXT_OPS = "org.tenon.ops/1"
 const TN_PLUGIN_ENTRY_NAME = "tn_plugin_entry"
 const TN_EXT_LAYOUT = "org.tenon.layout/1"
+const TN_EXT_REGION = "org.tenon.region/1"
+const TN_EXT_SAMPLER = "org.tenon.sampler/1"
+const TN_EXT_STEPS = "org.tenon.steps/1"
 
 mutable struct tn_device end
 mutable struct tn_stream end
@@ -373,6 +390,8 @@ struct tn_adapter_sink
     self::Ptr{Cvoid}
     site::Ptr{Cvoid}
     param::Ptr{Cvoid}
+    own::Ptr{Cvoid}
+    train::Ptr{Cvoid}
 end
 
 struct tn_base_linear
@@ -384,6 +403,9 @@ struct tn_base_linear
     forward::Ptr{Cvoid}
     backward::Ptr{Cvoid}
     read_rows::Ptr{Cvoid}
+    lease::Ptr{Cvoid}
+    release::Ptr{Cvoid}
+    bias::Ptr{tn_tensor}
 end
 
 struct tn_saved
@@ -714,6 +736,89 @@ struct tn_optimizer_api
     load::Ptr{Cvoid}
 end
 
+struct tn_region_model
+    struct_size::UInt32
+    n_blocks::UInt32
+    hidden::Int64
+    intermediate::Int64
+    heads::UInt32
+    kv_heads::UInt32
+    head_dim::UInt32
+    reserved::UInt32
+    vocab::Int64
+end
+
+struct tn_side_block
+    struct_size::UInt32
+    reserved::UInt32
+    hidden::Int64
+    intermediate::Int64
+    heads::UInt32
+    kv_heads::UInt32
+    head_dim::UInt32
+    like::Int32
+    key::Ptr{UInt8}
+end
+
+struct tn_region_sink
+    struct_size::UInt32
+    reserved::UInt32
+    self::Ptr{Cvoid}
+    param::Ptr{Cvoid}
+    block::Ptr{Cvoid}
+end
+
+struct tn_region_ops
+    struct_size::UInt32
+    flags::UInt32
+    self::Ptr{Cvoid}
+    exec::Ptr{tn_exec}
+    params::Ptr{Ptr{tn_param_view}}
+    n_params::UInt64
+    rows::Int64
+    hidden::Int64
+    compute::tn_dtype
+    alloc::Ptr{Cvoid}
+    free::Ptr{Cvoid}
+    gemm::Ptr{Cvoid}
+    axpby::Ptr{Cvoid}
+    norm::Ptr{Cvoid}
+    norm_backward::Ptr{Cvoid}
+    block_forward::Ptr{Cvoid}
+    block_backward::Ptr{Cvoid}
+end
+
+struct tn_region_api
+    struct_size::UInt32
+    reserved::UInt32
+    bind::Ptr{Cvoid}
+    forward::Ptr{Cvoid}
+    backward::Ptr{Cvoid}
+end
+
+struct tn_sampler
+    struct_size::UInt32
+    reserved::UInt32
+    plan::Ptr{Cvoid}
+    sample::Ptr{Cvoid}
+end
+
+struct tn_grow_sink
+    struct_size::UInt32
+    reserved::UInt32
+    self::Ptr{Cvoid}
+    grow::Ptr{Cvoid}
+end
+
+struct tn_adapter_steps
+    struct_size::UInt32
+    reserved::UInt32
+    step_end::Ptr{Cvoid}
+    largest::Ptr{Cvoid}
+    save::Ptr{Cvoid}
+    load::Ptr{Cvoid}
+end
+
 struct tn_update
     struct_size::UInt32
     reserved::UInt32
@@ -808,8 +913,8 @@ tn_trainer_free_string(text) = ccall(FUNCTIONS[51], Cvoid, (Ptr{UInt8},), text)
 const LAYOUT = [
     tn_site => ["struct_size", "id", "place", "role", "flags", "block", "m", "n", "path"],
     tn_adapter_param => ["struct_size", "id", "site", "flags", "ndim", "reserved", "shape", "lr_scale", "decay_scale", "file_key"],
-    tn_adapter_sink => ["struct_size", "reserved", "self", "site", "param"],
-    tn_base_linear => ["struct_size", "flags", "self", "m", "n", "forward", "backward", "read_rows"],
+    tn_adapter_sink => ["struct_size", "reserved", "self", "site", "param", "own", "train"],
+    tn_base_linear => ["struct_size", "flags", "self", "m", "n", "forward", "backward", "read_rows", "lease", "release", "bias"],
     tn_saved => ["struct_size", "reserved", "tensor", "row_index", "row_weight"],
     tn_saver => ["struct_size", "reserved", "self", "keep_input", "alloc", "get"],
     tn_param_view => ["struct_size", "id", "value", "grad"],
@@ -817,19 +922,26 @@ const LAYOUT = [
     tn_adapter_api => ["struct_size", "caps", "create", "destroy", "supports", "bind", "estimate", "init_param", "forward", "backward", "merge_rows", "write_config"],
     "TN_PLACE_UNDEFINED" => TN_PLACE_UNDEFINED,
     "TN_PLACE_LINEAR" => TN_PLACE_LINEAR,
+    "TN_PLACE_SUBLAYER" => TN_PLACE_SUBLAYER,
     "TN_LINEAR_QUANTIZED" => TN_LINEAR_QUANTIZED,
     "TN_LINEAR_TIED" => TN_LINEAR_TIED,
+    "TN_LINEAR_OWNED" => TN_LINEAR_OWNED,
+    "TN_LINEAR_ADAPTED" => TN_LINEAR_ADAPTED,
     "TN_ADAPTER_PARAM_TRAINABLE" => TN_ADAPTER_PARAM_TRAINABLE,
     "TN_ADAPTER_PARAM_SAVED" => TN_ADAPTER_PARAM_SAVED,
+    "TN_ADAPTER_PARAM_INT32" => TN_ADAPTER_PARAM_INT32,
+    "TN_ADAPTER_PARAM_INT8" => TN_ADAPTER_PARAM_INT8,
     "TN_RETAIN_UNDEFINED" => TN_RETAIN_UNDEFINED,
     "TN_RETAIN_INPUT" => TN_RETAIN_INPUT,
     "TN_RETAIN_OWN" => TN_RETAIN_OWN,
     "TN_RETAIN_NOTHING" => TN_RETAIN_NOTHING,
+    "TN_RETAIN_ROWS" => TN_RETAIN_ROWS,
     "TN_CALL_TRAIN" => TN_CALL_TRAIN,
     "TN_CALL_RECOMPUTE" => TN_CALL_RECOMPUTE,
     "TN_CALL_NEED_DX" => TN_CALL_NEED_DX,
     "TN_CALL_SAVE" => TN_CALL_SAVE,
     "TN_ADAPTER_MERGES" => TN_ADAPTER_MERGES,
+    "TN_ADAPTER_SURROGATE_GRADIENT" => TN_ADAPTER_SURROGATE_GRADIENT,
     tn_port_bind => ["struct_size", "port", "flags", "reserved", "tensor"],
     tn_mask_term => ["struct_size", "kind", "left", "right", "n"],
     tn_segments => ["struct_size", "n", "q_begin", "q_len", "k_begin", "k_len", "q_pos", "k_pos"],
@@ -957,6 +1069,19 @@ const LAYOUT = [
     "TN_QUANTIZER_DECODE" => TN_QUANTIZER_DECODE,
     "TN_QUANTIZER_LINEAR" => TN_QUANTIZER_LINEAR,
     "TN_QUANTIZER_LINEAR_BACKWARD" => TN_QUANTIZER_LINEAR_BACKWARD,
+    tn_region_model => ["struct_size", "n_blocks", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "reserved", "vocab"],
+    tn_side_block => ["struct_size", "reserved", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "like", "key"],
+    tn_region_sink => ["struct_size", "reserved", "self", "param", "block"],
+    tn_region_ops => ["struct_size", "flags", "self", "exec", "params", "n_params", "rows", "hidden", "compute", "alloc", "free", "gemm", "axpby", "norm", "norm_backward", "block_forward", "block_backward"],
+    tn_region_api => ["struct_size", "reserved", "bind", "forward", "backward"],
+    "TN_BLOCK_UNDEFINED" => TN_BLOCK_UNDEFINED,
+    "TN_BLOCK_WHOLE" => TN_BLOCK_WHOLE,
+    "TN_BLOCK_ATTENTION" => TN_BLOCK_ATTENTION,
+    "TN_BLOCK_MLP" => TN_BLOCK_MLP,
+    "TN_REGION_PLAN" => TN_REGION_PLAN,
+    "TN_REGION_SAVE" => TN_REGION_SAVE,
+    "TN_REGION_DECODE" => TN_REGION_DECODE,
+    tn_sampler => ["struct_size", "reserved", "plan", "sample"],
     "TN_OK" => TN_OK,
     "TN_DEGRADED" => TN_DEGRADED,
     "TN_E_ARGUMENT" => TN_E_ARGUMENT,
@@ -973,6 +1098,8 @@ const LAYOUT = [
     "TN_E_TRUST" => TN_E_TRUST,
     "TN_E_CANCELLED" => TN_E_CANCELLED,
     "TN_E_INTERNAL" => TN_E_INTERNAL,
+    tn_grow_sink => ["struct_size", "reserved", "self", "grow"],
+    tn_adapter_steps => ["struct_size", "reserved", "step_end", "largest", "save", "load"],
     tn_update => ["struct_size", "reserved", "total_steps", "tokens", "seed", "lr", "grad_scale"],
     "TN_MEMORY_UNDEFINED" => TN_MEMORY_UNDEFINED,
     "TN_MEMORY_WEIGHTS" => TN_MEMORY_WEIGHTS,

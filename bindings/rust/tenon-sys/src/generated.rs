@@ -73,19 +73,26 @@ pub const TN_RANGE_OPEN_MIN: u32 = 1;
 pub const TN_RANGE_OPEN_MAX: u32 = 2;
 pub const TN_PLACE_UNDEFINED: u32 = 0;
 pub const TN_PLACE_LINEAR: u32 = 1;
+pub const TN_PLACE_SUBLAYER: u32 = 2;
 pub const TN_LINEAR_QUANTIZED: u32 = 1;
 pub const TN_LINEAR_TIED: u32 = 2;
+pub const TN_LINEAR_OWNED: u32 = 4;
+pub const TN_LINEAR_ADAPTED: u32 = 8;
 pub const TN_ADAPTER_PARAM_TRAINABLE: u32 = 1;
 pub const TN_ADAPTER_PARAM_SAVED: u32 = 2;
+pub const TN_ADAPTER_PARAM_INT32: u32 = 4;
+pub const TN_ADAPTER_PARAM_INT8: u32 = 8;
 pub const TN_RETAIN_UNDEFINED: u32 = 0;
 pub const TN_RETAIN_INPUT: u32 = 1;
 pub const TN_RETAIN_OWN: u32 = 2;
 pub const TN_RETAIN_NOTHING: u32 = 3;
+pub const TN_RETAIN_ROWS: u32 = 4;
 pub const TN_CALL_TRAIN: u32 = 1;
 pub const TN_CALL_RECOMPUTE: u32 = 2;
 pub const TN_CALL_NEED_DX: u32 = 4;
 pub const TN_CALL_SAVE: u32 = 8;
 pub const TN_ADAPTER_MERGES: u32 = 1;
+pub const TN_ADAPTER_SURROGATE_GRADIENT: u32 = 2;
 pub const TN_PLACEMENT_UNDEFINED: u32 = 0;
 pub const TN_PLACEMENT_CORE: u32 = 1;
 pub const TN_PLACEMENT_SUBLAYER: u32 = 2;
@@ -152,6 +159,13 @@ pub const TN_ADVICE_DEGRADED: u32 = 1;
 pub const TN_OPTIMIZER_ONE_AT_A_TIME: u32 = 1;
 pub const TN_OPTIMIZER_ROWWISE: u32 = 2;
 pub const TN_OPTIMIZER_ELEMENTWISE: u32 = 4;
+pub const TN_BLOCK_UNDEFINED: u32 = 0;
+pub const TN_BLOCK_WHOLE: u32 = 1;
+pub const TN_BLOCK_ATTENTION: u32 = 2;
+pub const TN_BLOCK_MLP: u32 = 3;
+pub const TN_REGION_PLAN: u32 = 1;
+pub const TN_REGION_SAVE: u32 = 2;
+pub const TN_REGION_DECODE: u32 = 4;
 pub const TN_MEMORY_UNDEFINED: u32 = 0;
 pub const TN_MEMORY_WEIGHTS: u32 = 1;
 pub const TN_MEMORY_GRADIENTS: u32 = 2;
@@ -166,6 +180,9 @@ pub const TN_EXT_CALIBRATE: &[u8] = b"org.tenon.calibrate/1\0";
 pub const TN_EXT_OPS: &[u8] = b"org.tenon.ops/1\0";
 pub const TN_PLUGIN_ENTRY_NAME: &[u8] = b"tn_plugin_entry\0";
 pub const TN_EXT_LAYOUT: &[u8] = b"org.tenon.layout/1\0";
+pub const TN_EXT_REGION: &[u8] = b"org.tenon.region/1\0";
+pub const TN_EXT_SAMPLER: &[u8] = b"org.tenon.sampler/1\0";
+pub const TN_EXT_STEPS: &[u8] = b"org.tenon.steps/1\0";
 
 #[repr(C)]
 pub struct tn_device {
@@ -461,6 +478,8 @@ pub struct tn_adapter_sink {
     pub self_: *mut c_void,
     pub site: Option<unsafe extern "C" fn(self_: *mut c_void, site: u32, retention: u32) -> i32>,
     pub param: Option<unsafe extern "C" fn(self_: *mut c_void, param: *const tn_adapter_param) -> i32>,
+    pub own: Option<unsafe extern "C" fn(self_: *mut c_void, site: u32, from_base: u32) -> i32>,
+    pub train: Option<unsafe extern "C" fn(self_: *mut c_void, role: u32) -> i32>,
 }
 
 #[repr(C)]
@@ -474,6 +493,9 @@ pub struct tn_base_linear {
     pub forward: Option<unsafe extern "C" fn(self_: *mut c_void, x: *const tn_tensor, alpha: f64, beta: f64, y: *mut tn_tensor) -> i32>,
     pub backward: Option<unsafe extern "C" fn(self_: *mut c_void, dy: *const tn_tensor, alpha: f64, beta: f64, dx: *mut tn_tensor) -> i32>,
     pub read_rows: Option<unsafe extern "C" fn(self_: *mut c_void, begin: i64, end: i64, out: *mut tn_tensor) -> i32>,
+    pub lease: Option<unsafe extern "C" fn(self_: *mut c_void, weight: *mut *mut tn_tensor) -> i32>,
+    pub release: Option<unsafe extern "C" fn(self_: *mut c_void) -> i32>,
+    pub bias: *const tn_tensor,
 }
 
 #[repr(C)]
@@ -866,6 +888,105 @@ pub struct tn_optimizer_api {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
+pub struct tn_region_model {
+    pub struct_size: u32,
+    pub n_blocks: u32,
+    pub hidden: i64,
+    pub intermediate: i64,
+    pub heads: u32,
+    pub kv_heads: u32,
+    pub head_dim: u32,
+    pub reserved: u32,
+    pub vocab: i64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_side_block {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub hidden: i64,
+    pub intermediate: i64,
+    pub heads: u32,
+    pub kv_heads: u32,
+    pub head_dim: u32,
+    pub like: i32,
+    pub key: *const c_char,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_region_sink {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub self_: *mut c_void,
+    pub param: Option<unsafe extern "C" fn(self_: *mut c_void, param: *const tn_adapter_param) -> i32>,
+    pub block: Option<unsafe extern "C" fn(self_: *mut c_void, block: *const tn_side_block, id: *mut u32) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_region_ops {
+    pub struct_size: u32,
+    pub flags: u32,
+    pub self_: *mut c_void,
+    pub exec: *const tn_exec,
+    pub params: *const *const tn_param_view,
+    pub n_params: u64,
+    pub rows: i64,
+    pub hidden: i64,
+    pub compute: tn_dtype,
+    pub alloc: Option<unsafe extern "C" fn(self_: *mut c_void, ndim: i32, shape: *const i64, dtype: *const tn_dtype, out: *mut *mut tn_tensor) -> i32>,
+    pub free: Option<unsafe extern "C" fn(self_: *mut c_void, tensor: *mut tn_tensor)>,
+    pub gemm: Option<unsafe extern "C" fn(self_: *mut c_void, a: *const tn_tensor, b: *const tn_tensor, alpha: f64, beta: f64, c: *mut tn_tensor) -> i32>,
+    pub axpby: Option<unsafe extern "C" fn(self_: *mut c_void, alpha: f64, x: *const tn_tensor, beta: f64, y: *mut tn_tensor) -> i32>,
+    pub norm: Option<unsafe extern "C" fn(self_: *mut c_void, x: *const tn_tensor, gain: *const tn_tensor, y: *mut tn_tensor, rstd: *mut tn_tensor) -> i32>,
+    pub norm_backward: Option<unsafe extern "C" fn(self_: *mut c_void, dy: *const tn_tensor, x: *const tn_tensor, gain: *const tn_tensor, rstd: *const tn_tensor, beta: f64, dx: *mut tn_tensor, dgain: *mut tn_tensor) -> i32>,
+    pub block_forward: Option<unsafe extern "C" fn(self_: *mut c_void, block: u32, part: u32, x: *const tn_tensor, y: *mut *mut tn_tensor, token: *mut u64) -> i32>,
+    pub block_backward: Option<unsafe extern "C" fn(self_: *mut c_void, token: u64, d: *mut tn_tensor) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_region_api {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub bind: Option<unsafe extern "C" fn(self_: *mut tn_adapter, model: *const tn_region_model, sink: *const tn_region_sink) -> i32>,
+    pub forward: Option<unsafe extern "C" fn(self_: *mut tn_adapter, ops: *const tn_region_ops, x: *const tn_tensor, y: *mut tn_tensor) -> i32>,
+    pub backward: Option<unsafe extern "C" fn(self_: *mut tn_adapter, ops: *const tn_region_ops, dy: *const tn_tensor, dx: *mut tn_tensor) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_sampler {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub plan: Option<unsafe extern "C" fn(self_: *mut tn_adapter, site: u32, rows: i64, n: i64, dtype: *const tn_dtype, kept: *mut i64, cost: *mut tn_estimate) -> i32>,
+    pub sample: Option<unsafe extern "C" fn(self_: *mut tn_adapter, site: u32, call: *const tn_adapter_call, x: *const tn_tensor, index: *mut tn_tensor, sampled: *mut tn_tensor) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_grow_sink {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub self_: *mut c_void,
+    pub grow: Option<unsafe extern "C" fn(self_: *mut c_void, param: u32, axis: i32, extent: i64, value: *mut *mut tn_tensor) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_adapter_steps {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub step_end: Option<unsafe extern "C" fn(self_: *mut tn_adapter, exec: *const tn_exec, step: i64, total_steps: i64, params: *const *const tn_param_view, n_params: u64, rng: *const tn_rng, sink: *const tn_grow_sink) -> i32>,
+    pub largest: Option<unsafe extern "C" fn(self_: *mut tn_adapter, sink: *const tn_grow_sink) -> i32>,
+    pub save: Option<unsafe extern "C" fn(self_: *mut tn_adapter, sink: *const tn_sink) -> i32>,
+    pub load: Option<unsafe extern "C" fn(self_: *mut tn_adapter, bytes: *const c_void, n_bytes: u64, sink: *const tn_grow_sink) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub struct tn_update {
     pub struct_size: u32,
     pub reserved: u32,
@@ -1007,6 +1128,8 @@ pub fn layout() -> Vec<String> {
         lines.push(format!("  self offset {} size {}", unsafe { addr_of!((*p).self_) as usize - p as usize }, width(|p: *const tn_adapter_sink| unsafe { addr_of!((*p).self_) })));
         lines.push(format!("  site offset {} size {}", unsafe { addr_of!((*p).site) as usize - p as usize }, width(|p: *const tn_adapter_sink| unsafe { addr_of!((*p).site) })));
         lines.push(format!("  param offset {} size {}", unsafe { addr_of!((*p).param) as usize - p as usize }, width(|p: *const tn_adapter_sink| unsafe { addr_of!((*p).param) })));
+        lines.push(format!("  own offset {} size {}", unsafe { addr_of!((*p).own) as usize - p as usize }, width(|p: *const tn_adapter_sink| unsafe { addr_of!((*p).own) })));
+        lines.push(format!("  train offset {} size {}", unsafe { addr_of!((*p).train) as usize - p as usize }, width(|p: *const tn_adapter_sink| unsafe { addr_of!((*p).train) })));
     }
     {
         let m = MaybeUninit::<tn_base_linear>::uninit();
@@ -1020,6 +1143,9 @@ pub fn layout() -> Vec<String> {
         lines.push(format!("  forward offset {} size {}", unsafe { addr_of!((*p).forward) as usize - p as usize }, width(|p: *const tn_base_linear| unsafe { addr_of!((*p).forward) })));
         lines.push(format!("  backward offset {} size {}", unsafe { addr_of!((*p).backward) as usize - p as usize }, width(|p: *const tn_base_linear| unsafe { addr_of!((*p).backward) })));
         lines.push(format!("  read_rows offset {} size {}", unsafe { addr_of!((*p).read_rows) as usize - p as usize }, width(|p: *const tn_base_linear| unsafe { addr_of!((*p).read_rows) })));
+        lines.push(format!("  lease offset {} size {}", unsafe { addr_of!((*p).lease) as usize - p as usize }, width(|p: *const tn_base_linear| unsafe { addr_of!((*p).lease) })));
+        lines.push(format!("  release offset {} size {}", unsafe { addr_of!((*p).release) as usize - p as usize }, width(|p: *const tn_base_linear| unsafe { addr_of!((*p).release) })));
+        lines.push(format!("  bias offset {} size {}", unsafe { addr_of!((*p).bias) as usize - p as usize }, width(|p: *const tn_base_linear| unsafe { addr_of!((*p).bias) })));
     }
     {
         let m = MaybeUninit::<tn_saved>::uninit();
@@ -1086,19 +1212,26 @@ pub fn layout() -> Vec<String> {
     }
     lines.push(format!("TN_PLACE_UNDEFINED = {}", TN_PLACE_UNDEFINED));
     lines.push(format!("TN_PLACE_LINEAR = {}", TN_PLACE_LINEAR));
+    lines.push(format!("TN_PLACE_SUBLAYER = {}", TN_PLACE_SUBLAYER));
     lines.push(format!("TN_LINEAR_QUANTIZED = {}", TN_LINEAR_QUANTIZED));
     lines.push(format!("TN_LINEAR_TIED = {}", TN_LINEAR_TIED));
+    lines.push(format!("TN_LINEAR_OWNED = {}", TN_LINEAR_OWNED));
+    lines.push(format!("TN_LINEAR_ADAPTED = {}", TN_LINEAR_ADAPTED));
     lines.push(format!("TN_ADAPTER_PARAM_TRAINABLE = {}", TN_ADAPTER_PARAM_TRAINABLE));
     lines.push(format!("TN_ADAPTER_PARAM_SAVED = {}", TN_ADAPTER_PARAM_SAVED));
+    lines.push(format!("TN_ADAPTER_PARAM_INT32 = {}", TN_ADAPTER_PARAM_INT32));
+    lines.push(format!("TN_ADAPTER_PARAM_INT8 = {}", TN_ADAPTER_PARAM_INT8));
     lines.push(format!("TN_RETAIN_UNDEFINED = {}", TN_RETAIN_UNDEFINED));
     lines.push(format!("TN_RETAIN_INPUT = {}", TN_RETAIN_INPUT));
     lines.push(format!("TN_RETAIN_OWN = {}", TN_RETAIN_OWN));
     lines.push(format!("TN_RETAIN_NOTHING = {}", TN_RETAIN_NOTHING));
+    lines.push(format!("TN_RETAIN_ROWS = {}", TN_RETAIN_ROWS));
     lines.push(format!("TN_CALL_TRAIN = {}", TN_CALL_TRAIN));
     lines.push(format!("TN_CALL_RECOMPUTE = {}", TN_CALL_RECOMPUTE));
     lines.push(format!("TN_CALL_NEED_DX = {}", TN_CALL_NEED_DX));
     lines.push(format!("TN_CALL_SAVE = {}", TN_CALL_SAVE));
     lines.push(format!("TN_ADAPTER_MERGES = {}", TN_ADAPTER_MERGES));
+    lines.push(format!("TN_ADAPTER_SURROGATE_GRADIENT = {}", TN_ADAPTER_SURROGATE_GRADIENT));
     {
         let m = MaybeUninit::<tn_port_bind>::uninit();
         let p = m.as_ptr();
@@ -1675,6 +1808,92 @@ pub fn layout() -> Vec<String> {
     lines.push(format!("TN_QUANTIZER_DECODE = {}", TN_QUANTIZER_DECODE));
     lines.push(format!("TN_QUANTIZER_LINEAR = {}", TN_QUANTIZER_LINEAR));
     lines.push(format!("TN_QUANTIZER_LINEAR_BACKWARD = {}", TN_QUANTIZER_LINEAR_BACKWARD));
+    {
+        let m = MaybeUninit::<tn_region_model>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_region_model size {} align {}", size_of::<tn_region_model>(), align_of::<tn_region_model>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_region_model| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  n_blocks offset {} size {}", unsafe { addr_of!((*p).n_blocks) as usize - p as usize }, width(|p: *const tn_region_model| unsafe { addr_of!((*p).n_blocks) })));
+        lines.push(format!("  hidden offset {} size {}", unsafe { addr_of!((*p).hidden) as usize - p as usize }, width(|p: *const tn_region_model| unsafe { addr_of!((*p).hidden) })));
+        lines.push(format!("  intermediate offset {} size {}", unsafe { addr_of!((*p).intermediate) as usize - p as usize }, width(|p: *const tn_region_model| unsafe { addr_of!((*p).intermediate) })));
+        lines.push(format!("  heads offset {} size {}", unsafe { addr_of!((*p).heads) as usize - p as usize }, width(|p: *const tn_region_model| unsafe { addr_of!((*p).heads) })));
+        lines.push(format!("  kv_heads offset {} size {}", unsafe { addr_of!((*p).kv_heads) as usize - p as usize }, width(|p: *const tn_region_model| unsafe { addr_of!((*p).kv_heads) })));
+        lines.push(format!("  head_dim offset {} size {}", unsafe { addr_of!((*p).head_dim) as usize - p as usize }, width(|p: *const tn_region_model| unsafe { addr_of!((*p).head_dim) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_region_model| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  vocab offset {} size {}", unsafe { addr_of!((*p).vocab) as usize - p as usize }, width(|p: *const tn_region_model| unsafe { addr_of!((*p).vocab) })));
+    }
+    {
+        let m = MaybeUninit::<tn_side_block>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_side_block size {} align {}", size_of::<tn_side_block>(), align_of::<tn_side_block>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_side_block| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_side_block| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  hidden offset {} size {}", unsafe { addr_of!((*p).hidden) as usize - p as usize }, width(|p: *const tn_side_block| unsafe { addr_of!((*p).hidden) })));
+        lines.push(format!("  intermediate offset {} size {}", unsafe { addr_of!((*p).intermediate) as usize - p as usize }, width(|p: *const tn_side_block| unsafe { addr_of!((*p).intermediate) })));
+        lines.push(format!("  heads offset {} size {}", unsafe { addr_of!((*p).heads) as usize - p as usize }, width(|p: *const tn_side_block| unsafe { addr_of!((*p).heads) })));
+        lines.push(format!("  kv_heads offset {} size {}", unsafe { addr_of!((*p).kv_heads) as usize - p as usize }, width(|p: *const tn_side_block| unsafe { addr_of!((*p).kv_heads) })));
+        lines.push(format!("  head_dim offset {} size {}", unsafe { addr_of!((*p).head_dim) as usize - p as usize }, width(|p: *const tn_side_block| unsafe { addr_of!((*p).head_dim) })));
+        lines.push(format!("  like offset {} size {}", unsafe { addr_of!((*p).like) as usize - p as usize }, width(|p: *const tn_side_block| unsafe { addr_of!((*p).like) })));
+        lines.push(format!("  key offset {} size {}", unsafe { addr_of!((*p).key) as usize - p as usize }, width(|p: *const tn_side_block| unsafe { addr_of!((*p).key) })));
+    }
+    {
+        let m = MaybeUninit::<tn_region_sink>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_region_sink size {} align {}", size_of::<tn_region_sink>(), align_of::<tn_region_sink>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_region_sink| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_region_sink| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  self offset {} size {}", unsafe { addr_of!((*p).self_) as usize - p as usize }, width(|p: *const tn_region_sink| unsafe { addr_of!((*p).self_) })));
+        lines.push(format!("  param offset {} size {}", unsafe { addr_of!((*p).param) as usize - p as usize }, width(|p: *const tn_region_sink| unsafe { addr_of!((*p).param) })));
+        lines.push(format!("  block offset {} size {}", unsafe { addr_of!((*p).block) as usize - p as usize }, width(|p: *const tn_region_sink| unsafe { addr_of!((*p).block) })));
+    }
+    {
+        let m = MaybeUninit::<tn_region_ops>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_region_ops size {} align {}", size_of::<tn_region_ops>(), align_of::<tn_region_ops>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  flags offset {} size {}", unsafe { addr_of!((*p).flags) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).flags) })));
+        lines.push(format!("  self offset {} size {}", unsafe { addr_of!((*p).self_) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).self_) })));
+        lines.push(format!("  exec offset {} size {}", unsafe { addr_of!((*p).exec) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).exec) })));
+        lines.push(format!("  params offset {} size {}", unsafe { addr_of!((*p).params) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).params) })));
+        lines.push(format!("  n_params offset {} size {}", unsafe { addr_of!((*p).n_params) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).n_params) })));
+        lines.push(format!("  rows offset {} size {}", unsafe { addr_of!((*p).rows) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).rows) })));
+        lines.push(format!("  hidden offset {} size {}", unsafe { addr_of!((*p).hidden) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).hidden) })));
+        lines.push(format!("  compute offset {} size {}", unsafe { addr_of!((*p).compute) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).compute) })));
+        lines.push(format!("  alloc offset {} size {}", unsafe { addr_of!((*p).alloc) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).alloc) })));
+        lines.push(format!("  free offset {} size {}", unsafe { addr_of!((*p).free) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).free) })));
+        lines.push(format!("  gemm offset {} size {}", unsafe { addr_of!((*p).gemm) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).gemm) })));
+        lines.push(format!("  axpby offset {} size {}", unsafe { addr_of!((*p).axpby) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).axpby) })));
+        lines.push(format!("  norm offset {} size {}", unsafe { addr_of!((*p).norm) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).norm) })));
+        lines.push(format!("  norm_backward offset {} size {}", unsafe { addr_of!((*p).norm_backward) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).norm_backward) })));
+        lines.push(format!("  block_forward offset {} size {}", unsafe { addr_of!((*p).block_forward) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).block_forward) })));
+        lines.push(format!("  block_backward offset {} size {}", unsafe { addr_of!((*p).block_backward) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).block_backward) })));
+    }
+    {
+        let m = MaybeUninit::<tn_region_api>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_region_api size {} align {}", size_of::<tn_region_api>(), align_of::<tn_region_api>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_region_api| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_region_api| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  bind offset {} size {}", unsafe { addr_of!((*p).bind) as usize - p as usize }, width(|p: *const tn_region_api| unsafe { addr_of!((*p).bind) })));
+        lines.push(format!("  forward offset {} size {}", unsafe { addr_of!((*p).forward) as usize - p as usize }, width(|p: *const tn_region_api| unsafe { addr_of!((*p).forward) })));
+        lines.push(format!("  backward offset {} size {}", unsafe { addr_of!((*p).backward) as usize - p as usize }, width(|p: *const tn_region_api| unsafe { addr_of!((*p).backward) })));
+    }
+    lines.push(format!("TN_BLOCK_UNDEFINED = {}", TN_BLOCK_UNDEFINED));
+    lines.push(format!("TN_BLOCK_WHOLE = {}", TN_BLOCK_WHOLE));
+    lines.push(format!("TN_BLOCK_ATTENTION = {}", TN_BLOCK_ATTENTION));
+    lines.push(format!("TN_BLOCK_MLP = {}", TN_BLOCK_MLP));
+    lines.push(format!("TN_REGION_PLAN = {}", TN_REGION_PLAN));
+    lines.push(format!("TN_REGION_SAVE = {}", TN_REGION_SAVE));
+    lines.push(format!("TN_REGION_DECODE = {}", TN_REGION_DECODE));
+    {
+        let m = MaybeUninit::<tn_sampler>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_sampler size {} align {}", size_of::<tn_sampler>(), align_of::<tn_sampler>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_sampler| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_sampler| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  plan offset {} size {}", unsafe { addr_of!((*p).plan) as usize - p as usize }, width(|p: *const tn_sampler| unsafe { addr_of!((*p).plan) })));
+        lines.push(format!("  sample offset {} size {}", unsafe { addr_of!((*p).sample) as usize - p as usize }, width(|p: *const tn_sampler| unsafe { addr_of!((*p).sample) })));
+    }
     lines.push(format!("TN_OK = {}", TN_OK));
     lines.push(format!("TN_DEGRADED = {}", TN_DEGRADED));
     lines.push(format!("TN_E_ARGUMENT = {}", TN_E_ARGUMENT));
@@ -1691,6 +1910,26 @@ pub fn layout() -> Vec<String> {
     lines.push(format!("TN_E_TRUST = {}", TN_E_TRUST));
     lines.push(format!("TN_E_CANCELLED = {}", TN_E_CANCELLED));
     lines.push(format!("TN_E_INTERNAL = {}", TN_E_INTERNAL));
+    {
+        let m = MaybeUninit::<tn_grow_sink>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_grow_sink size {} align {}", size_of::<tn_grow_sink>(), align_of::<tn_grow_sink>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_grow_sink| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_grow_sink| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  self offset {} size {}", unsafe { addr_of!((*p).self_) as usize - p as usize }, width(|p: *const tn_grow_sink| unsafe { addr_of!((*p).self_) })));
+        lines.push(format!("  grow offset {} size {}", unsafe { addr_of!((*p).grow) as usize - p as usize }, width(|p: *const tn_grow_sink| unsafe { addr_of!((*p).grow) })));
+    }
+    {
+        let m = MaybeUninit::<tn_adapter_steps>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_adapter_steps size {} align {}", size_of::<tn_adapter_steps>(), align_of::<tn_adapter_steps>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_adapter_steps| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_adapter_steps| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  step_end offset {} size {}", unsafe { addr_of!((*p).step_end) as usize - p as usize }, width(|p: *const tn_adapter_steps| unsafe { addr_of!((*p).step_end) })));
+        lines.push(format!("  largest offset {} size {}", unsafe { addr_of!((*p).largest) as usize - p as usize }, width(|p: *const tn_adapter_steps| unsafe { addr_of!((*p).largest) })));
+        lines.push(format!("  save offset {} size {}", unsafe { addr_of!((*p).save) as usize - p as usize }, width(|p: *const tn_adapter_steps| unsafe { addr_of!((*p).save) })));
+        lines.push(format!("  load offset {} size {}", unsafe { addr_of!((*p).load) as usize - p as usize }, width(|p: *const tn_adapter_steps| unsafe { addr_of!((*p).load) })));
+    }
     {
         let m = MaybeUninit::<tn_update>::uninit();
         let p = m.as_ptr();
