@@ -49,7 +49,7 @@ void TransformerBlock::calibrate(Engine& e, const Pass& pass, std::vector<Tensor
     e.swiglu(s.gate, s.up, s.gate);
     return s.gate;
   });
-  for (Tensor& t : x) t = mlp(e, pass, t, nullptr);
+  for (Tensor& t : x) t = mlp_half(e, pass, t, nullptr);
 }
 
 void Model::calibrate(const std::vector<std::vector<int32_t>>& sequences, const CodeLinear& code, const std::function<void(size_t, size_t)>& progress) {
