@@ -1,8 +1,13 @@
-# tenon_plugin(ID SOURCES sources... [LIBS libraries...]): builds a technique's CPU objects and stages them with the manifest.json that lies
-# beside the CMakeLists.txt. Each CPU level is a whole object of its own: inline functions compiled for one instruction set never
-# meet those of another, and the loader takes the best object that the CPU can run. The staged folder is then sealed: digests and
-# hyper-parameters are read from the objects. It is ${TENON_STAGING}/ID, and the target that makes it is ID.staged.
+# tenon_plugin(ID SOURCES sources... [HOST sources...] [GPU] [LIBS libraries...]): builds a technique's objects and stages them with the
+# manifest.json that lies beside the CMakeLists.txt. Each CPU level is a whole object of its own: inline functions compiled for one
+# instruction set never meet those of another, and the loader takes the best object that the CPU can run. GPU: the technique's code outside
+# kernels never touches what tensors hold, so the same sources also become ID.cuda.so and ID.hip.so (tenon_gpu.cmake); HOST are sources
+# without kernels, which GPU compilers need not see. The staged folder is then sealed: digests and hyper-parameters are read from the
+# objects. It is ${TENON_STAGING}/ID, and the target that makes it is ID.staged.
 # Tenon's own build and the installed package Tenon both include this file; the package sets TENON_SEAL and TENON_STAGING first.
+#
+# Where TENON_EMULATED_STORE is set, a GPU technique also gets objects for the emulated GPU (sdk/gpu/emulated_block.h) with waves of 32 and 64
+# threads: its own test runs them, and that store holds the first.
 set(TENON_CPU_LEVELS "x86-64-v4;x86-64-v3" CACHE STRING "CPU levels to build plugin objects for, best first")
 set(TENON_EXPORTS_MAP ${CMAKE_CURRENT_LIST_DIR}/exports.map)
 if(NOT TENON_SEAL)
@@ -13,29 +18,82 @@ if(NOT TENON_STAGING)
 endif()
 set_property(GLOBAL PROPERTY TENON_STAGED "")
 find_package(OpenMP REQUIRED COMPONENTS CXX)
+include(${CMAKE_CURRENT_LIST_DIR}/tenon_gpu.cmake)
+
+function(tenon_cpu_object target folder name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;OPTIONS;DEFINITIONS;LIBS" ${ARGN})
+  add_library(${target} MODULE ${ARG_SOURCES})
+  target_link_libraries(${target} PRIVATE tenon::sdk ${ARG_LIBS})
+  target_compile_definitions(${target} PRIVATE ${ARG_DEFINITIONS})
+  target_compile_options(${target} PRIVATE ${ARG_OPTIONS})
+  target_link_options(${target} PRIVATE -Wl,--version-script=${TENON_EXPORTS_MAP})
+  set_target_properties(${target} PROPERTIES PREFIX "" SUFFIX ".so" OUTPUT_NAME ${name} LIBRARY_OUTPUT_DIRECTORY ${folder}
+    CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+endfunction()
+
+# The folder of a plugin with its manifest, sealed; the global property TENON_<name> lists such folders, TENON_<name>_TARGETS what makes them.
+function(tenon_stage id stage name)
+  add_custom_command(OUTPUT ${stage}/manifest.json
+    COMMAND ${CMAKE_COMMAND} -E make_directory ${stage}
+    COMMAND ${CMAKE_COMMAND} -E copy ${CMAKE_CURRENT_SOURCE_DIR}/manifest.json ${stage}/manifest.json
+    COMMAND ${TENON_SEAL} seal ${stage}
+    DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/manifest.json ${ARGN} ${TENON_SEAL}
+    COMMENT "Sealing plugin ${id}")
+  string(TOLOWER ${id}.${name} target)
+  add_custom_target(${target} ALL DEPENDS ${stage}/manifest.json)
+  set_property(GLOBAL APPEND PROPERTY TENON_${name} ${stage})
+  set_property(GLOBAL APPEND PROPERTY TENON_${name}_TARGETS ${target})
+endfunction()
 
 function(tenon_plugin id)
-  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "GPU" "" "SOURCES;HOST;LIBS" ${ARGN})
   set(stage ${TENON_STAGING}/${id})
   set(objects "")
   foreach(level ${TENON_CPU_LEVELS})
     set(target ${id}.onednn.${level})
-    add_library(${target} MODULE ${ARG_SOURCES})
-    target_link_libraries(${target} PRIVATE tenon::sdk OpenMP::OpenMP_CXX ${ARG_LIBS})
-    target_compile_definitions(${target} PRIVATE TENON_BACKEND="onednn")
     # No errno and no traps: loops over sqrt and division vectorize; NaN and Inf keep their meaning.
-    target_compile_options(${target} PRIVATE -O3 -march=${level} -mprefer-vector-width=512 -fno-math-errno -fno-trapping-math)
-    target_link_options(${target} PRIVATE -Wl,--version-script=${TENON_EXPORTS_MAP})
-    set_target_properties(${target} PROPERTIES PREFIX "" SUFFIX ".so" LIBRARY_OUTPUT_DIRECTORY ${stage}
-      CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+    tenon_cpu_object(${target} ${stage} ${target} SOURCES ${ARG_SOURCES} ${ARG_HOST} LIBS OpenMP::OpenMP_CXX ${ARG_LIBS}
+      DEFINITIONS TENON_BACKEND="onednn"
+      OPTIONS -O3 -march=${level} -mprefer-vector-width=512 -fno-math-errno -fno-trapping-math)
     list(APPEND objects ${target})
   endforeach()
-  add_custom_command(OUTPUT ${stage}/manifest.json
-    COMMAND ${CMAKE_COMMAND} -E copy ${CMAKE_CURRENT_SOURCE_DIR}/manifest.json ${stage}/manifest.json
-    COMMAND ${TENON_SEAL} seal ${stage}
-    DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/manifest.json ${objects} ${TENON_SEAL}
-    COMMENT "Sealing plugin ${id}")
-  add_custom_target(${id}.staged ALL DEPENDS ${stage}/manifest.json)
-  set_property(GLOBAL APPEND PROPERTY TENON_STAGED ${stage})
-  set_property(GLOBAL APPEND PROPERTY TENON_STAGED_TARGETS ${id}.staged)
+  if(ARG_GPU)
+    tenon_gpu_objects(${id} ${stage} SOURCES ${ARG_SOURCES} HOST ${ARG_HOST} LIBS ${ARG_LIBS})
+    foreach(backend cuda hip)
+      if(TARGET ${id}.${backend})
+        list(APPEND objects ${id}.${backend} ${stage}/${id}.${backend}.so)
+      endif()
+    endforeach()
+  endif()
+  tenon_stage(${id} ${stage} STAGED ${objects})
+endfunction()
+
+# The GPU objects of a technique: the vendors' in `stage`, the emulated ones beside their store.
+function(tenon_gpu_objects id stage)
+  cmake_parse_arguments(ARG "" "" "SOURCES;HOST;LIBS" ${ARGN})
+  set(host "")
+  if(ARG_HOST AND (TENON_CUDA OR TENON_HIP))
+    add_library(${id}.host OBJECT ${ARG_HOST})
+    target_link_libraries(${id}.host PRIVATE tenon::sdk ${ARG_LIBS})
+    set_target_properties(${id}.host PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+    set(host HOST ${id}.host)
+  endif()
+  if(TENON_CUDA)
+    tenon_gpu_object(${id} cuda ${stage} SOURCES ${ARG_SOURCES} LIBS ${ARG_LIBS} ${host})
+  endif()
+  if(TENON_HIP)
+    tenon_gpu_object(${id} hip ${stage} SOURCES ${ARG_SOURCES} LIBS ${ARG_LIBS} ${host})
+  endif()
+  if(TENON_EMULATED_STORE)
+    set(emulated ${TENON_EMULATED_STORE}/staging/${id})
+    tenon_emulated_object(${id} 32 ${emulated} ${ARGN})
+    tenon_emulated_object(${id} 64 ${TENON_EMULATED_STORE}/wave64/${id} ${ARGN})
+    tenon_stage(${id} ${emulated} EMULATED ${id}.emulated.wave32)
+  endif()
+endfunction()
+
+function(tenon_emulated_object id wave folder)
+  cmake_parse_arguments(ARG "" "" "SOURCES;HOST;LIBS" ${ARGN})
+  tenon_cpu_object(${id}.emulated.wave${wave} ${folder} ${id}.emulated SOURCES ${ARG_SOURCES} ${ARG_HOST} LIBS ${ARG_LIBS}
+    OPTIONS -O2 -Wno-unknown-pragmas DEFINITIONS TENON_EMULATED_WAVE=${wave} TENON_BACKEND="emulated")
 endfunction()

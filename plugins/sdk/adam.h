@@ -58,7 +58,7 @@ void adam_update(const tn_exec* exec, const AdamNumbers& a, int64_t n, Stored gr
                  Stored vmax) {
   for_each_block<5 * kChunk * sizeof(float)>(
       exec, chunks(n),
-      [=](const Block& block) {
+      [=] TN_KERNEL(const Block& block) {
         const Chunk chunk(block, n);
         float* stage = block.shared<float>();
         const float* g = grad.read(block, chunk, stage);
@@ -100,7 +100,7 @@ inline void adam_update(const tn_exec* exec, const AdamSettings& s, const tn_ite
 inline void adam_direction(const tn_exec* exec, const AdamNumbers& a, int64_t n, float* u, Stored m, Stored v) {
   for_each_block<2 * kChunk * sizeof(float)>(
       exec, chunks(n),
-      [=](const Block& block) {
+      [=] TN_KERNEL(const Block& block) {
         const Chunk chunk(block, n);
         float* stage = block.shared<float>();
         float *pm = m.read(block, chunk, stage), *pv = v.read(block, chunk, stage + kChunk), *pu = u + chunk.begin;

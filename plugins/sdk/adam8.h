@@ -91,7 +91,8 @@ TN_FN void adam8_chunk(const Block& block, const Chunk& chunk, const AdamNumbers
       take(at + i, usable, adam_ratio(a, mi, vi));
       return Block::Pair{std::fabs(mi), vi};
     });
-    s.m_max[scale] = largest.first, s.v_max[scale] = largest.second;
+    float *const m_max = s.m_max + scale, *const v_max = s.v_max + scale;
+    block.each(1, [=](int64_t) { *m_max = largest.first, *v_max = largest.second; });
     // A block of zeros is coded as zeros; a small negative value keeps its sign.
     encode_dynamic<true, true>(block, coder.first, m, largest.first > 0 ? largest.first : 1.0f, cm, n);
     encode_dynamic<false>(block, coder.second, v, largest.second > 0 ? largest.second : 1.0f, cv, n);
@@ -102,10 +103,10 @@ TN_FN void adam8_chunk(const Block& block, const Chunk& chunk, const AdamNumbers
 inline void adam8_direction(const tn_exec* exec, const AdamNumbers& a, const Adam8Coder& coder, const Adam8States& s,
                             int64_t n, float* u) {
   const int64_t size = adam8_chunk_size(s.blocksize);
-  const Adam8Coder* c = &coder;
+  const CapturedEncoder<Adam8Coder> c(coder);
   for_each_block<4 * kLargestBlocksize * sizeof(float)>(
       exec, chunks(n, size),
-      [=](const Block& block) {
+      [=] TN_KERNEL(const Block& block) {
         const Chunk chunk(block, n, size);
         float* stage = block.shared<float>();
 #if defined(__AVX512BW__)
@@ -115,7 +116,7 @@ inline void adam8_direction(const tn_exec* exec, const AdamNumbers& a, const Ada
         adam8_chunk(block, chunk, a, *c, s, pu, stage, stage + size,
                     [=](int64_t i, float, float direction) { pu[i] = direction; });
       },
-      size);
+      size, 2 * size * static_cast<int64_t>(sizeof(float)));
 }
 
 // One update of a parameter.
@@ -125,22 +126,24 @@ inline void adam8_update(const tn_exec* exec, const AdamSettings& settings, cons
   const AdamNumbers a(settings, item);
   const Stored grad = gradient_of(item), weight = weight_of(item);
   const Adam8States s = adam8_states(item, 0, n, blocksize);
-  const Adam8Coder* c = &coder;
+  const CapturedEncoder<Adam8Coder> c(coder);
+  // Moments are staged always, gradient and weight where they are bf16.
+  const int64_t at_weight = grad.f32 ? 2 : 3, staged = weight.f32 ? at_weight : at_weight + 1;
   for_each_block<4 * kLargestBlocksize * sizeof(float)>(
       exec, chunks(n, size),
-      [=](const Block& block) {
+      [=] TN_KERNEL(const Block& block) {
         const Chunk chunk(block, n, size);
         float* stage = block.shared<float>();
 #if defined(__AVX512BW__)
         if (adam8_fits_groups(chunk, a, weight)) return adam8_groups(a, *c, s, chunk, grad, weight, stage);
 #endif
-        const float* g = grad.read(block, chunk, stage);
-        float* w = weight.read(block, chunk, stage + size);
-        adam8_chunk(block, chunk, a, *c, s, g, stage + 2 * size, stage + 3 * size,
+        const float* g = grad.read(block, chunk, stage + 2 * size);
+        float* w = weight.read(block, chunk, stage + at_weight * size);
+        adam8_chunk(block, chunk, a, *c, s, g, stage, stage + size,
                     [=](int64_t i, float usable, float u) { w[i] = stepped(a, w[i], u, a.decay * usable); });
         weight.write(block, chunk, w);
       },
-      size);
+      size, staged * size * static_cast<int64_t>(sizeof(float)));
 }
 
 }  // namespace tenon::sdk

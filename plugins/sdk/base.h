@@ -9,11 +9,41 @@
 
 #include "tenon/plugin.h"
 
-// A function that g++, nvcc and hipcc all compile into kernels.
-#if defined(__CUDACC__) || defined(__HIPCC__)
+// TN_GPU: this object is compiled for a GPU backend: by nvcc (CUDA), by clang in HIP mode, or, for tests, by an ordinary compiler that
+// emulates a GPU with waves of TENON_EMULATED_WAVE threads. Then memory in tensors is the device's: code outside kernels never touches it.
+#if defined(__CUDACC__)
+#define TN_GPU 1
+#elif defined(__HIP__)
+#define TN_GPU 1
+#include <hip/hip_runtime.h>
+#elif defined(TENON_EMULATED_WAVE)
+#define TN_GPU 1
+#else
+#define TN_GPU 0
+#endif
+
+// TN_FN: a function that g++, nvcc and clang all compile into kernels. TN_KERNEL, between captures and parameters, marks a lambda that is
+// passed to for_each or for_each_block. nvcc takes such a lambda in free functions and public members only, and not inside a generic lambda.
+#if defined(__CUDACC__) || defined(__HIP__)
 #define TN_FN __host__ __device__ __forceinline__
+#define TN_KERNEL __device__
 #else
 #define TN_FN inline __attribute__((always_inline))
+#define TN_KERNEL
+#endif
+// TN_TABLE(type, name, value): a constant table that kernels index. A constexpr object has no address on a GPU, so its twin in device memory
+// stands beside it; TN_TABLE_OF(name) is the one of the side that runs.
+#if defined(__CUDACC__) || defined(__HIP__)
+#define TN_TABLE(type, name, ...)       \
+  inline constexpr type name = __VA_ARGS__; \
+  static __device__ const type name##_on_device = __VA_ARGS__
+#else
+#define TN_TABLE(type, name, ...) inline constexpr type name = __VA_ARGS__
+#endif
+#if defined(__CUDA_ARCH__) || defined(__HIP_DEVICE_COMPILE__)
+#define TN_TABLE_OF(name) name##_on_device
+#else
+#define TN_TABLE_OF(name) name
 #endif
 
 namespace tenon::sdk {

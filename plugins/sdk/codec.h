@@ -7,6 +7,9 @@
 #include <cstring>
 #include <limits>
 
+#include "sdk/device_memory.h"
+#include "sdk/for_each.h"
+#include "sdk/plugin.h"
 #include "sdk/tensor.h"
 #include "tenon/quantizer.h"
 
@@ -99,9 +102,9 @@ inline void set_estimate(tn_estimate& out, double flops, double bytes_moved, uin
   out.bytes_moved = bytes_moved;
 }
 
-// dst[i] = src[i], rounded or widened.
+// dst[i] = src[i], rounded or widened. On the CPU, or by one thread of a GPU.
 template <class To, class From>
-inline void convert(const From* src, To* dst, int64_t n) {
+TN_FN void convert(const From* src, To* dst, int64_t n) {
   int64_t i = 0;
 #if defined(__F16C__)  // g++ 12 converts halves one at a time
   if constexpr (std::is_same_v<From, f16> && std::is_same_v<To, float>) {
@@ -148,7 +151,7 @@ inline float absmax(const float* x, int64_t n) {
   }
   return std::bit_cast<float>(m);
 }
-inline bool is_finite(float x) {
+TN_FN bool is_finite(float x) {
   return (std::bit_cast<uint32_t>(x) & 0x7f800000u) != 0x7f800000u;
 }
 
@@ -175,6 +178,68 @@ class BadBlock {
   std::atomic<int64_t> block_{kNone};
 };
 
+// The same for kernels of every backend: a kernel captures found(), a copy. On a GPU the place is the first kBytes of the workspace, and
+// asking waits for the kernels.
+class FirstBad {
+ public:
+#if TN_GPU
+  static constexpr int64_t kBytes = TN_ALIGNMENT;
+  // slot: of several within kBytes, 0 to 7.
+  explicit FirstBad(const tn_exec* exec, int slot = 0)
+      : exec_(exec), place_(reinterpret_cast<int64_t*>(workspace<char>(exec, kBytes)) + slot) {
+    fill_device(exec, place_, 0xff, sizeof(int64_t));
+  }
+  class Found {
+   public:
+    explicit Found(int64_t* place) : place_(place) {}
+    TN_FN void operator()(int64_t block) const { gpu::atomic_min(place_, block); }
+
+   private:
+    int64_t* place_;
+  };
+  Found found() const { return Found(place_); }
+  int64_t first() const {
+    int64_t block = -1;
+    copy_to_host(exec_, place_, &block, 1);
+    return block;
+  }
+
+ private:
+  const tn_exec* exec_;
+  int64_t* place_;
+#else
+  static constexpr int64_t kBytes = 0;
+  explicit FirstBad(const tn_exec*, int = 0) {}
+  class Found {
+   public:
+    explicit Found(std::atomic<int64_t>* place) : place_(place) {}
+    void operator()(int64_t block) const {
+      int64_t seen = place_->load(std::memory_order_relaxed);
+      while (static_cast<uint64_t>(block) < static_cast<uint64_t>(seen) &&
+             !place_->compare_exchange_weak(seen, block, std::memory_order_relaxed)) {
+      }
+    }
+
+   private:
+    std::atomic<int64_t>* place_;
+  };
+  Found found() { return Found(&place_); }
+  int64_t first() const { return place_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<int64_t> place_{-1};
+#endif
+ public:
+  // Refuses the tensor by name for NaN or Inf in its first bad block.
+  void raise(const tn_target& target, int64_t blocksize) const {
+    const int64_t block = first();
+    if (block < 0) return;
+    const int64_t n = elements(target), begin = block * blocksize, end = begin + blocksize < n ? begin + blocksize : n;
+    fail(TN_E_NUMERIC, name_of(target) + ": NaN or Inf among elements " + std::to_string(begin) + " to " +
+                           std::to_string(end - 1) + "; only finite weights can be quantized");
+  }
+};
+
 // x in f32: itself, or a copy in the workspace.
 inline const float* as_floats(const tn_exec* exec, const tn_tensor& x) {
   return with_float_type(x.dtype, "the input of a product", [&](auto type) -> const float* {
@@ -190,11 +255,17 @@ inline const float* as_floats(const tn_exec* exec, const tn_tensor& x) {
   });
 }
 
-// The answer to `supports` that all CPU codecs share.
+// The answer to `supports` of a codec that is written for the CPU alone.
 inline void require_cpu_floats(const tn_query& q, const char* id) {
   if (q.device.type != TN_CPU)
     fail(TN_E_UNSUPPORTED,
          std::string(id) + ": this object runs on the CPU only; install the object of the device's backend");
+  with_float_type(q.dtype, (std::string(id) + ": a tensor to quantize").c_str(), [](auto) {});
+}
+
+// The answer to `supports` that codecs for every backend share.
+inline void require_floats(const tn_query& q, const char* id) {
+  require_own_device(id, q);
   with_float_type(q.dtype, (std::string(id) + ": a tensor to quantize").c_str(), [](auto) {});
 }
 

@@ -9,13 +9,13 @@
 #include "sdk/for_each.h"
 #include "sdk/intrinsics.h"
 
-#if defined(__AVX512BW__)
+#if !TN_GPU && defined(__AVX512BW__)
 #include "sdk/dynamic_codec_avx512.h"
 #else
 
 namespace tenon::sdk {
 
-#if defined(__AVX2__)
+#if !TN_GPU && defined(__AVX2__)
 
 template <bool Signed>
 void decode_dynamic(const Block&, const uint8_t* codes, float scale, float* out, int64_t n) {
@@ -63,8 +63,7 @@ void encode_dynamic(const Block&, const DynamicEncoder<Signed>& encoder, const f
 
 template <bool Signed>
 TN_FN void decode_dynamic(const Block& block, const uint8_t* codes, float scale, float* out, int64_t n) {
-  const float* value = (Signed ? kDynamicSigned : kDynamicUnsigned).value;
-  block.each(n, [=](int64_t i) { out[i] = value[codes[i]] * scale; });
+  block.each(n, [=](int64_t i) { out[i] = dynamic_book<Signed>().value[codes[i]] * scale; });
 }
 
 template <bool Signed, bool KeepSign = false>

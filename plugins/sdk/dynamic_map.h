@@ -54,8 +54,15 @@ constexpr DynamicBook make_dynamic_book(bool is_signed) {
   return book;
 }
 
-inline constexpr DynamicBook kDynamicSigned = make_dynamic_book(true), kDynamicUnsigned = make_dynamic_book(false);
+TN_TABLE(DynamicBook, kDynamicSigned, make_dynamic_book(true));
+TN_TABLE(DynamicBook, kDynamicUnsigned, make_dynamic_book(false));
 inline constexpr uint8_t kDynamicSignedZero = 127, kDynamicUnsignedZero = 0;
+
+// A book, for code that runs in kernels.
+template <bool Signed>
+TN_FN const DynamicBook& dynamic_book() {
+  return Signed ? TN_TABLE_OF(kDynamicSigned) : TN_TABLE_OF(kDynamicUnsigned);
+}
 
 // The readable search; NaN is coded as the lowest value.
 TN_FN uint8_t dynamic_code(const DynamicBook& book, float x) {
@@ -69,6 +76,17 @@ TN_FN uint8_t dynamic_code(const DynamicBook& book, float x) {
 TN_FN uint8_t kept_negative(uint8_t code, float value) {
   return static_cast<uint8_t>(code - (code == kDynamicSignedZero && value < 0 ? 1 : 0));
 }
+
+#if TN_GPU
+
+// The code of x in [-1, 1] (unsigned: [0, 1]). A GPU's cache serves the search well; a table of 12 KB would crowd it.
+template <bool Signed>
+class DynamicEncoder {
+ public:
+  TN_FN uint8_t operator()(float x) const { return dynamic_code(dynamic_book<Signed>(), x); }
+};
+
+#else
 
 // The same code without a search, for loops at memory speed. |x| is cut into cells by its upper bits, so small that a
 // cell holds at most one edge; an entry of the table says which code the cell begins with and where in it the next one
@@ -119,6 +137,27 @@ class DynamicEncoder {
 
  private:
   std::array<uint32_t, kSigns * kCells> entry_;
+};
+
+#endif
+
+// What a kernel captures of an encoder (or of several): on a GPU a copy, which is empty, on the CPU the place of its table.
+template <class Encoder>
+class CapturedEncoder {
+ public:
+#if TN_GPU
+  explicit CapturedEncoder(const Encoder&) {}
+  TN_FN const Encoder& operator*() const { return encoder_; }
+
+ private:
+  Encoder encoder_;
+#else
+  explicit CapturedEncoder(const Encoder& encoder) : encoder_(&encoder) {}
+  const Encoder& operator*() const { return *encoder_; }
+
+ private:
+  const Encoder* encoder_;
+#endif
 };
 
 }  // namespace tenon::sdk

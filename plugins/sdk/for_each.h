@@ -1,14 +1,20 @@
 // The two forms of parallelism in which techniques are written.
 //
-// for_each(exec, n, f): f(i) for every i in [0, n), in any order, nothing shared. f is a trivially copyable functor whose operator() is
-// marked TN_FN. for_each_block<Shared>(exec, blocks, f): f(block) for every block; inside, a block runs phases in order: `each` maps,
-// `sum`, `max` reduce, all over [0, n) cooperatively; `shared` is scratch of Shared bytes that outlives phases. On the CPU a block is one
-// OpenMP task and a phase a SIMD loop; on CUDA and HIP a block is a thread block and a phase ends with a barrier.
+// for_each(exec, n, f): f(i) for every i in [0, n), in any order, nothing shared. for_each_block<Shared>(exec, blocks, f): f(block) for
+// every block; inside, a block runs phases in order: `each` maps, `sum`, `max` reduce, all over [0, n) cooperatively; `shared` is scratch of
+// Shared bytes that outlives phases. f is a trivially copyable functor whose operator() is marked TN_FN, or a lambda [=] TN_KERNEL (...).
+//
+// On the CPU a block is one OpenMP task and a phase a SIMD loop. On a GPU a block is a thread block: all of its threads run the code between
+// phases, each for itself and with equal values, and a phase shares out its range and ends with a barrier. So what a phase writes for a
+// later one goes to `shared` or to tensors, never to local arrays, and code between phases writes nothing.
 #pragma once
 
-#include <cstdint>
-
+#include "sdk/base.h"
 #include "tenon/host.h"
+
+#if TN_GPU
+#include "sdk/gpu/for_each.h"
+#else
 
 namespace tenon::sdk {
 
@@ -69,8 +75,9 @@ struct Block {
 };
 
 // `elements`: what one block handles, if that is so little that few blocks are not worth a parallel region.
+// `shared`: the bytes used of the Shared at most.
 template <int64_t Shared = 0, class F>
-void for_each_block(const tn_exec*, int64_t blocks, F f, int64_t elements = kSerialBelow) {
+void for_each_block(const tn_exec*, int64_t blocks, F f, int64_t elements = kSerialBelow, [[maybe_unused]] int64_t shared = Shared) {
 #pragma omp parallel for schedule(static) if (blocks > 1 && blocks * elements > kSerialBelow)
   for (int64_t b = 0; b < blocks; ++b) {
     alignas(64) unsigned char memory[Shared > 0 ? Shared : 1];
@@ -79,3 +86,5 @@ void for_each_block(const tn_exec*, int64_t blocks, F f, int64_t elements = kSer
 }
 
 }  // namespace tenon::sdk
+
+#endif

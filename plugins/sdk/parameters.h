@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "sdk/plugin.h"
 #include "sdk/tensor.h"
 #include "tenon/optimizer.h"
 
@@ -18,11 +19,9 @@ inline std::string text_of(tn_dtype d) {
   return kind + std::to_string(d.bits);
 }
 
-// f32 and bf16 on a CPU, or the reason why not.
+// f32 and bf16 on this object's device, or the reason why not.
 inline void supports_dense(const char* technique, const tn_query& q) {
-  if (q.device.type != TN_CPU)
-    fail(TN_E_UNSUPPORTED,
-         std::string(technique) + ": this object runs on the CPU; load the plugin's object of that device");
+  require_own_device(technique, q);
   if (!same(q.dtype, kF32) && !same(q.dtype, kBF16))
     fail(TN_E_UNSUPPORTED, std::string(technique) + " updates f32 and bf16 parameters, not " + text_of(q.dtype) +
                                "; train an adapter over quantized weights");

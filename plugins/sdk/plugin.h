@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "sdk/base.h"
+#include "tenon/host.h"
 
 namespace tenon::sdk {
 
@@ -67,10 +68,27 @@ inline int32_t no_init(const tn_host*) { return TN_OK; }
 inline void no_deinit() {}
 inline const void* no_extension(const char*) { return nullptr; }
 
-// The descriptor of a technique. TENON_BACKEND is set by the build for each object.
+// TENON_BACKEND is set by the build for each object.
 #ifndef TENON_BACKEND
 #define TENON_BACKEND "onednn"
 #endif
+
+// Refuses a question about a device that this object was not compiled for.
+inline void require_own_device(const char* id, const tn_query& q) {
+#if defined(__CUDACC__)
+  const bool own = q.device.type == TN_CUDA;
+#elif defined(__HIP__)
+  const bool own = q.device.type == TN_ROCM;
+#elif defined(TENON_EMULATED_WAVE)
+  const bool own = q.device.type == TN_CPU || q.device.type == 12;  // DLPack's extension device
+#else
+  const bool own = q.device.type == TN_CPU;
+#endif
+  if (!own)
+    fail(TN_E_UNSUPPORTED, std::string(id) + ": this object runs on the backend " TENON_BACKEND "; load the plugin's object of that device");
+}
+
+// The descriptor of a technique.
 template <size_t N>
 constexpr tn_plugin describe(uint32_t kind, const char* id, const char* version, const tn_hyper_info* const (&hypers)[N], const void* api,
                              const void* (*get_extension)(const char*) = no_extension) {

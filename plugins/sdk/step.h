@@ -29,7 +29,7 @@ void apply_step(const tn_exec* exec, const Step& a, int64_t begin, int64_t n, St
   const Stored part = weight.from(begin);
   for_each_block<kChunk * sizeof(float)>(
       exec, chunks(n),
-      [=](const Block& block) {
+      [=] TN_KERNEL(const Block& block) {
         const Chunk chunk(block, n);
         float* w = part.read(block, chunk, block.shared<float>());
         const int64_t first = chunk.begin;
@@ -39,7 +39,7 @@ void apply_step(const tn_exec* exec, const Step& a, int64_t begin, int64_t n, St
       kChunk);
 }
 inline void apply_step(const tn_exec* exec, const Step& a, int64_t begin, int64_t n, const float* u, Stored weight) {
-  apply_step(exec, a, begin, n, weight, [=](int64_t i) { return u[i]; });
+  apply_step(exec, a, begin, n, weight, [=] TN_KERNEL(int64_t i) { return u[i]; });
 }
 
 }  // namespace tenon::sdk

@@ -79,6 +79,17 @@ struct Stored {
  private:
   TN_FN void write_stochastic(const Block& block, const Chunk& chunk, const float* values, bf16* to) const {
     // Eight elements share the four words of one Philox block; element e takes half-word e mod 8.
+    const tn_rng key = rng;
+#if TN_GPU
+    const uint64_t counter = (first + static_cast<uint64_t>(chunk.begin)) >> 3;
+    const int64_t n = chunk.n;
+    block.each((n + 7) / 8, [=](int64_t k) {
+      const Words r = philox(key, counter + static_cast<uint64_t>(k));
+      const int64_t end = 8 * k + 8 < n ? 8 : n - 8 * k;
+      for (int64_t j = 0; j < end; ++j)
+        to[8 * k + j] = {round_stochastic_bf16(values[8 * k + j], r.w[j >> 1] >> (16 * (j & 1)) & 0xffffu)};
+    });
+#else
     int64_t at = 0;
 #if defined(__AVX512BW__)
     const Philox64 draw(rng);
@@ -94,7 +105,6 @@ struct Stored {
       alignas(64) uint32_t words[kNoise / 2];
       const uint64_t counter = (first + static_cast<uint64_t>(chunk.begin + at)) >> 3;
       const int64_t n = chunk.n - at < kNoise ? chunk.n - at : kNoise;
-      const tn_rng key = rng;
       uint32_t* out = words;
       block.each((n + 7) / 8, [=](int64_t k) {
         const Words r = philox(key, counter + static_cast<uint64_t>(k));
@@ -105,6 +115,7 @@ struct Stored {
         to[at + i] = {round_stochastic_bf16(values[at + i], noise[i >> 1] >> (16 * (i & 1)) & 0xffffu)};
       });
     }
+#endif
   }
   static constexpr int64_t kNoise = 256;
 };

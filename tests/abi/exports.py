@@ -27,9 +27,11 @@ def exported(path):
 
 
 def constructors(path):
-    """Entries of .init_array beyond the compiler's own: frame_dummy, and libgcc's CPU probe where __builtin_cpu_supports is used."""
-    own = 1 + ("__cpu_indicator_init" in run("nm", str(path)))
-    for line in run("readelf", "-SW", str(path)).splitlines():
+    """Entries of .init_array beyond the compiler's own: frame_dummy, and libgcc's CPU probe where __builtin_cpu_supports is used. A GPU object
+    registers its kernels with the vendor's runtime, by calls that neither compiler can defer, and CUDA's has three of its own in it."""
+    sections = run("readelf", "-SW", str(path))
+    own = 1 + ("__cpu_indicator_init" in run("nm", str(path))) + 3 * (".nv_fatbin" in sections) + (".hip_fatbin" in sections)
+    for line in sections.splitlines():
         match = re.search(r"\.init_array\s+INIT_ARRAY\s+\S+\s+\S+\s+([0-9a-f]+)", line)
         if match:
             return int(match.group(1), 16) // 8 - own

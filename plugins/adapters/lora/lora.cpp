@@ -30,6 +30,31 @@ LoraConfig config_from(const tn_host* host, const Hypers& hypers, const char* js
   return c;
 }
 
+// A matrix [rows, columns] of T with unit stride along its rows.
+template <class T>
+struct RowsOf {
+  T* data;
+  int64_t rows, columns, stride;
+  explicit RowsOf(const tn_tensor& t) : data(sdk::data<T>(t)), rows(t.shape[0]), columns(t.shape[1]), stride(t.strides[0]) {}
+};
+
+template <class T>
+void add_bias(const tn_exec& exec, const float* bias, float scale, RowsOf<T> y) {
+  for_each(&exec, y.rows * y.columns, [=] TN_KERNEL(int64_t i) {
+    T& o = y.data[i / y.columns * y.stride + i % y.columns];
+    o = from_float<T>(to_float(o) + scale * bias[i % y.columns]);
+  });
+}
+
+template <class T>
+void add_bias_gradient(const tn_exec& exec, RowsOf<const T> dy, double scale, float* grad) {
+  for_each(&exec, dy.columns, [=] TN_KERNEL(int64_t j) {
+    double sum = 0;
+    for (int64_t t = 0; t < dy.rows; ++t) sum += to_float(dy.data[t * dy.stride + j]);
+    grad[j] += static_cast<float>(scale * sum);
+  });
+}
+
 class Lora {
  public:
   static constexpr uint32_t kCaps = TN_ADAPTER_MERGES;
@@ -148,29 +173,14 @@ class Lora {
 
   void add_bias(const tn_exec& exec, const tn_tensor& bias, double scale, tn_tensor& y) const {
     const float* b = contiguous<float>(&bias, "lora_B.bias");
-    const int64_t rows = y.shape[0], m = y.shape[1], stride = y.strides[0];
-    const float s = static_cast<float>(scale);
     with_float_type(y.dtype, "the adapter's output", [&](auto tag) {
-      using T = decltype(tag);
-      T* out = sdk::data<T>(y);
-      for_each(&exec, rows * m, [=](int64_t i) {
-        T& o = out[i / m * stride + i % m];
-        o = from_float<T>(to_float(o) + s * b[i % m]);
-      });
+      lora::add_bias(exec, b, static_cast<float>(scale), RowsOf<decltype(tag)>(y));
     });
   }
-
   void bias_gradient(const tn_exec& exec, const tn_tensor& dy, double scale, tn_tensor& grad) const {
     float* g = contiguous<float>(&grad, "the gradient of lora_B.bias");
-    const int64_t rows = dy.shape[0], m = dy.shape[1], stride = dy.strides[0];
     with_float_type(dy.dtype, "the adapter's output gradient", [&](auto tag) {
-      using T = decltype(tag);
-      const T* d = sdk::data<T>(dy);
-      for_each(&exec, m, [=](int64_t j) {
-        double sum = 0;
-        for (int64_t t = 0; t < rows; ++t) sum += to_float(d[t * stride + j]);
-        g[j] += static_cast<float>(scale * sum);
-      });
+      lora::add_bias_gradient(exec, RowsOf<const decltype(tag)>(dy), scale, g);
     });
   }
 

@@ -32,7 +32,7 @@ template <bool Buffer, bool Sign>
 void update(const tn_exec* exec, Numbers a, int64_t n, Stored grad, Stored weight, Stored buffer) {
   for_each_block<3 * kChunk * sizeof(float)>(
       exec, chunks(n),
-      [=](const Block& block) {
+      [=] TN_KERNEL(const Block& block) {
         const Chunk chunk(block, n);
         float* stage = block.shared<float>();
         const float* g = grad.read(block, chunk, stage);

@@ -6,16 +6,22 @@
 #include "sdk/dynamic_map.h"
 #include "sdk/for_each.h"
 #include "sdk/quantizer.h"
+#if TN_GPU
+#include "quantizers/blockwise-8bit/gpu.h"
+#endif
 
 namespace tenon::blockwise {
 namespace {
+
+#if !TN_GPU
 
 constexpr int64_t kTask = 4096;  // elements: a multiple of every block
 
 template <bool Signed, class T>
 void encode_blocks(const tn_exec* exec, const sdk::DynamicEncoder<Signed>& nearest, const T* x, int64_t n,
-                   int64_t blocksize, uint8_t* codes, float* absmax, sdk::BadBlock& bad, sdk::BadBlock& negative) {
-  sdk::for_each_block(exec, sdk::ceil_div(n, kTask), [=, &nearest, &bad, &negative](const sdk::Block& task) {
+                   int64_t blocksize, uint8_t* codes, float* absmax, sdk::FirstBad::Found bad,
+                   sdk::FirstBad::Found negative) {
+  sdk::for_each_block(exec, sdk::ceil_div(n, kTask), [=, &nearest](const sdk::Block& task) {
     float run[kTask];
     const int64_t end = std::min(n, (task.index + 1) * kTask);
     for (int64_t begin = task.index * kTask; begin < end; begin += blocksize) {
@@ -24,13 +30,13 @@ void encode_blocks(const tn_exec* exec, const sdk::DynamicEncoder<Signed>& neare
       const float a = sdk::absmax(run, count);
       absmax[begin / blocksize] = a;
       if (!sdk::is_finite(a)) {
-        bad.found(begin / blocksize);
+        bad(begin / blocksize);
         continue;
       }
       if constexpr (!Signed) {
         bool below = false;
         for (int64_t i = 0; i < count; ++i) below |= run[i] < 0;
-        if (below) negative.found(begin / blocksize);
+        if (below) negative(begin / blocksize);
       }
       // The reciprocal of a subnormal overflows; a block of zeros keeps its zeros.
       const bool tiny = a < std::numeric_limits<float>::min();
@@ -42,11 +48,12 @@ void encode_blocks(const tn_exec* exec, const sdk::DynamicEncoder<Signed>& neare
   });
 }
 
-template <class T>
-void decode_range(const tn_exec* exec, const float (&book)[256], const uint8_t* codes, const float* absmax,
+template <bool Signed, class T>
+void decode_range(const tn_exec* exec, const uint8_t* codes, const float* absmax,
                   int64_t blocksize, int64_t begin, int64_t end, T* dst) {
   const int64_t first = begin / kTask, tasks = begin < end ? sdk::ceil_div(end, kTask) - first : 0;
-  sdk::for_each_block(exec, tasks, [=, &book](const sdk::Block& task) {
+  sdk::for_each_block(exec, tasks, [=](const sdk::Block& task) {
+    const float(&book)[256] = sdk::dynamic_book<Signed>().value;
     const int64_t stop = std::min(end, (first + task.index + 1) * kTask);
     for (int64_t i = std::max(begin, (first + task.index) * kTask); i < stop;) {
       const int64_t next = std::min(stop, (i / blocksize + 1) * blocksize);
@@ -58,6 +65,17 @@ void decode_range(const tn_exec* exec, const float (&book)[256], const uint8_t* 
     }
   });
 }
+
+// Values that are too few to code.
+template <class From, class To>
+void copy_values(const tn_exec*, const From* from, To* to, int64_t n) {
+  sdk::convert(from, to, n);
+}
+inline void find_bad(const tn_exec*, const float* values, int64_t n, sdk::FirstBad::Found bad) {
+  if (!sdk::is_finite(sdk::absmax(values, n))) bad(0);
+}
+
+#endif
 
 // Optimizer states of fewer elements are not worth coding and stay in f32: one component, "values".
 constexpr int64_t kMinState = 4096;
@@ -78,7 +96,7 @@ class Codec {
   Codec(const tn_host*, const sdk::Hypers& hypers)
       : blocksize_(std::stoll(std::string(hypers.text("blocksize")))), signed_(hypers.flag("signed")) {}
 
-  void supports(const tn_query& query) const { sdk::require_cpu_floats(query, "blockwise-8bit"); }
+  void supports(const tn_query& query) const { sdk::require_floats(query, "blockwise-8bit"); }
 
   void plan(const tn_target& target, const tn_component_sink& sink) const {
     const Sizes s(target, blocksize_);
@@ -94,19 +112,19 @@ class Codec {
     const Sizes s(target, blocksize_);
     const double each = 1.0 + 4.0 / static_cast<double>(blocksize_) + target.dtype.bits / 8.0;
     sdk::set_estimate(out, (op == TN_QUANTIZER_ENCODE ? 10.0 : 1.0) * rows, each * rows,
-                      s.plain ? 4 * s.n : s.n + 4 * s.blocks);
+                      s.plain ? 4 * s.n : s.n + 4 * s.blocks, op == TN_QUANTIZER_ENCODE ? sdk::FirstBad::kBytes : 0);
   }
 
   void encode(const tn_exec* exec, const tn_target& target, const tn_tensor& src, tn_tensor* const* components,
               const tn_rng*) const {
     const Sizes s(target, blocksize_);
     sdk::check_source(target, src, s.n);
-    sdk::BadBlock bad, negative;
+    sdk::FirstBad bad(exec, 0), negative(exec, 1);
     if (s.plain) {
       float* values = sdk::component<float>(components, 0, "values", s.n);
       sdk::with_float_type(src.dtype, "blockwise-8bit: a tensor to quantize",
-                           [&](auto type) { sdk::convert(sdk::data<const decltype(type)>(src), values, s.n); });
-      if (!sdk::is_finite(sdk::absmax(values, s.n))) bad.found(0);
+                           [&](auto type) { copy_values(exec, sdk::data<const decltype(type)>(src), values, s.n); });
+      find_bad(exec, values, s.n, bad.found());
       return bad.raise(target, s.n);
     }
     uint8_t* codes = sdk::component<uint8_t>(components, 0, "codes", s.n);
@@ -114,12 +132,12 @@ class Codec {
     sdk::with_float_type(src.dtype, "blockwise-8bit: a tensor to quantize", [&](auto type) {
       const auto* x = sdk::data<const decltype(type)>(src);
       if (signed_)
-        encode_blocks(exec, signed_encoder_, x, s.n, blocksize_, codes, absmax, bad, negative);
+        encode_blocks(exec, signed_encoder_, x, s.n, blocksize_, codes, absmax, bad.found(), negative.found());
       else
-        encode_blocks(exec, unsigned_encoder_, x, s.n, blocksize_, codes, absmax, bad, negative);
+        encode_blocks(exec, unsigned_encoder_, x, s.n, blocksize_, codes, absmax, bad.found(), negative.found());
     });
     bad.raise(target, blocksize_);
-    if (negative.any())
+    if (negative.first() >= 0)
       sdk::fail(TN_E_ARGUMENT,
                 sdk::name_of(target) +
                     ": a negative value cannot be held by the unsigned map; use blockwise-8bit:signed=true");
@@ -132,14 +150,17 @@ class Codec {
     if (s.plain) {
       const float* values = sdk::component<float>(components, 0, "values", s.n);
       return sdk::with_float_type(dst.dtype, "blockwise-8bit: a decoded tensor", [&](auto type) {
-        sdk::convert(values + begin, sdk::data<decltype(type)>(dst), end - begin);
+        copy_values(exec, values + begin, sdk::data<decltype(type)>(dst), end - begin);
       });
     }
     const uint8_t* codes = sdk::component<uint8_t>(components, 0, "codes", s.n);
     const float* absmax = sdk::component<float>(components, 1, "absmax", s.blocks);
     sdk::with_float_type(dst.dtype, "blockwise-8bit: a decoded tensor", [&](auto type) {
-      decode_range(exec, (signed_ ? sdk::kDynamicSigned : sdk::kDynamicUnsigned).value, codes, absmax, blocksize_,
-                   begin, end, sdk::data<decltype(type)>(dst));
+      auto* const out = sdk::data<decltype(type)>(dst);
+      if (signed_)
+        decode_range<true>(exec, codes, absmax, blocksize_, begin, end, out);
+      else
+        decode_range<false>(exec, codes, absmax, blocksize_, begin, end, out);
     });
   }
 

@@ -29,9 +29,9 @@ inline void ranks(const float* x, int64_t n, float absmax, uint8_t* rank) {
 // Codes x[0, n) in blocks; absmax gets one scale a block. NaN and Inf are collected in `bad`.
 template <const CodeBook& book, class T>
 void encode(const tn_exec* exec, const T* x, int64_t n, int64_t blocksize, uint8_t* codes, float* absmax,
-            sdk::BadBlock& bad) {
+            sdk::FirstBad::Found bad) {
   const int64_t per_task = kMaxBlock / blocksize * blocksize;
-  sdk::for_each_block(exec, sdk::ceil_div(n, per_task), [=, &bad](const sdk::Block& task) {
+  sdk::for_each_block(exec, sdk::ceil_div(n, per_task), [=](const sdk::Block& task) {
     float buffer[kMaxBlock];
     uint8_t rank[kMaxBlock + 1];
     const int64_t end = std::min(n, (task.index + 1) * per_task);
@@ -39,7 +39,7 @@ void encode(const tn_exec* exec, const T* x, int64_t n, int64_t blocksize, uint8
       const int64_t count = std::min(blocksize, end - begin);
       sdk::convert(x + begin, buffer, count);
       const float a = sdk::absmax(buffer, count);
-      if (!sdk::is_finite(a)) bad.found(begin / blocksize);
+      if (!sdk::is_finite(a)) bad(begin / blocksize);
       absmax[begin / blocksize] = a;
       ranks<book>(buffer, count, a, rank);
       if constexpr (!book.rising)

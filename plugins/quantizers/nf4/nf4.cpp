@@ -1,10 +1,16 @@
 #include "quantizers/nf4/codec.h"
+#if TN_GPU
+#include "quantizers/nf4/gpu.h"
+#else
 #include "quantizers/nf4/encode.h"
 #include "quantizers/nf4/linear.h"
 #include "quantizers/nf4/products.h"
+#endif
 
 namespace tenon::nf4 {
 namespace {
+
+#if !TN_GPU
 
 constexpr int64_t kTask = 16384;  // elements: a multiple of every block
 
@@ -22,6 +28,8 @@ void decode_range(const tn_exec* exec, const float (&book)[16], const Parts& par
     }
   });
 }
+
+#endif
 
 constexpr tn_hyper_info kQuantType = sdk::choice(
     "quant_type", "nf4", "nf4|fp4", "code book: quantiles of the normal distribution, or 4-bit floating point");
@@ -47,7 +55,7 @@ Codec::Codec(const tn_host*, const sdk::Hypers& hypers)
       double_quant_(hypers.flag("double_quant")) {}
 
 void Codec::supports(const tn_query& query) const {
-  sdk::require_cpu_floats(query, "nf4");
+  sdk::require_floats(query, "nf4");
 }
 
 void Codec::plan(const tn_target& target, const tn_component_sink& sink) const {
@@ -66,7 +74,8 @@ void Codec::estimate(const tn_device_api*, tn_device*, const tn_target& target, 
   const double bytes = static_cast<double>(state) / static_cast<double>(std::max<int64_t>(s.n, 1));  // per element
   const double element = target.dtype.bits / 8.0;
   if (op == TN_QUANTIZER_ENCODE) {
-    sdk::set_estimate(out, 20.0 * rows, (bytes + element) * rows, state, double_quant_ ? 4 * s.blocks : 0);
+    sdk::set_estimate(out, 20.0 * rows, (bytes + element) * rows, state,
+                      sdk::FirstBad::kBytes + (double_quant_ ? 4 * s.blocks : 0));
   } else if (op == TN_QUANTIZER_DECODE) {
     sdk::set_estimate(out, 1.0 * rows, (bytes + element) * rows, state);
   } else if (op == TN_QUANTIZER_LINEAR && target.ndim == 2 && rows <= kMaxRows) {
@@ -84,17 +93,22 @@ void Codec::encode(const tn_exec* exec, const tn_target& target, const tn_tensor
   const Sizes s(target, blocksize_);
   const Parts parts(s, double_quant_, components);
   sdk::check_source(target, src, s.n);
-  float* absmax = double_quant_ ? sdk::workspace<float>(exec, s.blocks) : parts.absmax;
-  sdk::BadBlock bad;
+  char* const memory = sdk::workspace<char>(exec, sdk::FirstBad::kBytes + (double_quant_ ? 4 * s.blocks : 0));
+  float* absmax = double_quant_ ? reinterpret_cast<float*>(memory + sdk::FirstBad::kBytes) : parts.absmax;
+  sdk::FirstBad bad(exec);
   sdk::with_float_type(src.dtype, "nf4: a tensor to quantize", [&](auto type) {
     const auto* x = sdk::data<const decltype(type)>(src);
+#if TN_GPU
+    nf4::encode(exec, *book_, x, s.n, blocksize_, parts.codes, absmax, bad.found());
+#else
     if (book_ == &kNf4)
-      nf4::encode<kNf4>(exec, x, s.n, blocksize_, parts.codes, absmax, bad);
+      nf4::encode<kNf4>(exec, x, s.n, blocksize_, parts.codes, absmax, bad.found());
     else
-      nf4::encode<kFp4>(exec, x, s.n, blocksize_, parts.codes, absmax, bad);
+      nf4::encode<kFp4>(exec, x, s.n, blocksize_, parts.codes, absmax, bad.found());
+#endif
   });
   bad.raise(target, blocksize_);
-  if (double_quant_) encode_scales(absmax, s, parts);
+  if (double_quant_) encode_scales(exec, absmax, s, parts);
 }
 
 void Codec::decode(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, int64_t begin,
@@ -112,11 +126,18 @@ void Codec::linear(const tn_exec* exec, const tn_target& target, tn_tensor* cons
   const Sizes s(target, blocksize_);
   const Parts parts(s, double_quant_, components);
   const sdk::Product p(target, x, y, kMaxRows);
-  const float* activations = sdk::as_floats(exec, x);
-  sdk::with_float_type(y.dtype, "nf4: the product", [&](auto type) {
-    nf4::linear(exec, book_->value, parts, blocksize_, p.m, p.n, activations, p.rows, alpha, beta,
-                sdk::data<decltype(type)>(y));
-  });
+  const auto run = [&](const auto* activations) {
+    sdk::with_float_type(y.dtype, "nf4: the product", [&](auto type) {
+      nf4::linear(exec, book_->value, parts, blocksize_, p.m, p.n, activations, p.rows, alpha, beta,
+                  sdk::data<decltype(type)>(y));
+    });
+  };
+#if TN_GPU
+  sdk::with_float_type(x.dtype, "nf4: the input of a product",
+                       [&](auto type) { run(sdk::data<const decltype(type)>(x)); });
+#else
+  run(sdk::as_floats(exec, x));
+#endif
 }
 
 }  // namespace tenon::nf4

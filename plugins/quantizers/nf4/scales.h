@@ -34,15 +34,17 @@ struct Parts {
       nested_offset = sdk::component<float>(components, 3, "nested_offset", 1);
     }
   }
-  float scale(int64_t block) const {
+  TN_FN float scale(int64_t block) const {
     if (absmax) return absmax[block];
-    return sdk::kDynamicSigned.value[absmax_codes[block]] * nested_absmax[block / kNestedBlock] + *nested_offset;
+    return sdk::dynamic_book<true>().value[absmax_codes[block]] * nested_absmax[block / kNestedBlock] + *nested_offset;
   }
 };
 
+#if !TN_GPU
+
 // Codes absmax[0, blocks) about its mean with the signed dynamic map. The mean is summed in f64, in order: threads do
 // not change it.
-inline void encode_scales(const float* absmax, const Sizes& s, const Parts& out) {
+inline void encode_scales(const tn_exec*, const float* absmax, const Sizes& s, const Parts& out) {
   double sum = 0;
   for (int64_t i = 0; i < s.blocks; ++i) sum += absmax[i];
   const float offset = s.blocks ? static_cast<float>(sum / static_cast<double>(s.blocks)) : 0.0f;
@@ -59,5 +61,7 @@ inline void encode_scales(const float* absmax, const Sizes& s, const Parts& out)
     }
   }
 }
+
+#endif
 
 }  // namespace tenon::nf4

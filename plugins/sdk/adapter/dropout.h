@@ -20,21 +20,23 @@ class Dropout {
   // to = mask/(1−p) ⊙ from, or to += it. Element index = row of the micro-batch · width + column, so that tiles and subsets of
   // rows (rows: which of the call's rows these are; null = all) replay the same mask.
   void apply(const tn_adapter_call& call, const Matrix& from, const Matrix& to, bool add, const int32_t* rows = nullptr) const {
+    with_float_type(from.dtype, "the adapter's input", [&](auto tag) { apply<decltype(tag)>(call, from, to, add, rows); });
+  }
+
+  template <class T>
+  void apply(const tn_adapter_call& call, const Matrix& from, const Matrix& to, bool add, const int32_t* rows) const {
     const int64_t n = from.columns, from_stride = from.row_stride, to_stride = to.row_stride, first = call.row_begin;
     const tn_rng rng = call.rng;
     const uint32_t threshold = threshold_;
     const float keep = 65536.0f / static_cast<float>(65536 - threshold);
-    with_float_type(from.dtype, "the adapter's input", [&](auto tag) {
-      using T = decltype(tag);
-      const T* in = static_cast<const T*>(from.data);
-      T* out = static_cast<T*>(to.data);
-      for_each(call.exec, from.rows * n, [=](int64_t i) {
-        const int64_t row = i / n, column = i % n, global = first + (rows ? rows[row] : row);
-        const bool kept = noise16(rng, static_cast<uint64_t>(global * n + column)) >= threshold;
-        const float v = kept ? keep * to_float(in[row * from_stride + column]) : 0.0f;
-        T& o = out[row * to_stride + column];
-        o = from_float<T>(add ? to_float(o) + v : v);
-      });
+    const T* in = static_cast<const T*>(from.data);
+    T* out = static_cast<T*>(to.data);
+    for_each(call.exec, from.rows * n, [=] TN_KERNEL(int64_t i) {
+      const int64_t row = i / n, column = i % n, global = first + (rows ? rows[row] : row);
+      const bool kept = noise16(rng, static_cast<uint64_t>(global * n + column)) >= threshold;
+      const float v = kept ? keep * to_float(in[row * from_stride + column]) : 0.0f;
+      T& o = out[row * to_stride + column];
+      o = from_float<T>(add ? to_float(o) + v : v);
     });
   }
 

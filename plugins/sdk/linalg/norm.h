@@ -10,7 +10,7 @@ namespace tenon::sdk {
 // *out ← Σ partial[i].
 inline void add_up(const tn_exec* exec, const double* partial, int64_t n, double* out) {
   for_each_block(exec, 1,
-                 [=](const Block& block) { *out = block.sum(n, [=](int64_t i) { return partial[i]; }); });
+                 [=] TN_KERNEL(const Block& block) { *out = block.sum(n, [=](int64_t i) { return partial[i]; }); });
 }
 
 struct SquaredNorm {
@@ -26,7 +26,7 @@ struct SquaredNorm {
     const int64_t total = n;
     for_each_block<kChunk * sizeof(float)>(
         exec, chunks(n),
-        [=](const Block& block) {
+        [=] TN_KERNEL(const Block& block) {
           const Chunk chunk(block, total);
           const float* v = x.read(block, chunk, block.shared<float>());
           to[block.index] = block.sum(chunk.n, [=](int64_t i) { return static_cast<double>(v[i]) * v[i]; });

@@ -86,7 +86,7 @@ struct Subspace {
 inline void copy_dense(const tn_exec* exec, const Matrix& m, float* out) {
   for_each_block(
       exec, m.rows,
-      [=](const Block& block) {
+      [=] TN_KERNEL(const Block& block) {
         const Matrix from = m;
         const int64_t columns = m.columns, stride = m.column_stride;
         float* to = out + block.index * columns;

@@ -106,8 +106,12 @@ inline std::vector<std::string> plugin_objects() {
   }
   return out;
 }
-// "v4" of ".../adamw.onednn.x86-64-v4.so", a name for gtest.
+// "v4" of ".../adamw.onednn.x86-64-v4.so", a name for gtest; "wave32" and "wave64" of the emulated GPU's objects.
+inline bool is_emulated(const std::string& path) {
+  return path.ends_with(".emulated.so");
+}
 inline std::string object_label(const std::string& path) {
+  if (is_emulated(path)) return path.find("/wave64/") == std::string::npos ? "wave32" : "wave64";
   const std::string level = path.substr(path.rfind("x86-64") + 6);
   return level[0] == '-' ? level.substr(1, 2) : "baseline";
 }
