@@ -31,7 +31,7 @@ tenon_gpu_option(TENON_HIP HIP TENON_HIP_CLANG TENON_HIP_ROOT TENON_HIP_DEVICE_L
 set(TENON_CUDA_ARCHITECTURES "80;90" CACHE STRING "Compute capabilities of CUDA objects; PTX of the last one serves newer cards")
 set(TENON_HIP_ARCHITECTURES "gfx90a;gfx1030" CACHE STRING "Processors of HIP objects")
 
-set(TENON_CUDA_FLAGS -x cu -O3 --extended-lambda --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden -Xcudafe --diag_suppress=177)
+set(TENON_CUDA_FLAGS -x cu -O3 -Werror cross-execution-space-call --extended-lambda --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden -Xcudafe --diag_suppress=177)
 foreach(arch ${TENON_CUDA_ARCHITECTURES})
   list(APPEND TENON_CUDA_FLAGS -gencode arch=compute_${arch},code=sm_${arch})
 endforeach()
@@ -58,7 +58,8 @@ function(tenon_gpu_object id backend folder)
   set(includes "")
   foreach(library tenon::sdk tenon::abi ${ARG_LIBS})
     if(TARGET ${library})
-      list(APPEND includes $<TARGET_PROPERTY:${library},INTERFACE_INCLUDE_DIRECTORIES>)
+      set(folders $<TARGET_PROPERTY:${library},INTERFACE_INCLUDE_DIRECTORIES>)
+      list(APPEND includes "$<$<BOOL:${folders}>:-I$<JOIN:${folders},$<SEMICOLON>-I>>")
       get_target_property(type ${library} TYPE)
       list(REMOVE_ITEM ARG_LIBS ${library})
       if(type STREQUAL STATIC_LIBRARY)
@@ -72,7 +73,7 @@ function(tenon_gpu_object id backend folder)
     get_filename_component(name ${source} NAME)
     set(object ${CMAKE_CURRENT_BINARY_DIR}/${name}.${backend}.o)
     add_custom_command(OUTPUT ${object}
-      COMMAND ${compile} -std=c++20 -DTENON_BACKEND="${backend}" -I$<JOIN:${includes},$<SEMICOLON>-I>
+      COMMAND ${compile} -std=c++20 -DTENON_BACKEND="${backend}" ${includes}
         ${ARG_OPTIONS} -MD -MF ${object}.d -c ${source} -o ${object}
       DEPENDS ${source} DEPFILE ${object}.d VERBATIM COMMAND_EXPAND_LISTS COMMENT "Compiling ${id} (${name}) for ${backend}")
     list(APPEND objects ${object})
@@ -86,4 +87,12 @@ function(tenon_gpu_object id backend folder)
     COMMAND ${link} -o ${library} ${inputs} ${ARG_LIBS}
     DEPENDS ${inputs} ${TENON_EXPORTS_MAP} VERBATIM COMMAND_EXPAND_LISTS COMMENT "Linking ${id}.${backend}.so")
   add_custom_target(${id}.${backend} DEPENDS ${library})
+endfunction()
+
+# tenon_device(ID BACKEND SOURCES sources...): a device plugin, which has one object.
+function(tenon_device id backend)
+  cmake_parse_arguments(ARG "" "" "SOURCES" ${ARGN})
+  set(stage ${TENON_STAGING}/${id})
+  tenon_gpu_object(${id} ${backend} ${stage} SOURCES ${ARG_SOURCES})
+  tenon_stage(${id} ${stage} STAGED ${id}.${backend} ${stage}/${id}.${backend}.so)
 endfunction()

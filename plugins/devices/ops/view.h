@@ -110,7 +110,7 @@ void with_activation(tn_dtype d, const char* what, Body&& body) {
 struct Grid {
   int64_t rows, cols, per_row;
   Grid(int64_t n, int64_t columns) : rows(n), cols(columns), per_row((columns + kTile - 1) / kTile) {}
-  int64_t blocks() const { return rows * per_row; }
+  TN_FN int64_t blocks() const { return rows * per_row; }
   int64_t elements() const { return cols < kTile ? cols : kTile; }  // of one block, at most
 };
 struct Tile {

@@ -93,14 +93,13 @@ inline void submit(const tn_exec* exec, std::function<void()> work) {
   stream->submit(stream, std::move(work));
 }
 
-// Two waves a block are enough to tell waves from blocks.
 template <class Body>
-void emulate(const tn_exec* exec, int64_t blocks, int64_t shared, Body body) {
+void emulate(const tn_exec* exec, int64_t blocks, int64_t threads, int64_t shared, Body body) {
   submit(exec, [=] {
     std::vector<std::max_align_t> memory(static_cast<size_t>(shared) / sizeof(std::max_align_t) + 1);
     for (int64_t b = 0; b < blocks; ++b) {
       std::memset(memory.data(), 0xcd, static_cast<size_t>(shared));  // what an earlier block left means nothing
-      Threads::mine().run(2 * kWave, [&] { body(b, memory.data()); });
+      Threads::mine().run(static_cast<int>(threads), [&] { body(b, memory.data()); });
     }
   });
 }

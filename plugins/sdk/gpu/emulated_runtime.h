@@ -9,6 +9,5 @@ enum class Status { kSuccess, kOutOfMemory };
 inline constexpr Status kSuccess = Status::kSuccess, kOutOfMemory = Status::kOutOfMemory;
 inline const char* message(Status s) { return s == kSuccess ? "success" : "out of memory"; }
 inline Status last_error() { return kSuccess; }
-using Stream = void*;
 
 }  // namespace tenon::sdk::gpu

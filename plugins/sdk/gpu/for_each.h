@@ -15,8 +15,8 @@ inline constexpr int64_t kPlainShared = 48 << 10;  // bytes that need no leave
 #if defined(TENON_EMULATED_WAVE)
 
 template <class F>
-void launch_blocks(const tn_exec* exec, int64_t blocks, int64_t, int64_t shared, const F& f) {
-  emulate(exec, blocks, shared, [f](int64_t index, void* memory) { f(Block{index, memory}); });
+void launch_blocks(const tn_exec* exec, int64_t blocks, int64_t threads, int64_t shared, const F& f) {
+  emulate(exec, blocks, threads, shared, [f](int64_t index, void* memory) { f(Block{index, memory}); });
 }
 template <class F>
 void launch_each(const tn_exec* exec, int64_t n, const F& f) {
@@ -68,7 +68,12 @@ void for_each(const tn_exec* exec, int64_t n, F f) {
 template <int64_t Shared = 0, class F>
 void for_each_block(const tn_exec* exec, int64_t blocks, F f, int64_t elements = kSerialBelow, int64_t shared = Shared) {
   if (blocks <= 0) return;
+#if defined(TENON_EMULATED_WAVE)
+  const int64_t threads = 2 * gpu::kWave;  // enough to tell waves from blocks
+  (void)elements;
+#else
   const int64_t threads = elements >= gpu::kThreads ? gpu::kThreads : elements > 64 ? 128 : 64;
+#endif
   gpu::launch_blocks(exec, blocks, threads, gpu::kReduceBytes + shared, f);
 }
 

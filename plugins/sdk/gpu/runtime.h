@@ -3,6 +3,7 @@
 #pragma once
 
 #include "sdk/base.h"
+#include "tenon/host.h"
 
 #if defined(__HIP__) || defined(TENON_HIP_OVER_CUDA)
 #define TN_GPU_VENDOR "HIP"
@@ -64,7 +65,9 @@ inline void require(Status s, const char* what) {
   fail(s == kOutOfMemory ? TN_E_MEMORY : TN_E_DEVICE, std::string(what) + " failed on the GPU: " + message(s));
 }
 
+#if !defined(TENON_EMULATED_WAVE)
 // Streams cross the ABI as the vendor's own handles.
 inline Stream stream_of(const tn_stream* stream) { return reinterpret_cast<Stream>(const_cast<tn_stream*>(stream)); }
+#endif
 
 }  // namespace tenon::sdk::gpu

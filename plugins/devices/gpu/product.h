@@ -1,0 +1,47 @@
+// A matrix product as libraries of the vendors take it: column-major, and in types that one of them multiplies.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <tuple>
+
+#include "devices/gpu/calls.h"
+#include "sdk/tensor.h"
+#include "tenon/device.h"
+
+namespace tenon::gpu {
+
+// C[rows, columns] = alpha · op(A) · op(B) + beta · C, each matrix column-major with a leading dimension; `batch` of them, strides apart.
+// Row-major C = A · B is such a product with both factors swapped.
+struct Product {
+  int64_t rows, columns, inner, batch;
+  struct Operand {
+    tn_dtype dtype;
+    bool transposed;
+    int64_t leading, stride;  // in elements
+  } a, b, c;
+  bool exact;    // f32 is multiplied as f32
+  bool aligned;  // every matrix begins at a multiple of 16 bytes
+
+  // Products that one plan serves compare equal.
+  static auto key(const Operand& o) { return std::tuple(o.dtype.code, o.dtype.bits, o.transposed, o.leading, o.stride); }
+  auto key() const { return std::tuple(rows, columns, inner, batch, key(a), key(b), key(c), exact, aligned); }
+  auto operator<=>(const Product& o) const { return key() <=> o.key(); }
+  bool operator==(const Product& o) const { return key() == o.key(); }
+};
+
+// A vendor's library, opened at run time. Not thread-safe; a device guards it.
+class Blas {
+ public:
+  virtual ~Blas() = default;
+  virtual std::string version() const = 0;                   // "cuBLASLt 13.0"
+  virtual bool takes(const Product& p) const = 0;            // these types and layouts
+  virtual uint64_t workspace(const Product& p) const = 0;
+  virtual void multiply(const Product& p, double alpha, const void* a, const void* b, double beta, void* c, void* workspace, uint64_t bytes,
+                        Stream stream) = 0;
+};
+
+// Null where there is none; `why` then says so in a sentence. The built-in kernel multiplies instead.
+std::unique_ptr<Blas> open_blas(std::string& why);
+
+}  // namespace tenon::gpu
