@@ -1,8 +1,8 @@
-# tenon_plugin(ID SOURCES sources... [HOST sources...] [GPU] [LIBS libraries...]): builds a technique's objects and stages them with the
+# tenon_plugin(ID SOURCES sources... [HOST sources...] [GPU] [GPU_SOURCES sources...] [LIBS libraries...]): builds a technique's objects and stages them with the
 # manifest.json that lies beside the CMakeLists.txt. Each CPU level is a whole object of its own: inline functions compiled for one
 # instruction set never meet those of another, and the loader takes the best object that the CPU can run. GPU: the technique's code outside
 # kernels never touches what tensors hold, so the same sources also become ID.cuda.so and ID.hip.so (tenon_gpu.cmake); HOST are sources
-# without kernels, which GPU compilers need not see. The staged folder is then sealed: digests and hyper-parameters are read from the
+# without kernels, which GPU compilers need not see, and GPU_SOURCES stand in for SOURCES where the kernels are others. The staged folder is then sealed: digests and hyper-parameters are read from the
 # objects. It is ${TENON_STAGING}/ID, and the target that makes it is ID.staged.
 # Tenon's own build and the installed package Tenon both include this file; the package sets TENON_SEAL and TENON_STAGING first.
 #
@@ -46,7 +46,7 @@ function(tenon_stage id stage name)
 endfunction()
 
 function(tenon_plugin id)
-  cmake_parse_arguments(ARG "GPU" "" "SOURCES;HOST;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "GPU" "" "SOURCES;HOST;GPU_SOURCES;LIBS" ${ARGN})
   set(stage ${TENON_STAGING}/${id})
   set(objects "")
   foreach(level ${TENON_CPU_LEVELS})
@@ -58,7 +58,10 @@ function(tenon_plugin id)
     list(APPEND objects ${target})
   endforeach()
   if(ARG_GPU)
-    tenon_gpu_objects(${id} ${stage} SOURCES ${ARG_SOURCES} HOST ${ARG_HOST} LIBS ${ARG_LIBS})
+    if(NOT ARG_GPU_SOURCES)
+      set(ARG_GPU_SOURCES ${ARG_SOURCES})
+    endif()
+    tenon_gpu_objects(${id} ${stage} SOURCES ${ARG_GPU_SOURCES} HOST ${ARG_HOST} LIBS ${ARG_LIBS})
     foreach(backend cuda hip)
       if(TARGET ${id}.${backend})
         list(APPEND objects ${id}.${backend} ${stage}/${id}.${backend}.so)

@@ -37,6 +37,13 @@ std::pair<std::string, uint32_t> cut_name(std::string_view name) {
   return {std::string(name.substr(0, colon)), index};
 }
 
+// The backend of a device plugin's object; its id where it has several or none.
+std::string backend_of(const Catalog& catalog, const std::string& id) {
+  for (const PluginRow& row : catalog.list({.kind = "device"}))
+    if (row.id == id && row.backends.size() == 1) return row.backends[0];
+  return id;
+}
+
 uint32_t count_devices(const LoadedPlugin& plugin) {
   uint32_t n = 0;
   (void)take_report();
@@ -51,7 +58,7 @@ uint32_t count_devices(const LoadedPlugin& plugin) {
 
 }  // namespace
 
-Device Device::open_one(const LoadedPlugin& plugin, uint32_t index) {
+Device Device::open_one(const LoadedPlugin& plugin, std::string_view backend, uint32_t index) {
   const std::string id(plugin.id());
   if (const uint32_t n = count_devices(plugin); index >= n) {
     throw Error(TN_E_NOT_FOUND, id + ':' + std::to_string(index) + " does not exist; " + id + " has devices 0 to " +
@@ -60,7 +67,7 @@ Device Device::open_one(const LoadedPlugin& plugin, uint32_t index) {
   tn_device* handle = nullptr;
   check(plugin.api<tn_device_api>().open(host(), index, &handle),
         "the device " + id + ':' + std::to_string(index) + " cannot be opened");
-  const auto state = std::make_shared<State>(plugin, id, handle);
+  const auto state = std::make_shared<State>(plugin, std::string(backend), handle);
   const Device device(state);
   state->id = device.info().id;
   return device;
@@ -70,13 +77,15 @@ Device Device::open(const Catalog& catalog, std::string_view name, std::vector<s
   if (name != "auto") {
     const auto [id, index] = cut_name(name);
     const std::string found = catalog.resolve(TN_KIND_DEVICE, id);
-    return open_one(catalog.load(found, found), index);
+    const std::string backend = backend_of(catalog, found);
+    return open_one(catalog.load(found, backend), backend, index);
   }
   std::vector<Device> cpus;
   std::vector<std::string> passed;
   for (const PluginRow& row : catalog.list({.kind = "device"})) {
     try {
-      Device device = open_one(catalog.load(row.id, row.id), 0);
+      const std::string backend = backend_of(catalog, row.id);
+      Device device = open_one(catalog.load(row.id, backend), backend, 0);
       if (device.id().type != TN_CPU) {
         if (reasons) *reasons = std::move(passed);
         return device;
@@ -96,6 +105,9 @@ Device Device::open(const Catalog& catalog, std::string_view name, std::vector<s
 
 const std::string& Device::backend() const {
   return state_->backend;
+}
+const LoadedPlugin& Device::plugin() const {
+  return state_->plugin;
 }
 const tn_device_api& Device::api() const {
   return state_->plugin.api<tn_device_api>();

@@ -21,8 +21,9 @@ class Device {
   // the nearest.
   static Device open(const Catalog& catalog, std::string_view name, std::vector<std::string>* reasons = nullptr);
 
-  // The plugin's id, which is the backend that techniques must have an object for.
+  // What techniques must have an object for; the plugin's id unless its object names another.
   const std::string& backend() const;
+  const LoadedPlugin& plugin() const;
   const tn_device_api& api() const;
   tn_device* handle() const;
   tn_device_id id() const;
@@ -35,7 +36,7 @@ class Device {
  private:
   struct State;
   explicit Device(std::shared_ptr<const State> state) : state_(std::move(state)) {}
-  static Device open_one(const LoadedPlugin& plugin, uint32_t index);
+  static Device open_one(const LoadedPlugin& plugin, std::string_view backend, uint32_t index);
 
   std::shared_ptr<const State> state_;
 };

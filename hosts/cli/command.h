@@ -17,6 +17,7 @@ int run_bench(const std::vector<std::string>& arguments);
 int run_check(const std::vector<std::string>& arguments);
 int run_compare(const std::vector<std::string>& arguments);
 int run_conformance(const std::vector<std::string>& arguments);
+int run_devices(const std::vector<std::string>& arguments);
 int run_eval(const std::vector<std::string>& arguments);
 int run_generate(const std::vector<std::string>& arguments);
 int run_merge(const std::vector<std::string>& arguments);

@@ -25,6 +25,7 @@ constexpr std::array<Command, 13> kCommands{{
     {"merge", "merge an adapter into its model", run_merge},
     {"quantize", "write a model with its weights quantized", run_quantize},
     {"tokenize", "the token ids of a text", run_tokenize},
+    {"devices", "what computes here, and what each technique has for it", run_devices},
     {"plugin", "list, info, install, verify …; pack and sign your own", run_plugin},
     {"bench", "measure this machine and the parts of a step", run_bench},
     {"new-plugin", "a working plugin to start from, in C, C++ or Rust", run_new_plugin},

@@ -48,7 +48,7 @@ Tensor Engine::empty(Category category, tn_dtype dtype, const int64_t* shape, in
   }
   auto block = std::make_shared<Block>(memory_.allocate(category, bytes));
   void* data = block->data();
-  return {std::move(block), data, dtype, shape, ndim};
+  return {std::move(block), data, id_, dtype, shape, ndim};
 }
 
 Tensor Engine::empty(Category category, tn_dtype dtype, std::initializer_list<int64_t> shape) {

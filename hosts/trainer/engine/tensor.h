@@ -20,10 +20,11 @@ constexpr int64_t element_bytes(tn_dtype d) { return d.bits / 8; }
 class Tensor {
  public:
   Tensor() = default;
-  Tensor(std::shared_ptr<Block> block, void* data, tn_dtype dtype, std::initializer_list<int64_t> shape)
-      : Tensor(std::move(block), data, dtype, shape.begin(), static_cast<int>(shape.size())) {}
-  Tensor(std::shared_ptr<Block> block, void* data, tn_dtype dtype, const int64_t* shape, int ndim)
-      : block_(std::move(block)), data_(data), dtype_(dtype), ndim_(ndim) {
+  // `data` is memory of `device`; a null block means that somebody else owns it.
+  Tensor(std::shared_ptr<Block> block, void* data, tn_device_id device, tn_dtype dtype, std::initializer_list<int64_t> shape)
+      : Tensor(std::move(block), data, device, dtype, shape.begin(), static_cast<int>(shape.size())) {}
+  Tensor(std::shared_ptr<Block> block, void* data, tn_device_id device, tn_dtype dtype, const int64_t* shape, int ndim)
+      : block_(std::move(block)), data_(data), device_(device), dtype_(dtype), ndim_(ndim) {
     int64_t stride = 1;
     for (int i = ndim - 1; i >= 0; --i) shape_[i] = shape[i], strides_[i] = stride, stride *= shape[i];
   }
@@ -46,7 +47,7 @@ class Tensor {
   int64_t bytes() const { return count() * element_bytes(dtype_); }
 
   // The same memory under another row-major shape of the same count (of a contiguous tensor).
-  Tensor reshaped(std::initializer_list<int64_t> shape) const { return {block_, data_, dtype_, shape}; }
+  Tensor reshaped(std::initializer_list<int64_t> shape) const { return {block_, data_, device_, dtype_, shape}; }
   // Rows [begin, end) of the first axis.
   Tensor rows(int64_t begin, int64_t end) const {
     Tensor t = *this;
@@ -74,7 +75,7 @@ class Tensor {
 
   // Another's tensor, without ownership.
   static Tensor borrowed(const tn_tensor& t) {
-    return Tensor({}, static_cast<char*>(t.data) + t.byte_offset, t.dtype, t.shape, t.ndim).with_strides(t.strides);
+    return Tensor({}, static_cast<char*>(t.data) + t.byte_offset, t.device, t.dtype, t.shape, t.ndim).with_strides(t.strides);
   }
   // A borrowed tn_tensor whose lifetime is the full expression: pass as `f(t.ref())`.
   struct Ref {
@@ -82,12 +83,13 @@ class Tensor {
     operator tn_tensor*() const { return &t; }
   };
   Ref ref() const {
-    return {{data_, {TN_CPU, 0}, ndim_, dtype_, const_cast<int64_t*>(shape_.data()), const_cast<int64_t*>(strides_.data()), 0}};
+    return {{data_, device_, ndim_, dtype_, const_cast<int64_t*>(shape_.data()), const_cast<int64_t*>(strides_.data()), 0}};
   }
 
  private:
   std::shared_ptr<Block> block_;
   void* data_ = nullptr;
+  tn_device_id device_{};
   tn_dtype dtype_{};
   int32_t ndim_ = 0;
   std::array<int64_t, 4> shape_{}, strides_{};

@@ -29,7 +29,7 @@ Parameter& Model::add(std::string name, uint32_t role, int32_t block, tn_dtype d
   p.name = std::move(name), p.role = role, p.block = block;
   p.in_axis = shape.size() == 2 ? 1 : -1;
   p.n_heads = static_cast<int32_t>(config_.heads), p.n_kv_heads = static_cast<int32_t>(config_.kv_heads);
-  shapes_.emplace_back(&p, Tensor({}, nullptr, dtype, shape));
+  shapes_.emplace_back(&p, Tensor({}, nullptr, {TN_CPU, 0}, dtype, shape));
   return p;
 }
 

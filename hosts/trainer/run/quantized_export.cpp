@@ -104,7 +104,7 @@ QuantizedSize write_quantized_folder(const std::string& target, Session& session
     std::vector<tn_tensor*> pointers;
     for (const Tensor& c : l->quantized->components()) {
       bytes.push_back(to_host(engine, c));
-      host.emplace_back(std::shared_ptr<tenon::Block>(), bytes.back().data(), c.dtype(), c.shape(), c.ndim());
+      host.emplace_back(std::shared_ptr<tenon::Block>(), bytes.back().data(), tn_device_id{TN_CPU, 0}, c.dtype(), c.shape(), c.ndim());
       size.quantized_bytes += bytes.back().size();
     }
     for (const Tensor& t : host) refs.push_back(t.ref());

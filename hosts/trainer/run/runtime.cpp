@@ -56,7 +56,8 @@ TechniqueSet::~TechniqueSet() {
   for (const auto& a : adapters) a->api->destroy(a->self);
 }
 
-Runtime::Runtime(const Catalog& catalog, const MixRequest& request) : catalog_(catalog), request_(request) {
+Runtime::Runtime(const Catalog& catalog, const MixRequest& request)
+    : catalog_(catalog), request_(request), device_(Device::open(catalog, request.device)), info_(device_.info()) {
   std::vector<std::string> configs(std::max(request.adapters.size(), request.adapter_from.size()));
   std::vector<std::string> adapter_specs = request.adapters;
   for (size_t i = 0; i < request.adapter_from.size(); ++i) {
@@ -73,9 +74,8 @@ Runtime::Runtime(const Catalog& catalog, const MixRequest& request) : catalog_(c
   for (const MixOptimizer& o : optimizers) specs_.push_back(o.spec);
   specs_.insert(specs_.end(), others.begin(), others.end());
 
-  open_device(request.device);
   std::vector<std::string> tags = request.run_tags;
-  tags.push_back("device:" + backend_);
+  tags.push_back("device:" + device_.backend());
   const MixAnswer answer = check_mix(catalog, optimizers, others, tags);
   if (!answer.possible) {
     std::string sentence = "this mix is not possible: ";
@@ -83,10 +83,10 @@ Runtime::Runtime(const Catalog& catalog, const MixRequest& request) : catalog_(c
     throw Error(TN_E_CONFLICT, sentence);
   }
 
-  for (const MixOptimizer& o : optimizers) optimizers_.push_back({o, catalog.load(o.spec.id, backend_)});
+  for (const MixOptimizer& o : optimizers) optimizers_.push_back({o, catalog.load(o.spec.id, device_.backend())});
   size_t adapter = 0;
   for (size_t i = 0; i < parts.size(); ++i) {
-    Part part{others[i], catalog.load(others[i].id, backend_), {}, {}};
+    Part part{others[i], catalog.load(others[i].id, device_.backend()), {}, {}};
     switch (parts[i].first) {
       case TN_KIND_QUANTIZER: quantizer_ = std::make_unique<Part>(std::move(part)); break;
       case TN_KIND_ATTENTION: attention_ = std::make_unique<Part>(std::move(part)); break;
@@ -102,63 +102,15 @@ Runtime::Runtime(const Catalog& catalog, const MixRequest& request) : catalog_(c
 
 Runtime::~Runtime() {
   for (auto& [type, decoder] : decoders_) decoder.first.api<tn_quantizer_api>().destroy(decoder.second);
-  if (device_) device_api_->close(device_);
-}
-
-void Runtime::open_device(const std::string& name) {
-  PluginFilter filter;
-  filter.kind = "device";
-  const auto installed = catalog_.list(filter);
-  std::vector<std::string> candidates;
-  if (name == "auto") {
-    for (const char* id : {"cuda", "hip", "onednn"})
-      for (const PluginRow& row : installed)
-        if (row.id == id) candidates.push_back(id);
-    for (const PluginRow& row : installed)
-      if (row.id != "cuda" && row.id != "hip" && row.id != "onednn") candidates.push_back(row.id);
-  } else {
-    candidates.push_back(catalog_.resolve(TN_KIND_DEVICE, name));
-  }
-  if (candidates.empty()) throw Error(TN_E_NOT_FOUND, "no device plugin is installed; run `tenon plugin install` on one, or `tenon plugin rescan`");
-  std::string reasons;
-  for (const std::string& id : candidates) {
-    try {
-      const PluginRow* row = nullptr;
-      for (const PluginRow& r : installed)
-        if (r.id == id) row = &r;
-      const std::string backend = row && !row->backends.empty() ? row->backends[0] : id;
-      const LoadedPlugin plugin = catalog_.load(id, backend);
-      const auto& api = plugin.api<tn_device_api>();
-      uint32_t n = 0;
-      check(api.count(host(), &n), "looking for devices");
-      if (n == 0) {
-        const Report report = take_report();
-        throw Error(TN_E_DEVICE, "device " + id + " is not available here" + (report.sentence.empty() ? "" : ": " + report.sentence));
-      }
-      check(api.open(host(), 0, &device_), "opening the device");
-      loaded_.push_back(plugin);
-      device_api_ = &loaded_.back().api<tn_device_api>();
-      backend_ = backend;
-      info_.struct_size = sizeof(info_);
-      check(device_api_->info(device_, 0, &info_), "asking the device");
-      return;
-    } catch (const Error& e) {
-      if (name != "auto" || id == candidates.back()) {
-        if (reasons.empty()) throw;
-        throw Error(e.code(), reasons + e.what());
-      }
-      reasons += std::string(e.what()) + "; ";
-    }
-  }
 }
 
 const tn_device_info& Runtime::measured_device_info() {
-  if (info_.gemm_flops == 0) check(device_api_->info(device_, 1, &info_), "measuring the device");
+  if (info_.gemm_flops == 0) info_ = device_.info(true);
   return info_;
 }
 
 std::unique_ptr<Engine> Runtime::engine(tn_dtype compute, uint64_t limit_bytes, bool dry) const {
-  return std::make_unique<Engine>(host(), device_api_, device_, info_.id, compute, limit_bytes, dry);
+  return std::make_unique<Engine>(host(), &device_.api(), device_.handle(), info_.id, compute, limit_bytes, dry);
 }
 
 Quantizer Runtime::ggml_decoder(std::string_view type) const {
@@ -168,7 +120,7 @@ Quantizer Runtime::ggml_decoder(std::string_view type) const {
     filter.layout = "gguf:" + std::string(type);
     const auto rows = catalog_.list(filter);
     if (rows.empty()) throw Error(TN_E_NOT_FOUND, "the model has tensors of the GGUF type " + std::string(type) + ", which no installed quantizer reads");
-    const LoadedPlugin plugin = catalog_.load(rows[0].id, backend_);
+    const LoadedPlugin plugin = catalog_.load(rows[0].id, device_.backend());
     const Spec spec = catalog_.spec(TN_KIND_QUANTIZER, rows[0].id + ":type=" + std::string(type));
     const HyperArray hypers(spec);
     tn_quantizer* self = nullptr;
@@ -223,7 +175,7 @@ std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
 std::map<std::string, std::string> Runtime::plugin_versions() const {
   std::map<std::string, std::string> versions;
   const auto add = [&](const LoadedPlugin& p) { versions[std::string(p.id())] = p.descriptor().version; };
-  for (const LoadedPlugin& p : loaded_) add(p);
+  add(device_.plugin());
   for (const OptimizerPart& p : optimizers_) {
     add(p.plugin);
     for (const Spec& inner : p.mix.inner) versions[inner.id] = catalog_.info(inner.id).version;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/catalog/catalog.h"
+#include "core/device/device.h"
 #include "hosts/trainer/run/mix.h"
 #include "hosts/trainer/run/session.h"
 
@@ -42,12 +43,12 @@ class Runtime {
   ~Runtime();
   Runtime(const Runtime&) = delete;
 
-  const tn_device_api* device_api() const { return device_api_; }
-  tn_device* device() const { return device_; }
+  const tn_device_api* device_api() const { return &device_.api(); }
+  tn_device* device() const { return device_.handle(); }
   const tn_device_info& device_info() const { return info_; }
   // Measures bandwidth and matrix-product speed once.
   const tn_device_info& measured_device_info();
-  const std::string& backend() const { return backend_; }
+  const std::string& backend() const { return device_.backend(); }
 
   std::unique_ptr<Engine> engine(tn_dtype compute, uint64_t limit_bytes, bool dry) const;
   // A fresh set of instances.
@@ -66,18 +67,14 @@ class Runtime {
   const tn_layout* quantizer_layout() const;                  // org.tenon.layout/1 of the quantizer, or null
 
  private:
-  void open_device(const std::string& name);
   std::string joined(uint32_t kind, std::string (*form)(const Spec&)) const;
   Quantizer ggml_decoder(std::string_view type) const;
 
   const Catalog& catalog_;
   MixRequest request_;
-  std::string backend_;
-  const tn_device_api* device_api_ = nullptr;
-  tn_device* device_ = nullptr;
+  Device device_;
   tn_device_info info_{};
   std::vector<Spec> specs_;
-  std::vector<LoadedPlugin> loaded_;
   struct Part {
     Spec spec;
     LoadedPlugin plugin;

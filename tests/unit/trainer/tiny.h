@@ -86,8 +86,9 @@ struct Run {
   std::unique_ptr<TechniqueSet> set;
   std::unique_ptr<Session> session;
 
-  Run(const std::string& model, const MixRequest& request, SessionOptions options, tn_dtype compute = kF32)
-      : runtime(catalog(), request), source(ModelSource::open(model, 320)) {
+  Run(const std::string& model, const MixRequest& request, SessionOptions options, tn_dtype compute = kF32,
+      const Catalog& plugins = catalog())
+      : runtime(plugins, request), source(ModelSource::open(model, 320)) {
     options.sequence = std::max<int64_t>(options.sequence, 14), options.storage = compute;
     engine = runtime.engine(compute, 0, false);
     set = runtime.instantiate();

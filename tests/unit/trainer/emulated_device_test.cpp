@@ -1,0 +1,100 @@
+// The trainer on a device with memory of its own: the emulated GPU, where host code that touches a tensor faults, and where work runs only
+// when somebody waits for it. Numbers are those of the CPU device.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/error.h"
+#include "hosts/trainer/run/checkpoint.h"
+#include "tests/unit/trainer/tiny.h"
+
+namespace tenon::trainer {
+namespace {
+
+const Catalog& emulated() {
+  static const Catalog c({std::string(TENON_BINARY_DIR) + "/lib/emulated"});
+  return c;
+}
+MixRequest on_emulated(MixRequest request) {
+  request.device = "emulated";
+  return request;
+}
+
+struct EmulatedRun : tiny::Run {
+  EmulatedRun(const std::string& model, const MixRequest& request, const SessionOptions& options, tn_dtype dtype = kF32)
+      : tiny::Run(model, on_emulated(request), options, dtype, emulated()) {}
+};
+
+std::vector<float> all_weights(tiny::Run& run) {
+  std::vector<float> all;
+  for (const Parameter* p : run.session->optimizer()->parameters()) {
+    const std::vector<float> v = tiny::host_copy(*run.engine, p->value);
+    all.insert(all.end(), v.begin(), v.end());
+  }
+  return all;
+}
+double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double d = 0, n = 0;
+  for (size_t i = 0; i < a.size(); ++i) d += (a[i] - b[i]) * (a[i] - b[i]), n += b[i] * b[i];
+  return std::sqrt(d / n);
+}
+
+class Emulated : public testing::TestWithParam<const char*> {};
+
+TEST_P(Emulated, TrainsAsTheCpuDoes) {
+  const tiny::Folder folder;
+  const std::string model = tiny::model_folder(folder, "llama");
+  EmulatedRun gpu(model, tiny::mix(GetParam()), {});
+  tiny::Run cpu(model, tiny::mix(GetParam()), {});
+  for (int64_t step = 1; step <= 3; ++step) {
+    const StepResult a = gpu.session->step(step, 3, {tiny::input()}, 1e-3), b = cpu.session->step(step, 3, {tiny::input()}, 1e-3);
+    EXPECT_NEAR(a.loss, b.loss, 1e-5 * b.loss);
+    EXPECT_NEAR(a.grad_norm, b.grad_norm, 1e-4 * b.grad_norm);
+  }
+  EXPECT_LT(distance(all_weights(gpu), all_weights(cpu)), 1e-4);
+}
+INSTANTIATE_TEST_SUITE_P(Optimizers, Emulated, testing::Values("sgd:momentum=0.9", "adamw", "adamw8:min_8bit_size=64"));
+
+TEST(EmulatedDevice, TrainsAnAdapterOverFourBits) {
+  const tiny::Folder folder;
+  const std::string model = tiny::model_folder(folder, "llama");
+  MixRequest mix = tiny::mix("adamw");
+  mix.adapters = {"lora:r=4,target_modules=all-linear"}, mix.quantizer = "nf4";
+  EmulatedRun gpu(model, mix, {}, kBF16);
+  tiny::Run cpu(model, mix, {}, kBF16);
+  for (int64_t step = 1; step <= 2; ++step) {
+    const StepResult a = gpu.session->step(step, 2, {tiny::input()}, 1e-2), b = cpu.session->step(step, 2, {tiny::input()}, 1e-2);
+    EXPECT_NEAR(a.loss, b.loss, 2e-3 * b.loss);
+  }
+}
+
+TEST(EmulatedDevice, CheckpointsMoveBetweenDevices) {
+  const tiny::Folder folder;
+  const std::string model = tiny::model_folder(folder, "llama"), output = folder / "run";
+  const RunIdentity identity{{{"optimizer", "adamw"}}, {}};
+  std::filesystem::create_directories(output);
+  tiny::Run whole(model, tiny::mix("adamw"), {});
+  for (int64_t step = 1; step <= 4; ++step) whole.session->step(step, 4, {tiny::input()}, 1e-3);
+  EmulatedRun first(model, tiny::mix("adamw"), {});
+  for (int64_t step = 1; step <= 2; ++step) first.session->step(step, 4, {tiny::input()}, 1e-3);
+  save_checkpoint(output, 2, *first.session, identity, 2);
+  tiny::Run second(model, tiny::mix("adamw"), {});
+  std::vector<std::string> warnings;
+  ASSERT_EQ(load_checkpoint(newest_checkpoint(output).value(), *second.session, identity, warnings), 2);
+  for (int64_t step = 3; step <= 4; ++step) second.session->step(step, 4, {tiny::input()}, 1e-3);
+  EXPECT_LT(distance(all_weights(second), all_weights(whole)), 1e-5);
+}
+
+TEST(EmulatedDevice, IsChosenBeforeACpuAndRefusesInWords) {
+  EXPECT_EQ(Device::open(emulated(), "auto").id().type, 12);
+  EXPECT_EQ(Device::open(emulated(), "emulated:0").backend(), "emulated");
+  try {
+    Device::open(emulated(), "emulated:3");
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("has devices 0 to 0"), std::string::npos) << e.what();
+  }
+}
+
+}  // namespace
+}  // namespace tenon::trainer
