@@ -124,7 +124,7 @@ class Reader {
 
   void read_object(const Json& json) {
     if (!json.is_object()) refuse("an entry of \"objects\" is not a JSON object");
-    known(json, {"backend", "file", "sha256", "arch", "cpu"});
+    known(json, {"backend", "file", "sha256", "arch", "cpu", "gpu", "runtime"});
     ObjectFile object{get_string(json, "backend", what_),
                       get_string(json, "file", what_),
                       text(json, "sha256"),
@@ -145,6 +145,8 @@ class Reader {
     }
     if (sealed() && !valid_id(object.arch)) refuse("the architecture of " + quote_name(object.file) + " is missing");
     if (const Json* const cpu = find_array(json, "cpu", what_)) object.cpu = texts(*cpu, "cpu", what_);
+    if (const Json* const gpu = find_array(json, "gpu", what_)) object.gpu = texts(*gpu, "gpu", what_);
+    object.runtime = text(json, "runtime");
     manifest_.objects.push_back(std::move(object));
   }
 

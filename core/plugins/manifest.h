@@ -11,10 +11,12 @@
 
 namespace tenon {
 
-// One shared object: for a backend, an architecture and, on CPUs, the features that it uses.
+// One shared object: for a backend, an architecture and, on CPUs, the features that it uses, on GPUs what it holds code for.
 struct ObjectFile {
   std::string backend, file, sha256, arch;
   std::vector<std::string> cpu;
+  std::vector<std::string> gpu = {};  // targets of its GPU code: "sm_90", "compute_90" (PTX), "gfx90a"
+  std::string runtime = {};           // that its GPU code was built against: "CUDA 13.0"
 
   bool operator==(const ObjectFile&) const = default;
 };

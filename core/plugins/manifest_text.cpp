@@ -26,6 +26,8 @@ Ordered hyper_json(const HyperInfo& info) {
 Ordered object_json(const ObjectFile& object) {
   Ordered json{{"backend", object.backend}, {"file", object.file}, {"sha256", object.sha256}, {"arch", object.arch}};
   if (!object.cpu.empty()) json["cpu"] = object.cpu;
+  if (!object.gpu.empty()) json["gpu"] = object.gpu;
+  if (!object.runtime.empty()) json["runtime"] = object.runtime;
   return json;
 }
 

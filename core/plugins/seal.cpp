@@ -6,8 +6,10 @@
 
 #include "core/error.h"
 #include "core/files/atomic_file.h"
+#include "core/files/mapped_file.h"
 #include "core/plugins/cpu.h"
 #include "core/plugins/elf.h"
+#include "core/plugins/gpu_code.h"
 #include "core/plugins/kinds.h"
 #include "core/plugins/probe.h"
 #include "core/plugins/sha256.h"
@@ -95,6 +97,8 @@ Manifest seal(const std::string& folder) {
     const std::string path = fs::path(folder) / object.file;
     object.sha256 = sha256_of_file(path);
     object.arch = object_arch(path);
+    GpuCode code = gpu_code(MappedFile(path).bytes());
+    object.gpu = std::move(code.targets), object.runtime = std::move(code.runtime);
     if (object.arch != host_arch() || !missing_cpu_features(object.cpu).empty()) continue;
     const Probe probe = probe_object(path);
     if (probe.outcome == Probe::Outcome::kBroken) throw Error(TN_E_FORMAT, probe.sentence);

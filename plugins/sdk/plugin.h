@@ -97,8 +97,22 @@ constexpr tn_plugin describe(uint32_t kind, const char* id, const char* version,
 
 }  // namespace tenon::sdk
 
+// A GPU object notes what it was built against, for the manifest.
+#define TN_TEXT_OF(x) #x
+#define TN_TEXT(x) TN_TEXT_OF(x)
+#if defined(__CUDACC__)
+#define TENON_GPU_NOTE \
+  __attribute__((used)) static const char tn_gpu_note[] = "tenon gpu runtime: CUDA " TN_TEXT(__CUDACC_VER_MAJOR__) "." TN_TEXT(__CUDACC_VER_MINOR__);
+#elif defined(__HIP__)
+#define TENON_GPU_NOTE \
+  __attribute__((used)) static const char tn_gpu_note[] = "tenon gpu runtime: HIP " TN_TEXT(HIP_VERSION_MAJOR) "." TN_TEXT(HIP_VERSION_MINOR);
+#else
+#define TENON_GPU_NOTE
+#endif
+
 // Defines the one exported symbol over a constant tn_plugin.
 #define TENON_PLUGIN(descriptor)                                                                                                    \
+  TENON_GPU_NOTE                                                                                                                     \
   extern "C" TN_EXPORT int32_t tn_plugin_entry(uint32_t major, uint32_t minor, const tn_host* host, const tn_plugin** out) {         \
     return tenon::sdk::enter(major, minor, host, descriptor, out);                                                                   \
   }
