@@ -15,7 +15,7 @@
 namespace tenon::cli {
 namespace {
 
-constexpr std::array<Command, 13> kCommands{{
+constexpr std::array<Command, 14> kCommands{{
     {"train", "fine-tune or pre-train a model with any mix of plugins", run_train},
     {"eval", "loss and perplexity of a model on a text", run_eval},
     {"generate", "continue a prompt", run_generate},

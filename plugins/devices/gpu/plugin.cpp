@@ -25,7 +25,8 @@ int32_t count(const tn_host* host, uint32_t* n) {
   const gpu::Status s = gpu::device_count(&found);
   if (s != gpu::kSuccess || found == 0) {
     (void)sdk::gpu::last_error();
-    host->error(host, TN_E_DEVICE, s == gpu::kSuccess ? "the driver of " TN_GPU_VENDOR " shows no card" : sdk::gpu::message(s));
+    const std::string said = s == gpu::kSuccess ? "the driver shows none" : sdk::gpu::message(s);
+    host->error(host, TN_E_DEVICE, (TN_GPU_VENDOR " finds no card that it can use: " + said).c_str());
     return TN_OK;
   }
   *n = static_cast<uint32_t>(found);
