@@ -89,17 +89,21 @@ void examine(const std::string& folder, const InstallOptions& options, InstallRe
 }
 
 // Who signed is known from `signer`; `what` is the package, or the folder that one was unpacked into.
-void admit(const std::string& what, bool is_package, const std::optional<PublicKey>& signer, const InstallOptions& options) {
+void admit(const std::string& what, bool is_package, const std::optional<PublicKey>& signer,
+           const InstallOptions& options) {
   if (!signer) {
     if (is_package && !options.allow_unsigned)
-      throw Error(TN_E_TRUST, what + ": the package is not signed; get a signed one, or install it with --allow-unsigned if you "
-                                     "know where it comes from");
+      throw Error(TN_E_TRUST,
+                  what +
+                      ": the package is not signed; get a signed one, or install it with --allow-unsigned if you "
+                      "know where it comes from");
     return;
   }
   if (options.allow_unknown_key || TrustStore(options.keys.empty() ? key_folder() : options.keys).find(*signer)) return;
-  throw Error(TN_E_TRUST, what + ": it is signed by " + words(*signer) +
-                              ", whom you do not trust; compare the key id with the author's and run `tenon plugin trust "
-                              "KEY.pub`, or install it with --allow-unknown-key");
+  throw Error(TN_E_TRUST,
+              what + ": it is signed by " + words(*signer) +
+                  ", whom you do not trust; compare the key id with the author's and run `tenon plugin trust "
+                  "KEY.pub`, or install it with --allow-unknown-key");
 }
 
 void copy_plugin(const std::string& from, const Manifest& manifest, const fs::path& to) {
@@ -108,7 +112,9 @@ void copy_plugin(const std::string& from, const Manifest& manifest, const fs::pa
   if (fs::exists(fs::path(from) / kSignatureFile, error)) names.emplace_back(kSignatureFile);
   for (const std::string& name : names) {
     fs::copy_file(fs::path(from) / name, to / name, error);
-    if (error) throw Error(TN_E_IO, (to / name).string() + ": the file cannot be copied into the store (" + error.message() + ")");
+    if (error)
+      throw Error(TN_E_IO,
+                  (to / name).string() + ": the file cannot be copied into the store (" + error.message() + ")");
   }
   for (const ObjectFile& object : manifest.objects) check_digest(to / object.file, object);
   if (manifest_text(read_manifest(to)) != manifest_text(manifest))

@@ -48,10 +48,10 @@ class Store {
   // Nothing is made or read before the first use.
   explicit Store(std::string path);
 
-  // Installs a sealed folder, which is taken for the user's own build, or a package, which must be signed with a trusted
-  // key (core/packages/PACKAGES.md). Checks ABI, digests and architecture, tries every object that can run here in a
-  // child process, copies the files into the store and records them in one transaction. One version per id is kept. On
-  // failure nothing is left behind.
+  // Installs a sealed folder, which is taken for the user's own build, or a package, which must be signed with a
+  // trusted key (core/packages/PACKAGES.md). Checks ABI, digests and architecture, tries every object that can run here
+  // in a child process, copies the files into the store and records them in one transaction. One version per id is
+  // kept. On failure nothing is left behind.
   InstallReport install(const std::string& path, const InstallOptions& options = {});
 
   // Takes the plugin out of the catalog, then deletes its files. Processes that have it loaded keep it. TN_E_NOT_FOUND

@@ -65,12 +65,14 @@ class Reader {
     if (names_.empty()) refuse("it is not a package of Tenon, or an empty one");
     // Extended headers and whatever follows the end would show here.
     if (size_ != round_up(expected, kRecord))
-      refuse("it has " + std::to_string(size_) + " bytes where its files need " + std::to_string(round_up(expected, kRecord)) +
-             "; it was cut short, or something was added");
+      refuse("it has " + std::to_string(size_) + " bytes where its files need " +
+             std::to_string(round_up(expected, kRecord)) + "; it was cut short, or something was added");
   }
 
  private:
-  [[noreturn]] void refuse(const std::string& why) const { throw Error(TN_E_FORMAT, path_ + ": " + why + "; get the package again"); }
+  [[noreturn]] void refuse(const std::string& why) const {
+    throw Error(TN_E_FORMAT, path_ + ": " + why + "; get the package again");
+  }
 
   bool next(archive_entry*& entry) {
     const int result = archive_read_next_header(archive_.get(), &entry);
@@ -91,8 +93,8 @@ class Reader {
     if (names_.size() > kMostFiles) refuse("it holds more than " + std::to_string(kMostFiles) + " files");
     const int64_t bytes = archive_entry_size_is_set(entry) ? archive_entry_size(entry) : -1;
     if (bytes < 0 || static_cast<uint64_t>(bytes) > most_bytes(name))
-      refuse(quote_name(name) + " in it has " + std::to_string(bytes) + " bytes, and at most " + std::to_string(most_bytes(name)) +
-             " are accepted");
+      refuse(quote_name(name) + " in it has " + std::to_string(bytes) + " bytes, and at most " +
+             std::to_string(most_bytes(name)) + " are accepted");
     if (static_cast<uint64_t>(bytes) > size_) refuse(quote_name(name) + " in it is cut short");
     return name;
   }
@@ -155,7 +157,8 @@ void add(archive* to, const std::string& folder, const std::string& name) {
     const ssize_t n = read(in.get(), buffer.data(), buffer.size());
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) throw_io_error(path, "read the file", errno);
-    if (n == 0 || n > left) throw Error(TN_E_IO, path + ": the file changes while it is packed; try again when it is complete");
+    if (n == 0 || n > left)
+      throw Error(TN_E_IO, path + ": the file changes while it is packed; try again when it is complete");
     written(archive_write_data(to, buffer.data(), static_cast<size_t>(n)) == n);
     left -= n;
   }

@@ -36,8 +36,8 @@ std::vector<std::string> packaged_names(const std::string& folder, const Manifes
       std::find(names.begin(), names.end(), kSignatureFile) != names.end())
     throw Error(TN_E_FORMAT, folder + ": an object has the name of another file of the package; name it ID.BACKEND.so");
   if (names.size() >= kMostFiles)
-    throw Error(TN_E_FORMAT, folder + ": the plugin has " + std::to_string(names.size()) + " files, and a package holds fewer than " +
-                                 std::to_string(kMostFiles));
+    throw Error(TN_E_FORMAT, folder + ": the plugin has " + std::to_string(names.size()) +
+                                 " files, and a package holds fewer than " + std::to_string(kMostFiles));
   return names;
 }
 
@@ -47,12 +47,14 @@ std::vector<PackagedFile> packaged_files(const std::string& folder, const Manife
     const std::string path = fs::path(folder) / name;
     struct stat status;
     if (name.size() > kMostNameBytes)
-      throw Error(TN_E_FORMAT, path + ": in a package a name has at most " + std::to_string(kMostNameBytes) + " bytes; use a shorter one");
+      throw Error(TN_E_FORMAT, path + ": in a package a name has at most " + std::to_string(kMostNameBytes) +
+                                   " bytes; use a shorter one");
     if (lstat(path.c_str(), &status) != 0) throw_io_error(path, "look at the file", errno);
-    if (!S_ISREG(status.st_mode)) throw Error(TN_E_FORMAT, path + ": this is not a plain file, as every file of a plugin must be");
+    if (!S_ISREG(status.st_mode))
+      throw Error(TN_E_FORMAT, path + ": this is not a plain file, as every file of a plugin must be");
     if (static_cast<uint64_t>(status.st_size) > most_bytes(name))
-      throw Error(TN_E_FORMAT, path + ": the file has " + std::to_string(status.st_size) + " bytes, and a package takes at most " +
-                                   std::to_string(most_bytes(name)));
+      throw Error(TN_E_FORMAT, path + ": the file has " + std::to_string(status.st_size) +
+                                   " bytes, and a package takes at most " + std::to_string(most_bytes(name)));
     files.push_back({name, sha256_of_file(path), static_cast<uint64_t>(status.st_size)});
   }
   return files;
@@ -60,7 +62,8 @@ std::vector<PackagedFile> packaged_files(const std::string& folder, const Manife
 
 std::string signed_text(const std::vector<PackagedFile>& files) {
   std::string text = "tenon package 1\n";
-  for (const PackagedFile& file : files) text += file.sha256 + ' ' + std::to_string(file.bytes) + ' ' + file.name + '\n';
+  for (const PackagedFile& file : files)
+    text += file.sha256 + ' ' + std::to_string(file.bytes) + ' ' + file.name + '\n';
   return text;
 }
 

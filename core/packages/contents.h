@@ -11,7 +11,8 @@
 namespace tenon {
 
 inline constexpr const char* kSignatureFile = "signature.json";
-inline constexpr uint64_t kMostSignatureBytes = 64 << 10, kMostTextBytes = 1 << 20, kMostObjectBytes = uint64_t{4} << 30;
+inline constexpr uint64_t kMostSignatureBytes = 64 << 10, kMostTextBytes = 1 << 20,
+                          kMostObjectBytes = uint64_t{4} << 30;
 inline constexpr size_t kMostFiles = 256, kMostNameBytes = 100;
 
 struct PackagedFile {

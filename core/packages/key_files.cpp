@@ -47,7 +47,8 @@ void parse_line(const std::string& path, std::string_view text, std::string_view
   std::string_view rest = text.substr(kind.size());
   if (!rest.empty() && rest.back() == '\n') rest.remove_suffix(1);
   const size_t space = rest.find(' ');
-  if (space == std::string_view::npos || !valid_key_name(rest.substr(space + 1))) refuse("the key's name is missing or damaged");
+  if (space == std::string_view::npos || !valid_key_name(rest.substr(space + 1)))
+    refuse("the key's name is missing or damaged");
   if (!from_base64(rest.substr(0, space), bytes, 32)) refuse("the key is damaged; get it again");
   owner = rest.substr(space + 1);
 }
@@ -66,15 +67,18 @@ PublicKey read_public_key(const std::string& path) {
 }
 
 void write_public_key(const std::string& path, const PublicKey& key) {
-  write_file_atomically(path, std::string(kPublic) + to_base64(key.bytes.data(), key.bytes.size()) + ' ' + key.owner + '\n');
+  write_file_atomically(path,
+                        std::string(kPublic) + to_base64(key.bytes.data(), key.bytes.size()) + ' ' + key.owner + '\n');
 }
 
 SecretKey read_secret_key(const std::string& path) {
   struct stat status;
   std::string text = read_small(path, status);
   if (status.st_mode & 077)
-    throw Error(TN_E_TRUST, path + ": others may read this secret key, so it may be known to them; make a new one, or run `chmod 600 " +
-                                path + "` if you are sure that nobody did");
+    throw Error(
+        TN_E_TRUST,
+        path + ": others may read this secret key, so it may be known to them; make a new one, or run `chmod 600 " +
+            path + "` if you are sure that nobody did");
   std::array<uint8_t, 32> seed{};
   std::string owner;
   parse_line(path, text, kSecret, "secret", seed.data(), owner);
@@ -86,7 +90,8 @@ SecretKey read_secret_key(const std::string& path) {
 
 std::string make_key_pair(const std::string& folder, const std::string& name) {
   if (!valid_key_name(name))
-    throw Error(TN_E_ARGUMENT, quote_name(name) + " cannot be a key's name; use letters, digits, '.', '-' and '_', at most 64");
+    throw Error(TN_E_ARGUMENT,
+                quote_name(name) + " cannot be a key's name; use letters, digits, '.', '-' and '_', at most 64");
   const fs::path keys = fs::path(folder) / "keys";
   std::error_code error;
   fs::create_directories(keys, error);
@@ -97,7 +102,8 @@ std::string make_key_pair(const std::string& folder, const std::string& name) {
   // Made in one step with its mode, so that there is no instant in which others may read it.
   const FileDescriptor fd(open(secret.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd && errno == EEXIST)
-    throw Error(TN_E_CONFLICT, secret + ": there is a key of this name; choose another name, or move that file away first");
+    throw Error(TN_E_CONFLICT,
+                secret + ": there is a key of this name; choose another name, or move that file away first");
   if (!fd) throw_io_error(secret, "make the key", errno);
   const SecretKey key = SecretKey::generate(name);
   std::array<uint8_t, 32> seed = key.seed();
@@ -123,8 +129,10 @@ SecretKey find_secret_key(const std::string& folder, const std::string& name_or_
   std::vector<std::string> names;
   for (const fs::directory_entry& entry : fs::directory_iterator(path.parent_path(), error))
     if (entry.path().extension() == ".secret") names.push_back(entry.path().stem());
-  throw Error(TN_E_NOT_FOUND, "there is no secret key named " + quote_name(name_or_path) + " in " + path.parent_path().string() +
-                                  (names.empty() ? "; make one with `tenon plugin keygen NAME`" : suggestion(name_or_path, names, "there are")));
+  throw Error(TN_E_NOT_FOUND, "there is no secret key named " + quote_name(name_or_path) + " in " +
+                                  path.parent_path().string() +
+                                  (names.empty() ? "; make one with `tenon plugin keygen NAME`"
+                                                 : suggestion(name_or_path, names, "there are")));
 }
 
 }  // namespace tenon

@@ -13,7 +13,8 @@ namespace {
 void start_sodium() {
   static const bool started = sodium_init() >= 0;
   if (!started)
-    throw Error(TN_E_INTERNAL, "the library that signs (libsodium) cannot start, as the system gives no random numbers");
+    throw Error(TN_E_INTERNAL,
+                "the library that signs (libsodium) cannot start, as the system gives no random numbers");
 }
 
 }  // namespace
@@ -80,15 +81,18 @@ std::string to_base64(const uint8_t* bytes, size_t n) {
 bool from_base64(std::string_view text, uint8_t* bytes, size_t n) {
   size_t got = 0;
   const char* end = nullptr;
-  return sodium_base642bin(bytes, n, text.data(), text.size(), nullptr, &got, &end, sodium_base64_VARIANT_ORIGINAL) == 0 &&
+  return sodium_base642bin(bytes, n, text.data(), text.size(), nullptr, &got, &end, sodium_base64_VARIANT_ORIGINAL) ==
+             0 &&
          got == n && end == text.data() + text.size();
 }
 
 bool valid_key_name(std::string_view name) {
   const auto ok = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+           c == '-';
   };
-  return !name.empty() && name.size() <= 64 && name[0] != '.' && name[0] != '-' && std::all_of(name.begin(), name.end(), ok);
+  return !name.empty() && name.size() <= 64 && name[0] != '.' && name[0] != '-' &&
+         std::all_of(name.begin(), name.end(), ok);
 }
 
 }  // namespace tenon

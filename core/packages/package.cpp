@@ -48,10 +48,12 @@ void check_digests(const std::string& where, const std::string& folder, const Ma
     const std::string path = fs::path(folder) / object.file;
     std::error_code error;
     if (!fs::exists(path, error))
-      throw Error(TN_E_NOT_FOUND, where + ": the object " + object.file + " is in the manifest but is missing; get the plugin again");
+      throw Error(TN_E_NOT_FOUND,
+                  where + ": the object " + object.file + " is in the manifest but is missing; get the plugin again");
     if (sha256_of_file(path) != object.sha256)
       throw Error(TN_E_TRUST, where + ": the SHA-256 of " + object.file +
-                                  " differs from the manifest's; the object was altered or damaged, seal the folder or get the plugin again");
+                                  " differs from the manifest's; the object was altered or damaged, seal the folder or "
+                                  "get the plugin again");
   }
 }
 
@@ -61,7 +63,8 @@ void check_names(const std::string& package, const std::string& folder, const Ma
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename();
     if (name != kSignatureFile && std::find(known.begin(), known.end(), name) == known.end())
-      throw Error(TN_E_FORMAT, package + ": it holds " + quote_name(name) + ", which is neither an object of its manifest nor a document");
+      throw Error(TN_E_FORMAT, package + ": it holds " + quote_name(name) +
+                                   ", which is neither an object of its manifest nor a document");
   }
 }
 

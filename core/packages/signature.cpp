@@ -19,10 +19,14 @@ struct Signature {
 };
 
 Signature parse(const Json& json, const std::string& path) {
-  const auto refuse = [&](const std::string& why) { throw Error(TN_E_FORMAT, path + ": " + why + "; get the package again"); };
+  const auto refuse = [&](const std::string& why) {
+    throw Error(TN_E_FORMAT, path + ": " + why + "; get the package again");
+  };
   if (!json.is_object()) refuse("the signature is not a JSON object");
   if (get_int(json, "signature", 0, 1 << 30, path) != 1 || get_string(json, "algorithm", path) != "ed25519")
-    throw Error(TN_E_FORMAT, path + ": the signature is not of format 1 with ed25519, which is all that this Tenon knows; update Tenon");
+    throw Error(
+        TN_E_FORMAT,
+        path + ": the signature is not of format 1 with ed25519, which is all that this Tenon knows; update Tenon");
   Signature s;
   s.key.owner = get_string(json, "owner", path);
   if (!valid_key_name(s.key.owner)) refuse("the owner's name is damaged");
@@ -49,11 +53,14 @@ std::optional<PublicKey> check_signature(const std::string& folder, const Manife
   const std::string path = std::filesystem::path(folder) / kSignatureFile;
   struct stat status;
   if (lstat(path.c_str(), &status) != 0) return std::nullopt;
-  if (!S_ISREG(status.st_mode)) throw Error(TN_E_FORMAT, path + ": the signature is not a plain file; get the package again");
-  const Signature s =
-      parse(read_json_file(path, {.max_bytes = kMostSignatureBytes, .max_values = 100, .max_depth = 4, .unique_keys = true}), path);
+  if (!S_ISREG(status.st_mode))
+    throw Error(TN_E_FORMAT, path + ": the signature is not a plain file; get the package again");
+  const Signature s = parse(
+      read_json_file(path, {.max_bytes = kMostSignatureBytes, .max_values = 100, .max_depth = 4, .unique_keys = true}),
+      path);
   if (!s.key.verifies(signed_text(packaged_files(folder, manifest)), s.value))
-    throw Error(TN_E_TRUST, folder + ": the files differ from what " + words(s.key) + " signed; do not use them, get the package again");
+    throw Error(TN_E_TRUST, folder + ": the files differ from what " + words(s.key) +
+                                " signed; do not use them, get the package again");
   return s.key;
 }
 

@@ -41,7 +41,8 @@ std::vector<PublicKey> TrustStore::list() const {
 
 bool TrustStore::add(const PublicKey& key) {
   if (folder_.empty())
-    throw Error(TN_E_NOT_FOUND, "there is no folder to keep trusted keys in, since neither XDG_CONFIG_HOME nor HOME is set; set HOME");
+    throw Error(TN_E_NOT_FOUND,
+                "there is no folder to keep trusted keys in, since neither XDG_CONFIG_HOME nor HOME is set; set HOME");
   if (find(key)) return false;
   std::error_code error;
   const fs::path folder = fs::path(folder_) / "trusted";
@@ -59,11 +60,14 @@ PublicKey TrustStore::remove(const std::string& id_or_name) {
     if (key.id() == id_or_name || key.owner == id_or_name) meant.push_back(key);
   }
   if (meant.empty())
-    throw Error(TN_E_NOT_FOUND, "no key named " + quote_name(id_or_name) + " is trusted" + suggestion(id_or_name, names, "there are"));
+    throw Error(TN_E_NOT_FOUND,
+                "no key named " + quote_name(id_or_name) + " is trusted" + suggestion(id_or_name, names, "there are"));
   if (meant.size() > 1)
-    throw Error(TN_E_CONFLICT, "several trusted keys are named " + quote_name(id_or_name) + "; give the key id, such as " + meant[0].id());
+    throw Error(TN_E_CONFLICT, "several trusted keys are named " + quote_name(id_or_name) +
+                                   "; give the key id, such as " + meant[0].id());
   std::error_code error;
-  if (!fs::remove(path_of(meant[0].id()), error) && error) throw_io_error(path_of(meant[0].id()), "remove the key", error.value());
+  if (!fs::remove(path_of(meant[0].id()), error) && error)
+    throw_io_error(path_of(meant[0].id()), "remove the key", error.value());
   return meant[0];
 }
 

@@ -19,12 +19,14 @@ int main(void) {
   tn_tensor *weights = NULL, *gradients = NULL;
   const tn_dtype f32 = {TN_FLOAT, 32, 1};
   int64_t shape[1] = {N};
-  if (tn_context_open(NULL, 0, &context) < 0 || tn_session_open(context, "onednn", 0, &session) < 0) return failed("a session");
+  if (tn_context_open(NULL, 0, &context) < 0 || tn_session_open(context, "onednn", 0, &session) < 0)
+    return failed("a session");
   if (tn_technique_create(session, TN_KIND_OPTIMIZER, "lion:weight_decay=0.1", &lion) < 0) return failed("the plugin");
   if (tn_tensor_alloc(session, TN_MEMORY_WEIGHTS, &f32, 1, shape, &weights) < 0 ||
       tn_tensor_alloc(session, TN_MEMORY_GRADIENTS, &f32, 1, shape, &gradients) < 0)
     return failed("memory");
-  tn_param param = {TN_SIZE_TO(tn_param, name), 1, TN_ROLE_OTHER, TN_REPR_DENSE, -1, -1, 0, 0, f32, 1, -1, 0, {N}, "weights"};
+  tn_param param = {
+      TN_SIZE_TO(tn_param, name), 1, TN_ROLE_OTHER, TN_REPR_DENSE, -1, -1, 0, 0, f32, 1, -1, 0, {N}, "weights"};
   const tn_param* params[] = {&param};
   if (tn_optimizer_bind(lion, params, 1) < 0) return failed("bind");
 

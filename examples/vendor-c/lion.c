@@ -2,7 +2,8 @@
  *
  *   c = beta1 m + (1 - beta1) g;   w -= lr (sign(c) + weight_decay w);   m = beta2 m + (1 - beta2) g
  *
- * The instance knows each parameter's number of elements and nothing else: the momentum is a state that the host allocates. */
+ * The instance knows each parameter's number of elements and nothing else: the momentum is a state that the host
+ * allocates. */
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -38,8 +39,12 @@ static int32_t refuse(const tn_host* host, int32_t status, const char* format, .
   return status;
 }
 
-static int is_f32(tn_dtype d) { return d.code == TN_FLOAT && d.bits == 32 && d.lanes == 1; }
-static int is_bf16(tn_dtype d) { return d.code == TN_BFLOAT && d.bits == 16 && d.lanes == 1; }
+static int is_f32(tn_dtype d) {
+  return d.code == TN_FLOAT && d.bits == 32 && d.lanes == 1;
+}
+static int is_bf16(tn_dtype d) {
+  return d.code == TN_BFLOAT && d.bits == 16 && d.lanes == 1;
+}
 
 /* ---- create, bind ---- */
 
@@ -62,9 +67,11 @@ static void destroy(tn_optimizer* self) {
 }
 
 static int32_t supports(tn_optimizer* self, const tn_query* q) {
-  if (q->device.type != TN_CPU) return refuse(self->host, TN_E_UNSUPPORTED, "lion: this object runs on the CPU; choose --device onednn");
+  if (q->device.type != TN_CPU)
+    return refuse(self->host, TN_E_UNSUPPORTED, "lion: this object runs on the CPU; choose --device onednn");
   if (!is_f32(q->dtype) && !is_bf16(q->dtype))
-    return refuse(self->host, TN_E_UNSUPPORTED, "lion updates f32 and bf16 parameters; train an adapter over quantized weights");
+    return refuse(self->host, TN_E_UNSUPPORTED,
+                  "lion updates f32 and bf16 parameters; train an adapter over quantized weights");
   return TN_OK;
 }
 
@@ -75,7 +82,8 @@ static int by_uid(const void* a, const void* b) {
 
 static int32_t bind(tn_optimizer* self, const tn_param* const* params, uint64_t n) {
   parameter* list = calloc(n ? n : 1, sizeof *list);
-  if (!list) return refuse(self->host, TN_E_MEMORY, "lion: out of host memory for %llu parameters", (unsigned long long)n);
+  if (!list)
+    return refuse(self->host, TN_E_MEMORY, "lion: out of host memory for %llu parameters", (unsigned long long)n);
   free(self->params);
   self->params = list, self->n_params = n;
   for (uint64_t i = 0; i < n; ++i) {
@@ -83,8 +91,10 @@ static int32_t bind(tn_optimizer* self, const tn_param* const* params, uint64_t 
     parameter* mine = &list[i];
     const char* name = p->name && *p->name ? p->name : "a parameter";
     if (p->repr == TN_REPR_QUANTIZED || (!is_f32(p->dtype) && !is_bf16(p->dtype)))
-      return refuse(self->host, TN_E_UNSUPPORTED, "lion: %s is not f32 or bf16; freeze it and train an adapter over it", name);
-    if (p->ndim < 0 || p->ndim > 4) return refuse(self->host, TN_E_ARGUMENT, "lion: %s has %d axes; at most 4 are possible", name, p->ndim);
+      return refuse(self->host, TN_E_UNSUPPORTED, "lion: %s is not f32 or bf16; freeze it and train an adapter over it",
+                    name);
+    if (p->ndim < 0 || p->ndim > 4)
+      return refuse(self->host, TN_E_ARGUMENT, "lion: %s has %d axes; at most 4 are possible", name, p->ndim);
     mine->uid = p->uid, mine->ndim = p->ndim, mine->n = 1;
     for (int32_t k = 0; k < p->ndim; ++k) {
       mine->shape[k] = p->shape[k];
@@ -94,7 +104,8 @@ static int32_t bind(tn_optimizer* self, const tn_param* const* params, uint64_t 
   }
   qsort(list, n, sizeof *list, by_uid);
   for (uint64_t i = 1; i < n; ++i)
-    if (list[i].uid == list[i - 1].uid) return refuse(self->host, TN_E_ARGUMENT, "lion: two parameters have the uid %u", list[i].uid);
+    if (list[i].uid == list[i - 1].uid)
+      return refuse(self->host, TN_E_ARGUMENT, "lion: two parameters have the uid %u", list[i].uid);
   return TN_OK;
 }
 
@@ -110,12 +121,14 @@ static const parameter* find(const tn_optimizer* self, uint32_t uid) {
 static int32_t state_layout(tn_optimizer* self, uint32_t uid, const tn_state_sink* sink) {
   const parameter* p = find(self, uid);
   if (!p) return TN_E_ARGUMENT;
-  tn_state_slot slot = {TN_SIZE_TO(tn_state_slot, name), TN_SLOT_VALUE, 0, p->ndim, {TN_FLOAT, 32, 1}, 0, {0}, "exp_avg"};
+  tn_state_slot slot = {
+      TN_SIZE_TO(tn_state_slot, name), TN_SLOT_VALUE, 0, p->ndim, {TN_FLOAT, 32, 1}, 0, {0}, "exp_avg"};
   memcpy(slot.shape, p->shape, sizeof slot.shape);
   return sink->declare(sink->self, &slot);
 }
 
-static int32_t estimate(tn_optimizer* self, const struct tn_device_api* api, tn_device* device, uint32_t uid, tn_estimate* out) {
+static int32_t estimate(tn_optimizer* self, const struct tn_device_api* api, tn_device* device, uint32_t uid,
+                        tn_estimate* out) {
   (void)api, (void)device;
   const parameter* p = find(self, uid);
   if (!p) return TN_E_ARGUMENT;
@@ -169,17 +182,22 @@ static inline float lion(numbers a, float w, float* m, float g) {
   return a.keep * w - a.lr * (float)((c > 0) - (c < 0));
 }
 
-static const char* at(const tn_tensor* t) { return (const char*)t->data + t->byte_offset; }
+static const char* at(const tn_tensor* t) {
+  return (const char*)t->data + t->byte_offset;
+}
 
-static int32_t check(const tn_optimizer* self, const parameter* p, const tn_tensor* t, const char* what, int allow_bf16) {
+static int32_t check(const tn_optimizer* self, const parameter* p, const tn_tensor* t, const char* what,
+                     int allow_bf16) {
   int64_t n = 1, expected = 1;
   int dense = t->ndim <= 4;
   for (int32_t k = t->ndim - 1; k >= 0 && dense; --k) {
     dense = t->shape[k] <= 1 || p->n == 0 || t->strides[k] == expected;
     n *= t->shape[k], expected *= t->shape[k];
   }
-  if (!dense || n != p->n) return refuse(self->host, TN_E_ARGUMENT, "lion: %s is not the dense tensor that was bound", what);
-  if (!is_f32(t->dtype) && !(allow_bf16 && is_bf16(t->dtype))) return refuse(self->host, TN_E_UNSUPPORTED, "lion: %s has a dtype that it cannot be in", what);
+  if (!dense || n != p->n)
+    return refuse(self->host, TN_E_ARGUMENT, "lion: %s is not the dense tensor that was bound", what);
+  if (!is_f32(t->dtype) && !(allow_bf16 && is_bf16(t->dtype)))
+    return refuse(self->host, TN_E_UNSUPPORTED, "lion: %s has a dtype that it cannot be in", what);
   return TN_OK;
 }
 
@@ -187,15 +205,18 @@ static int32_t update(const tn_optimizer* self, const tn_item* item) {
   const parameter* p = find(self, item->uid);
   if (!p) return TN_E_ARGUMENT;
   if (!item->grad) return TN_OK;
-  if (item->n_states != 1) return refuse(self->host, TN_E_ARGUMENT, "lion: %u states were passed where 1 belongs", item->n_states);
+  if (item->n_states != 1)
+    return refuse(self->host, TN_E_ARGUMENT, "lion: %u states were passed where 1 belongs", item->n_states);
   int32_t status = check(self, p, item->param, "the parameter", 1);
   if (status == TN_OK) status = check(self, p, item->grad, "the gradient", 1);
   if (status == TN_OK) status = check(self, p, item->states[0], "exp_avg", 0);
   if (status == TN_OK && item->master) status = check(self, p, item->master, "the master", 0);
   if (status != TN_OK) return status;
 
-  const numbers a = {(float)self->beta1, (float)(1 - self->beta1), (float)self->beta2, (float)(1 - self->beta2), (float)item->lr,
-                     (float)(1 - item->lr * self->weight_decay * item->decay_scale), (float)item->grad_scale};
+  const numbers a = {(float)self->beta1,     (float)(1 - self->beta1),
+                     (float)self->beta2,     (float)(1 - self->beta2),
+                     (float)item->lr,        (float)(1 - item->lr * self->weight_decay * item->decay_scale),
+                     (float)item->grad_scale};
   float* m = (float*)at(item->states[0]);
   float* master = item->master ? (float*)at(item->master) : NULL;
   const int wide = is_f32(item->param->dtype), wide_grad = is_f32(item->grad->dtype);
@@ -219,7 +240,8 @@ static int32_t update(const tn_optimizer* self, const tn_item* item) {
     } else {
       uint32_t bits;
       memcpy(&bits, &now, sizeof bits);
-      h[i] = to_bf16(now, random ? noise16(item->rng, (uint64_t)i) : 0x7fffu + (bits >> 16 & 1)); /* nearest: ties to even */
+      h[i] = to_bf16(now,
+                     random ? noise16(item->rng, (uint64_t)i) : 0x7fffu + (bits >> 16 & 1)); /* nearest: ties to even */
     }
   }
   return TN_OK;
@@ -236,32 +258,79 @@ static int32_t apply(tn_optimizer* self, const tn_exec* exec, const tn_item* con
 
 /* ---- the descriptor ---- */
 
-static const tn_hyper_info
-    kBeta1 = {sizeof(tn_hyper_info), TN_TYPE_FLOAT, "beta1", "0.9", 0, 1, TN_RANGE_OPEN_MAX, 0, NULL, NULL, "how much of the momentum is in the step"},
-    kBeta2 = {sizeof(tn_hyper_info), TN_TYPE_FLOAT, "beta2", "0.99", 0, 1, TN_RANGE_OPEN_MAX, 0, NULL, NULL, "how much of the momentum is kept"},
-    kDecay = {sizeof(tn_hyper_info), TN_TYPE_FLOAT, "weight_decay", "0", 0, INFINITY, TN_RANGE_OPEN_MAX, 0, NULL, "1/lr",
-              "decoupled: the weight shrinks by lr * this"};
+static const tn_hyper_info kBeta1 = {sizeof(tn_hyper_info),
+                                     TN_TYPE_FLOAT,
+                                     "beta1",
+                                     "0.9",
+                                     0,
+                                     1,
+                                     TN_RANGE_OPEN_MAX,
+                                     0,
+                                     NULL,
+                                     NULL,
+                                     "how much of the momentum is in the step"},
+                           kBeta2 = {sizeof(tn_hyper_info),
+                                     TN_TYPE_FLOAT,
+                                     "beta2",
+                                     "0.99",
+                                     0,
+                                     1,
+                                     TN_RANGE_OPEN_MAX,
+                                     0,
+                                     NULL,
+                                     NULL,
+                                     "how much of the momentum is kept"},
+                           kDecay = {sizeof(tn_hyper_info),
+                                     TN_TYPE_FLOAT,
+                                     "weight_decay",
+                                     "0",
+                                     0,
+                                     INFINITY,
+                                     TN_RANGE_OPEN_MAX,
+                                     0,
+                                     NULL,
+                                     "1/lr",
+                                     "decoupled: the weight shrinks by lr * this"};
 static const tn_hyper_info* const kHypers[] = {&kBeta1, &kBeta2, &kDecay};
 
 static const tn_optimizer_api kApi = {
     .struct_size = TN_SIZE_TO(tn_optimizer_api, load),
     .caps = TN_OPTIMIZER_ONE_AT_A_TIME | TN_OPTIMIZER_ROWWISE | TN_OPTIMIZER_ELEMENTWISE,
-    .create = create, .destroy = destroy, .supports = supports, .bind = bind,
-    .state_layout = state_layout, .estimate = estimate, .apply = apply};
+    .create = create,
+    .destroy = destroy,
+    .supports = supports,
+    .bind = bind,
+    .state_layout = state_layout,
+    .estimate = estimate,
+    .apply = apply};
 
-static int32_t init(const tn_host* host) { return (void)host, TN_OK; }
+static int32_t init(const tn_host* host) {
+  return (void)host, TN_OK;
+}
 static void deinit(void) {}
-static const void* get_extension(const char* id) { return (void)id, NULL; }
+static const void* get_extension(const char* id) {
+  return (void)id, NULL;
+}
 
-static const tn_plugin kPlugin = {
-    .struct_size = TN_SIZE_TO(tn_plugin, get_extension), .kind = TN_KIND_OPTIMIZER, .abi_major = 0, .abi_minor = 9,
-    .id = "com.example.lion", .version = "1.0.0", .backend = "onednn", .hypers = kHypers, .n_hypers = 3,
-    .init = init, .deinit = deinit, .api = &kApi, .get_extension = get_extension};
+static const tn_plugin kPlugin = {.struct_size = TN_SIZE_TO(tn_plugin, get_extension),
+                                  .kind = TN_KIND_OPTIMIZER,
+                                  .abi_major = 0,
+                                  .abi_minor = 9,
+                                  .id = "com.example.lion",
+                                  .version = "1.0.0",
+                                  .backend = "onednn",
+                                  .hypers = kHypers,
+                                  .n_hypers = 3,
+                                  .init = init,
+                                  .deinit = deinit,
+                                  .api = &kApi,
+                                  .get_extension = get_extension};
 
 TN_EXPORT int32_t tn_plugin_entry(uint32_t major, uint32_t minor, const tn_host* host, const tn_plugin** out);
 int32_t tn_plugin_entry(uint32_t major, uint32_t minor, const tn_host* host, const tn_plugin** out) {
   if (major != kPlugin.abi_major || minor < kPlugin.abi_minor)
-    return refuse(host, TN_E_VERSION, "com.example.lion speaks ABI %u.%u but the host offers %u.%u; install a matching version",
+    return refuse(host, TN_E_VERSION,
+                  "com.example.lion speaks ABI %u.%u but the host offers %u.%u; install a matching version",
                   kPlugin.abi_major, kPlugin.abi_minor, major, minor);
   *out = &kPlugin;
   return TN_OK;

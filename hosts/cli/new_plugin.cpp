@@ -61,12 +61,13 @@ std::vector<Skeleton> skeletons() {
 
 using Words = std::vector<std::pair<std::string, std::string>>;
 
-// The examples of vendors are templates too: what they are called is replaced like a mark. One pass, the first mark that
-// fits, so that a word is never taken for a mark.
+// The examples of vendors are templates too: what they are called is replaced like a mark. One pass, the first mark
+// that fits, so that a word is never taken for a mark.
 std::string filled(const std::string& text, const Words& words) {
   std::string out;
   for (size_t at = 0; at < text.size();) {
-    const auto found = std::find_if(words.begin(), words.end(), [&](const auto& w) { return text.compare(at, w.first.size(), w.first) == 0; });
+    const auto found = std::find_if(words.begin(), words.end(),
+                                    [&](const auto& w) { return text.compare(at, w.first.size(), w.first) == 0; });
     out += found == words.end() ? std::string(1, text[at]) : found->second;
     at += found == words.end() ? 1 : found->first.size();
   }
@@ -105,8 +106,10 @@ int run_new_plugin(const std::vector<std::string>& arguments) {
     if (a == "--help" || a == "-h") {
       std::printf(
           "tenon new-plugin KIND NAME [--language c|c++|rust] [--output DIR]\n\n"
-          "Writes a plugin that works as it stands: it builds against an installed Tenon and passes `tenon conformance`.\n"
-          "KIND is optimizer, quantizer, adapter or attention (C and Rust: optimizer and quantizer). NAME is the id, for\n"
+          "Writes a plugin that works as it stands: it builds against an installed Tenon and passes `tenon "
+          "conformance`.\n"
+          "KIND is optimizer, quantizer, adapter or attention (C and Rust: optimizer and quantizer). NAME is the id, "
+          "for\n"
           "vendors in reverse-domain form: com.example.mine.\n\n");
       std::ostringstream text;
       text << flags;
@@ -115,26 +118,36 @@ int run_new_plugin(const std::vector<std::string>& arguments) {
     }
   po::variables_map values;
   parse(arguments, all, positional, "tenon new-plugin KIND NAME [--language c|c++|rust]", values);
-  if (!values.count("kind") || !values.count("name")) throw Usage("say what: tenon new-plugin KIND NAME [--language c|c++|rust]");
+  if (!values.count("kind") || !values.count("name"))
+    throw Usage("say what: tenon new-plugin KIND NAME [--language c|c++|rust]");
   const std::string kind = values["kind"].as<std::string>(), id = values["name"].as<std::string>();
   const std::vector<Skeleton> known = skeletons();
   const Skeleton& skeleton = choose(known, kind, values["language"].as<std::string>());
   const std::string name = id.substr(id.rfind('.') + 1);
   if (!valid_id(id) || name.empty() || name[0] < 'a' || name[0] > 'z')
-    throw Usage(quote_name(id) + " is not a valid id; use a-z, 0-9, '.', '-' and '_', the last part starting with a letter");
+    throw Usage(quote_name(id) +
+                " is not a valid id; use a-z, 0-9, '.', '-' and '_', the last part starting with a letter");
   std::string crate = name;
   std::replace(crate.begin(), crate.end(), '-', '_');
-  const std::string relations =
-      kind == "quantizer"
-          ? ",\n  \"conflicts\": [{\"tag\": \"run:full-tuning\", \"reason\": \"quantized weights cannot be tuned in full; add an adapter\"}]"
-          : "";
-  const Words marks = {{"com.example.lion", id}, {"com.example.int8rows", id}, {"int8rows", name},       {"\"1.0.0\"", "\"0.1.0\""},
-                       {"@ID@", id},             {"@NAME@", name},             {"@CRATE@", crate},       {"@KIND@", kind},
-                       {"@LIBS@", skeleton.libs}, {"@RELATIONS@", relations}, {"@BUILD@", skeleton.build}};
+  const std::string relations = kind == "quantizer" ? ",\n  \"conflicts\": [{\"tag\": \"run:full-tuning\", \"reason\": "
+                                                      "\"quantized weights cannot be tuned in full; add an adapter\"}]"
+                                                    : "";
+  const Words marks = {{"com.example.lion", id},
+                       {"com.example.int8rows", id},
+                       {"int8rows", name},
+                       {"\"1.0.0\"", "\"0.1.0\""},
+                       {"@ID@", id},
+                       {"@NAME@", name},
+                       {"@CRATE@", crate},
+                       {"@KIND@", kind},
+                       {"@LIBS@", skeleton.libs},
+                       {"@RELATIONS@", relations},
+                       {"@BUILD@", skeleton.build}};
 
   const std::string folder = value_or(values, "output", name);
   std::error_code error;
-  if (fs::exists(folder, error)) throw Error(TN_E_CONFLICT, folder + ": this exists already; choose another folder with --output");
+  if (fs::exists(folder, error))
+    throw Error(TN_E_CONFLICT, folder + ": this exists already; choose another folder with --output");
   AtomicFolder made(folder);
   nlohmann::json files = nlohmann::json::array();
   const auto write = [&](const std::string& from, const std::string& to, const Words& words) {
@@ -146,7 +159,8 @@ int run_new_plugin(const std::vector<std::string>& arguments) {
   for (const File& f : skeleton.files) {
     Words words = marks;
     if (f.from == "optimizer.c") words.insert(words.end(), {{"lion(", "step("}, {"lion", name}});
-    if (f.from == "Cargo.toml" || f.from == "Makefile.rust") words.insert(words.begin(), {{"com.example.int8rows", id}, {"int8rows", crate}});
+    if (f.from == "Cargo.toml" || f.from == "Makefile.rust")
+      words.insert(words.begin(), {{"com.example.int8rows", id}, {"int8rows", crate}});
     write(f.from, f.to, words);
   }
   write("manifest.json", "manifest.json", marks);
@@ -158,8 +172,8 @@ int run_new_plugin(const std::vector<std::string>& arguments) {
   if (values.count("json"))
     print_json({{"folder", folder}, {"id", id}, {"files", files}, {"sealed", sealed}});
   else
-    std::printf("%s: a working %s in %s; build it with `%s` there, then `tenon conformance %s`\n", folder.c_str(), kind.c_str(),
-                skeleton.language, skeleton.build, sealed.c_str());
+    std::printf("%s: a working %s in %s; build it with `%s` there, then `tenon conformance %s`\n", folder.c_str(),
+                kind.c_str(), skeleton.language, skeleton.build, sealed.c_str());
   return 0;
 }
 

@@ -1,4 +1,5 @@
-// tenon plugin: what is installed, and installing, removing and checking it. Keys and packages are in plugin_packages.cpp.
+// tenon plugin: what is installed, and installing, removing and checking it. Keys and packages are in
+// plugin_packages.cpp.
 #include <unistd.h>
 
 #include <algorithm>
@@ -243,7 +244,8 @@ constexpr Verb kVerbs[] = {
      Takes::kOne, info},
     {"install", "tenon plugin install PATH... [--allow-older] [--allow-unsigned] [--allow-unknown-key] [--json]",
      "PATH is a folder that you built, or a package, which must be signed with a key that you trust. Checks manifest,\n"
-     "signature, digests and architecture, tries every object in a process of its own, copies the files into your store\n"
+     "signature, digests and architecture, tries every object in a process of its own, copies the files into your "
+     "store\n"
      "and records them. What fails leaves nothing behind. Your store is $TENON_HOME, else $XDG_DATA_HOME/tenon, else\n"
      "~/.local/share/tenon.",
      Takes::kMany, install},
@@ -263,7 +265,8 @@ constexpr Verb kVerbs[] = {
      Takes::kOne, plugin_seal},
     {"pack", "tenon plugin pack DIR [--output FILE] [--key NAME] [--json]",
      "Makes one file of a sealed folder, ID-VERSION.tenon, and signs it with --key.", Takes::kOne, plugin_pack},
-    {"sign", "tenon plugin sign PACKAGE --key NAME [--json]", "Signs a package anew, in place.", Takes::kOne, plugin_sign},
+    {"sign", "tenon plugin sign PACKAGE --key NAME [--json]", "Signs a package anew, in place.", Takes::kOne,
+     plugin_sign},
     {"keygen", "tenon plugin keygen NAME [--json]",
      "Makes a key pair to sign packages with, in ~/.config/tenon/keys. NAME.pub is for those who install your plugins.",
      Takes::kOne, plugin_keygen},
@@ -281,7 +284,8 @@ void add_flags(std::string_view verb, po::options_description& flags) {
     add("allow-unknown-key", "install a package that was signed with a key that you do not trust");
   }
   if (verb == "pack") add("output", po::value<std::string>(), "the package; default ID-VERSION.tenon here");
-  if (verb == "pack" || verb == "sign") add("key", po::value<std::string>(), "name of a key of yours, or path of a .secret file");
+  if (verb == "pack" || verb == "sign")
+    add("key", po::value<std::string>(), "name of a key of yours, or path of a .secret file");
   if (verb == "trust") add("remove", po::value<std::string>(), "name or key id of the key not to trust any longer");
   add("json", "print one JSON document");
 }

@@ -33,7 +33,8 @@ int plugin_seal(const po::variables_map& values) {
   if (values.count("json"))
     print_json({{"id", m.id}, {"version", m.version}, {"kind", kind_name(m.kind)}, {"objects", m.objects.size()}});
   else
-    std::printf("%s %s sealed: %zu object%s\n", m.id.c_str(), m.version.c_str(), m.objects.size(), m.objects.size() == 1 ? "" : "s");
+    std::printf("%s %s sealed: %zu object%s\n", m.id.c_str(), m.version.c_str(), m.objects.size(),
+                m.objects.size() == 1 ? "" : "s");
   return 0;
 }
 
@@ -45,8 +46,8 @@ int plugin_keygen(const po::variables_map& values) {
     out["public"] = path;
     print_json(out);
   } else {
-    std::printf("key id %s\n%s is for those who install your plugins; the .secret file beside it is for nobody else\n", key.id().c_str(),
-                path.c_str());
+    std::printf("key id %s\n%s is for those who install your plugins; the .secret file beside it is for nobody else\n",
+                key.id().c_str(), path.c_str());
   }
   return 0;
 }
@@ -64,7 +65,8 @@ int plugin_pack(const po::variables_map& values) {
   if (values.count("json"))
     print_json({{"package", path}, {"signer", contents.signer ? key_json(*contents.signer) : nlohmann::json()}});
   else
-    std::printf("%s%s\n", path.c_str(), contents.signer ? (", signed by " + words(*contents.signer)).c_str() : ", not signed");
+    std::printf("%s%s\n", path.c_str(),
+                contents.signer ? (", signed by " + words(*contents.signer)).c_str() : ", not signed");
   return 0;
 }
 
@@ -95,8 +97,9 @@ int verify_packages(const std::vector<std::string>& packages, bool json) {
                   {"trusted", trusted}});
       if (!json)
         std::printf("%s: %s %s, %s\n", package.c_str(), contents.manifest.id.c_str(), contents.manifest.version.c_str(),
-                    !contents.signer ? "not signed"
-                                     : ("signed by " + words(*contents.signer) + (trusted ? ", trusted" : ", not trusted")).c_str());
+                    !contents.signer
+                        ? "not signed"
+                        : ("signed by " + words(*contents.signer) + (trusted ? ", trusted" : ", not trusted")).c_str());
     } catch (const Error& e) {
       sound = false;
       row["error"] = e.what();

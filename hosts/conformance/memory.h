@@ -25,8 +25,8 @@ struct Bench {
   void wait();
   // The device's table for techniques: one that allocates by itself is found out. One bench of a process has it.
   void lend();
-  // Fails, naming the tensor, where a fence is broken or a sealed tensor was changed, or where the technique took memory
-  // of the device by itself.
+  // Fails, naming the tensor, where a fence is broken or a sealed tensor was changed, or where the technique took
+  // memory of the device by itself.
   void expect_intact(const std::string& during);
 };
 

@@ -1,5 +1,5 @@
-// @NAME@: two thin factors beside each linear, as in LoRA (Hu et al. 2021). Replace forward, backward and the parameters
-// by your method's.
+// @NAME@: two thin factors beside each linear, as in LoRA (Hu et al. 2021). Replace forward, backward and the
+// parameters by your method's.
 //
 //   U = X A^T,  Y = X W^T + s U B^T;   dB = s dY^T U,  dA = s (dY B)^T X,  dX = dY W + s (dY B) A
 #include <map>
@@ -15,7 +15,8 @@ namespace {
 
 using namespace tenon::sdk;
 
-constexpr const tn_hyper_info* kHypers[] = {&kLoraRank, &kLoraAlpha, &kLoraDropout, &kRsLora, &kLoraTargets, &kExcludeModules, &kLoraInit};
+constexpr const tn_hyper_info* kHypers[] = {&kLoraRank,    &kLoraAlpha,      &kLoraDropout, &kRsLora,
+                                            &kLoraTargets, &kExcludeModules, &kLoraInit};
 
 class Method {
  public:
@@ -43,8 +44,8 @@ class Method {
     if (sites_.empty()) targets_.none_taken(sites, n);
   }
   // Measured by the very code that computes, with nothing bound.
-  void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute, bool backward,
-                tn_estimate& out) const {
+  void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute,
+                bool backward, tn_estimate& out) const {
     const LowRank& f = at(site);
     Scratch s(api, device, compute);
     const Matrix x = Matrix::dense(nullptr, compute, rows, f.n), y = Matrix::dense(nullptr, compute, rows, f.m);
@@ -56,27 +57,30 @@ class Method {
     out.workspace_bytes = aligned(s.peak());
     out.bytes_moved = static_cast<double>(rows) * static_cast<double>(2 * f.m + f.n) * compute.bits / 8;
   }
-  void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear*, const tn_rng& rng, tn_tensor& value) const {
+  void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear*, const tn_rng& rng,
+                  tn_tensor& value) const {
     if (param >= is_a_.size()) fail(TN_E_ARGUMENT, "@NAME@ has no parameter " + std::to_string(param));
-    init_factor(exec, rng, config_.init, is_a_[param], config_.r, value.shape[1], contiguous<float>(&value, "a factor"), count(value));
+    init_factor(exec, rng, config_.init, is_a_[param], config_.r, value.shape[1], contiguous<float>(&value, "a factor"),
+                count(value));
   }
-  void forward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& x, tn_tensor* y) const {
+  void forward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& x,
+               tn_tensor* y) const {
     if (y) check(base.forward(base.self, &x, 1, 0, y));
     if (x.shape[0] == 0) return;
     Scratch s(*call.exec, x.dtype);
     const Matrix out = y ? Matrix::of(*y) : Matrix();
     at(site).forward(s, &call, dropout_, Matrix::of(x), y ? &out : nullptr);
   }
-  void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& dy, double beta,
-                tn_tensor* dx) const {
+  void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& dy,
+                double beta, tn_tensor* dx) const {
     if (dx) check(base.backward(base.self, &dy, 1, beta, dx));
     if (dy.shape[0] == 0) return;
     Scratch s(*call.exec, dy.dtype);
     const Matrix to = dx ? Matrix::of(*dx) : Matrix();
     at(site).backward(s, &call, dropout_, Matrix::of(dy), dx ? &to : nullptr);
   }
-  void merge_rows(const tn_exec* exec, uint32_t site, const tn_param_view* const* params, uint64_t, int64_t begin, int64_t,
-                  tn_tensor& w) const {
+  void merge_rows(const tn_exec* exec, uint32_t site, const tn_param_view* const* params, uint64_t, int64_t begin,
+                  int64_t, tn_tensor& w) const {
     Scratch s(*exec, kF32);
     at(site).merge(s, Matrix::of(*params[0]->value), Matrix::of(*params[1]->value), begin, Matrix::of(w));
   }
@@ -91,8 +95,10 @@ class Method {
     if (found == sites_.end()) fail(TN_E_ARGUMENT, "@NAME@ did not take site " + std::to_string(site));
     return found->second;
   }
-  void declare(const tn_adapter_sink& sink, const tn_site& site, bool is_a, std::array<int64_t, 2> shape, const char* tensor) {
-    declare_param(sink, static_cast<uint32_t>(is_a_.size()), static_cast<int32_t>(site.id), kTrained, shape, peft_key(site, tensor));
+  void declare(const tn_adapter_sink& sink, const tn_site& site, bool is_a, std::array<int64_t, 2> shape,
+               const char* tensor) {
+    declare_param(sink, static_cast<uint32_t>(is_a_.size()), static_cast<int32_t>(site.id), kTrained, shape,
+                  peft_key(site, tensor));
     is_a_.push_back(is_a);
   }
 

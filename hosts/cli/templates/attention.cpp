@@ -1,5 +1,5 @@
-// @NAME@: attention exactly as its formula reads, one query at a time in f64. It is slow and right: replace compute() and
-// the two estimates by your kernel, and keep this one to test it against.
+// @NAME@: attention exactly as its formula reads, one query at a time in f64. It is slow and right: replace compute()
+// and the two estimates by your kernel, and keep this one to test it against.
 #include "sdk/attention.h"
 
 #include <algorithm>
@@ -51,13 +51,15 @@ class Kernel {
     require_dtype(shape.dtype);
     (void)lower_mask(shape);  // refuses what it does not know
     (void)lower_segments(shape);
-    const double pairs = static_cast<double>(shape.batch) * config_.n_heads * static_cast<double>(shape.t_q) * static_cast<double>(shape.t_k);
+    const double pairs = static_cast<double>(shape.batch) * config_.n_heads * static_cast<double>(shape.t_q) *
+                         static_cast<double>(shape.t_k);
     const double flops = 2 * pairs * (config_.d_qk + config_.d_v), bytes = shape.dtype.bits / 8.0 * pairs;
     out.tile_q = out.tile_k = 1;
     out.forward = {sizeof(tn_estimate), 0, 0, 0, 0, flops, bytes};
     out.backward = {sizeof(tn_estimate), 0, 0, 0, 0, 2.5 * flops, 2 * bytes};
   }
-  void forward(const tn_attention_call& call, const tn_attention_shape& shape, const tn_port_bind* const* binds, uint64_t n) const {
+  void forward(const tn_attention_call& call, const tn_attention_shape& shape, const tn_port_bind* const* binds,
+               uint64_t n) const {
     const Ports ports(binds, n);
     const DenseAttention dense = compute(call, shape, ports);
     const HeadRows o = head_rows(ports.need(TN_PORT_O, "O"), "O", shape.batch, shape.t_q, config_.n_heads, config_.d_v);
@@ -73,12 +75,17 @@ class Kernel {
       for (int64_t h = 0; h < config_.n_heads; ++h)
         for (int64_t t = 0; t < shape.t_q; ++t) lse.at(b, h, t) = static_cast<float>(*from++);
   }
-  void backward(const tn_attention_call& call, const tn_attention_shape& shape, const tn_port_bind* const* binds, uint64_t n) const {
+  void backward(const tn_attention_call& call, const tn_attention_shape& shape, const tn_port_bind* const* binds,
+                uint64_t n) const {
     const Ports ports(binds, n);
     const DenseAttention dense = compute(call, shape, ports);
     const int64_t heads = config_.n_heads, kv = config_.n_kv_heads, b = shape.batch;
-    const auto queries = [&](uint32_t port, const char* name, int64_t width) { return head_rows(ports.need(port, name), name, b, shape.t_q, heads, width); };
-    const auto keys = [&](uint32_t port, const char* name, int64_t width) { return head_rows(ports.need(port, name), name, b, shape.t_k, kv, width); };
+    const auto queries = [&](uint32_t port, const char* name, int64_t width) {
+      return head_rows(ports.need(port, name), name, b, shape.t_q, heads, width);
+    };
+    const auto keys = [&](uint32_t port, const char* name, int64_t width) {
+      return head_rows(ports.need(port, name), name, b, shape.t_k, kv, width);
+    };
     std::vector<double> d_lse;
     if (const RowNumbers g = row_numbers(ports.find(TN_PORT_D_LSE), "D_LSE", b, heads, shape.t_q))
       for (int64_t i = 0; i < b; ++i)
@@ -103,7 +110,8 @@ class Kernel {
 
  private:
   static void require_dtype(tn_dtype d) {
-    if (!same(d, kF32) && !same(d, kBF16) && !same(d, kF16)) fail(TN_E_UNSUPPORTED, "@NAME@ stores q, k, v and o as f32, bf16 or f16");
+    if (!same(d, kF32) && !same(d, kBF16) && !same(d, kF16))
+      fail(TN_E_UNSUPPORTED, "@NAME@ stores q, k, v and o as f32, bf16 or f16");
   }
   DenseAttention compute(const tn_attention_call& call, const tn_attention_shape& s, const Ports& ports) const {
     (void)lower_mask(s);

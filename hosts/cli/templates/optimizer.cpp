@@ -9,7 +9,8 @@ namespace {
 
 using namespace tenon::sdk;
 
-constexpr tn_hyper_info kMomentum = real("momentum", "0.9", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "how much of the last update is kept"),
+constexpr tn_hyper_info kMomentum = real("momentum", "0.9", 0, 1, TN_RANGE_OPEN_MAX, nullptr,
+                                         "how much of the last update is kept"),
                         kWeightDecay = real("weight_decay", "0", 0, kInfinity, TN_RANGE_OPEN_MAX, "1/lr",
                                             "decoupled: the weight shrinks by lr * this");
 constexpr const tn_hyper_info* kHypers[] = {&kMomentum, &kWeightDecay};
@@ -48,7 +49,9 @@ class Rule {
 
   void supports(const tn_query& q) const { supports_dense("@NAME@", q); }
   void bind(const tn_param* const* params, uint64_t n) { parameters_.bind("@NAME@", params, n); }
-  void state_layout(uint32_t uid, const tn_state_sink& sink) const { declare_like(sink, "momentum", kF32, parameters_.at(uid).info); }
+  void state_layout(uint32_t uid, const tn_state_sink& sink) const {
+    declare_like(sink, "momentum", kF32, parameters_.at(uid).info);
+  }
   void estimate(const tn_device_api*, tn_device*, uint32_t uid, tn_estimate& out) const {
     const auto& [p, n] = parameters_.at(uid);
     out.state_bytes = static_cast<uint64_t>(n) * 4;

@@ -24,7 +24,10 @@ impl Rule {
     fn parameter(&self, uid: u32) -> Result<&Parameter> {
         match self.parameters.get(&uid) {
             Some(p) => Ok(p),
-            None => fail(TN_E_ARGUMENT, format!("@NAME@: no parameter with the uid {uid} was bound")),
+            None => fail(
+                TN_E_ARGUMENT,
+                format!("@NAME@: no parameter with the uid {uid} was bound"),
+            ),
         }
     }
 }
@@ -33,9 +36,19 @@ fn rule<'a>(instance: *mut tn_optimizer) -> &'a Rule {
     unsafe { &*(instance as *const Rule) }
 }
 
-unsafe extern "C" fn create(host: *const tn_host, hypers: *const *const tn_hyper, n: u64, out: *mut *mut tn_optimizer) -> i32 {
+unsafe extern "C" fn create(
+    host: *const tn_host,
+    hypers: *const *const tn_hyper,
+    n: u64,
+    out: *mut *mut tn_optimizer,
+) -> i32 {
     guard(host, || {
-        let mut rule = Rule { host, momentum: 0.0, weight_decay: 0.0, parameters: HashMap::new() };
+        let mut rule = Rule {
+            host,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            parameters: HashMap::new(),
+        };
         for i in 0..n as usize {
             let hyper = &**hypers.add(i);
             match text(hyper.name).as_ref() {
@@ -56,10 +69,16 @@ unsafe extern "C" fn destroy(instance: *mut tn_optimizer) {
 unsafe extern "C" fn supports(instance: *mut tn_optimizer, query: *const tn_query) -> i32 {
     guard(rule(instance).host, || {
         if (*query).device.r#type != TN_CPU as i32 {
-            return fail(TN_E_UNSUPPORTED, "@NAME@: this object runs on the CPU; choose --device onednn");
+            return fail(
+                TN_E_UNSUPPORTED,
+                "@NAME@: this object runs on the CPU; choose --device onednn",
+            );
         }
         if !same((*query).dtype, F32) && !same((*query).dtype, BF16) {
-            return fail(TN_E_UNSUPPORTED, "@NAME@ updates f32 and bf16 parameters; train an adapter over quantized weights");
+            return fail(
+                TN_E_UNSUPPORTED,
+                "@NAME@ updates f32 and bf16 parameters; train an adapter over quantized weights",
+            );
         }
         Ok(())
     })
@@ -72,7 +91,10 @@ unsafe extern "C" fn bind(instance: *mut tn_optimizer, params: *const *const tn_
         for i in 0..n as usize {
             let p = &**params.add(i);
             if p.repr == TN_REPR_QUANTIZED || !(0..=4).contains(&p.ndim) {
-                return fail(TN_E_UNSUPPORTED, format!("@NAME@: {} is quantized or has more than 4 axes", text(p.name)));
+                return fail(
+                    TN_E_UNSUPPORTED,
+                    format!("@NAME@: {} is quantized or has more than 4 axes", text(p.name)),
+                );
             }
             let shape = p.shape[..p.ndim as usize].to_vec();
             let n = elements(&shape)?;
@@ -88,7 +110,7 @@ unsafe extern "C" fn state_layout(instance: *mut tn_optimizer, uid: u32, sink: *
     guard(rule(instance).host, || {
         let p = rule(instance).parameter(uid)?;
         let mut slot = tn_state_slot {
-            struct_size: size_to!(tn_state_slot, name, *const i8),
+            struct_size: size_of::<tn_state_slot>(),
             role: TN_SLOT_VALUE,
             flags: 0,
             ndim: p.shape.len() as i32,
@@ -102,7 +124,13 @@ unsafe extern "C" fn state_layout(instance: *mut tn_optimizer, uid: u32, sink: *
     })
 }
 
-unsafe extern "C" fn estimate(instance: *mut tn_optimizer, _: *const tn_device_api, _: *mut tn_device, uid: u32, out: *mut tn_estimate) -> i32 {
+unsafe extern "C" fn estimate(
+    instance: *mut tn_optimizer,
+    _: *const tn_device_api,
+    _: *mut tn_device,
+    uid: u32,
+    out: *mut tn_estimate,
+) -> i32 {
     guard(rule(instance).host, || {
         let n = rule(instance).parameter(uid)?.n;
         (*out).state_bytes = 4 * n as u64;
@@ -135,7 +163,10 @@ fn update(rule: &Rule, item: &tn_item) -> Result {
         return Ok(());
     }
     if item.n_states != 1 {
-        return fail(TN_E_ARGUMENT, format!("@NAME@: {} states were passed where 1 belongs", item.n_states));
+        return fail(
+            TN_E_ARGUMENT,
+            format!("@NAME@: {} states were passed where 1 belongs", item.n_states),
+        );
     }
     let a = Numbers {
         momentum: rule.momentum as f32,
@@ -163,13 +194,25 @@ fn round<W: Float>(master: &[f32], weights: &mut [W]) {
     }
 }
 
-unsafe extern "C" fn apply(instance: *mut tn_optimizer, _: *const tn_exec, items: *const *const tn_item, n: u64) -> i32 {
-    guard(rule(instance).host, || (0..n as usize).try_for_each(|i| update(rule(instance), &**items.add(i))))
+unsafe extern "C" fn apply(
+    instance: *mut tn_optimizer,
+    _: *const tn_exec,
+    items: *const *const tn_item,
+    n: u64,
+) -> i32 {
+    guard(rule(instance).host, || {
+        (0..n as usize).try_for_each(|i| update(rule(instance), &**items.add(i)))
+    })
 }
 
-const fn real(name: *const std::os::raw::c_char, default_value: *const std::os::raw::c_char, max: f64, doc: *const std::os::raw::c_char) -> tn_hyper_info {
+const fn real(
+    name: *const std::os::raw::c_char,
+    default_value: *const std::os::raw::c_char,
+    max: f64,
+    doc: *const std::os::raw::c_char,
+) -> tn_hyper_info {
     tn_hyper_info {
-        struct_size: std::mem::size_of::<tn_hyper_info>() as u32,
+        struct_size: size_of::<tn_hyper_info>(),
         r#type: TN_TYPE_FLOAT,
         name,
         default_value,
@@ -182,13 +225,22 @@ const fn real(name: *const std::os::raw::c_char, default_value: *const std::os::
         doc,
     }
 }
-static MOMENTUM: Constant<tn_hyper_info> = Constant(real(c!("momentum"), c!("0.9"), 1.0, c!("how much of the last update is kept")));
-static WEIGHT_DECAY: Constant<tn_hyper_info> =
-    Constant(real(c!("weight_decay"), c!("0"), f64::INFINITY, c!("decoupled: the weight shrinks by lr * this")));
+static MOMENTUM: Constant<tn_hyper_info> = Constant(real(
+    c!("momentum"),
+    c!("0.9"),
+    1.0,
+    c!("how much of the last update is kept"),
+));
+static WEIGHT_DECAY: Constant<tn_hyper_info> = Constant(real(
+    c!("weight_decay"),
+    c!("0"),
+    f64::INFINITY,
+    c!("decoupled: the weight shrinks by lr * this"),
+));
 static HYPERS: Constant<[*const tn_hyper_info; 2]> = Constant([&MOMENTUM.0, &WEIGHT_DECAY.0]);
 
 static API: Constant<tn_optimizer_api> = Constant(tn_optimizer_api {
-    struct_size: size_to!(tn_optimizer_api, load, usize),
+    struct_size: size_of::<tn_optimizer_api>(),
     caps: TN_OPTIMIZER_ONE_AT_A_TIME | TN_OPTIMIZER_ROWWISE | TN_OPTIMIZER_ELEMENTWISE,
     create: Some(create),
     destroy: Some(destroy),
@@ -205,7 +257,7 @@ static API: Constant<tn_optimizer_api> = Constant(tn_optimizer_api {
 });
 
 static PLUGIN: Constant<tn_plugin> = Constant(tn_plugin {
-    struct_size: size_to!(tn_plugin, get_extension, usize),
+    struct_size: size_of::<tn_plugin>(),
     kind: TN_KIND_OPTIMIZER,
     abi_major: 0,
     abi_minor: 9,
@@ -222,6 +274,11 @@ static PLUGIN: Constant<tn_plugin> = Constant(tn_plugin {
 
 /// The one symbol that leaves the plugin.
 #[no_mangle]
-pub unsafe extern "C" fn tn_plugin_entry(major: u32, minor: u32, host: *const tn_host, out: *mut *const tn_plugin) -> i32 {
+pub unsafe extern "C" fn tn_plugin_entry(
+    major: u32,
+    minor: u32,
+    host: *const tn_host,
+    out: *mut *const tn_plugin,
+) -> i32 {
     enter(major, minor, host, &PLUGIN.0, out)
 }

@@ -1,5 +1,5 @@
-/* @NAME@: symmetric 8-bit integers with one scale a block. Replace encode_block, decode, plan and estimate by your codec's.
- * The instance knows its parameters and nothing else: components are memory of the host. */
+/* @NAME@: symmetric 8-bit integers with one scale a block. Replace encode_block, decode, plan and estimate by your
+ * codec's. The instance knows its parameters and nothing else: components are memory of the host. */
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -25,10 +25,18 @@ static int32_t refuse(const tn_host* host, int32_t status, const char* format, .
 
 /* ---- floats of three sizes ---- */
 
-static int is_f32(tn_dtype d) { return d.code == TN_FLOAT && d.bits == 32; }
-static int is_f16(tn_dtype d) { return d.code == TN_FLOAT && d.bits == 16; }
-static int is_bf16(tn_dtype d) { return d.code == TN_BFLOAT && d.bits == 16; }
-static int is_float(tn_dtype d) { return d.lanes == 1 && (is_f32(d) || is_f16(d) || is_bf16(d)); }
+static int is_f32(tn_dtype d) {
+  return d.code == TN_FLOAT && d.bits == 32;
+}
+static int is_f16(tn_dtype d) {
+  return d.code == TN_FLOAT && d.bits == 16;
+}
+static int is_bf16(tn_dtype d) {
+  return d.code == TN_BFLOAT && d.bits == 16;
+}
+static int is_float(tn_dtype d) {
+  return d.lanes == 1 && (is_f32(d) || is_f16(d) || is_bf16(d));
+}
 
 static float from_bits(uint32_t u) {
   float x;
@@ -73,8 +81,12 @@ static int64_t elements(const tn_target* t) {
     if (t->shape[i] < 0 || __builtin_mul_overflow(n, t->shape[i], &n) || n > INT64_MAX / 8) return -1;
   return n;
 }
-static int64_t blocks_of(const tn_quantizer* self, int64_t n) { return (n + self->block - 1) / self->block; }
-static const char* name_of(const tn_target* t) { return t->name && *t->name ? t->name : "the tensor"; }
+static int64_t blocks_of(const tn_quantizer* self, int64_t n) {
+  return (n + self->block - 1) / self->block;
+}
+static const char* name_of(const tn_target* t) {
+  return t->name && *t->name ? t->name : "the tensor";
+}
 
 /* The data of a dense tensor of n elements, or null. */
 static void* dense(const tn_tensor* t, int64_t n) {
@@ -103,10 +115,13 @@ static int32_t create(const tn_host* host, const tn_hyper* const* hypers, uint64
   *out = self;
   return TN_OK;
 }
-static void destroy(tn_quantizer* self) { free(self); }
+static void destroy(tn_quantizer* self) {
+  free(self);
+}
 
 static int32_t supports(tn_quantizer* self, const tn_query* q) {
-  if (q->device.type != TN_CPU) return refuse(self->host, TN_E_UNSUPPORTED, "@NAME@: this object runs on the CPU; choose --device onednn");
+  if (q->device.type != TN_CPU)
+    return refuse(self->host, TN_E_UNSUPPORTED, "@NAME@: this object runs on the CPU; choose --device onednn");
   if (!is_float(q->dtype)) return refuse(self->host, TN_E_UNSUPPORTED, "@NAME@ codes f32, bf16 and f16");
   return TN_OK;
 }
@@ -115,13 +130,14 @@ static int32_t plan(tn_quantizer* self, const tn_target* target, const tn_compon
   const int64_t n = elements(target);
   if (n < 0) return bad_target(self, target);
   const tn_component codes = {TN_SIZE_TO(tn_component, name), 8, 0, 1, {TN_INT, 8, 1}, 0, {n, 0, 0, 0}, "codes"};
-  const tn_component scales = {TN_SIZE_TO(tn_component, name), 0, 0, 1, {TN_FLOAT, 32, 1}, 0, {blocks_of(self, n), 0, 0, 0}, "scales"};
+  const tn_component scales = {TN_SIZE_TO(tn_component, name), 0,       0, 1, {TN_FLOAT, 32, 1}, 0,
+                               {blocks_of(self, n), 0, 0, 0},  "scales"};
   const int32_t status = sink->declare(sink->self, &codes);
   return status < 0 ? status : sink->declare(sink->self, &scales);
 }
 
-static int32_t estimate(tn_quantizer* self, const tn_device_api* api, tn_device* device, const tn_target* target, uint32_t op, int64_t rows,
-                        tn_estimate* out) {
+static int32_t estimate(tn_quantizer* self, const tn_device_api* api, tn_device* device, const tn_target* target,
+                        uint32_t op, int64_t rows, tn_estimate* out) {
   (void)api, (void)device;
   if (op != TN_QUANTIZER_ENCODE && op != TN_QUANTIZER_DECODE)
     return refuse(self->host, TN_E_UNSUPPORTED, "@NAME@ has no fused product; decode and multiply instead");
@@ -147,8 +163,8 @@ static int encode_block(tn_dtype dtype, const void* x, int64_t begin, int64_t en
   return 1;
 }
 
-static int32_t encode(tn_quantizer* self, const tn_exec* exec, const tn_target* target, const tn_tensor* src, tn_tensor* const* components,
-                      const tn_rng* rng) {
+static int32_t encode(tn_quantizer* self, const tn_exec* exec, const tn_target* target, const tn_tensor* src,
+                      tn_tensor* const* components, const tn_rng* rng) {
   (void)exec, (void)rng;
   const int64_t n = elements(target), blocks = n < 0 ? 0 : blocks_of(self, n);
   if (n < 0) return bad_target(self, target);
@@ -156,7 +172,8 @@ static int32_t encode(tn_quantizer* self, const tn_exec* exec, const tn_target* 
   int8_t* codes = dense(components[0], n);
   float* scales = dense(components[1], blocks);
   if (!x || !codes || !scales || !is_float(src->dtype))
-    return refuse(self->host, TN_E_ARGUMENT, "@NAME@: %s or its components are not the dense tensors that were planned", name_of(target));
+    return refuse(self->host, TN_E_ARGUMENT, "@NAME@: %s or its components are not the dense tensors that were planned",
+                  name_of(target));
   int64_t bad = -1;
 #pragma omp parallel for schedule(static) reduction(max : bad) if (n > 16384)
   for (int64_t b = 0; b < blocks; ++b) {
@@ -164,24 +181,26 @@ static int32_t encode(tn_quantizer* self, const tn_exec* exec, const tn_target* 
     if (!encode_block(src->dtype, x, begin, end, codes, &scales[b])) bad = b;
   }
   if (bad >= 0)
-    return refuse(self->host, TN_E_NUMERIC, "%s: NaN or Inf among the elements from %lld on; only finite weights can be quantized",
+    return refuse(self->host, TN_E_NUMERIC,
+                  "%s: NaN or Inf among the elements from %lld on; only finite weights can be quantized",
                   name_of(target), (long long)(bad * self->block));
   return TN_OK;
 }
 
-static int32_t decode(tn_quantizer* self, const tn_exec* exec, const tn_target* target, tn_tensor* const* components, int64_t begin, int64_t end,
-                      tn_tensor* dst) {
+static int32_t decode(tn_quantizer* self, const tn_exec* exec, const tn_target* target, tn_tensor* const* components,
+                      int64_t begin, int64_t end, tn_tensor* dst) {
   (void)exec;
   const int64_t n = elements(target);
   if (n < 0) return bad_target(self, target);
   if (begin < 0 || begin > end || end > n)
-    return refuse(self->host, TN_E_ARGUMENT, "%s: the range [%lld, %lld) is not within its %lld elements", name_of(target), (long long)begin,
-                  (long long)end, (long long)n);
+    return refuse(self->host, TN_E_ARGUMENT, "%s: the range [%lld, %lld) is not within its %lld elements",
+                  name_of(target), (long long)begin, (long long)end, (long long)n);
   const int8_t* codes = dense(components[0], n);
   const float* scales = dense(components[1], blocks_of(self, n));
   void* out = dense(dst, end - begin);
   if (!codes || !scales || !out || !is_float(dst->dtype))
-    return refuse(self->host, TN_E_ARGUMENT, "@NAME@: the destination or the components are not the dense tensors that were planned");
+    return refuse(self->host, TN_E_ARGUMENT,
+                  "@NAME@: the destination or the components are not the dense tensors that were planned");
   const tn_dtype dtype = dst->dtype;
 #pragma omp parallel for schedule(static) if (end - begin > 16384)
   for (int64_t i = begin; i < end; ++i) store(dtype, out, i - begin, scales[i / self->block] * codes[i]);
@@ -190,22 +209,42 @@ static int32_t decode(tn_quantizer* self, const tn_exec* exec, const tn_target* 
 
 /* ---- the descriptor ---- */
 
-static const tn_hyper_info kBlockSize = {sizeof(tn_hyper_info), TN_TYPE_INT, "blocksize", "64", 1, 65536, 0, 0, NULL, "elements",
-                                         "elements that share one scale"};
+static const tn_hyper_info kBlockSize = {
+    sizeof(tn_hyper_info),          TN_TYPE_INT, "blocksize", "64", 1, 65536, 0, 0, NULL, "elements",
+    "elements that share one scale"};
 static const tn_hyper_info* const kHypers[] = {&kBlockSize};
 
-static const tn_quantizer_api kApi = {
-    .struct_size = TN_SIZE_TO(tn_quantizer_api, linear_backward), .sites = TN_SITE_WEIGHT | TN_SITE_DELTA,
-    .create = create, .destroy = destroy, .supports = supports, .plan = plan, .estimate = estimate, .encode = encode, .decode = decode};
+static const tn_quantizer_api kApi = {.struct_size = TN_SIZE_TO(tn_quantizer_api, linear_backward),
+                                      .sites = TN_SITE_WEIGHT | TN_SITE_DELTA,
+                                      .create = create,
+                                      .destroy = destroy,
+                                      .supports = supports,
+                                      .plan = plan,
+                                      .estimate = estimate,
+                                      .encode = encode,
+                                      .decode = decode};
 
-static int32_t init(const tn_host* host) { return (void)host, TN_OK; }
+static int32_t init(const tn_host* host) {
+  return (void)host, TN_OK;
+}
 static void deinit(void) {}
-static const void* get_extension(const char* id) { return (void)id, NULL; }
+static const void* get_extension(const char* id) {
+  return (void)id, NULL;
+}
 
-static const tn_plugin kPlugin = {
-    .struct_size = TN_SIZE_TO(tn_plugin, get_extension), .kind = TN_KIND_QUANTIZER, .abi_major = 0, .abi_minor = 9,
-    .id = "@ID@", .version = "0.1.0", .backend = "onednn", .hypers = kHypers, .n_hypers = 1,
-    .init = init, .deinit = deinit, .api = &kApi, .get_extension = get_extension};
+static const tn_plugin kPlugin = {.struct_size = TN_SIZE_TO(tn_plugin, get_extension),
+                                  .kind = TN_KIND_QUANTIZER,
+                                  .abi_major = 0,
+                                  .abi_minor = 9,
+                                  .id = "@ID@",
+                                  .version = "0.1.0",
+                                  .backend = "onednn",
+                                  .hypers = kHypers,
+                                  .n_hypers = 1,
+                                  .init = init,
+                                  .deinit = deinit,
+                                  .api = &kApi,
+                                  .get_extension = get_extension};
 
 TN_EXPORT int32_t tn_plugin_entry(uint32_t major, uint32_t minor, const tn_host* host, const tn_plugin** out);
 int32_t tn_plugin_entry(uint32_t major, uint32_t minor, const tn_host* host, const tn_plugin** out) {

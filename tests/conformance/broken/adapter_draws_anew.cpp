@@ -6,7 +6,8 @@ namespace {
 
 struct Broken : Method {
   using Method::Method;
-  void forward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& x, tn_tensor* y) const {
+  void forward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& x,
+               tn_tensor* y) const {
     tn_adapter_call anew = call;
     anew.rng.stream += ++calls_;
     Method::forward(site, anew, base, x, y);

@@ -6,8 +6,8 @@ namespace {
 
 struct Broken : Method {
   using Method::Method;
-  void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& dy, double beta,
-                tn_tensor* dx) const {
+  void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& dy,
+                double beta, tn_tensor* dx) const {
     if (dx) check(base.backward(base.self, &dy, 1, beta, dx));
     Method::backward(site, call, base, dy, beta, nullptr);
   }

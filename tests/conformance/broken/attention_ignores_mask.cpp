@@ -6,7 +6,8 @@ namespace {
 
 struct Broken : Kernel {
   using Kernel::Kernel;
-  void forward(const tn_attention_call& call, const tn_attention_shape& shape, const tn_port_bind* const* binds, uint64_t n) const {
+  void forward(const tn_attention_call& call, const tn_attention_shape& shape, const tn_port_bind* const* binds,
+               uint64_t n) const {
     tn_attention_shape open = shape;
     open.n_mask = 0;
     Kernel::forward(call, open, binds, n);

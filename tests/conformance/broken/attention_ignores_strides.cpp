@@ -8,7 +8,8 @@ namespace {
 
 struct Broken : Kernel {
   using Kernel::Kernel;
-  void forward(const tn_attention_call& call, const tn_attention_shape& shape, const tn_port_bind* const* binds, uint64_t n) const {
+  void forward(const tn_attention_call& call, const tn_attention_shape& shape, const tn_port_bind* const* binds,
+               uint64_t n) const {
     std::vector<tn_tensor> tensors(n);
     std::vector<tn_port_bind> dense(n);
     std::vector<std::array<int64_t, 4>> strides(n);

@@ -6,7 +6,8 @@ namespace {
 
 struct Broken : Kernel {
   using Kernel::Kernel;
-  void backward(const tn_attention_call& call, const tn_attention_shape& shape, const tn_port_bind* const* binds, uint64_t n) const {
+  void backward(const tn_attention_call& call, const tn_attention_shape& shape, const tn_port_bind* const* binds,
+                uint64_t n) const {
     std::vector<tn_port_bind> copies;
     for (uint64_t i = 0; i < n; ++i) copies.push_back(*binds[i]), copies.back().flags = 0;
     std::vector<const tn_port_bind*> list;

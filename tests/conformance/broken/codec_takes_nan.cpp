@@ -11,7 +11,8 @@ struct Broken : Codec {
     each(src, elements(t), [&](int64_t, float x) { top = std::isfinite(x) ? std::max(top, std::fabs(x)) : top; });
     data<float>(*components[1])[0] = top / 127;
     each(src, elements(t), [&](int64_t i, float x) {
-      data<int8_t>(*components[0])[i] = static_cast<int8_t>(std::isfinite(x) && top > 0 ? std::lround(x / top * 127) : 0);
+      data<int8_t>(*components[0])[i] =
+          static_cast<int8_t>(std::isfinite(x) && top > 0 ? std::lround(x / top * 127) : 0);
     });
   }
 };

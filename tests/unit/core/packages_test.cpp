@@ -62,7 +62,8 @@ std::array<uint8_t, 32> bytes_of(const std::string& hex) {
 
 // RFC 8032, 7.1, test 2: one byte, 0x72.
 TEST_F(Packages, SignAsTheStandardSays) {
-  const SecretKey k = SecretKey::from_seed(bytes_of("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb"), "rfc");
+  const SecretKey k =
+      SecretKey::from_seed(bytes_of("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb"), "rfc");
   EXPECT_EQ(k.public_key().bytes, bytes_of("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c"));
   const std::array<uint8_t, 64> s = k.sign("r");
   EXPECT_EQ(to_base64(s.data(), 4), "kqAJqQ==");
@@ -85,7 +86,8 @@ TEST_F(Packages, SecretKeysAreForTheirOwnerAlone) {
   int32_t code = 0;
   EXPECT_TRUE(has(sentence_of([&] { key(); }, &code), "others may read this secret key"));
   EXPECT_EQ(code, TN_E_TRUST);
-  for (const char* damaged : {"", "tenon-ed25519-public", "tenon-ed25519-public QUJD author\n", "tenon-ed25519-public !!!! a\n"}) {
+  for (const char* damaged :
+       {"", "tenon-ed25519-public", "tenon-ed25519-public QUJD author\n", "tenon-ed25519-public !!!! a\n"}) {
     write_text(folder_ / "bad.pub", damaged);
     EXPECT_TRUE(has(sentence_of([&] { read_public_key(folder_ / "bad.pub"); }), "bad.pub"));
   }
@@ -264,8 +266,8 @@ TEST_F(Packages, DamagedSignaturesAreRefused) {
     return text;
   };
   for (const std::string& damaged :
-       {std::string(), std::string("[]"), with("ed25519", "none"), with("\"signature\": 1", "\"signature\": 2"), with("\"value\": \"", "\"value\": \"A"),
-        with("author", "..\\u0000"), with("\"key\": \"", "\"key\": \"=")}) {
+       {std::string(), std::string("[]"), with("ed25519", "none"), with("\"signature\": 1", "\"signature\": 2"),
+        with("\"value\": \"", "\"value\": \"A"), with("author", "..\\u0000"), with("\"key\": \"", "\"key\": \"=")}) {
     write_text(folder + "/signature.json", damaged);
     EXPECT_TRUE(has(sentence_of([&] { (void)check_signature(folder, manifest); }), "signature.json")) << damaged;
   }
@@ -276,7 +278,8 @@ TEST_F(Packages, DamagedSignaturesAreRefused) {
 }
 
 TEST_F(Packages, CannotBeMadeOfWhatIsNotSound) {
-  EXPECT_TRUE(has(sentence_of([&] { pack(testing::author_plugin(folder_ / "raw"), folder_ / "x", nullptr); }), "manifest.json"));
+  EXPECT_TRUE(has(sentence_of([&] { pack(testing::author_plugin(folder_ / "raw"), folder_ / "x", nullptr); }),
+                  "manifest.json"));
   const std::string folder = sealed_plugin(folder_ / "altered");
   std::ofstream(folder + "/fixture.onednn.so", std::ios::app) << "x";
   EXPECT_TRUE(has(sentence_of([&] { pack(folder, folder_ / "x", nullptr); }), "altered or damaged"));

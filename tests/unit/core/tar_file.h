@@ -9,8 +9,10 @@ namespace tenon::testing {
 
 class TarFile {
  public:
-  // One entry. `stated` is the size in the header, `data` what follows, padded to the block. `type` '0' is a plain file.
-  TarFile& add(const std::string& name, const std::string& data, char type = '0', const std::string& link = "", int64_t stated = -1) {
+  // One entry. `stated` is the size in the header, `data` what follows, padded to the block. `type` '0' is a plain
+  // file.
+  TarFile& add(const std::string& name, const std::string& data, char type = '0', const std::string& link = "",
+               int64_t stated = -1) {
     char h[512] = {};
     std::snprintf(h, 100, "%s", name.c_str());
     std::snprintf(h + 100, 8, "%07o", 0644), std::snprintf(h + 108, 8, "%07o", 0), std::snprintf(h + 116, 8, "%07o", 0);
