@@ -1,8 +1,10 @@
 // Compacter: low-rank hypercomplex adapter layers (Karimi Mahabadi et al. 2021).
 //
-//   h' = h + up(gelu(down(h))) behind each attention and MLP sub-layer (Compacter++: MLP alone), down: d → d/f, up back.
+//   h' = h + up(gelu(down(h))) behind each attention and MLP sub-layer (Compacter++: MLP alone), down: d → d/f, up
+//   back.
 //
-// Both maps are Σ_i R_i ⊗ (s_i t_iᵀ); the rules R [N, N, N] are shared by all adapters of the model, whose gradients add up in them.
+// Both maps are Σ_i R_i ⊗ (s_i t_iᵀ); the rules R [N, N, N] are shared by all adapters of the model, whose gradients
+// add up in them.
 #include <map>
 #include <vector>
 
@@ -18,11 +20,22 @@ namespace tenon::compacter {
 namespace {
 
 enum Slot : uint32_t { kX = 0, kZ = 1 };
-enum Place : size_t { kRules, kDownS, kDownT, kDownBias, kUpS, kUpT, kUpBias };  // of a call: the shared rules come first
+enum Place : size_t {
+  kRules,
+  kDownS,
+  kDownT,
+  kDownBias,
+  kUpS,
+  kUpT,
+  kUpBias
+};  // of a call: the shared rules come first
 
-constexpr tn_hyper_info kDivision = integer("hypercomplex_division", "4", 1, 64, nullptr, "N: summands, and the side of each rule");
-constexpr tn_hyper_info kReduction = integer("reduction_factor", "32", 1, 65536, nullptr, "width of the model over width of the bottleneck");
-constexpr tn_hyper_info kWhere = choice("placement", "both", "both|ffn", "behind attention and MLP, or behind the MLP alone (Compacter++)");
+constexpr tn_hyper_info kDivision =
+    integer("hypercomplex_division", "4", 1, 64, nullptr, "N: summands, and the side of each rule");
+constexpr tn_hyper_info kReduction =
+    integer("reduction_factor", "32", 1, 65536, nullptr, "width of the model over width of the bottleneck");
+constexpr tn_hyper_info kWhere =
+    choice("placement", "both", "both|ffn", "behind attention and MLP, or behind the MLP alone (Compacter++)");
 constexpr tn_hyper_info kNorms = flag("train_norms", "true", "the model's norm gains train too");
 constexpr const tn_hyper_info* kHypers[] = {&kDivision, &kReduction, &kWhere, &kNorms};
 
@@ -34,7 +47,8 @@ class Compacter {
  public:
   static constexpr uint32_t kCaps = 0;
 
-  Compacter(const tn_host* host, const Hypers& hypers, const char* config_json) : settings_(host, hypers, kHypers, config_json, "COMPACTER") {}
+  Compacter(const tn_host* host, const Hypers& hypers, const char* config_json)
+      : settings_(host, hypers, kHypers, config_json, "COMPACTER") {}
 
   void supports(const tn_query& q) {
     if (!same(q.compute, kF32) && !same(q.compute, kBF16)) fail(TN_E_UNSUPPORTED, "compacter computes in f32 or bf16");
@@ -47,9 +61,10 @@ class Compacter {
       if (s.place != TN_PLACE_SUBLAYER || (settings_.text("placement") == "ffn" && s.role != TN_ROLE_DOWN)) continue;
       const int64_t k = s.m / f;
       if (k < 1 || s.m % N != 0 || k % N != 0)
-        fail(TN_E_ARGUMENT, "compacter: hypercomplex_division " + std::to_string(N) + " must divide the model's width " + std::to_string(s.m) +
-                                " and the bottleneck's, which is " + std::to_string(s.m) + "/" + std::to_string(f) + " = " + std::to_string(k) +
-                                "; choose another reduction_factor");
+        fail(TN_E_ARGUMENT, "compacter: hypercomplex_division " + std::to_string(N) +
+                                " must divide the model's width " + std::to_string(s.m) +
+                                " and the bottleneck's, which is " + std::to_string(s.m) + "/" + std::to_string(f) +
+                                " = " + std::to_string(k) + "; choose another reduction_factor");
       if (sites_.empty()) add(sink, Kind::kRules, -1, {N, N * N}, "base_model.model.phm_rule", N);
       sites_[s.id] = {{N, s.m, k}, {N, k, s.m}};
       check(sink.site(sink.self, s.id, TN_RETAIN_INPUT));
@@ -63,10 +78,12 @@ class Compacter {
       add(sink, Kind::kBias, at, {s.m, 0}, key("adapter.up_sampler.b"), 0);
     }
     if (sites_.empty()) fail(TN_E_NOT_FOUND, "compacter sits behind sub-layers, and this host offers none");
-    if (settings_.flag("train_norms") && TN_HAS(&sink, tn_adapter_sink, train) && sink.train) check(sink.train(sink.self, TN_ROLE_NORM));
+    if (settings_.flag("train_norms") && TN_HAS(&sink, tn_adapter_sink, train) && sink.train)
+      check(sink.train(sink.self, TN_ROLE_NORM));
   }
 
-  void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute, bool backward, tn_estimate& out) {
+  void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute,
+                bool backward, tn_estimate& out) {
     const Site& f = at(site);
     Scratch s(api, device, compute);
     const Matrix x = Matrix::dense(nullptr, compute, rows, f.down.in);
@@ -87,11 +104,13 @@ class Compacter {
     const int64_t n = count(value);
     if (kind == Kind::kRules) return fill_normal(exec, rng, 0.01f, w, n);
     if (kind == Kind::kBias) return fill_constant(exec, 0, w, n);
-    const float bound = std::sqrt(6.0f / static_cast<float>(fan + 1));  // Glorot: each s_i, t_i a matrix with one side of 1
+    const float bound =
+        std::sqrt(6.0f / static_cast<float>(fan + 1));  // Glorot: each s_i, t_i a matrix with one side of 1
     for_each(exec, n, [=](int64_t i) { w[i] = bound * (2 * uniform(rng, i) - 1); });
   }
 
-  void forward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& x, tn_tensor* y) {
+  void forward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& x,
+               tn_tensor* y) {
     if (y) check(base.forward(base.self, &x, 1, 0, y));
     if (x.shape[0] == 0) return;
     Scratch s(*call.exec, x.dtype);
@@ -99,7 +118,8 @@ class Compacter {
     run_forward(s, at(site), &call, Matrix::of(x), y ? &out : nullptr);
   }
 
-  void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& dy, double beta, tn_tensor* dx) {
+  void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& dy,
+                double beta, tn_tensor* dx) {
     if (dx) check(base.backward(base.self, &dy, 1, beta, dx));
     if (dy.shape[0] == 0) return;
     Scratch s(*call.exec, dy.dtype);
@@ -117,19 +137,25 @@ class Compacter {
  private:
   enum class Kind { kRules, kFactor, kBias };
 
-  void add(const tn_adapter_sink& sink, Kind kind, int32_t site, std::array<int64_t, 2> shape, const std::string& key, int64_t fan) {
-    declare_param(sink, static_cast<uint32_t>(params_.size()), site, kTrained, shape, key, 1, kind == Kind::kBias ? 0 : 1);
+  void add(const tn_adapter_sink& sink, Kind kind, int32_t site, std::array<int64_t, 2> shape, const std::string& key,
+           int64_t fan) {
+    declare_param(sink, static_cast<uint32_t>(params_.size()), site, kTrained, shape, key, 1,
+                  kind == Kind::kBias ? 0 : 1);
     params_.emplace_back(kind, fan);
   }
 
   static KroneckerMap::Factors factors(const tn_adapter_call* call, bool up) {
     if (!call) return {};
-    const auto value = [&](size_t place) { return contiguous<float>(call->params[place]->value, "a parameter of compacter"); };
+    const auto value = [&](size_t place) {
+      return contiguous<float>(call->params[place]->value, "a parameter of compacter");
+    };
     return {value(kRules), value(up ? kUpS : kDownS), value(up ? kUpT : kDownT), value(up ? kUpBias : kDownBias)};
   }
   static KroneckerMap::Gradients gradients(const tn_adapter_call* call, bool up) {
     if (!call) return {};
-    const auto grad = [&](size_t place) { return contiguous<float>(call->params[place]->grad, "a gradient of compacter"); };
+    const auto grad = [&](size_t place) {
+      return contiguous<float>(call->params[place]->grad, "a gradient of compacter");
+    };
     return {grad(kRules), grad(up ? kUpS : kDownS), grad(up ? kUpT : kDownT), grad(up ? kUpBias : kDownBias)};
   }
 
@@ -151,9 +177,12 @@ class Compacter {
     if (call) add_scaled(s.exec(), call->scale, out, *y);
   }
 
-  void run_backward(Scratch& s, const Site& f, const tn_adapter_call* call, const Matrix& x, const Matrix& dy, const Matrix* dx) const {
-    if (call && !call->params[kRules]->grad) fail(TN_E_STATE, "compacter trains all of its parameters or is not run backward");
-    const Matrix active = s.activations(x.rows, f.down.out), d_active = s.activations(x.rows, f.down.out), wide = s.activations(x.rows, f.down.in);
+  void run_backward(Scratch& s, const Site& f, const tn_adapter_call* call, const Matrix& x, const Matrix& dy,
+                    const Matrix* dx) const {
+    if (call && !call->params[kRules]->grad)
+      fail(TN_E_STATE, "compacter trains all of its parameters or is not run backward");
+    const Matrix active = s.activations(x.rows, f.down.out), d_active = s.activations(x.rows, f.down.out),
+                 wide = s.activations(x.rows, f.down.in);
     Matrix z = active;
     if (call) {
       const tn_saved* saved = nullptr;

@@ -25,7 +25,9 @@ struct KroneckerMap {
     float *rules = nullptr, *s = nullptr, *t = nullptr, *bias = nullptr;
   };
 
-  static Matrix dense(const float* data, int64_t rows, int64_t columns) { return Matrix::dense(const_cast<float*>(data), rows, columns); }
+  static Matrix dense(const float* data, int64_t rows, int64_t columns) {
+    return Matrix::dense(const_cast<float*>(data), rows, columns);
+  }
   Matrix folded(const Matrix& x, int64_t width) const { return Matrix::dense(x.data, x.dtype, x.rows * N, width); }
 
   // y = x H + b; x and y contiguous.
@@ -39,10 +41,12 @@ struct KroneckerMap {
   }
 
   // dx = dy Hᵀ (null: not wanted), and gradients where wanted, added.
-  void backward(Scratch& s, const Factors& f, const Gradients& g, const Matrix& x, const Matrix& dy, const Matrix* dx) const {
+  void backward(Scratch& s, const Factors& f, const Gradients& g, const Matrix& x, const Matrix& dy,
+                const Matrix* dx) const {
     const uint64_t mark = s.mark();
     const int64_t rows = x.rows;
-    const Matrix e = s.matrix(kF32, rows * N, N), mixed = s.matrix(kF32, rows * N, N), d_mixed = s.matrix(kF32, rows * N, N);
+    const Matrix e = s.matrix(kF32, rows * N, N), mixed = s.matrix(kF32, rows * N, N),
+                 d_mixed = s.matrix(kF32, rows * N, N);
     mix(s, f, x, e, mixed);
     const Matrix dy_folded = folded(dy, q());
     s.product(1, mixed.transposed(), dy_folded, 1, dense(g.t, N, q()));
@@ -88,11 +92,15 @@ struct KroneckerMap {
     if (!out) return;
     const float *left = static_cast<float*>(e.data), *right = static_cast<float*>(d_mixed.data);
     const int64_t n = N, rows = e.rows / N;
-    for_each_block(s.exec(), n * n * n, [=](const Block& b) {
-      const int64_t i = b.index / (n * n), a = b.index / n % n, c = b.index % n;
-      out[b.index] += static_cast<float>(
-          b.sum(rows, [=](int64_t t) { return static_cast<double>(left[(t * n + a) * n + i]) * right[(t * n + c) * n + i]; }));
-    }, rows);
+    for_each_block(
+        s.exec(), n * n * n,
+        [=](const Block& b) {
+          const int64_t i = b.index / (n * n), a = b.index / n % n, c = b.index % n;
+          out[b.index] += static_cast<float>(b.sum(rows, [=](int64_t t) {
+            return static_cast<double>(left[(t * n + a) * n + i]) * right[(t * n + c) * n + i];
+          }));
+        },
+        rows);
   }
   static void add_bias(Scratch& s, const float* bias, const Matrix& y) {
     const int64_t n = y.columns;

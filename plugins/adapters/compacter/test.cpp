@@ -8,7 +8,8 @@ using namespace tenon::sdk;
 using namespace tenon::sdk::testing;
 
 class Compacter : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Cpu, Compacter, ::testing::ValuesIn(plugin_objects()), [](const auto& p) { return object_label(p.param); });
+INSTANTIATE_TEST_SUITE_P(Cpu, Compacter, ::testing::ValuesIn(plugin_objects()),
+                         [](const auto& p) { return object_label(p.param); });
 
 enum { kRules, kDownS, kDownT, kDownBias, kUpS, kUpT, kUpBias };
 
@@ -22,7 +23,8 @@ struct Sublayer : AdapterProblem {
   }
 };
 
-std::vector<double> kronecker(const std::vector<float>& rules, const std::vector<float>& s, const std::vector<float>& t, int64_t N, int64_t in, int64_t out) {
+std::vector<double> kronecker(const std::vector<float>& rules, const std::vector<float>& s, const std::vector<float>& t,
+                              int64_t N, int64_t in, int64_t out) {
   const int64_t p = in / N, q = out / N;
   std::vector<double> h(static_cast<size_t>(in * out));
   for (int64_t i = 0; i < N; ++i)
@@ -30,7 +32,8 @@ std::vector<double> kronecker(const std::vector<float>& rules, const std::vector
       for (int64_t c = 0; c < N; ++c)
         for (int64_t u = 0; u < p; ++u)
           for (int64_t v = 0; v < q; ++v)
-            h[(a * p + u) * out + c * q + v] += static_cast<double>(rules[(i * N + a) * N + c]) * s[i * p + u] * t[i * q + v];
+            h[(a * p + u) * out + c * q + v] +=
+                static_cast<double>(rules[(i * N + a) * N + c]) * s[i * p + u] * t[i * q + v];
   return h;
 }
 
@@ -45,7 +48,8 @@ TEST_P(Compacter, IsTheExplicitKroneckerSum) {
     std::vector<std::vector<float>> v;
     for (const auto& q : p.adapter.params) v.push_back(q.value.floats());
     const int64_t N = std::stoll(c.n), k = c.d / std::stoll(c.f);
-    const std::vector<double> down = kronecker(v[kRules], v[kDownS], v[kDownT], N, c.d, k), up = kronecker(v[kRules], v[kUpS], v[kUpT], N, k, c.d);
+    const std::vector<double> down = kronecker(v[kRules], v[kDownS], v[kDownT], N, c.d, k),
+                              up = kronecker(v[kRules], v[kUpS], v[kUpT], N, k, c.d);
     std::vector<double> expected(static_cast<size_t>(c.T * c.d));
     for (int64_t t = 0; t < c.T; ++t) {
       std::vector<double> z(static_cast<size_t>(k));
@@ -83,18 +87,22 @@ TEST_P(Compacter, StartsNearTheIdentity) {
 
 TEST_P(Compacter, RulesAreOneForTheModelAndGatherTheGradientsOfAllSites) {
   TestAdapter a(GetParam(), {{"hypercomplex_division", "2"}, {"reduction_factor", "2"}});
-  ASSERT_EQ(a.bind({{"model.layers.0.self_attn", 8, 8, TN_ROLE_O, TN_PLACE_SUBLAYER}, {"model.layers.0.mlp", 8, 8, TN_ROLE_DOWN, TN_PLACE_SUBLAYER}}), TN_OK);
+  ASSERT_EQ(a.bind({{"model.layers.0.self_attn", 8, 8, TN_ROLE_O, TN_PLACE_SUBLAYER},
+                    {"model.layers.0.mlp", 8, 8, TN_ROLE_DOWN, TN_PLACE_SUBLAYER}}),
+            TN_OK);
   ASSERT_EQ(a.params.size(), 13u);
   EXPECT_EQ(a.params[kRules].info.site, -1);
   Base identity{8, 8, std::vector<float>(64), {}, 0, {}};
   for (int i = 0; i < 8; ++i) identity.weight[i * 9] = 1;
-  for (size_t i = 0; i < a.params.size(); ++i) a.params[i].value.assign(normals(a.params[i].value.size(), static_cast<uint32_t>(30 + i), 0.5f));
+  for (size_t i = 0; i < a.params.size(); ++i)
+    a.params[i].value.assign(normals(a.params[i].value.size(), static_cast<uint32_t>(30 + i), 0.5f));
   std::vector<float> sum(8);
   for (const bool together : {false, true}) {
     if (together) a.zero_gradients();
     for (uint32_t site = 0; site < 2; ++site) {
       if (!together) a.zero_gradients();
-      Tensor x(kF32, {3, 8}, normals(24, 40 + site)), y(kF32, {3, 8}), dy(kF32, {3, 8}, normals(24, 50 + site)), dx(kF32, {3, 8});
+      Tensor x(kF32, {3, 8}, normals(24, 40 + site)), y(kF32, {3, 8}), dy(kF32, {3, 8}, normals(24, 50 + site)),
+          dx(kF32, {3, 8});
       SavedSlots saved;
       a.forward(site, identity, *x.get(), y.get(), saved);
       a.backward(site, identity, *dy.get(), dx.get(), saved);
@@ -107,7 +115,9 @@ TEST_P(Compacter, RulesAreOneForTheModelAndGatherTheGradientsOfAllSites) {
 
 TEST_P(Compacter, PlacementFfnLeavesAttentionAlone) {
   TestAdapter a(GetParam(), {{"hypercomplex_division", "2"}, {"reduction_factor", "2"}, {"placement", "ffn"}});
-  ASSERT_EQ(a.bind({{"model.layers.0.self_attn", 8, 8, TN_ROLE_O, TN_PLACE_SUBLAYER}, {"model.layers.0.mlp", 8, 8, TN_ROLE_DOWN, TN_PLACE_SUBLAYER}}), TN_OK);
+  ASSERT_EQ(a.bind({{"model.layers.0.self_attn", 8, 8, TN_ROLE_O, TN_PLACE_SUBLAYER},
+                    {"model.layers.0.mlp", 8, 8, TN_ROLE_DOWN, TN_PLACE_SUBLAYER}}),
+            TN_OK);
   EXPECT_FALSE(a.retention.contains(0));
   EXPECT_TRUE(a.retention.contains(1));
   EXPECT_EQ(a.trained_roles, std::vector<uint32_t>{TN_ROLE_NORM});

@@ -21,7 +21,8 @@ namespace {
 enum Slot : uint32_t { kZ = 2, kInverse = 3 };  // after those of LowRank
 enum Place : size_t { kA, kB, kMagnitude, kSquares };
 
-constexpr tn_hyper_info kNormGrad = flag("norm_grad", "false", "differentiate through the row norms too, which the reference holds constant");
+constexpr tn_hyper_info kNormGrad =
+    flag("norm_grad", "false", "differentiate through the row norms too, which the reference holds constant");
 constexpr const tn_hyper_info* kHypers[] = {&kLoraRank,    &kLoraAlpha,      &kLoraDropout, &kRsLora,
                                             &kLoraTargets, &kExcludeModules, &kLoraInit,    &kNormGrad};
 
@@ -51,8 +52,9 @@ class Dora {
       const tn_site& s = *sites[i];
       if (s.place != TN_PLACE_LINEAR || !targets_.takes(s)) continue;
       if (s.flags & (TN_LINEAR_ADAPTED | TN_LINEAR_OWNED))
-        fail(TN_E_CONFLICT, std::string("dora rescales the output of ") + s.path +
-                                ", so it must be the first adapter there; put it before the others or choose other target_modules");
+        fail(TN_E_CONFLICT,
+             std::string("dora rescales the output of ") + s.path +
+                 ", so it must be the first adapter there; put it before the others or choose other target_modules");
       const int64_t r = targets_.rank_of(s.path, config_.r);
       sites_[s.id] = {s.m, s.n, r, config_.scale(r, targets_.alpha_of(s.path, config_.alpha))};
       check(sink.site(sink.self, s.id, TN_RETAIN_ROWS));
@@ -66,7 +68,8 @@ class Dora {
     if (sites_.empty()) targets_.none_taken(sites, n);
   }
 
-  void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute, bool backward, tn_estimate& out) {
+  void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute,
+                bool backward, tn_estimate& out) {
     const LowRank& f = at(site);
     Scratch s(api, device, compute);
     if (backward)
@@ -75,49 +78,63 @@ class Dora {
       run_forward(s, f, nullptr, nullptr, Matrix::dense(nullptr, compute, rows, f.n), nullptr);
     out.flops = s.flops();
     if (!backward) f.merge(s, f.a(nullptr), f.b(nullptr), 0, Matrix::dense(nullptr, std::min(rows, f.m), f.n));
-    out.saved_bytes = backward ? 0 : f.saved_bytes(rows, compute) + aligned(static_cast<uint64_t>(rows * f.m * (compute.bits / 8))) + aligned(f.m * 4);
+    out.saved_bytes = backward ? 0
+                               : f.saved_bytes(rows, compute) +
+                                     aligned(static_cast<uint64_t>(rows * f.m * (compute.bits / 8))) + aligned(f.m * 4);
     out.state_bytes = static_cast<uint64_t>(f.r * (f.m + f.n) + 2 * f.m) * 4;
     out.workspace_bytes = aligned(s.peak());
     out.bytes_moved = static_cast<double>(rows) * static_cast<double>(3 * f.m + f.n) * compute.bits / 8;
   }
 
-  void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear* base, const tn_rng& rng, tn_tensor& value) {
+  void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear* base, const tn_rng& rng,
+                  tn_tensor& value) {
     if (param >= ranks_.size()) fail(TN_E_ARGUMENT, "dora has no parameter " + std::to_string(param));
     float* w = contiguous<float>(&value, "a parameter of dora");
     const int64_t n = count(value);
     switch (param % 4) {
-      case kA: return init_factor(exec, rng, config_.init, true, ranks_[param], value.shape[1], w, n);
-      case kB: return init_factor(exec, rng, config_.init, false, ranks_[param], value.shape[1], w, n);
-      case kSquares: return row_sqnorm(exec, *base, w);
-      default: row_sqnorm(exec, *base, w); return for_each(exec, n, [=](int64_t i) { w[i] = std::sqrt(w[i]); });
+      case kA:
+        return init_factor(exec, rng, config_.init, true, ranks_[param], value.shape[1], w, n);
+      case kB:
+        return init_factor(exec, rng, config_.init, false, ranks_[param], value.shape[1], w, n);
+      case kSquares:
+        return row_sqnorm(exec, *base, w);
+      default:
+        row_sqnorm(exec, *base, w);
+        return for_each(exec, n, [=](int64_t i) { w[i] = std::sqrt(w[i]); });
     }
   }
 
-  void forward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& x, tn_tensor* y) {
+  void forward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& x,
+               tn_tensor* y) {
     if (x.shape[0] == 0) return;
     Scratch s(*call.exec, x.dtype);
     run_forward(s, at(site), &call, &base, Matrix::of(x), y);
   }
 
-  void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& dy, double beta, tn_tensor* dx) {
+  void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& dy,
+                double beta, tn_tensor* dx) {
     if (dy.shape[0] == 0) return;
     Scratch s(*call.exec, dy.dtype);
     run_backward(s, at(site), &call, &base, Matrix::of(dy), beta, dx);
   }
 
-  void merge_rows(const tn_exec* exec, uint32_t site, const tn_param_view* const* params, uint64_t, int64_t begin, int64_t, tn_tensor& w) {
+  void merge_rows(const tn_exec* exec, uint32_t site, const tn_param_view* const* params, uint64_t, int64_t begin,
+                  int64_t, tn_tensor& w) {
     Scratch s(*exec, kF32);
     const Matrix rows = Matrix::of(w);
     at(site).merge(s, Matrix::of(*params[kA]->value), Matrix::of(*params[kB]->value), begin, rows);
     const float* g = contiguous<float>(params[kMagnitude]->value, "the magnitude") + begin;
     float* v = static_cast<float*>(rows.data);
     const int64_t n = rows.columns, stride = rows.row_stride;
-    for_each_block(exec, rows.rows, [=](const Block& b) {
-      float* row = v + b.index * stride;
-      const double squares = b.sum(n, [=](int64_t j) { return static_cast<double>(row[j]) * row[j]; });
-      const float c = squares > 1e-30 ? static_cast<float>(g[b.index] / std::sqrt(squares)) : 0.0f;
-      b.each(n, [=](int64_t j) { row[j] *= c; });
-    }, n);
+    for_each_block(
+        exec, rows.rows,
+        [=](const Block& b) {
+          float* row = v + b.index * stride;
+          const double squares = b.sum(n, [=](int64_t j) { return static_cast<double>(row[j]) * row[j]; });
+          const float c = squares > 1e-30 ? static_cast<float>(g[b.index] / std::sqrt(squares)) : 0.0f;
+          b.each(n, [=](int64_t j) { row[j] *= c; });
+        },
+        n);
   }
 
   void write_config(const tn_sink& sink) {
@@ -146,9 +163,12 @@ class Dora {
   static const float* floats(const tn_adapter_call& call, Place place) {
     return contiguous<float>(call.params[place]->value, "a parameter of dora");
   }
-  static const float* bias_of(const tn_base_linear& base) { return base.bias ? contiguous<float>(base.bias, "the bias") : nullptr; }
+  static const float* bias_of(const tn_base_linear& base) {
+    return base.bias ? contiguous<float>(base.bias, "the bias") : nullptr;
+  }
 
-  void run_forward(Scratch& s, const LowRank& f, const tn_adapter_call* call, const tn_base_linear* base, const Matrix& x, tn_tensor* y) const {
+  void run_forward(Scratch& s, const LowRank& f, const tn_adapter_call* call, const tn_base_linear* base,
+                   const Matrix& x, tn_tensor* y) const {
     const int64_t rows = x.rows;
     Matrix z = s.activations(rows, f.m);
     float* inverse = s.take<float>(f.m);
@@ -162,8 +182,8 @@ class Dora {
     const uint64_t mark = s.mark();
     const Norms p = products(s, f, call, base);
     if (call)
-      inverse_norms(s.exec(), f.m, f.r, f.scale * call->scale, floats(*call, kSquares), floats(*call, kB), static_cast<float*>(p.h.data),
-                    static_cast<float*>(p.bg.data), bias_of(*base), inverse);
+      inverse_norms(s.exec(), f.m, f.r, f.scale * call->scale, floats(*call, kSquares), floats(*call, kB),
+                    static_cast<float*>(p.h.data), static_cast<float*>(p.bg.data), bias_of(*base), inverse);
     s.release(mark);
 
     const bool drops = call ? dropout_.drops(*call) : dropout_.on();
@@ -188,18 +208,22 @@ class Dora {
     }
     s.release(mark);
     f.forward(s, call, dropout_, x, &z);
-    if (call && y) scale_columns(s.exec(), z, floats(*call, kMagnitude), inverse, 0, drops ? nullptr : bias_of(*base), Matrix::of(*y), drops);
+    if (call && y)
+      scale_columns(s.exec(), z, floats(*call, kMagnitude), inverse, 0, drops ? nullptr : bias_of(*base),
+                    Matrix::of(*y), drops);
   }
 
-  void run_backward(Scratch& s, const LowRank& f, const tn_adapter_call* call, const tn_base_linear* base, const Matrix& dy, double beta,
-                    tn_tensor* dx) const {
+  void run_backward(Scratch& s, const LowRank& f, const tn_adapter_call* call, const tn_base_linear* base,
+                    const Matrix& dy, double beta, tn_tensor* dx) const {
     const bool drops = call ? dropout_.drops(*call) : dropout_.on();
     const Matrix dz = s.activations(dy.rows, f.m);
     double* dots = s.take<double>(f.m);
     const float *g = nullptr, *inverse = nullptr;
     if (call) {
-      g = floats(*call, kMagnitude), inverse = contiguous<float>(LowRank::saved(*call, kInverse)->tensor, "the saved norms");
-      if (dx && drops) scale_columns(s.exec(), dy, g, inverse, 1, nullptr, dz);  // (c − 1) ⊙ dY, the part that meets dropout(X) Wᵀ
+      g = floats(*call, kMagnitude),
+      inverse = contiguous<float>(LowRank::saved(*call, kInverse)->tensor, "the saved norms");
+      if (dx && drops)
+        scale_columns(s.exec(), dy, g, inverse, 1, nullptr, dz);  // (c − 1) ⊙ dY, the part that meets dropout(X) Wᵀ
     }
     if (drops) {
       const uint64_t mark = s.mark();
@@ -230,20 +254,23 @@ class Dora {
   }
 
   // The part of dA and dB that goes through ν: dV_i −= κ_i V_i with κ_i = g_i (Σ_t dY_ti Z_ti) / ν_i³.
-  void through_norms(Scratch& s, const LowRank& f, const tn_adapter_call* call, const tn_base_linear* base, const float* g, const float* inverse,
-                     const double* dots) const {
+  void through_norms(Scratch& s, const LowRank& f, const tn_adapter_call* call, const tn_base_linear* base,
+                     const float* g, const float* inverse, const double* dots) const {
     const uint64_t mark = s.mark();
     const Norms p = products(s, f, call, base);
     const Matrix scaled = s.matrix(kF32, f.r, f.m), back = s.matrix(kF32, f.r, f.n), small = s.matrix(kF32, f.r, f.r);
     const double factor = f.scale * LowRank::strength(call);
     if (call) {
-      const float *b = floats(*call, kB), *h = static_cast<float*>(p.h.data), *bg = static_cast<float*>(p.bg.data), *bias = bias_of(*base);
-      float *db = contiguous<float>(call->params[kB]->grad, "the gradient of B"), *kb = static_cast<float*>(scaled.data);
+      const float *b = floats(*call, kB), *h = static_cast<float*>(p.h.data), *bg = static_cast<float*>(p.bg.data),
+                  *bias = bias_of(*base);
+      float *db = contiguous<float>(call->params[kB]->grad, "the gradient of B"),
+            *kb = static_cast<float*>(scaled.data);
       const int64_t m = f.m, r = f.r;
       for_each(s.exec(), m, [=](int64_t i) {
         const double kappa = g[i] * dots[i] * inverse[i] * inverse[i] * inverse[i];
         for (int64_t k = 0; k < r; ++k) {
-          db[i * r + k] -= static_cast<float>(kappa * factor * (h[k * m + i] - (bias ? bias[i] : 0.0f) + factor * bg[i * r + k]));
+          db[i * r + k] -=
+              static_cast<float>(kappa * factor * (h[k * m + i] - (bias ? bias[i] : 0.0f) + factor * bg[i * r + k]));
           kb[k * m + i] = static_cast<float>(kappa * b[i * r + k]);
         }
       });

@@ -10,10 +10,10 @@ namespace tenon::dora {
 
 using namespace tenon::sdk;
 
-// inverse[i] = 1/ν_i with ν_i² = ‖w_i‖² + 2 s b_i·h_i + s² b_i (A Aᵀ) b_iᵀ; h = A Wᵀ + bias [r, m], bg = B A Aᵀ [m, r]. 0 where ν vanishes,
-// which makes a row of zeros stay one.
-inline void inverse_norms(const tn_exec* exec, int64_t m, int64_t r, double s, const float* squares, const float* b, const float* h,
-                          const float* bg, const float* bias, float* inverse) {
+// inverse[i] = 1/ν_i with ν_i² = ‖w_i‖² + 2 s b_i·h_i + s² b_i (A Aᵀ) b_iᵀ; h = A Wᵀ + bias [r, m], bg = B A Aᵀ [m, r].
+// 0 where ν vanishes, which makes a row of zeros stay one.
+inline void inverse_norms(const tn_exec* exec, int64_t m, int64_t r, double s, const float* squares, const float* b,
+                          const float* h, const float* bg, const float* bias, float* inverse) {
   for_each(exec, m, [=](int64_t i) {
     double sum = squares[i];
     const double shift = bias ? bias[i] : 0;
@@ -23,8 +23,8 @@ inline void inverse_norms(const tn_exec* exec, int64_t m, int64_t r, double s, c
 }
 
 // to = factor_j · from + add_j, per column; factor = g · inverse − minus. add null = 0; accumulate: to +=.
-inline void scale_columns(const tn_exec* exec, const Matrix& from, const float* g, const float* inverse, float minus, const float* add,
-                          const Matrix& to, bool accumulate = false) {
+inline void scale_columns(const tn_exec* exec, const Matrix& from, const float* g, const float* inverse, float minus,
+                          const float* add, const Matrix& to, bool accumulate = false) {
   const int64_t n = from.columns, from_stride = from.row_stride, to_stride = to.row_stride;
   with_float_type(from.dtype, "a product", [&](auto tag) {
     using T = decltype(tag);
@@ -60,14 +60,20 @@ inline void column_dots(const tn_exec* exec, const Matrix& a, const Matrix& b, d
   with_float_type(a.dtype, "a gradient", [&](auto tag) {
     using T = decltype(tag);
     const T *x = static_cast<const T*>(a.data), *y = static_cast<const T*>(b.data);
-    for_each_block<kColumns * 8>(exec, (m + kColumns - 1) / kColumns, [=](const Block& block) {
-      const int64_t first = block.index * kColumns, n = m - first < kColumns ? m - first : kColumns;
-      double* sum = block.shared<double>();
-      block.each(n, [=](int64_t j) { sum[j] = 0; });
-      for (int64_t t = 0; t < rows; ++t)
-        block.each(n, [=](int64_t j) { sum[j] += static_cast<double>(to_float(x[t * a_stride + first + j])) * to_float(y[t * b_stride + first + j]); });
-      block.each(n, [=](int64_t j) { dots[first + j] = sum[j]; });
-    }, rows * kColumns);
+    for_each_block<kColumns * 8>(
+        exec, (m + kColumns - 1) / kColumns,
+        [=](const Block& block) {
+          const int64_t first = block.index * kColumns, n = m - first < kColumns ? m - first : kColumns;
+          double* sum = block.shared<double>();
+          block.each(n, [=](int64_t j) { sum[j] = 0; });
+          for (int64_t t = 0; t < rows; ++t)
+            block.each(n, [=](int64_t j) {
+              sum[j] +=
+                  static_cast<double>(to_float(x[t * a_stride + first + j])) * to_float(y[t * b_stride + first + j]);
+            });
+          block.each(n, [=](int64_t j) { dots[first + j] = sum[j]; });
+        },
+        rows * kColumns);
   });
 }
 

@@ -9,7 +9,8 @@ using namespace tenon::sdk;
 using namespace tenon::sdk::testing;
 
 class Dora : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Cpu, Dora, ::testing::ValuesIn(plugin_objects()), [](const auto& p) { return object_label(p.param); });
+INSTANTIATE_TEST_SUITE_P(Cpu, Dora, ::testing::ValuesIn(plugin_objects()),
+                         [](const auto& p) { return object_label(p.param); });
 
 enum { kA, kB, kMagnitude, kSquares };
 
@@ -60,7 +61,8 @@ TEST_P(Dora, ScalingTheMagnitudeScalesTheOutputWithoutItsBias) {
   for (float& v : g) v *= 3;
   p.adapter.params[kMagnitude].value.assign(g);
   const std::vector<float> after = p.forward(p.x);
-  for (int64_t i = 0; i < 15; ++i) EXPECT_NEAR(after[i] - p.base.bias[i % 5], 3 * (before[i] - p.base.bias[i % 5]), 1e-4);
+  for (int64_t i = 0; i < 15; ++i)
+    EXPECT_NEAR(after[i] - p.base.bias[i % 5], 3 * (before[i] - p.base.bias[i % 5]), 1e-4);
 }
 
 TEST_P(Dora, GradientsThroughTheNormsAgreeWithFiniteDifferences) {
@@ -75,7 +77,8 @@ TEST_P(Dora, GradientsThroughTheNormsAgreeWithFiniteDifferences) {
   }
 }
 
-// With ν held constant the gradients are those of c ⊙ Z with a constant c: the exact ones differ from them along V alone.
+// With ν held constant the gradients are those of c ⊙ Z with a constant c: the exact ones differ from them along V
+// alone.
 TEST_P(Dora, TheSimpleGradientDiffersFromTheExactOne) {
   std::vector<float> db[2], dg[2];
   for (int exact = 0; exact < 2; ++exact) {
@@ -92,11 +95,12 @@ TEST_P(Dora, DropoutDropsTheDirectionOfItsInputOnly) {
   AdapterProblem p(GetParam(), {33, 17, 21}, {{"r", "3"}, {"lora_dropout", "0.4"}, {"norm_grad", "true"}});
   p.base.bias = normals(33, 8);
   // At the start c = 1: dropout(X) Wᵀ cancels and the base sees all of X.
-  EXPECT_LT(relative_distance(p.forward(p.x), [&] {
-              std::vector<float> y = p.product(p.base.weight);
-              for (size_t i = 0; i < y.size(); ++i) y[i] += p.base.bias[i % 33];
-              return y;
-            }()),
+  EXPECT_LT(relative_distance(p.forward(p.x),
+                              [&] {
+                                std::vector<float> y = p.product(p.base.weight);
+                                for (size_t i = 0; i < y.size(); ++i) y[i] += p.base.bias[i % 33];
+                                return y;
+                              }()),
             1e-5);
   p.randomise();
   p.expect_gradients({}, 3e-3);
@@ -147,7 +151,8 @@ TEST_P(Dora, PeftsFileHasExactlyTheParametersThatAreSaved) {
 
 TEST_P(Dora, MustBeTheFirstOnItsSite) {
   TestAdapter dora(GetParam());
-  EXPECT_EQ(dora.bind({{"model.layers.0.self_attn.q_proj", 5, 7, TN_ROLE_Q, TN_PLACE_LINEAR, TN_LINEAR_ADAPTED}}), TN_E_CONFLICT);
+  EXPECT_EQ(dora.bind({{"model.layers.0.self_attn.q_proj", 5, 7, TN_ROLE_Q, TN_PLACE_LINEAR, TN_LINEAR_ADAPTED}}),
+            TN_E_CONFLICT);
   EXPECT_NE(dora.host.error.find("first adapter"), std::string::npos) << dora.host.error;
 }
 

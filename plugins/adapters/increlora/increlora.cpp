@@ -1,7 +1,8 @@
 // IncreLoRA (Zhang et al. 2023): ΔW = s B diag(E) A with a rank that grows during training.
 //
-// Each module has ρ active ranks and `h` reserve ranks behind them, whose A and B train while their E stays at 1e-5. Every `interval` steps
-// the modules of the largest smoothed importance Σ|ΔW ⊙ dΔW|/√(mn) get h more: their reserve becomes active, a fresh one is appended.
+// Each module has ρ active ranks and `h` reserve ranks behind them, whose A and B train while their E stays at 1e-5.
+// Every `interval` steps the modules of the largest smoothed importance Σ|ΔW ⊙ dΔW|/√(mn) get h more: their reserve
+// becomes active, a fresh one is appended.
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -28,18 +29,28 @@ constexpr float kReserve = 1e-5f;
 
 constexpr tn_hyper_info kR = integer("init_r", "1", 1, 65536, nullptr, "rank of every module at the start");
 constexpr tn_hyper_info kTarget = real("target_r", "4", 1, 65536, 0, nullptr, "average rank in the end");
-constexpr tn_hyper_info kIncrement = integer("increment", "2", 1, 65536, nullptr, "ranks a module gets at a time, and its reserve");
+constexpr tn_hyper_info kIncrement =
+    integer("increment", "2", 1, 65536, nullptr, "ranks a module gets at a time, and its reserve");
 constexpr tn_hyper_info kTop = integer("top_h", "2", 1, 65536, nullptr, "modules that get ranks at a time");
-constexpr tn_hyper_info kWarmup = integer("init_warmup", "50", 0, 1 << 30, "steps", "steps before the first ranks are given");
-constexpr tn_hyper_info kInterval = integer("incre_interval", "10", 1, 1 << 30, "steps", "steps from one giving to the next");
-constexpr tn_hyper_info kBeta = real("beta", "0.85", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "smoothing of importances and of their uncertainty");
-constexpr tn_hyper_info kAlpha = real("lora_alpha", "16", 0, kInfinity, TN_RANGE_OPEN_MIN | TN_RANGE_OPEN_MAX, nullptr, "strength of the delta");
-constexpr tn_hyper_info kScaleMode = choice("scale_mode", "fixed", "fixed|rank", "lora_alpha / target_r, or lora_alpha / rank, which jumps when the rank grows");
-constexpr tn_hyper_info kScoreEvery = integer("score_every", "4", 1, 1 << 20, "steps", "importance costs a whole weight gradient, so not every step takes it");
-constexpr tn_hyper_info kOrth = real("orth_reg", "0.1", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr, "weight of mean ‖A Aᵀ − I‖ + ‖Bᵀ B − I‖");
+constexpr tn_hyper_info kWarmup =
+    integer("init_warmup", "50", 0, 1 << 30, "steps", "steps before the first ranks are given");
+constexpr tn_hyper_info kInterval =
+    integer("incre_interval", "10", 1, 1 << 30, "steps", "steps from one giving to the next");
+constexpr tn_hyper_info kBeta =
+    real("beta", "0.85", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "smoothing of importances and of their uncertainty");
+constexpr tn_hyper_info kAlpha =
+    real("lora_alpha", "16", 0, kInfinity, TN_RANGE_OPEN_MIN | TN_RANGE_OPEN_MAX, nullptr, "strength of the delta");
+constexpr tn_hyper_info kScaleMode =
+    choice("scale_mode", "fixed", "fixed|rank",
+           "lora_alpha / target_r, or lora_alpha / rank, which jumps when the rank grows");
+constexpr tn_hyper_info kScoreEvery = integer("score_every", "4", 1, 1 << 20, "steps",
+                                              "importance costs a whole weight gradient, so not every step takes it");
+constexpr tn_hyper_info kOrth =
+    real("orth_reg", "0.1", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr, "weight of mean ‖A Aᵀ − I‖ + ‖Bᵀ B − I‖");
 constexpr tn_hyper_info kTargets = target_modules("all-linear");
-constexpr const tn_hyper_info* kHypers[] = {&kR,     &kTarget, &kIncrement, &kTop,        &kWarmup, &kInterval, &kBeta,
-                                            &kAlpha, &kScaleMode, &kScoreEvery, &kOrth,   &kTargets, &kExcludeModules};
+constexpr const tn_hyper_info* kHypers[] = {&kR,        &kTarget,  &kIncrement,     &kTop,       &kWarmup,
+                                            &kInterval, &kBeta,    &kAlpha,         &kScaleMode, &kScoreEvery,
+                                            &kOrth,     &kTargets, &kExcludeModules};
 
 struct Site {
   size_t order;
@@ -77,10 +88,13 @@ class IncreLora {
     }
     if (order_.empty()) targets_.none_taken(sites, n);
     ranks_.mean.assign(order_.size(), 0), ranks_.uncertainty.assign(order_.size(), 0);
-    ranks_.budget = std::max(ranks_.total(), static_cast<int64_t>(std::llround(settings_.real("target_r") * static_cast<double>(order_.size()))));
+    ranks_.budget =
+        std::max(ranks_.total(),
+                 static_cast<int64_t>(std::llround(settings_.real("target_r") * static_cast<double>(order_.size()))));
   }
 
-  void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute, bool backward, tn_estimate& out) {
+  void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute,
+                bool backward, tn_estimate& out) {
     const Site& f = at(site);
     Scratch s(api, device, compute);
     const Matrix x = Matrix::dense(nullptr, compute, rows, f.n), y = Matrix::dense(nullptr, compute, rows, f.m);
@@ -100,30 +114,35 @@ class IncreLora {
     float* w = contiguous<float>(&value, "a parameter of increlora");
     const Site& f = at(order_.at(param / kPlaces));
     switch (param % kPlaces) {
-      case kScore: return fill_constant(exec, 0, w, 1);
+      case kScore:
+        return fill_constant(exec, 0, w, 1);
       case kE: {
         const int64_t active = ranks_.active[f.order];
         return for_each(exec, count(value), [=](int64_t i) { w[i] = i < active ? 0.0f : kReserve; });
       }
-      default: fill_normal(exec, rng, 0.02f, w, count(value));
+      default:
+        fill_normal(exec, rng, 0.02f, w, count(value));
     }
   }
 
-  void forward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& x, tn_tensor* y) {
+  void forward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& x,
+               tn_tensor* y) {
     if (y) check(base.forward(base.self, &x, 1, 0, y));
     if (x.shape[0] == 0) return;
     Scratch s(*call.exec, x.dtype);
     const Matrix out = y ? Matrix::of(*y) : Matrix();
     run_forward(s, at(site), &call, Matrix::of(x), y ? &out : nullptr);
   }
-  void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& dy, double beta, tn_tensor* dx) {
+  void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& dy,
+                double beta, tn_tensor* dx) {
     if (dx) check(base.backward(base.self, &dy, 1, beta, dx));
     if (dy.shape[0] == 0) return;
     Scratch s(*call.exec, dy.dtype);
     const Matrix to = dx ? Matrix::of(*dx) : Matrix();
     run_backward(s, at(site), &call, Matrix::of(dy), dx ? &to : nullptr);
   }
-  void merge_rows(const tn_exec* exec, uint32_t site, const tn_param_view* const* params, uint64_t, int64_t begin, int64_t, tn_tensor& w) {
+  void merge_rows(const tn_exec* exec, uint32_t site, const tn_param_view* const* params, uint64_t, int64_t begin,
+                  int64_t, tn_tensor& w) {
     Scratch s(*exec, kF32);
     merge(s, at(site), params, begin, Matrix::of(w));
   }
@@ -135,7 +154,8 @@ class IncreLora {
     check(sink.write(sink.self, text.data(), text.size()));
   }
 
-  void step_end(const tn_exec* exec, int64_t step, const tn_param_view* const* params, const tn_rng& rng, const tn_grow_sink& sink) {
+  void step_end(const tn_exec* exec, int64_t step, const tn_param_view* const* params, const tn_rng& rng,
+                const tn_grow_sink& sink) {
     if (ranks_.complete()) return;
     if (step % settings_.integer("score_every") == 0) {
       std::vector<double> scores;
@@ -151,10 +171,11 @@ class IncreLora {
     }
     const int64_t since = step - settings_.integer("init_warmup");
     if (since < 0 || since % settings_.integer("incre_interval") != 0) return;
-    for (const auto& [order, given] : ranks_.give(settings_.integer("top_h"), reserve())) grow(exec, order, given, rng, sink);
+    for (const auto& [order, given] : ranks_.give(settings_.integer("top_h"), reserve()))
+      grow(exec, order, given, rng, sink);
     if (!ranks_.complete()) return;
     for (size_t i = 0; i < order_.size(); ++i) {  // nobody will need the reserves
-      tn_tensor* e = nullptr;  // as it is now: this step may have grown it
+      tn_tensor* e = nullptr;                     // as it is now: this step may have grown it
       const int64_t active = ranks_.active[i], all = columns(at(order_[i]));
       check(sink.grow(sink.self, static_cast<uint32_t>(i * kPlaces + kE), 0, all, &e));
       float* w = contiguous<float>(e, "lora_E");
@@ -168,7 +189,8 @@ class IncreLora {
     std::vector<size_t> order(order_.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return size_of(a) > size_of(b); });
-    const int64_t meetings = 1 + (ranks_.budget - ranks_.total()) / std::max<int64_t>(1, settings_.integer("top_h") * reserve());
+    const int64_t meetings =
+        1 + (ranks_.budget - ranks_.total()) / std::max<int64_t>(1, settings_.integer("top_h") * reserve());
     for (const size_t i : order) {
       const int64_t n = std::min(ranks_.budget - ranks_.total(), meetings * reserve());
       ranks_.active[i] += n;
@@ -190,7 +212,8 @@ class IncreLora {
   int64_t size_of(size_t order) const { return at(order_[order]).m + at(order_[order]).n; }
   double scale(const Site& f) const {
     const double alpha = targets_.alpha_of(f.path, settings_.real("lora_alpha"));
-    return alpha / (settings_.text("scale_mode") == "fixed" ? settings_.real("target_r") : static_cast<double>(ranks_.active[f.order]) + 1e-5);
+    return alpha / (settings_.text("scale_mode") == "fixed" ? settings_.real("target_r")
+                                                            : static_cast<double>(ranks_.active[f.order]) + 1e-5);
   }
 
   struct Grown {
@@ -201,7 +224,8 @@ class IncreLora {
     const auto id = static_cast<uint32_t>(order * kPlaces);
     const int64_t now = columns(at(order_[order]));
     Grown g;
-    check(sink.grow(sink.self, id + kA, 0, now, &g.a)), check(sink.grow(sink.self, id + kB, 1, now, &g.b)), check(sink.grow(sink.self, id + kE, 0, now, &g.e));
+    check(sink.grow(sink.self, id + kA, 0, now, &g.a)), check(sink.grow(sink.self, id + kB, 1, now, &g.b)),
+        check(sink.grow(sink.self, id + kE, 0, now, &g.e));
     if (out) *out = g;
   }
   void grow(const tn_exec* exec, size_t order, int64_t given, const tn_rng& rng, const tn_grow_sink& sink) const {
@@ -209,8 +233,10 @@ class IncreLora {
     Grown g;
     resize(order, sink, &g);
     const int64_t now = columns(f), before = now - given;
-    float *a = contiguous<float>(g.a, "lora_A"), *b = contiguous<float>(g.b, "lora_B"), *e = contiguous<float>(g.e, "lora_E");
-    const tn_rng for_a{rng.seed, rng.uid ^ static_cast<uint32_t>(order << 8), rng.stream}, for_b{rng.seed, for_a.uid ^ 1u, rng.stream};
+    float *a = contiguous<float>(g.a, "lora_A"), *b = contiguous<float>(g.b, "lora_B"),
+          *e = contiguous<float>(g.e, "lora_E");
+    const tn_rng for_a{rng.seed, rng.uid ^ static_cast<uint32_t>(order << 8), rng.stream},
+        for_b{rng.seed, for_a.uid ^ 1u, rng.stream};
     const int64_t n = f.n, fresh = given;
     for_each(exec, fresh * n, [=](int64_t i) { a[before * n + i] = 0.02f * normal(for_a, i); });
     for_each(exec, f.m * fresh, [=](int64_t i) { b[i / fresh * now + before + i % fresh] = 0.02f * normal(for_b, i); });
@@ -229,7 +255,8 @@ class IncreLora {
       using T = decltype(tag);
       const T* in = static_cast<const T*>(from.data);
       T* out = static_cast<T*>(to.data);
-      for_each(s.exec(), from.rows * n, [=](int64_t i) { out[i] = from_float<T>(e[i % n] * to_float(in[i / n * stride + i % n])); });
+      for_each(s.exec(), from.rows * n,
+               [=](int64_t i) { out[i] = from_float<T>(e[i % n] * to_float(in[i / n * stride + i % n])); });
     });
   }
 
@@ -262,7 +289,8 @@ class IncreLora {
     const bool learns = !call || call->params[kA]->grad;
     const float* e = call ? contiguous<float>(params[kE]->value, "lora_E") : nullptr;
     if (learns) {
-      if (call) u = Matrix::of(*saved(*call, kU)->tensor), x = Matrix::of(*saved(*call, kX)->tensor), times_e(s, e, u, du);
+      if (call)
+        u = Matrix::of(*saved(*call, kU)->tensor), x = Matrix::of(*saved(*call, kX)->tensor), times_e(s, e, u, du);
       s.product(factor, dy.transposed(), du, 1, call ? Matrix::of(*call->params[kB]->grad) : b);
       if (call) e_gradient(s, dv, u, active, contiguous<float>(call->params[kE]->grad, "the gradient of lora_E"));
     }
@@ -270,8 +298,12 @@ class IncreLora {
     if (learns) s.product(1, du.transposed(), x, 1, call ? Matrix::of(*call->params[kA]->grad) : a);
     if (dx) s.product(1, du, a, 1, *dx);
     if (!learns) return;
-    if (!call || (call->step % settings_.integer("score_every") == 0 && !ranks_.complete() && (call->flags & TN_CALL_TRAIN))) score(s, f, call, x, dy);
-    if (!call || (call->micro_batch == 0 && call->row_begin == 0 && settings_.real("orth_reg") > 0 && (call->flags & TN_CALL_TRAIN))) orthogonalise(s, f, call);
+    if (!call ||
+        (call->step % settings_.integer("score_every") == 0 && !ranks_.complete() && (call->flags & TN_CALL_TRAIN)))
+      score(s, f, call, x, dy);
+    if (!call || (call->micro_batch == 0 && call->row_begin == 0 && settings_.real("orth_reg") > 0 &&
+                  (call->flags & TN_CALL_TRAIN)))
+      orthogonalise(s, f, call);
   }
 
   // dE_k += Σ_t dV U of the active ranks; the reserve's E stand still.
@@ -280,10 +312,15 @@ class IncreLora {
     with_float_type(dv.dtype, "a factor's gradient", [&](auto tag) {
       using T = decltype(tag);
       const T *g = static_cast<const T*>(dv.data), *v = static_cast<const T*>(u.data);
-      for_each_block(s.exec(), active, [=](const Block& b) {
-        const int64_t k = b.index;
-        out[k] += static_cast<float>(b.sum(rows, [=](int64_t t) { return static_cast<double>(to_float(g[t * dv_stride + k])) * to_float(v[t * u_stride + k]); }));
-      }, rows);
+      for_each_block(
+          s.exec(), active,
+          [=](const Block& b) {
+            const int64_t k = b.index;
+            out[k] += static_cast<float>(b.sum(rows, [=](int64_t t) {
+              return static_cast<double>(to_float(g[t * dv_stride + k])) * to_float(v[t * u_stride + k]);
+            }));
+          },
+          rows);
     });
   }
 
@@ -301,9 +338,14 @@ class IncreLora {
       if (call) {
         const float *dw = static_cast<float*>(d.data), *gw = static_cast<float*>(part.data);
         const int64_t n = f.n;
-        for_each_block(s.exec(), rows, [=](const Block& b) {
-          sums[begin + b.index] = static_cast<float>(b.sum(n, [=](int64_t j) { return static_cast<double>(std::fabs(dw[b.index * n + j] * gw[b.index * n + j])); }));
-        }, n);
+        for_each_block(
+            s.exec(), rows,
+            [=](const Block& b) {
+              sums[begin + b.index] = static_cast<float>(b.sum(n, [=](int64_t j) {
+                return static_cast<double>(std::fabs(dw[b.index * n + j] * gw[b.index * n + j]));
+              }));
+            },
+            n);
       }
       if (!call) begin = std::max(begin, (f.m - 1) / f.panel() * f.panel() - f.panel());
     }
@@ -311,7 +353,9 @@ class IncreLora {
       float* out = contiguous<float>(call->params[kScore]->value, "the score");
       const double norm = std::sqrt(static_cast<double>(f.m) * static_cast<double>(f.n));
       const int64_t m = f.m;
-      for_each_block(s.exec(), 1, [=](const Block& b) { out[0] += static_cast<float>(b.sum(m, [=](int64_t i) { return static_cast<double>(sums[i]); }) / norm); });
+      for_each_block(s.exec(), 1, [=](const Block& b) {
+        out[0] += static_cast<float>(b.sum(m, [=](int64_t i) { return static_cast<double>(sums[i]); }) / norm);
+      });
     }
     s.release(mark);
   }
@@ -351,7 +395,8 @@ class IncreLora {
     const int64_t r = columns(f);
     const uint64_t mark = s.mark();
     const Matrix be = s.matrix(kF32, w.rows, r);
-    if (params) times_e(s, contiguous<float>(params[kE]->value, "lora_E"), view(params, kB, f.m, r).row_block(begin, w.rows), be);
+    if (params)
+      times_e(s, contiguous<float>(params[kE]->value, "lora_E"), view(params, kB, f.m, r).row_block(begin, w.rows), be);
     s.product(scale(f), be, view(params, kA, r, f.n), 1, w);
     s.release(mark);
   }
@@ -376,15 +421,24 @@ class IncreLora {
 
 using Thunks = AdapterThunks<IncreLora>;
 constexpr tn_adapter_steps kSteps{
-    sizeof(tn_adapter_steps), 0,
-    [](tn_adapter* self, const tn_exec* exec, int64_t step, int64_t, const tn_param_view* const* params, uint64_t, const tn_rng* rng,
-       const tn_grow_sink* sink) -> int32_t { return guard(Thunks::of(self)->host, [&] { Thunks::of(self)->method.step_end(exec, step, params, *rng, *sink); }); },
-    [](tn_adapter* self, const tn_grow_sink* sink) -> int32_t { return guard(Thunks::of(self)->host, [&] { Thunks::of(self)->method.largest(*sink); }); },
-    [](tn_adapter* self, const tn_sink* sink) -> int32_t { return guard(Thunks::of(self)->host, [&] { Thunks::of(self)->method.save(*sink); }); },
+    sizeof(tn_adapter_steps),
+    0,
+    [](tn_adapter* self, const tn_exec* exec, int64_t step, int64_t, const tn_param_view* const* params, uint64_t,
+       const tn_rng* rng, const tn_grow_sink* sink) -> int32_t {
+      return guard(Thunks::of(self)->host, [&] { Thunks::of(self)->method.step_end(exec, step, params, *rng, *sink); });
+    },
+    [](tn_adapter* self, const tn_grow_sink* sink) -> int32_t {
+      return guard(Thunks::of(self)->host, [&] { Thunks::of(self)->method.largest(*sink); });
+    },
+    [](tn_adapter* self, const tn_sink* sink) -> int32_t {
+      return guard(Thunks::of(self)->host, [&] { Thunks::of(self)->method.save(*sink); });
+    },
     [](tn_adapter* self, const void* bytes, uint64_t n, const tn_grow_sink* sink) -> int32_t {
       return guard(Thunks::of(self)->host, [&] { Thunks::of(self)->method.load(bytes, n, *sink); });
     }};
-const void* extension(const char* id) { return std::string_view(id) == TN_EXT_STEPS ? &kSteps : nullptr; }
+const void* extension(const char* id) {
+  return std::string_view(id) == TN_EXT_STEPS ? &kSteps : nullptr;
+}
 constexpr tn_adapter_api kApi = adapter_api<IncreLora>();
 constexpr tn_plugin kPlugin = describe(TN_KIND_ADAPTER, "increlora", "0.9.0", kHypers, &kApi, extension);
 

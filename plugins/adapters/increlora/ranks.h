@@ -13,9 +13,9 @@
 namespace tenon::increlora {
 
 struct Ranks {
-  std::vector<int64_t> active;           // by site, in the order taken
+  std::vector<int64_t> active;            // by site, in the order taken
   std::vector<double> mean, uncertainty;  // EMA of the scores, and of their distance from it
-  int64_t budget = 0;                    // of all sites together
+  int64_t budget = 0;                     // of all sites together
 
   int64_t total() const { return std::accumulate(active.begin(), active.end(), int64_t{0}); }
   bool complete() const { return total() >= budget; }
@@ -28,11 +28,13 @@ struct Ranks {
     }
   }
 
-  // The `top` sites of the largest Ī · Ū, with how many ranks each gets: `increment`, or what the budget has left, which it meets exactly.
+  // The `top` sites of the largest Ī · Ū, with how many ranks each gets: `increment`, or what the budget has left,
+  // which it meets exactly.
   std::vector<std::pair<size_t, int64_t>> give(int64_t top, int64_t increment) {
     std::vector<size_t> order(active.size());
     std::iota(order.begin(), order.end(), size_t{0});
-    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return mean[a] * uncertainty[a] > mean[b] * uncertainty[b]; });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](size_t a, size_t b) { return mean[a] * uncertainty[a] > mean[b] * uncertainty[b]; });
     std::vector<std::pair<size_t, int64_t>> given;
     int64_t left = budget - total();
     for (size_t k = 0; k < order.size() && static_cast<int64_t>(k) < top && left > 0; ++k) {
@@ -57,7 +59,9 @@ struct Ranks {
     for (size_t i = 0; i < active.size(); ++i) {
       int64_t rank = 0;
       std::memcpy(&rank, bytes + i * 24, 8);
-      if (rank < active[i] || rank > budget) sdk::fail(TN_E_FORMAT, "increlora: a saved rank is " + std::to_string(rank) + ", which this run cannot have come to");
+      if (rank < active[i] || rank > budget)
+        sdk::fail(TN_E_FORMAT,
+                  "increlora: a saved rank is " + std::to_string(rank) + ", which this run cannot have come to");
       active[i] = rank;
       std::memcpy(&mean[i], bytes + i * 24 + 8, 8), std::memcpy(&uncertainty[i], bytes + i * 24 + 16, 8);
     }

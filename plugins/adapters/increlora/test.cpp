@@ -51,7 +51,8 @@ TEST(IncreLoraRanks, SurviveACheckpointAndRefuseForeignOnes) {
 }
 
 class IncreLora : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Cpu, IncreLora, ::testing::ValuesIn(plugin_objects()), [](const auto& p) { return object_label(p.param); });
+INSTANTIATE_TEST_SUITE_P(Cpu, IncreLora, ::testing::ValuesIn(plugin_objects()),
+                         [](const auto& p) { return object_label(p.param); });
 
 enum { kA, kB, kE, kScore };
 
@@ -74,7 +75,8 @@ TEST_P(IncreLora, GradientsAgreeWithFiniteDifferences) {
 }
 
 TEST_P(IncreLora, ScoreIsTheMeanProductOfDeltaAndItsGradient) {
-  AdapterProblem p(GetParam(), {5, 7, 3}, {{"init_r", "2"}, {"increment", "1"}, {"score_every", "1"}, {"orth_reg", "0"}, {"target_r", "8"}});
+  AdapterProblem p(GetParam(), {5, 7, 3},
+                   {{"init_r", "2"}, {"increment", "1"}, {"score_every", "1"}, {"orth_reg", "0"}, {"target_r", "8"}});
   p.randomise(0.5f);
   (void)p.run();
   std::vector<float> delta = p.merged();
@@ -91,7 +93,8 @@ TEST_P(IncreLora, ScoreIsTheMeanProductOfDeltaAndItsGradient) {
 TEST_P(IncreLora, TheRegulariserPullsTowardsOrthogonalFactors) {
   std::vector<float> with, without;
   for (const char* weight : {"0.1", "0"}) {
-    AdapterProblem p(GetParam(), {5, 7, 3}, {{"init_r", "2"}, {"increment", "1"}, {"orth_reg", weight}, {"score_every", "1000"}});
+    AdapterProblem p(GetParam(), {5, 7, 3},
+                     {{"init_r", "2"}, {"increment", "1"}, {"orth_reg", weight}, {"score_every", "1000"}});
     p.randomise(0.5f);
     (void)p.run();
     const std::vector<float> a = p.adapter.params[kA].value.floats();
@@ -107,7 +110,8 @@ TEST_P(IncreLora, TheRegulariserPullsTowardsOrthogonalFactors) {
     if (weight[2] == '1') {
       for (int i = 0; i < 3; ++i)
         for (int j = 0; j < 7; ++j)
-          for (int k = 0; k < 3; ++k) g[i * 7 + j] -= static_cast<float>(0.1 * 2 / std::sqrt(squares) * gram[i * 3 + k] * a[k * 7 + j]);
+          for (int k = 0; k < 3; ++k)
+            g[i * 7 + j] -= static_cast<float>(0.1 * 2 / std::sqrt(squares) * gram[i * 3 + k] * a[k * 7 + j]);
       with = g;
     } else {
       without = g;

@@ -8,7 +8,7 @@
 namespace tenon::lr_qat {
 
 struct Grid {
-  int32_t bits;     // b: integers in [−2^(b−1), 2^(b−1) − 1]
+  int32_t bits;      // b: integers in [−2^(b−1), 2^(b−1) − 1]
   int64_t n, group;  // columns of a row, and of those that share a scale
 
   TN_FN float low() const { return -static_cast<float>(1 << (bits - 1)); }
@@ -26,7 +26,8 @@ struct Grid {
   TN_FN float fraction() const { return 1.0f / static_cast<float>(1 << (8 - bits)); }
   TN_FN int8_t fixed(float z) const { return static_cast<int8_t>(std::rint(clamp(z) / fraction())); }
 
-  // The scale of one group: of 80 shares of the largest magnitude the one with the least sum of fourth powers of the error. Never 0.
+  // The scale of one group: of 80 shares of the largest magnitude the one with the least sum of fourth powers of the
+  // error. Never 0.
   TN_FN float best_scale(const float* w, int64_t count) const {
     float most = 0;
     for (int64_t i = 0; i < count; ++i) most = std::fabs(w[i]) > most ? std::fabs(w[i]) : most;

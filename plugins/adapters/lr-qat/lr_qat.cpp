@@ -1,10 +1,11 @@
 // LR-QAT: Low-Rank Quantization-Aware Training (Bondarenko et al. 2024).
 //
 //   Z = Φ0 + (α/r) A B,  W_int = clamp(round(Z)),  Ŵ = s ⊙ W_int,  Y = X Ŵᵀ;  Φ0 = W/s0 in 8-bit fixed point, frozen
-//   dŴ = dYᵀ X,  ds = Σ_group dŴ ⊙ W_int,  dZ = s ⊙ dŴ where the clamp is open,  dA = (α/r) dZ Bᵀ,  dB = (α/r) Aᵀ dZ,  dX = dY Ŵ
+//   dŴ = dYᵀ X,  ds = Σ_group dŴ ⊙ W_int,  dZ = s ⊙ dŴ where the clamp is open,  dA = (α/r) dZ Bᵀ,  dB = (α/r) Aᵀ dZ,
+//   dX = dY Ŵ
 //
-// The names of A [m, r] and B [r, n] are the paper's, the reverse of LoRA's. Ŵ and dŴ are made in panels of rows and never whole. The
-// adapter holds the weight: one byte per element.
+// The names of A [m, r] and B [r, n] are the paper's, the reverse of LoRA's. Ŵ and dŴ are made in panels of rows and
+// never whole. The adapter holds the weight: one byte per element.
 #include <algorithm>
 #include <map>
 #include <vector>
@@ -28,10 +29,13 @@ enum Place : size_t { kA, kB, kScale, kPhi, kPlaces };
 constexpr int64_t kPanelBytes = 4 << 20;
 
 constexpr tn_hyper_info kBits = integer("bits", "4", 2, 7, "bits", "of each weight in the end");
-constexpr tn_hyper_info kGroup = integer("group_size", "0", 0, 1 << 24, "elements", "elements of a row that share a scale; 0: the whole row");
+constexpr tn_hyper_info kGroup =
+    integer("group_size", "0", 0, 1 << 24, "elements", "elements of a row that share a scale; 0: the whole row");
 constexpr tn_hyper_info kR = integer("r", "32", 1, 65536, nullptr, "rank of the two factors");
-constexpr tn_hyper_info kAlpha = real("lora_alpha", "1", 0, kInfinity, TN_RANGE_OPEN_MIN | TN_RANGE_OPEN_MAX, nullptr, "the product is scaled by lora_alpha / r");
-constexpr tn_hyper_info kScaleLr = real("scale_lr", "0.01", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr, "learning rate of the scales, as a share of the factors'");
+constexpr tn_hyper_info kAlpha = real("lora_alpha", "1", 0, kInfinity, TN_RANGE_OPEN_MIN | TN_RANGE_OPEN_MAX, nullptr,
+                                      "the product is scaled by lora_alpha / r");
+constexpr tn_hyper_info kScaleLr = real("scale_lr", "0.01", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr,
+                                        "learning rate of the scales, as a share of the factors'");
 constexpr tn_hyper_info kTargets = target_modules("all-linear");
 constexpr const tn_hyper_info* kHypers[] = {&kBits, &kGroup, &kR, &kAlpha, &kScaleLr, &kTargets, &kExcludeModules};
 
@@ -54,29 +58,35 @@ class LrQat {
   }
 
   void bind(const tn_site* const* sites, uint64_t n, const tn_adapter_sink& sink) {
-    if (!TN_HAS(&sink, tn_adapter_sink, own) || !sink.own) fail(TN_E_UNSUPPORTED, "lr-qat holds the weights itself, which this host does not offer");
+    if (!TN_HAS(&sink, tn_adapter_sink, own) || !sink.own)
+      fail(TN_E_UNSUPPORTED, "lr-qat holds the weights itself, which this host does not offer");
     for (uint64_t i = 0; i < n; ++i) {
       const tn_site& s = *sites[i];
       if (s.place != TN_PLACE_LINEAR || s.role == TN_ROLE_HEAD || !targets_.takes(s)) continue;
       if (s.flags & (TN_LINEAR_ADAPTED | TN_LINEAR_OWNED))
-        fail(TN_E_CONFLICT, std::string("lr-qat holds the weight of ") + s.path + ", so it must be the first adapter there");
+        fail(TN_E_CONFLICT,
+             std::string("lr-qat holds the weight of ") + s.path + ", so it must be the first adapter there");
       const int64_t r = targets_.rank_of(s.path, settings_.integer("r")), asked = settings_.integer("group_size");
       const Grid grid{static_cast<int32_t>(settings_.integer("bits")), s.n, asked == 0 ? s.n : std::min(asked, s.n)};
-      sites_[s.id] = {s.m, s.n, r, targets_.alpha_of(s.path, settings_.real("lora_alpha")) / static_cast<double>(r), grid};
+      sites_[s.id] = {s.m, s.n, r, targets_.alpha_of(s.path, settings_.real("lora_alpha")) / static_cast<double>(r),
+                      grid};
       check(sink.site(sink.self, s.id, TN_RETAIN_INPUT));
       check(sink.own(sink.self, s.id, 1));
       const auto at = static_cast<int32_t>(s.id);
       const auto id = static_cast<uint32_t>(order_.size() * kPlaces);
       declare_param(sink, id + kA, at, kTrained, {s.m, r}, peft_key(s, "lora_A.weight"));
       declare_param(sink, id + kB, at, kTrained, {r, s.n}, peft_key(s, "lora_B.weight"));
-      declare_param(sink, id + kScale, at, kTrained, {s.m, grid.groups()}, peft_key(s, "scale"), settings_.real("scale_lr"), 0);
-      declare_param(sink, id + kPhi, at, TN_ADAPTER_PARAM_SAVED | TN_ADAPTER_PARAM_INT8, {s.m, s.n}, peft_key(s, "phi"));
+      declare_param(sink, id + kScale, at, kTrained, {s.m, grid.groups()}, peft_key(s, "scale"),
+                    settings_.real("scale_lr"), 0);
+      declare_param(sink, id + kPhi, at, TN_ADAPTER_PARAM_SAVED | TN_ADAPTER_PARAM_INT8, {s.m, s.n},
+                    peft_key(s, "phi"));
       order_.push_back(s.id);
     }
     if (order_.empty()) targets_.none_taken(sites, n);
   }
 
-  void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute, bool backward, tn_estimate& out) {
+  void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute,
+                bool backward, tn_estimate& out) {
     const Site& f = at(site);
     Scratch s(api, device, compute);
     const Matrix x = Matrix::dense(nullptr, compute, rows, f.n), y = Matrix::dense(nullptr, compute, rows, f.m);
@@ -84,29 +94,38 @@ class LrQat {
       run_backward(s, f, nullptr, x, y, 0, &x);
     } else {
       run_forward(s, f, nullptr, x, y);
-      round(s, f, nullptr, 1, 0, s.matrix(kF32, std::min(rows, f.m), f.n), Matrix::dense(nullptr, std::min(rows, f.m), f.n));  // a merge
+      round(s, f, nullptr, 1, 0, s.matrix(kF32, std::min(rows, f.m), f.n),
+            Matrix::dense(nullptr, std::min(rows, f.m), f.n));  // a merge
     }
-    out.state_bytes = static_cast<uint64_t>(f.r * (f.m + f.n) + f.m * f.grid.groups()) * 4 + static_cast<uint64_t>(f.m * f.n);
+    out.state_bytes =
+        static_cast<uint64_t>(f.r * (f.m + f.n) + f.m * f.grid.groups()) * 4 + static_cast<uint64_t>(f.m * f.n);
     out.workspace_bytes = aligned(s.peak());
     out.flops = s.flops();
     out.bytes_moved = static_cast<double>(f.m * f.n);
   }
 
-  void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear* base, const tn_rng& rng, tn_tensor& value) {
+  void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear* base, const tn_rng& rng,
+                  tn_tensor& value) {
     const Site f = at(order_.at(param / kPlaces));
     const Grid grid = f.grid;
     switch (param % kPlaces) {
-      case kA: return fill_constant(exec, 0, contiguous<float>(&value, "lora_A"), count(value));
-      case kB: return fill_kaiming(exec, rng, f.n, contiguous<float>(&value, "lora_B"), count(value));
+      case kA:
+        return fill_constant(exec, 0, contiguous<float>(&value, "lora_A"), count(value));
+      case kB:
+        return fill_kaiming(exec, rng, f.n, contiguous<float>(&value, "lora_B"), count(value));
       case kScale: {
         float* out = contiguous<float>(&value, "the scales");
         return for_each_rows(exec, *base, [&](int64_t begin, const Matrix& w) {
           const float* from = static_cast<const float*>(w.data);
           const int64_t groups = grid.groups();
-          for_each_block(exec, w.rows * groups, [=](const Block& b) {
-            const int64_t row = b.index / groups, first = b.index % groups * grid.group;
-            out[begin * groups + b.index] = grid.best_scale(from + row * grid.n + first, grid.n - first < grid.group ? grid.n - first : grid.group);
-          }, 80 * grid.group);
+          for_each_block(
+              exec, w.rows * groups,
+              [=](const Block& b) {
+                const int64_t row = b.index / groups, first = b.index % groups * grid.group;
+                out[begin * groups + b.index] = grid.best_scale(
+                    from + row * grid.n + first, grid.n - first < grid.group ? grid.n - first : grid.group);
+              },
+              80 * grid.group);
         });
       }
       default: {
@@ -114,14 +133,17 @@ class LrQat {
         return for_each_rows(exec, *base, [&](int64_t begin, const Matrix& w) {
           const float* from = static_cast<const float*>(w.data);
           const int64_t groups = grid.groups();
-          for_each_block(exec, w.rows * groups, [=](const Block& b) {
-            const int64_t row = b.index / groups, first = b.index % groups * grid.group;
-            const int64_t n = grid.n - first < grid.group ? grid.n - first : grid.group;
-            const float* x = from + row * grid.n + first;
-            const float inverse = 1 / grid.best_scale(x, n);
-            int8_t* to = out + (begin + row) * grid.n + first;
-            for (int64_t j = 0; j < n; ++j) to[j] = grid.fixed(x[j] * inverse);
-          }, 80 * grid.group);
+          for_each_block(
+              exec, w.rows * groups,
+              [=](const Block& b) {
+                const int64_t row = b.index / groups, first = b.index % groups * grid.group;
+                const int64_t n = grid.n - first < grid.group ? grid.n - first : grid.group;
+                const float* x = from + row * grid.n + first;
+                const float inverse = 1 / grid.best_scale(x, n);
+                int8_t* to = out + (begin + row) * grid.n + first;
+                for (int64_t j = 0; j < n; ++j) to[j] = grid.fixed(x[j] * inverse);
+              },
+              80 * grid.group);
         });
       }
     }
@@ -134,7 +156,8 @@ class LrQat {
     if (y) run_forward(s, at(site), &call, Matrix::of(x), Matrix::of(*y));
   }
 
-  void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear&, const tn_tensor& dy, double beta, tn_tensor* dx) {
+  void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear&, const tn_tensor& dy, double beta,
+                tn_tensor* dx) {
     if (dy.shape[0] == 0) return;
     Scratch s(*call.exec, dy.dtype);
     const tn_saved* x = nullptr;
@@ -144,7 +167,8 @@ class LrQat {
   }
 
   // w = s ⊙ W_int: the integer model's weight, with nothing left beside it.
-  void merge_rows(const tn_exec* exec, uint32_t site, const tn_param_view* const* params, uint64_t, int64_t begin, int64_t end, tn_tensor& w) {
+  void merge_rows(const tn_exec* exec, uint32_t site, const tn_param_view* const* params, uint64_t, int64_t begin,
+                  int64_t end, tn_tensor& w) {
     const Site& f = at(site);
     Scratch s(*exec, kF32);
     const Matrix z = s.matrix(kF32, end - begin, f.n);
@@ -162,8 +186,10 @@ class LrQat {
   }
 
   // Rows [begin, begin + z.rows) of Z and of Ŵ.
-  void round(Scratch& s, const Site& f, const tn_param_view* const* params, double strength, int64_t begin, const Matrix& z, const Matrix& w) const {
-    s.product(f.scale * strength, factor(params, kA, f.m, f.r).row_block(begin, z.rows), factor(params, kB, f.r, f.n), 0, z);
+  void round(Scratch& s, const Site& f, const tn_param_view* const* params, double strength, int64_t begin,
+             const Matrix& z, const Matrix& w) const {
+    s.product(f.scale * strength, factor(params, kA, f.m, f.r).row_block(begin, z.rows), factor(params, kB, f.r, f.n),
+              0, z);
     if (!params) return;
     const int8_t* phi = contiguous<int8_t>(params[kPhi]->value, "phi") + begin * f.n;
     const Grid grid = f.grid;
@@ -188,7 +214,8 @@ class LrQat {
     }
   }
 
-  void run_backward(Scratch& s, const Site& f, const tn_adapter_call* call, const Matrix& x, const Matrix& dy, double beta, const Matrix* dx) const {
+  void run_backward(Scratch& s, const Site& f, const tn_adapter_call* call, const Matrix& x, const Matrix& dy,
+                    double beta, const Matrix* dx) const {
     const Matrix zs = s.matrix(kF32, f.panel(), f.n), ws = s.matrix(kF32, f.panel(), f.n);
     const tn_param_view* const* params = call ? call->params : nullptr;
     const double scale = f.scale * (call ? call->scale : 1);
@@ -210,27 +237,36 @@ class LrQat {
   }
 
   // ds += Σ_group dŴ ⊙ W_int; dŴ becomes dZ.
-  void through_rounding(Scratch& s, const Site& f, const tn_adapter_call& call, int64_t begin, const Matrix& z, const Matrix& g) const {
+  void through_rounding(Scratch& s, const Site& f, const tn_adapter_call& call, int64_t begin, const Matrix& z,
+                        const Matrix& g) const {
     const Grid grid = f.grid;
     const int64_t groups = grid.groups();
     const float* scales = contiguous<float>(call.params[kScale]->value, "the scales") + begin * groups;
-    float* ds = call.params[kScale]->grad ? contiguous<float>(call.params[kScale]->grad, "the scales' gradient") + begin * groups : nullptr;
+    float* ds = call.params[kScale]->grad
+                    ? contiguous<float>(call.params[kScale]->grad, "the scales' gradient") + begin * groups
+                    : nullptr;
     const float* at_z = static_cast<const float*>(z.data);
     float* at_g = static_cast<float*>(g.data);
-    for_each_block(s.exec(), z.rows * groups, [=](const Block& b) {
-      const int64_t first = b.index / groups * grid.n + b.index % groups * grid.group, left = grid.n - b.index % groups * grid.group;
-      const int64_t n = left < grid.group ? left : grid.group;
-      const float* zi = at_z + first;
-      float* gi = at_g + first;
-      const double sum = b.sum(n, [=](int64_t j) { return static_cast<double>(gi[j]) * grid.code(zi[j]); });
-      const float scale = scales[b.index];
-      b.each(n, [=](int64_t j) { gi[j] *= scale * grid.passes(zi[j]); });
-      if (ds) ds[b.index] += static_cast<float>(sum);
-    }, grid.group);
+    for_each_block(
+        s.exec(), z.rows * groups,
+        [=](const Block& b) {
+          const int64_t first = b.index / groups * grid.n + b.index % groups * grid.group,
+                        left = grid.n - b.index % groups * grid.group;
+          const int64_t n = left < grid.group ? left : grid.group;
+          const float* zi = at_z + first;
+          float* gi = at_g + first;
+          const double sum = b.sum(n, [=](int64_t j) { return static_cast<double>(gi[j]) * grid.code(zi[j]); });
+          const float scale = scales[b.index];
+          b.each(n, [=](int64_t j) { gi[j] *= scale * grid.passes(zi[j]); });
+          if (ds) ds[b.index] += static_cast<float>(sum);
+        },
+        grid.group);
   }
 
   // Measuring goes from the first panel to the last: they have every shape.
-  static int64_t skip(const Site& f, int64_t begin) { return std::max(begin, (f.m - 1) / f.panel() * f.panel() - f.panel()); }
+  static int64_t skip(const Site& f, int64_t begin) {
+    return std::max(begin, (f.m - 1) / f.panel() * f.panel() - f.panel());
+  }
 
   const Site& at(uint32_t site) const {
     const auto it = sites_.find(site);

@@ -1,4 +1,5 @@
-// LR-QAT: its start is round-to-nearest, its export the same integers, its gradients those of the straight-through rule.
+// LR-QAT: its start is round-to-nearest, its export the same integers, its gradients those of the straight-through
+// rule.
 #include "adapters/lr-qat/grid.h"
 #include "sdk/testing/adapter_problem.h"
 
@@ -9,7 +10,8 @@ using namespace tenon::sdk;
 using namespace tenon::sdk::testing;
 
 class LrQat : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Cpu, LrQat, ::testing::ValuesIn(plugin_objects()), [](const auto& p) { return object_label(p.param); });
+INSTANTIATE_TEST_SUITE_P(Cpu, LrQat, ::testing::ValuesIn(plugin_objects()),
+                         [](const auto& p) { return object_label(p.param); });
 
 enum { kA, kB, kScale, kPhi };
 
@@ -36,10 +38,12 @@ TEST_P(LrQat, StartsAsRoundToNearestButForTies) {
     for (const Case& c : kCases) {
       AdapterProblem p(GetParam(), size, options(c));
       const std::vector<float> start = codes(p, c, p.merged()), exact = codes(p, c, p.base.weight);
-      const float low = -std::ldexp(1.0f, static_cast<int>(c.bits) - 1), high = -low - 1, tie = std::ldexp(1.0f, static_cast<int>(c.bits) - 9);
+      const float low = -std::ldexp(1.0f, static_cast<int>(c.bits) - 1), high = -low - 1,
+                  tie = std::ldexp(1.0f, static_cast<int>(c.bits) - 9);
       for (size_t i = 0; i < start.size(); ++i) {
         EXPECT_NEAR(start[i], std::rint(start[i]), 1e-4);  // an integer of the grid
-        EXPECT_GE(std::rint(start[i]), low); EXPECT_LE(std::rint(start[i]), high);
+        EXPECT_GE(std::rint(start[i]), low);
+        EXPECT_LE(std::rint(start[i]), high);
         const float clamped = std::clamp(exact[i], low, high);
         EXPECT_LE(std::fabs(clamped - std::rint(start[i])), 0.5f + tie + 1e-4f);
       }
@@ -73,7 +77,8 @@ TEST_P(LrQat, TheExportIsTheTrainedFunctionBitForBit) {
   }
 }
 
-// The scales stand outside the rounding, so finite differences give their gradient; the factors follow the straight-through rule.
+// The scales stand outside the rounding, so finite differences give their gradient; the factors follow the
+// straight-through rule.
 TEST_P(LrQat, ScalesAndInputAgreeWithFiniteDifferences) {
   for (const LinearSize& size : kLinearSizes)
     for (const Case& c : kCases) {
@@ -88,7 +93,8 @@ TEST_P(LrQat, FactorsFollowTheStraightThroughRule) {
   AdapterProblem p(GetParam(), {5, 7, 3}, options(c, "2"));
   p.randomise(0.5f);
   (void)p.run();
-  const std::vector<float> a = p.adapter.params[kA].value.floats(), b = p.adapter.params[kB].value.floats(), s = p.adapter.params[kScale].value.floats();
+  const std::vector<float> a = p.adapter.params[kA].value.floats(), b = p.adapter.params[kB].value.floats(),
+                           s = p.adapter.params[kScale].value.floats();
   const auto* phi = static_cast<const int8_t*>(p.adapter.params[kPhi].value.get()->data);
   const Grid grid{3, 7, 4};
   const double factor = 4.0 / 2;
@@ -99,7 +105,8 @@ TEST_P(LrQat, FactorsFollowTheStraightThroughRule) {
       for (int k = 0; k < 2; ++k) z += factor * a[i * 2 + k] * b[k * 7 + j];
       for (int t = 0; t < 3; ++t) g += static_cast<double>(p.dy[t * 5 + i]) * p.x[t * 7 + j];
       const double dz = g * s[i * 2 + j / 4] * grid.passes(static_cast<float>(z));
-      for (int k = 0; k < 2; ++k) da[i * 2 + k] += factor * dz * b[k * 7 + j], db[k * 7 + j] += factor * dz * a[i * 2 + k];
+      for (int k = 0; k < 2; ++k)
+        da[i * 2 + k] += factor * dz * b[k * 7 + j], db[k * 7 + j] += factor * dz * a[i * 2 + k];
     }
   EXPECT_LT(relative_distance(p.adapter.params[kA].grad.floats(), da), 1e-5);
   EXPECT_LT(relative_distance(p.adapter.params[kB].grad.floats(), db), 1e-5);
@@ -115,7 +122,9 @@ TEST_P(LrQat, LearnsWhatRoundingLost) {
     p.dy = p.forward(p.x);
     for (size_t i = 0; i < p.dy.size(); ++i) p.dy[i] = (p.dy[i] - target[i]) / 40;
     (void)p.run();
-    for (int k : {kA, kB}) p.adapter.params[k].value.assign(AdapterProblem::moved(p.adapter.params[k].value.floats(), p.adapter.params[k].grad.floats(), -0.5));
+    for (int k : {kA, kB})
+      p.adapter.params[k].value.assign(
+          AdapterProblem::moved(p.adapter.params[k].value.floats(), p.adapter.params[k].grad.floats(), -0.5));
   }
   EXPECT_LT(error(), 0.5 * before);
 }

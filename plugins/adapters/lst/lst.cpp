@@ -7,12 +7,16 @@ namespace {
 
 using namespace tenon::sdk;
 
-constexpr tn_hyper_info kReduction = integer("reduction_factor", "8", 1, 65536, nullptr, "width of the model over width of the side network");
-constexpr tn_hyper_info kTemperature = real("gate_T", "0.1", 0, kInfinity, TN_RANGE_OPEN_MIN | TN_RANGE_OPEN_MAX, nullptr, "gates are sigmoid(a / gate_T)");
+constexpr tn_hyper_info kReduction =
+    integer("reduction_factor", "8", 1, 65536, nullptr, "width of the model over width of the side network");
+constexpr tn_hyper_info kTemperature = real("gate_T", "0.1", 0, kInfinity, TN_RANGE_OPEN_MIN | TN_RANGE_OPEN_MAX,
+                                            nullptr, "gates are sigmoid(a / gate_T)");
 constexpr tn_hyper_info kGate = choice("gate", "before", "before|after", "a tap joins before or after its side block");
-constexpr tn_hyper_info kInit = choice("init", "pruned", "pruned|fresh", "side blocks from evenly spread units of the backbone's, or at random");
+constexpr tn_hyper_info kInit =
+    choice("init", "pruned", "pruned|fresh", "side blocks from evenly spread units of the backbone's, or at random");
 constexpr tn_hyper_info kDropped = text("dropped_layers", "", "blocks without a side block, joined by +");
-constexpr tn_hyper_info kTaps = choice("taps", "kept", "kept|rerun", "block outputs for the down-samplers' gradient: kept, or found by a second forward");
+constexpr tn_hyper_info kTaps = choice(
+    "taps", "kept", "kept|rerun", "block outputs for the down-samplers' gradient: kept, or found by a second forward");
 constexpr const tn_hyper_info* kHypers[] = {&kReduction, &kTemperature, &kGate, &kInit, &kDropped, &kTaps};
 
 SideSettings side_settings(const Settings& s) {
@@ -29,7 +33,8 @@ SideSettings side_settings(const Settings& s) {
       if (number >= 0) out.dropped.push_back(number);
       number = -1;
     } else {
-      fail(TN_E_ARGUMENT, "dropped_layers is " + s.text("dropped_layers").substr(0, 60) + " but must be block numbers joined by +");
+      fail(TN_E_ARGUMENT,
+           "dropped_layers is " + s.text("dropped_layers").substr(0, 60) + " but must be block numbers joined by +");
     }
   }
   return out;
@@ -45,7 +50,8 @@ class Lst {
     if (!same(q.compute, kF32) && !same(q.compute, kBF16)) fail(TN_E_UNSUPPORTED, "lst computes in f32 or bf16");
   }
   void bind_region(const tn_region_model& model, const tn_region_sink& sink) { network_.bind(model, sink); }
-  void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear* base, const tn_rng& rng, tn_tensor& value) {
+  void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear* base, const tn_rng& rng,
+                  tn_tensor& value) {
     network_.init(exec, param, base, rng, value);
   }
   void run_forward(const Region& r, const tn_tensor& x, tn_tensor& y) { network_.forward(r, x, y); }
@@ -65,7 +71,9 @@ class Lst {
 
 constexpr tn_adapter_api kApi = region_adapter_api<Lst>();
 constexpr tn_region_api kRegion = region_api<Lst>();
-const void* extension(const char* id) { return std::string_view(id) == TN_EXT_REGION ? &kRegion : nullptr; }
+const void* extension(const char* id) {
+  return std::string_view(id) == TN_EXT_REGION ? &kRegion : nullptr;
+}
 constexpr tn_plugin kPlugin = describe(TN_KIND_ADAPTER, "lst", "0.9.0", kHypers, &kApi, extension);
 
 }  // namespace

@@ -3,8 +3,9 @@
 //   W' = W but for the columns I, W'[:, I] = W[:, I] + s Δ,  Y = X W'ᵀ,  saved: X[:, I]
 //   dX = dY W',  dΔ = s dYᵀ X[:, I]
 //
-// A dense weight is leased for the call and its columns are changed in place and back, bit for bit, so that forward is one product. Over
-// any other storage, and below another adapter, the columns are a second, thin product: Y = X Wᵀ + s X[:, I] Δᵀ, the same function.
+// A dense weight is leased for the call and its columns are changed in place and back, bit for bit, so that forward is
+// one product. Over any other storage, and below another adapter, the columns are a second, thin product: Y = X Wᵀ + s
+// X[:, I] Δᵀ, the same function.
 #include <algorithm>
 #include <map>
 #include <numeric>
@@ -29,12 +30,16 @@ enum Place : size_t { kDelta, kIndex };
 constexpr tn_hyper_info kR = integer("r", "8", 1, 65536, nullptr, "columns that are trained");
 constexpr tn_hyper_info kAlpha = real("paca_alpha", "8", 0, kInfinity, TN_RANGE_OPEN_MIN | TN_RANGE_OPEN_MAX, nullptr,
                                       "the columns' change is scaled by paca_alpha / r");
-constexpr tn_hyper_info kSeed = integer("random_seed", "0", 0, 4294967295.0, nullptr, "of the choice of columns, mixed with the module's name");
-constexpr tn_hyper_info kSelection = choice("selection", "random", "random|norm", "columns at random, or those of the largest norm");
-constexpr tn_hyper_info kTie = flag("tie_inputs", "true", "the same random columns for q, k, v and for gate, up, which read one input");
+constexpr tn_hyper_info kSeed =
+    integer("random_seed", "0", 0, 4294967295.0, nullptr, "of the choice of columns, mixed with the module's name");
+constexpr tn_hyper_info kSelection =
+    choice("selection", "random", "random|norm", "columns at random, or those of the largest norm");
+constexpr tn_hyper_info kTie =
+    flag("tie_inputs", "true", "the same random columns for q, k, v and for gate, up, which read one input");
 constexpr tn_hyper_info kInit = flag("init_weights", "true", "start as the base; false: small random changes");
 constexpr tn_hyper_info kTargets = target_modules("all-linear");
-constexpr const tn_hyper_info* kHypers[] = {&kR, &kAlpha, &kSeed, &kSelection, &kTie, &kInit, &kTargets, &kExcludeModules};
+constexpr const tn_hyper_info* kHypers[] = {&kR,   &kAlpha, &kSeed,    &kSelection,
+                                            &kTie, &kInit,  &kTargets, &kExcludeModules};
 
 uint32_t crc32(const std::string& text) {
   uint32_t c = ~0u;
@@ -68,21 +73,23 @@ class Paca {
       if (s.place != TN_PLACE_LINEAR || (s.flags & TN_LINEAR_OWNED) || !targets_.takes(s)) continue;
       const int64_t r = targets_.rank_of(s.path, settings_.integer("r"));
       if (r > s.n)
-        fail(TN_E_ARGUMENT, std::string("paca: r is ") + std::to_string(r) + " but " + s.path + " has only " + std::to_string(s.n) +
-                                " input columns; choose a smaller r or exclude the module");
+        fail(TN_E_ARGUMENT, std::string("paca: r is ") + std::to_string(r) + " but " + s.path + " has only " +
+                                std::to_string(s.n) + " input columns; choose a smaller r or exclude the module");
       const uint32_t seed = static_cast<uint32_t>(settings_.integer("random_seed")) + crc32(name_of_input(s));
-      sites_[s.id] = {s.m, s.n, r, targets_.alpha_of(s.path, settings_.real("paca_alpha")) / static_cast<double>(r), seed};
+      sites_[s.id] = {s.m, s.n, r, targets_.alpha_of(s.path, settings_.real("paca_alpha")) / static_cast<double>(r),
+                      seed};
       check(sink.site(sink.self, s.id, TN_RETAIN_OWN));
       const auto at = static_cast<int32_t>(s.id);
       declare_param(sink, static_cast<uint32_t>(2 * order_.size()), at, kTrained, {s.m, r}, peft_key(s, "paca_delta"));
-      declare_param(sink, static_cast<uint32_t>(2 * order_.size() + 1), at, TN_ADAPTER_PARAM_SAVED | TN_ADAPTER_PARAM_INT32, {r, 0},
-                    peft_key(s, "paca_indices"));
+      declare_param(sink, static_cast<uint32_t>(2 * order_.size() + 1), at,
+                    TN_ADAPTER_PARAM_SAVED | TN_ADAPTER_PARAM_INT32, {r, 0}, peft_key(s, "paca_indices"));
       order_.push_back(s.id);
     }
     if (order_.empty()) targets_.none_taken(sites, n);
   }
 
-  void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute, bool backward, tn_estimate& out) {
+  void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute,
+                bool backward, tn_estimate& out) {
     const Site& f = at(site);
     Scratch s(api, device, compute);
     const Matrix x = Matrix::dense(nullptr, compute, rows, f.n), y = Matrix::dense(nullptr, compute, rows, f.m);
@@ -97,7 +104,8 @@ class Paca {
     out.bytes_moved = static_cast<double>(rows) * static_cast<double>(f.m + 2 * f.r) * compute.bits / 8;
   }
 
-  void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear* base, const tn_rng& rng, tn_tensor& value) {
+  void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear* base, const tn_rng& rng,
+                  tn_tensor& value) {
     const Site& f = at(order_.at(param / 2));
     if (param % 2 == kDelta) {
       float* d = contiguous<float>(&value, "paca_delta");
@@ -107,18 +115,21 @@ class Paca {
     choose(exec, f, *base, contiguous<int32_t>(&value, "paca_indices"));
   }
 
-  void forward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& x, tn_tensor* y) {
+  void forward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& x,
+               tn_tensor* y) {
     if (x.shape[0] == 0) return;
     Scratch s(*call.exec, x.dtype);
     run_forward(s, at(site), &call, &base, Matrix::of(x), y);
   }
-  void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& dy, double beta, tn_tensor* dx) {
+  void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& dy,
+                double beta, tn_tensor* dx) {
     if (dy.shape[0] == 0) return;
     Scratch s(*call.exec, dy.dtype);
     run_backward(s, at(site), &call, &base, Matrix::of(dy), beta, dx);
   }
 
-  void merge_rows(const tn_exec* exec, uint32_t site, const tn_param_view* const* params, uint64_t, int64_t begin, int64_t end, tn_tensor& w) {
+  void merge_rows(const tn_exec* exec, uint32_t site, const tn_param_view* const* params, uint64_t, int64_t begin,
+                  int64_t end, tn_tensor& w) {
     const Site& f = at(site);
     const float* delta = contiguous<float>(params[kDelta]->value, "paca_delta") + begin * f.r;
     const int32_t* index = contiguous<int32_t>(params[kIndex]->value, "paca_indices");
@@ -137,7 +148,8 @@ class Paca {
   // Modules that read one input share their columns, and with them what is saved.
   std::string name_of_input(const tn_site& s) const {
     const std::string path = s.path;
-    const bool shared = s.role == TN_ROLE_Q || s.role == TN_ROLE_K || s.role == TN_ROLE_V || s.role == TN_ROLE_GATE || s.role == TN_ROLE_UP;
+    const bool shared = s.role == TN_ROLE_Q || s.role == TN_ROLE_K || s.role == TN_ROLE_V || s.role == TN_ROLE_GATE ||
+                        s.role == TN_ROLE_UP;
     return settings_.flag("tie_inputs") && shared ? path.substr(0, path.rfind('.')) : path;
   }
 
@@ -150,27 +162,32 @@ class Paca {
       const uint64_t bytes = aligned(static_cast<uint64_t>(f.n) * 4);
       float* on_device = Workspace(*exec).take<float>(f.n);
       column_sqnorm(exec, base, on_device, bytes);
-      check(exec->api->copy(exec->device, exec->stream, squares.data(), on_device, squares.size() * 4, TN_COPY_TO_HOST));
+      check(
+          exec->api->copy(exec->device, exec->stream, squares.data(), on_device, squares.size() * 4, TN_COPY_TO_HOST));
       check(exec->api->stream_wait(exec->device, exec->stream));
       std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return squares[a] > squares[b]; });
     } else {
       const tn_rng rng{f.seed, 0, 0x50414341};
       for (int64_t i = 0; i < f.r; ++i) {  // the first r of a random permutation
-        const int64_t j = i + static_cast<int64_t>(static_cast<double>(uniform(rng, static_cast<uint64_t>(i))) * static_cast<double>(f.n - i));
+        const int64_t j = i + static_cast<int64_t>(static_cast<double>(uniform(rng, static_cast<uint64_t>(i))) *
+                                                   static_cast<double>(f.n - i));
         std::swap(order[static_cast<size_t>(i)], order[static_cast<size_t>(std::min(j, f.n - 1))]);
       }
     }
     std::sort(order.begin(), order.begin() + f.r);
-    check(exec->api->copy(exec->device, exec->stream, index, order.data(), static_cast<uint64_t>(f.r) * 4, TN_COPY_TO_DEVICE));
+    check(exec->api->copy(exec->device, exec->stream, index, order.data(), static_cast<uint64_t>(f.r) * 4,
+                          TN_COPY_TO_DEVICE));
     check(exec->api->stream_wait(exec->device, exec->stream));
   }
 
-  static bool leases(const tn_base_linear& base) { return TN_HAS(&base, tn_base_linear, release) && base.lease && base.release; }
+  static bool leases(const tn_base_linear& base) {
+    return TN_HAS(&base, tn_base_linear, release) && base.lease && base.release;
+  }
 
   // Calls `use` while the weight holds W[:, I] + s Δ.
   template <class Use>
-  static void with_columns(const tn_exec* exec, const Site& f, double scale, const tn_base_linear& base, const float* delta, const int32_t* index,
-                           float* keep, Use&& use) {
+  static void with_columns(const tn_exec* exec, const Site& f, double scale, const tn_base_linear& base,
+                           const float* delta, const int32_t* index, float* keep, Use&& use) {
     tn_tensor* weight = nullptr;
     check(base.lease(base.self, &weight));
     const Matrix w = Matrix::of(*weight);
@@ -190,10 +207,13 @@ class Paca {
     check(base.release(base.self));
   }
 
-  void run_forward(Scratch& s, const Site& f, const tn_adapter_call* call, const tn_base_linear* base, const Matrix& x, tn_tensor* y) const {
+  void run_forward(Scratch& s, const Site& f, const tn_adapter_call* call, const tn_base_linear* base, const Matrix& x,
+                   tn_tensor* y) const {
     Matrix picked = s.activations(x.rows, f.r);
     float* keep = s.take<float>(f.m * f.r);
-    if (!call) return s.product(1, picked, Matrix::dense(nullptr, f.m, f.r).transposed(), 1, Matrix::dense(nullptr, x.dtype, x.rows, f.m));
+    if (!call)
+      return s.product(1, picked, Matrix::dense(nullptr, f.m, f.r).transposed(), 1,
+                       Matrix::dense(nullptr, x.dtype, x.rows, f.m));
     const int32_t* index = contiguous<int32_t>(call->params[kIndex]->value, "paca_indices");
     const Matrix delta = Matrix::of(*call->params[kDelta]->value);
     const bool lease = leases(*base);
@@ -215,8 +235,8 @@ class Paca {
     }
   }
 
-  void run_backward(Scratch& s, const Site& f, const tn_adapter_call* call, const tn_base_linear* base, const Matrix& dy, double beta,
-                    tn_tensor* dx) const {
+  void run_backward(Scratch& s, const Site& f, const tn_adapter_call* call, const tn_base_linear* base,
+                    const Matrix& dy, double beta, tn_tensor* dx) const {
     const Matrix thin = s.activations(dy.rows, f.r);
     float* keep = s.take<float>(f.m * f.r);
     const Matrix delta = call ? Matrix::of(*call->params[kDelta]->value) : Matrix::dense(nullptr, f.m, f.r);
@@ -224,13 +244,15 @@ class Paca {
     if (!call || call->params[kDelta]->grad) {
       const tn_saved* saved = nullptr;
       if (call) check(call->saver->get(call->saver->self, kColumns, &saved));
-      s.product(scale, dy.transposed(), saved ? Matrix::of(*saved->tensor) : thin, 1, call ? Matrix::of(*call->params[kDelta]->grad) : delta);
+      s.product(scale, dy.transposed(), saved ? Matrix::of(*saved->tensor) : thin, 1,
+                call ? Matrix::of(*call->params[kDelta]->grad) : delta);
     }
     if (call && !dx) return;
     if (call && leases(*base)) {
       const MatrixView gradient(dy);
-      with_columns(s.exec(), f, scale, *base, static_cast<float*>(delta.data), contiguous<int32_t>(call->params[kIndex]->value, "paca_indices"),
-                   keep, [&] { check(base->backward(base->self, &gradient.tensor, 1, beta, dx)); });
+      with_columns(s.exec(), f, scale, *base, static_cast<float*>(delta.data),
+                   contiguous<int32_t>(call->params[kIndex]->value, "paca_indices"), keep,
+                   [&] { check(base->backward(base->self, &gradient.tensor, 1, beta, dx)); });
       return;
     }
     if (call) {
@@ -238,7 +260,8 @@ class Paca {
       check(base->backward(base->self, &gradient.tensor, 1, beta, dx));
     }
     s.product(scale, dy, delta, 0, thin);
-    if (call) add_columns(s.exec(), thin, contiguous<int32_t>(call->params[kIndex]->value, "paca_indices"), Matrix::of(*dx));
+    if (call)
+      add_columns(s.exec(), thin, contiguous<int32_t>(call->params[kIndex]->value, "paca_indices"), Matrix::of(*dx));
   }
 
   const Site& at(uint32_t site) const {

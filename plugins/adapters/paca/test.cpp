@@ -8,7 +8,8 @@ using namespace tenon::sdk;
 using namespace tenon::sdk::testing;
 
 class Paca : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Cpu, Paca, ::testing::ValuesIn(plugin_objects()), [](const auto& p) { return object_label(p.param); });
+INSTANTIATE_TEST_SUITE_P(Cpu, Paca, ::testing::ValuesIn(plugin_objects()),
+                         [](const auto& p) { return object_label(p.param); });
 
 enum { kDelta, kIndex };
 
@@ -33,8 +34,11 @@ TEST_P(Paca, ColumnsAreSortedDistinctAndOfTheRightNumber) {
   const std::vector<int32_t> index = indices(p);
   ASSERT_EQ(index.size(), 30u);
   for (size_t i = 0; i < index.size(); ++i) {
-    EXPECT_GE(index[i], 0); EXPECT_LT(index[i], 100);
-    if (i) { EXPECT_LT(index[i - 1], index[i]); }
+    EXPECT_GE(index[i], 0);
+    EXPECT_LT(index[i], 100);
+    if (i) {
+      EXPECT_LT(index[i - 1], index[i]);
+    }
   }
   AdapterProblem all(GetParam(), {5, 7, 2}, {{"r", "7"}});
   EXPECT_EQ(indices(all), (std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6}));
@@ -46,17 +50,21 @@ TEST_P(Paca, TheLargestColumnsAreChosenByNorm) {
   Base base{2, 4, {1, 5, 0, 3, 1, 0, 0, 3}, {}, 0, {}};
   paca.init(5, &base);
   const auto* index = static_cast<const int32_t*>(paca.params[kIndex].value.get()->data);
-  EXPECT_EQ(index[0], 1); EXPECT_EQ(index[1], 3);
+  EXPECT_EQ(index[0], 1);
+  EXPECT_EQ(index[1], 3);
 }
 
 TEST_P(Paca, SitesWithOneInputShareTheirColumnsUnlessToldOtherwise) {
   for (const bool tied : {true, false}) {
     TestAdapter paca(GetParam(), {{"r", "4"}, {"tie_inputs", tied ? "true" : "false"}});
-    ASSERT_EQ(paca.bind({{"model.layers.0.self_attn.q_proj", 8, 64, TN_ROLE_Q}, {"model.layers.0.self_attn.k_proj", 8, 64, TN_ROLE_K}}), TN_OK);
+    ASSERT_EQ(paca.bind({{"model.layers.0.self_attn.q_proj", 8, 64, TN_ROLE_Q},
+                         {"model.layers.0.self_attn.k_proj", 8, 64, TN_ROLE_K}}),
+              TN_OK);
     Base base{8, 64, normals(512, 3), {}, 0, {}};
     paca.init(5, &base);
     EXPECT_EQ(paca.params[1].value.bytes() == 0, false);
-    const auto *q = static_cast<const int32_t*>(paca.params[1].value.get()->data), *k = static_cast<const int32_t*>(paca.params[3].value.get()->data);
+    const auto *q = static_cast<const int32_t*>(paca.params[1].value.get()->data),
+               *k = static_cast<const int32_t*>(paca.params[3].value.get()->data);
     EXPECT_EQ(std::equal(q, q + 4, k), tied);
   }
 }
@@ -131,13 +139,16 @@ TEST_P(Paca, MoreColumnsThanThereAreIsRefusedByName) {
 }
 
 TEST_P(Paca, ItsFileKeepsEverySetting) {
-  TestAdapter paca(GetParam(), {{"r", "3"}, {"paca_alpha", "2.5"}, {"selection", "norm"}, {"target_modules", "q_proj+down_proj"}});
+  TestAdapter paca(GetParam(),
+                   {{"r", "3"}, {"paca_alpha", "2.5"}, {"selection", "norm"}, {"target_modules", "q_proj+down_proj"}});
   const std::string text = paca.config();
   TestAdapter again(GetParam(), {}, text.c_str());
   EXPECT_EQ(again.config(), text);
   EXPECT_NE(text.find("\"peft_type\": \"PACA\""), std::string::npos);
   EXPECT_THROW(TestAdapter(GetParam(), {}, R"({"peft_type": "PACA", "r": 0, "target_modules": ["q_proj"]})"), Failure);
-  EXPECT_THROW(TestAdapter(GetParam(), {}, R"({"peft_type": "PACA", "selection": "best", "target_modules": ["q_proj"]})"), Failure);
+  EXPECT_THROW(
+      TestAdapter(GetParam(), {}, R"({"peft_type": "PACA", "selection": "best", "target_modules": ["q_proj"]})"),
+      Failure);
 }
 
 }  // namespace

@@ -7,11 +7,15 @@ namespace {
 
 using namespace tenon::sdk;
 
-constexpr tn_hyper_info kReduction = integer("reduction", "16", 1, 65536, nullptr, "width of the model over width of the side network");
+constexpr tn_hyper_info kReduction =
+    integer("reduction", "16", 1, 65536, nullptr, "width of the model over width of the side network");
 constexpr tn_hyper_info kInner = integer("r", "16", 1, 65536, nullptr, "inner size of the two-factor down-samplers");
-constexpr tn_hyper_info kDown = choice("downsample", "factors", "factors|frozen|pool", "two factors, the first of them frozen, or the mean of neighbouring channels");
-constexpr tn_hyper_info kTaps = choice("taps", "kept", "kept|rerun", "block outputs for the first factor's gradient: kept, or found by a second forward");
-constexpr tn_hyper_info kLogit = real("output_logit", "6", -100, 100, 0, nullptr, "start of the output gate a = sigmoid of it; 1 is the backbone");
+constexpr tn_hyper_info kDown = choice("downsample", "factors", "factors|frozen|pool",
+                                       "two factors, the first of them frozen, or the mean of neighbouring channels");
+constexpr tn_hyper_info kTaps = choice(
+    "taps", "kept", "kept|rerun", "block outputs for the first factor's gradient: kept, or found by a second forward");
+constexpr tn_hyper_info kLogit =
+    real("output_logit", "6", -100, 100, 0, nullptr, "start of the output gate a = sigmoid of it; 1 is the backbone");
 constexpr const tn_hyper_info* kHypers[] = {&kReduction, &kInner, &kDown, &kTaps, &kLogit};
 
 SideSettings side_settings(const Settings& s) {
@@ -35,7 +39,8 @@ class Qst {
     if (!same(q.compute, kF32) && !same(q.compute, kBF16)) fail(TN_E_UNSUPPORTED, "qst computes in f32 or bf16");
   }
   void bind_region(const tn_region_model& model, const tn_region_sink& sink) { network_.bind(model, sink); }
-  void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear* base, const tn_rng& rng, tn_tensor& value) {
+  void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear* base, const tn_rng& rng,
+                  tn_tensor& value) {
     network_.init(exec, param, base, rng, value);
   }
   void run_forward(const Region& r, const tn_tensor& x, tn_tensor& y) { network_.forward(r, x, y); }
@@ -55,7 +60,9 @@ class Qst {
 
 constexpr tn_adapter_api kApi = region_adapter_api<Qst>();
 constexpr tn_region_api kRegion = region_api<Qst>();
-const void* extension(const char* id) { return std::string_view(id) == TN_EXT_REGION ? &kRegion : nullptr; }
+const void* extension(const char* id) {
+  return std::string_view(id) == TN_EXT_REGION ? &kRegion : nullptr;
+}
 constexpr tn_plugin kPlugin = describe(TN_KIND_ADAPTER, "qst", "0.9.0", kHypers, &kApi, extension);
 
 }  // namespace

@@ -3,8 +3,9 @@
 //   W = s B A + S, S a matrix of random support whose values v train
 //   Y = X Wᵀ,  dX = dY W,  G = dYᵀ X,  dB = s G Aᵀ,  dA = s Bᵀ G,  dv = G at the support
 //
-// Neither W nor G is ever whole: both are made in panels of rows, which a product consumes at once. The support has the same number of
-// entries in each row but for a remainder, so that a panel's entries are a range: row i owns entries [⌊i k/m⌋, ⌊(i+1) k/m⌋) of k.
+// Neither W nor G is ever whole: both are made in panels of rows, which a product consumes at once. The support has the
+// same number of entries in each row but for a remainder, so that a panel's entries are a range: row i owns entries [⌊i
+// k/m⌋, ⌊(i+1) k/m⌋) of k.
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -27,9 +28,12 @@ enum Place : size_t { kA, kB, kValues, kIndex, kPlaces };
 constexpr int64_t kPanelBytes = 4 << 20;  // of W or G: stays in the cache between its making and its use
 
 constexpr tn_hyper_info kR = integer("r", "128", 1, 65536, nullptr, "rank of the low-rank part");
-constexpr tn_hyper_info kAlpha = real("lora_alpha", "32", 0, kInfinity, TN_RANGE_OPEN_MIN | TN_RANGE_OPEN_MAX, nullptr, "the low-rank part is scaled by lora_alpha / r");
-constexpr tn_hyper_info kRatio = real("sp_ratio", "0.03", 0, 1, 0, nullptr, "share of the entries that are in the sparse part");
-constexpr tn_hyper_info kTrainRest = flag("train_rest", "true", "embedding, norms, head and every other dense parameter train too");
+constexpr tn_hyper_info kAlpha = real("lora_alpha", "32", 0, kInfinity, TN_RANGE_OPEN_MIN | TN_RANGE_OPEN_MAX, nullptr,
+                                      "the low-rank part is scaled by lora_alpha / r");
+constexpr tn_hyper_info kRatio =
+    real("sp_ratio", "0.03", 0, 1, 0, nullptr, "share of the entries that are in the sparse part");
+constexpr tn_hyper_info kTrainRest =
+    flag("train_rest", "true", "embedding, norms, head and every other dense parameter train too");
 constexpr tn_hyper_info kTargets = target_modules("all-linear");
 constexpr const tn_hyper_info* kHypers[] = {&kR, &kAlpha, &kRatio, &kTrainRest, &kTargets, &kExcludeModules};
 
@@ -40,11 +44,13 @@ struct Site {
   int64_t panel() const { return std::clamp<int64_t>(kPanelBytes / (n * 4), 1, m); }
 };
 
-// The columns of row i: `count` distinct ones of n, ascending, by counting how many are left to choose (Knuth's selection sampling).
+// The columns of row i: `count` distinct ones of n, ascending, by counting how many are left to choose (Knuth's
+// selection sampling).
 TN_FN void choose_row(const tn_rng& rng, int64_t row, int64_t n, int64_t count, int32_t* columns) {
   int64_t chosen = 0;
   for (int64_t j = 0; j < n && chosen < count; ++j)
-    if (static_cast<double>(uniform(rng, static_cast<uint64_t>(row * n + j))) * static_cast<double>(n - j) < static_cast<double>(count - chosen))
+    if (static_cast<double>(uniform(rng, static_cast<uint64_t>(row * n + j))) * static_cast<double>(n - j) <
+        static_cast<double>(count - chosen))
       columns[chosen++] = static_cast<int32_t>(j);
 }
 
@@ -66,7 +72,8 @@ class SlTrain {
       const tn_site& s = *sites[i];
       if (s.place != TN_PLACE_LINEAR || s.role == TN_ROLE_HEAD || !targets_.takes(s)) continue;
       if (s.flags & (TN_LINEAR_ADAPTED | TN_LINEAR_OWNED))
-        fail(TN_E_CONFLICT, std::string("sltrain holds the weight of ") + s.path + ", so it must be the first adapter there");
+        fail(TN_E_CONFLICT,
+             std::string("sltrain holds the weight of ") + s.path + ", so it must be the first adapter there");
       const int64_t r = targets_.rank_of(s.path, settings_.integer("r"));
       const int64_t k = static_cast<int64_t>(settings_.real("sp_ratio") * static_cast<double>(s.m * s.n));
       sites_[s.id] = {s.m, s.n, r, k, targets_.alpha_of(s.path, settings_.real("lora_alpha")) / static_cast<double>(r)};
@@ -77,7 +84,8 @@ class SlTrain {
       declare_param(sink, id + kA, at, kTrained, {r, s.n}, peft_key(s, "lora_A.weight"));
       declare_param(sink, id + kB, at, kTrained, {s.m, r}, peft_key(s, "lora_B.weight"));
       declare_param(sink, id + kValues, at, kTrained, {k, 0}, peft_key(s, "sparse_value"));
-      declare_param(sink, id + kIndex, at, TN_ADAPTER_PARAM_SAVED | TN_ADAPTER_PARAM_INT32, {k, 0}, peft_key(s, "sparse_column"));
+      declare_param(sink, id + kIndex, at, TN_ADAPTER_PARAM_SAVED | TN_ADAPTER_PARAM_INT32, {k, 0},
+                    peft_key(s, "sparse_column"));
       order_.push_back(s.id);
     }
     if (order_.empty()) targets_.none_taken(sites, n);
@@ -85,7 +93,8 @@ class SlTrain {
       for (uint32_t role = TN_ROLE_EMBEDDING; role <= TN_ROLE_DOWN; ++role) check(sink.train(sink.self, role));
   }
 
-  void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute, bool backward, tn_estimate& out) {
+  void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute,
+                bool backward, tn_estimate& out) {
     const Site& f = at(site);
     Scratch s(api, device, compute);
     const Matrix x = Matrix::dense(nullptr, compute, rows, f.n), y = Matrix::dense(nullptr, compute, rows, f.m);
@@ -103,9 +112,12 @@ class SlTrain {
     const Site f = at(order_.at(param / kPlaces));
     if (param % kPlaces == kIndex) {
       int32_t* columns = contiguous<int32_t>(&value, "sparse_column");
-      return for_each_block(exec, f.m, [=](const Block& b) {
-        choose_row(rng, b.index, f.n, f.begin(b.index + 1) - f.begin(b.index), columns + f.begin(b.index));
-      }, f.n * 16);
+      return for_each_block(
+          exec, f.m,
+          [=](const Block& b) {
+            choose_row(rng, b.index, f.n, f.begin(b.index + 1) - f.begin(b.index), columns + f.begin(b.index));
+          },
+          f.n * 16);
     }
     float* w = contiguous<float>(&value, "a parameter of sltrain");
     if (param % kPlaces == kB) return fill_constant(exec, 0, w, count(value));
@@ -119,7 +131,8 @@ class SlTrain {
     if (y) run_forward(s, at(site), &call, Matrix::of(x), Matrix::of(*y));
   }
 
-  void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear&, const tn_tensor& dy, double beta, tn_tensor* dx) {
+  void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear&, const tn_tensor& dy, double beta,
+                tn_tensor* dx) {
     if (dy.shape[0] == 0) return;
     Scratch s(*call.exec, dy.dtype);
     const tn_saved* x = nullptr;
@@ -128,7 +141,8 @@ class SlTrain {
     run_backward(s, at(site), &call, Matrix::of(*x->tensor), Matrix::of(dy), beta, dx ? &to : nullptr);
   }
 
-  void merge_rows(const tn_exec* exec, uint32_t site, const tn_param_view* const* params, uint64_t, int64_t begin, int64_t, tn_tensor& w) {
+  void merge_rows(const tn_exec* exec, uint32_t site, const tn_param_view* const* params, uint64_t, int64_t begin,
+                  int64_t, tn_tensor& w) {
     Scratch s(*exec, kF32);
     const Matrix rows = Matrix::of(w);
     build(s, at(site), params, 1, begin, rows, 1);
@@ -145,16 +159,22 @@ class SlTrain {
   }
 
   // w = beta · w + rows [begin, begin + w.rows) of W, in f32; params null: measures.
-  void build(Scratch& s, const Site& f, const tn_param_view* const* params, double strength, int64_t begin, const Matrix& w, double beta) const {
-    s.product(f.scale * strength, factor(params, kB, f.m, f.r).row_block(begin, w.rows), factor(params, kA, f.r, f.n), beta, w);
+  void build(Scratch& s, const Site& f, const tn_param_view* const* params, double strength, int64_t begin,
+             const Matrix& w, double beta) const {
+    s.product(f.scale * strength, factor(params, kB, f.m, f.r).row_block(begin, w.rows), factor(params, kA, f.r, f.n),
+              beta, w);
     if (!params) return;
     const float* values = contiguous<float>(params[kValues]->value, "sparse_value");
     const int32_t* columns = contiguous<int32_t>(params[kIndex]->value, "sparse_column");
     float* to = static_cast<float*>(w.data);
     const int64_t stride = w.row_stride;
-    for_each_block(s.exec(), w.rows, [=](const Block& b) {
-      for (int64_t e = f.begin(begin + b.index); e < f.begin(begin + b.index + 1); ++e) to[b.index * stride + columns[e]] += values[e];
-    }, f.k / f.m + 1);
+    for_each_block(
+        s.exec(), w.rows,
+        [=](const Block& b) {
+          for (int64_t e = f.begin(begin + b.index); e < f.begin(begin + b.index + 1); ++e)
+            to[b.index * stride + columns[e]] += values[e];
+        },
+        f.k / f.m + 1);
   }
 
   void run_forward(Scratch& s, const Site& f, const tn_adapter_call* call, const Matrix& x, const Matrix& y) const {
@@ -167,7 +187,8 @@ class SlTrain {
     }
   }
 
-  void run_backward(Scratch& s, const Site& f, const tn_adapter_call* call, const Matrix& x, const Matrix& dy, double beta, const Matrix* dx) const {
+  void run_backward(Scratch& s, const Site& f, const tn_adapter_call* call, const Matrix& x, const Matrix& dy,
+                    double beta, const Matrix* dx) const {
     const Matrix panel = s.matrix(kF32, f.panel(), f.n);
     const bool learns = !call || call->params[kValues]->grad;
     const double scale = f.scale * (call ? call->scale : 1);
@@ -179,8 +200,10 @@ class SlTrain {
       }
       if (learns) {  // G over the same memory
         s.product(1, part.transposed(), x, 0, w);
-        const Matrix a = factor(call ? call->params : nullptr, kA, f.r, f.n), b = factor(call ? call->params : nullptr, kB, f.m, f.r);
-        s.product(scale, w, a.transposed(), 1, (call ? Matrix::of(*call->params[kB]->grad) : b).row_block(begin, w.rows));
+        const Matrix a = factor(call ? call->params : nullptr, kA, f.r, f.n),
+                     b = factor(call ? call->params : nullptr, kB, f.m, f.r);
+        s.product(scale, w, a.transposed(), 1,
+                  (call ? Matrix::of(*call->params[kB]->grad) : b).row_block(begin, w.rows));
         s.product(scale, b.row_block(begin, w.rows).transposed(), w, 1, call ? Matrix::of(*call->params[kA]->grad) : a);
         if (call) gather(s, f, *call, begin, w);
       }
@@ -189,7 +212,9 @@ class SlTrain {
   }
 
   // Measuring goes from the first panel to the last: they have every shape.
-  static int64_t skip(const Site& f, int64_t begin) { return std::max(begin, (f.m - 1) / f.panel() * f.panel() - f.panel()); }
+  static int64_t skip(const Site& f, int64_t begin) {
+    return std::max(begin, (f.m - 1) / f.panel() * f.panel() - f.panel());
+  }
 
   // dv += G at the support.
   void gather(Scratch& s, const Site& f, const tn_adapter_call& call, int64_t begin, const Matrix& g) const {
@@ -197,9 +222,13 @@ class SlTrain {
     const int32_t* columns = contiguous<int32_t>(call.params[kIndex]->value, "sparse_column");
     const float* from = static_cast<float*>(g.data);
     const int64_t n = f.n;
-    for_each_block(s.exec(), g.rows, [=](const Block& b) {
-      for (int64_t e = f.begin(begin + b.index); e < f.begin(begin + b.index + 1); ++e) dv[e] += from[b.index * n + columns[e]];
-    }, f.k / f.m + 1);
+    for_each_block(
+        s.exec(), g.rows,
+        [=](const Block& b) {
+          for (int64_t e = f.begin(begin + b.index); e < f.begin(begin + b.index + 1); ++e)
+            dv[e] += from[b.index * n + columns[e]];
+        },
+        f.k / f.m + 1);
   }
 
   const Site& at(uint32_t site) const {

@@ -8,7 +8,8 @@ using namespace tenon::sdk;
 using namespace tenon::sdk::testing;
 
 class SlTrain : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Cpu, SlTrain, ::testing::ValuesIn(plugin_objects()), [](const auto& p) { return object_label(p.param); });
+INSTANTIATE_TEST_SUITE_P(Cpu, SlTrain, ::testing::ValuesIn(plugin_objects()),
+                         [](const auto& p) { return object_label(p.param); });
 
 enum { kA, kB, kValues, kIndex };
 
@@ -22,7 +23,8 @@ TEST_P(SlTrain, HoldsTheWeightAndTrainsTheRestOfTheModel) {
   AdapterProblem p(GetParam(), {5, 7, 3}, {{"r", "2"}});
   ASSERT_TRUE(p.adapter.owned.contains(0));
   EXPECT_FALSE(p.adapter.owned.at(0));  // there never was another weight
-  EXPECT_NE(std::find(p.adapter.trained_roles.begin(), p.adapter.trained_roles.end(), uint32_t{TN_ROLE_EMBEDDING}), p.adapter.trained_roles.end());
+  EXPECT_NE(std::find(p.adapter.trained_roles.begin(), p.adapter.trained_roles.end(), uint32_t{TN_ROLE_EMBEDDING}),
+            p.adapter.trained_roles.end());
   AdapterProblem alone(GetParam(), {5, 7, 3}, {{"r", "2"}, {"train_rest", "false"}});
   EXPECT_TRUE(alone.adapter.trained_roles.empty());
   (void)p.run();
@@ -36,8 +38,11 @@ TEST_P(SlTrain, TheSupportHasDistinctPositionsSpreadOverTheRows) {
   for (int64_t i = 0; i < 40; ++i) {
     const int64_t begin = i * 220 / 40, end = (i + 1) * 220 / 40;
     for (int64_t e = begin; e < end; ++e) {
-      EXPECT_GE(c[e], 0); EXPECT_LT(c[e], 50);
-      if (e > begin) { EXPECT_LT(c[e - 1], c[e]); }
+      EXPECT_GE(c[e], 0);
+      EXPECT_LT(c[e], 50);
+      if (e > begin) {
+        EXPECT_LT(c[e - 1], c[e]);
+      }
     }
   }
 }
@@ -106,7 +111,8 @@ TEST_P(SlTrain, KeepsTheInputAlone) {
 
 TEST_P(SlTrain, MustBeTheFirstOnItsSite) {
   TestAdapter a(GetParam());
-  EXPECT_EQ(a.bind({{"model.layers.0.self_attn.q_proj", 5, 7, TN_ROLE_Q, TN_PLACE_LINEAR, TN_LINEAR_ADAPTED}}), TN_E_CONFLICT);
+  EXPECT_EQ(a.bind({{"model.layers.0.self_attn.q_proj", 5, 7, TN_ROLE_Q, TN_PLACE_LINEAR, TN_LINEAR_ADAPTED}}),
+            TN_E_CONFLICT);
 }
 
 }  // namespace

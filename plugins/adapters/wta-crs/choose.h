@@ -1,4 +1,5 @@
-// Which rows are kept, and with what weights (Liu et al. 2023): the c heaviest for certain, k − c draws with replacement from the rest.
+// Which rows are kept, and with what weights (Liu et al. 2023): the c heaviest for certain, k − c draws with
+// replacement from the rest.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +16,8 @@ struct Choice {
   std::vector<float> weight;
 };
 
-// How many rows are kept for certain: the c in [0, k) of the least (1 − P_c)/(k − c), P_c the sum of the c largest probabilities. p descending.
+// How many rows are kept for certain: the c in [0, k) of the least (1 − P_c)/(k − c), P_c the sum of the c largest
+// probabilities. p descending.
 inline int64_t winners(const std::vector<double>& p, int64_t k) {
   int64_t best = 0;
   double sum = 0, least = 1.0 / static_cast<double>(k);

@@ -16,14 +16,16 @@ struct Estimate {
 };
 constexpr int64_t kRows = 40, kM = 2, kN = 3, kTrials = 4000;
 
-Estimate estimate(const std::vector<float>& x, const std::vector<float>& dy, const std::vector<float>& norms, int64_t k, bool adaptive) {
+Estimate estimate(const std::vector<float>& x, const std::vector<float>& dy, const std::vector<float>& norms, int64_t k,
+                  bool adaptive) {
   std::vector<double> sum(kM * kN), squares(kM * kN);
   for (int64_t trial = 0; trial < kTrials; ++trial) {
     const Choice c = choose(norms, k, adaptive, tn_rng{5, static_cast<uint32_t>(trial), 3});
     std::vector<double> g(kM * kN);
     for (size_t j = 0; j < c.index.size(); ++j)
       for (int64_t a = 0; a < kM; ++a)
-        for (int64_t b = 0; b < kN; ++b) g[a * kN + b] += static_cast<double>(c.weight[j]) * dy[c.index[j] * kM + a] * x[c.index[j] * kN + b];
+        for (int64_t b = 0; b < kN; ++b)
+          g[a * kN + b] += static_cast<double>(c.weight[j]) * dy[c.index[j] * kM + a] * x[c.index[j] * kN + b];
     for (size_t i = 0; i < g.size(); ++i) sum[i] += g[i], squares[i] += g[i] * g[i];
   }
   Estimate e;
@@ -66,7 +68,8 @@ TEST(WtaCrs, WinnersCutTheVarianceWhereFewRowsAreHeavy) {
   std::vector<float> x = normals(kRows * kN, 1);
   const std::vector<float> dy = normals(kRows * kM, 2);
   for (int64_t b = 0; b < kN; ++b) x[7 * kN + b] *= 400;  // one row carries nearly all mass
-  const double winner = estimate(x, dy, norms_of(x), 12, true).variance, plain = estimate(x, dy, norms_of(x), 12, false).variance,
+  const double winner = estimate(x, dy, norms_of(x), 12, true).variance,
+               plain = estimate(x, dy, norms_of(x), 12, false).variance,
                uniform = estimate(x, dy, std::vector<float>(kRows, 1.0f), 12, false).variance;
   EXPECT_LT(winner, 0.2 * plain);
   EXPECT_LT(winner, 1e-3 * uniform);
@@ -78,7 +81,8 @@ TEST(WtaCrs, WinnersAreThoseOfTheLeastBound) {
 }
 
 class WtaCrsPlugin : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Cpu, WtaCrsPlugin, ::testing::ValuesIn(plugin_objects()), [](const auto& p) { return object_label(p.param); });
+INSTANTIATE_TEST_SUITE_P(Cpu, WtaCrsPlugin, ::testing::ValuesIn(plugin_objects()),
+                         [](const auto& p) { return object_label(p.param); });
 
 TEST_P(WtaCrsPlugin, SamplesRowsWithTheirWeightsAndReplays) {
   TestAdapter a(GetParam(), {{"sample_ratio", "0.3"}, {"min_rows", "2"}});
@@ -99,7 +103,9 @@ TEST_P(WtaCrsPlugin, SamplesRowsWithTheirWeightsAndReplays) {
   for (int repeat = 0; repeat < 2; ++repeat) {
     Exec exec(cost.workspace_bytes);
     Tensor index(kI32, {kept}), sampled(kF32, {kept, kN});
-    const tn_adapter_call call{sizeof(tn_adapter_call), TN_CALL_TRAIN | TN_CALL_SAVE, exec.get(), nullptr, nullptr, 0, 1, 0, 0, 1, tn_rng{9, 0, 1}};
+    const tn_adapter_call call{
+        sizeof(tn_adapter_call), TN_CALL_TRAIN | TN_CALL_SAVE, exec.get(), nullptr, nullptr, 0, 1, 0, 0, 1,
+        tn_rng{9, 0, 1}};
     ASSERT_EQ(sampler->sample(a.self, 0, &call, in.get(), index.get(), sampled.get()), TN_OK);
     EXPECT_TRUE(exec.intact() && index.intact() && sampled.intact());
     const auto* rows = static_cast<const int32_t*>(index.get()->data);

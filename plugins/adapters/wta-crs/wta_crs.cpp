@@ -17,10 +17,13 @@ namespace {
 
 using namespace tenon::sdk;
 
-constexpr tn_hyper_info kShare = real("sample_ratio", "0.3", 0, 1, TN_RANGE_OPEN_MIN, nullptr, "share of the rows that are kept");
+constexpr tn_hyper_info kShare =
+    real("sample_ratio", "0.3", 0, 1, TN_RANGE_OPEN_MIN, nullptr, "share of the rows that are kept");
 constexpr tn_hyper_info kLeast = integer("min_rows", "10", 1, 1 << 20, "rows", "never fewer than these");
-constexpr tn_hyper_info kAdaptive = flag("deterministic", "true", "the heaviest rows are kept for certain; false: plain column-row sampling");
-constexpr tn_hyper_info kTune = flag("tune_weights", "false", "the model's own dense weights train: full tuning with sampled gradients");
+constexpr tn_hyper_info kAdaptive =
+    flag("deterministic", "true", "the heaviest rows are kept for certain; false: plain column-row sampling");
+constexpr tn_hyper_info kTune =
+    flag("tune_weights", "false", "the model's own dense weights train: full tuning with sampled gradients");
 constexpr tn_hyper_info kTargets = target_modules("q_proj+k_proj+v_proj");
 constexpr const tn_hyper_info* kHypers[] = {&kShare, &kLeast, &kAdaptive, &kTune, &kTargets, &kExcludeModules};
 
@@ -43,15 +46,21 @@ class WtaCrs {
     }
     if (taken_.empty()) targets_.none_taken(sites, n);
     if (!settings_.flag("tune_weights")) return;
-    if (!TN_HAS(&sink, tn_adapter_sink, train) || !sink.train) fail(TN_E_UNSUPPORTED, "this host trains no weights beside an adapter");
+    if (!TN_HAS(&sink, tn_adapter_sink, train) || !sink.train)
+      fail(TN_E_UNSUPPORTED, "this host trains no weights beside an adapter");
     for (uint32_t role = TN_ROLE_EMBEDDING; role <= TN_ROLE_DOWN; ++role) check(sink.train(sink.self, role));
   }
-  void estimate(const tn_device_api*, tn_device*, uint32_t, int64_t, tn_dtype, bool, tn_estimate& out) { out.workspace_bytes = 0; }
-  void init_param(const tn_exec*, uint32_t, const tn_base_linear*, const tn_rng&, tn_tensor&) { fail(TN_E_ARGUMENT, "wta-crs has no parameters"); }
+  void estimate(const tn_device_api*, tn_device*, uint32_t, int64_t, tn_dtype, bool, tn_estimate& out) {
+    out.workspace_bytes = 0;
+  }
+  void init_param(const tn_exec*, uint32_t, const tn_base_linear*, const tn_rng&, tn_tensor&) {
+    fail(TN_E_ARGUMENT, "wta-crs has no parameters");
+  }
   void forward(uint32_t, const tn_adapter_call&, const tn_base_linear& base, const tn_tensor& x, tn_tensor* y) {
     if (y) check(base.forward(base.self, &x, 1, 0, y));
   }
-  void backward(uint32_t, const tn_adapter_call&, const tn_base_linear& base, const tn_tensor& dy, double beta, tn_tensor* dx) {
+  void backward(uint32_t, const tn_adapter_call&, const tn_base_linear& base, const tn_tensor& dy, double beta,
+                tn_tensor* dx) {
     if (dx) check(base.backward(base.self, &dy, 1, beta, dx));
   }
   void merge_rows(const tn_exec*, uint32_t, const tn_param_view* const*, uint64_t, int64_t, int64_t, tn_tensor&) {}
@@ -79,10 +88,14 @@ class WtaCrs {
       using T = decltype(tag);
       const T* in = static_cast<const T*>(from.data);
       const int64_t stride = from.row_stride;
-      for_each_block(&exec, rows, [=](const Block& b) {
-        const T* row = in + b.index * stride;
-        norms[b.index] = static_cast<float>(std::sqrt(b.sum(n, [=](int64_t j) { return static_cast<double>(to_float(row[j])) * to_float(row[j]); })));
-      }, n);
+      for_each_block(
+          &exec, rows,
+          [=](const Block& b) {
+            const T* row = in + b.index * stride;
+            norms[b.index] = static_cast<float>(std::sqrt(
+                b.sum(n, [=](int64_t j) { return static_cast<double>(to_float(row[j])) * to_float(row[j]); })));
+          },
+          n);
     });
     // A few thousand norms are sorted on the host.
     std::vector<float> host(static_cast<size_t>(rows));
@@ -105,13 +118,19 @@ class WtaCrs {
 using Thunks = AdapterThunks<WtaCrs>;
 constexpr tn_sampler kSampler{
     sizeof(tn_sampler), 0,
-    [](tn_adapter* self, uint32_t, int64_t rows, int64_t, const tn_dtype*, int64_t* kept, tn_estimate* cost) -> int32_t {
-      return guard(Thunks::of(self)->host, [&] { *kept = Thunks::of(self)->method.kept(rows), cost->workspace_bytes = WtaCrs::workspace(rows); });
+    [](tn_adapter* self, uint32_t, int64_t rows, int64_t, const tn_dtype*, int64_t* kept,
+       tn_estimate* cost) -> int32_t {
+      return guard(Thunks::of(self)->host, [&] {
+        *kept = Thunks::of(self)->method.kept(rows), cost->workspace_bytes = WtaCrs::workspace(rows);
+      });
     },
-    [](tn_adapter* self, uint32_t, const tn_adapter_call* call, const tn_tensor* x, tn_tensor* index, tn_tensor* sampled) -> int32_t {
+    [](tn_adapter* self, uint32_t, const tn_adapter_call* call, const tn_tensor* x, tn_tensor* index,
+       tn_tensor* sampled) -> int32_t {
       return guard(Thunks::of(self)->host, [&] { Thunks::of(self)->method.sample(*call, *x, *index, *sampled); });
     }};
-const void* extension(const char* id) { return std::string_view(id) == TN_EXT_SAMPLER ? &kSampler : nullptr; }
+const void* extension(const char* id) {
+  return std::string_view(id) == TN_EXT_SAMPLER ? &kSampler : nullptr;
+}
 constexpr tn_adapter_api kApi = adapter_api<WtaCrs>();
 constexpr tn_plugin kPlugin = describe(TN_KIND_ADAPTER, "wta-crs", "0.9.0", kHypers, &kApi, extension);
 
