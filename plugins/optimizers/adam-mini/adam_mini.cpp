@@ -12,7 +12,8 @@ constexpr tn_hyper_info kEps = hyper_eps("1e-8"), kWeightDecay = hyper_weight_de
                                            "one second moment for a whole v matrix: better for short runs"),
                         kStateDtype = choice("state_dtype", "f32", "f32|bf16",
                                              "how the first moment is kept; bf16 is rounded stochastically");
-constexpr const tn_hyper_info* kHypers[] = {&kHyperBeta1, &kHyperBeta2, &kEps, &kWeightDecay, &kVPerTensor, &kStateDtype};
+constexpr const tn_hyper_info* kHypers[] = {&kHyperBeta1,  &kHyperBeta2, &kEps,
+                                            &kWeightDecay, &kVPerTensor, &kStateDtype};
 
 // n elements in blocks of `size`; each block's squares are summed in `parts` parts.
 struct Blocks {

@@ -15,7 +15,8 @@ struct AdamMini {
     m.resize(w.size()), v.resize(w.size() / size);
     for (size_t k = 0; k < v.size(); ++k) {
       double mean = 0;
-      for (size_t i = k * size; i < (k + 1) * size; ++i) mean += static_cast<double>(g[i]) * g[i] / static_cast<double>(size);
+      for (size_t i = k * size; i < (k + 1) * size; ++i)
+        mean += static_cast<double>(g[i]) * g[i] / static_cast<double>(size);
       v[k] = beta2 * v[k] + (1 - beta2) * mean;
       const double root = std::sqrt(v[k] / (1 - std::pow(beta2, t))) + epsilon;
       for (size_t i = k * size; i < (k + 1) * size; ++i) {

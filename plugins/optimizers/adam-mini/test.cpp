@@ -21,11 +21,11 @@ TEST_P(AdamMini, FollowsTheOracle) {
     Parameter parameter;
     size_t size;
   };
-  const Case cases[] = {{of_role(TN_ROLE_Q, {64, 40}), 16 * 40},   {of_role(TN_ROLE_K, {32, 40}), 16 * 40},
+  const Case cases[] = {{of_role(TN_ROLE_Q, {64, 40}), 16 * 40},    {of_role(TN_ROLE_K, {32, 40}), 16 * 40},
                         {of_role(TN_ROLE_Q, {256, 300}), 64 * 300}, {of_role(TN_ROLE_V, {32, 40}), 40},
-                        {of_role(TN_ROLE_UP, {257, 130}), 130},    {of_role(TN_ROLE_DOWN, {9, 2500}), 2500},
-                        {of_role(TN_ROLE_EMBEDDING, {64, 7}), 7},  {of_role(TN_ROLE_NORM, {96}), 96},
-                        {of_role(TN_ROLE_Q, {30, 40}, 4), 40},     {of_role(TN_ROLE_O, {1, 1}), 1}};
+                        {of_role(TN_ROLE_UP, {257, 130}), 130},     {of_role(TN_ROLE_DOWN, {9, 2500}), 2500},
+                        {of_role(TN_ROLE_EMBEDDING, {64, 7}), 7},   {of_role(TN_ROLE_NORM, {96}), 96},
+                        {of_role(TN_ROLE_Q, {30, 40}, 4), 40},      {of_role(TN_ROLE_O, {1, 1}), 1}};
   for (const Case& c : cases) {
     OptimizerRun run(GetParam(), {{"weight_decay", "0.1"}, {"beta2", "0.95"}}, {c.parameter});
     reference::AdamMini rule{.size = c.size, .beta2 = 0.95, .lambda = 0.1};
@@ -45,11 +45,16 @@ TEST_P(AdamMini, FollowsTheOracle) {
 TEST_P(AdamMini, EqualsTheAuthors) {
   const golden::File file("adam-mini/adam-mini.safetensors");
   const nlohmann::json s = file.setting("settings"), order = file.setting("order");
-  const std::map<std::string, uint32_t> roles = {
-      {"embed_tokens", TN_ROLE_EMBEDDING}, {"q_proj", TN_ROLE_Q},   {"k_proj", TN_ROLE_K},
-      {"v_proj", TN_ROLE_V},               {"o_proj", TN_ROLE_O},   {"mlp.up_proj", TN_ROLE_UP},
-      {"mlp.down_proj", TN_ROLE_DOWN},     {"lm_head", TN_ROLE_HEAD}, {"norm", TN_ROLE_NORM},
-      {"q_proj.bias", TN_ROLE_BIAS}};
+  const std::map<std::string, uint32_t> roles = {{"embed_tokens", TN_ROLE_EMBEDDING},
+                                                 {"q_proj", TN_ROLE_Q},
+                                                 {"k_proj", TN_ROLE_K},
+                                                 {"v_proj", TN_ROLE_V},
+                                                 {"o_proj", TN_ROLE_O},
+                                                 {"mlp.up_proj", TN_ROLE_UP},
+                                                 {"mlp.down_proj", TN_ROLE_DOWN},
+                                                 {"lm_head", TN_ROLE_HEAD},
+                                                 {"norm", TN_ROLE_NORM},
+                                                 {"q_proj.bias", TN_ROLE_BIAS}};
   for (uint32_t i = 0; i < order.size(); ++i) {
     const std::string name = order[i];
     Parameter p = of_role(roles.at(name), file.shape(name));
@@ -70,7 +75,8 @@ TEST_P(AdamMini, IsAdamWWhereBlocksHoldOneSize) {
   for (int t = 1; t <= 5; ++t) mini.step(0, normals(50, t)), adam.step(0, normals(50, t));
   EXPECT_LT(relative_distance(mini.weights(), adam.weights()), 1e-6);
 
-  OptimizerRun rows(GetParam(), {}, {of_role(TN_ROLE_UP, {10, 20})}), all(GetParam(), {}, {of_role(TN_ROLE_BIAS, {200})});
+  OptimizerRun rows(GetParam(), {}, {of_role(TN_ROLE_UP, {10, 20})}),
+      all(GetParam(), {}, {of_role(TN_ROLE_BIAS, {200})});
   for (int t = 1; t <= 5; ++t) {
     std::vector<float> g = normals(200, t);
     for (size_t i = 0; i < 200; ++i) g[i] = std::copysign(static_cast<float>(1 + i / 20), g[i]);

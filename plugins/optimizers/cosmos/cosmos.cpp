@@ -1,5 +1,6 @@
-// COSMOS (Liu et al. 2025): SOAP on the leading eigenvectors of a gradient's input side, Muon on the rest. Matrices of up to
-// 10,000 rows are taken, as in the reference; embeddings and heads of larger vocabularies, norms and biases get AdamW.
+// COSMOS (Liu et al. 2025): SOAP on the leading eigenvectors of a gradient's input side, Muon on the rest. Matrices of
+// up to 10,000 rows are taken, as in the reference; embeddings and heads of larger vocabularies, norms and biases get
+// AdamW.
 #include "optimizers/cosmos/update.h"
 #include "sdk/optimizer.h"
 
@@ -7,17 +8,18 @@ namespace tenon::sdk {
 namespace {
 
 constexpr int64_t kMostRows = 10000;
-constexpr tn_hyper_info
-    kRank = integer("rank", "64", 1, 1048576, nullptr, "dimension of the subspace; at most the number of columns is used"),
-    kRatio = real("lr_ratio", "0.1", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr,
-                  "rate of the matrices, as a share of lr: the root mean square of their step"),
-    kGamma = real("gamma", "0.2", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr, "weight of the part outside the subspace"),
-    kNesterov = flag("nesterov", "true", "blend the gradient with its average once more"),
-    kNsSteps = integer("ns_steps", "5", 1, 10, nullptr, "Newton-Schulz iterations"),
-    kNsDtype = choice("ns_dtype", "bf16", "bf16|f32", "type of the Newton-Schulz products"),
-    kEps = hyper_eps("1e-8"), kWeightDecay = hyper_weight_decay("0");
-constexpr const tn_hyper_info* kHypers[] = {&kRank,       &kRatio,      &kGamma, &kNesterov,   &kNsSteps,
-                                            &kNsDtype,    &kHyperBeta1, &kHyperBeta2, &kEps, &kWeightDecay};
+constexpr tn_hyper_info kRank = integer("rank", "64", 1, 1048576, nullptr,
+                                        "dimension of the subspace; at most the number of columns is used"),
+                        kRatio = real("lr_ratio", "0.1", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr,
+                                      "rate of the matrices, as a share of lr: the root mean square of their step"),
+                        kGamma = real("gamma", "0.2", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr,
+                                      "weight of the part outside the subspace"),
+                        kNesterov = flag("nesterov", "true", "blend the gradient with its average once more"),
+                        kNsSteps = integer("ns_steps", "5", 1, 10, nullptr, "Newton-Schulz iterations"),
+                        kNsDtype = choice("ns_dtype", "bf16", "bf16|f32", "type of the Newton-Schulz products"),
+                        kEps = hyper_eps("1e-8"), kWeightDecay = hyper_weight_decay("0");
+constexpr const tn_hyper_info* kHypers[] = {&kRank,    &kRatio,      &kGamma,      &kNesterov, &kNsSteps,
+                                            &kNsDtype, &kHyperBeta1, &kHyperBeta2, &kEps,      &kWeightDecay};
 
 class Cosmos {
  public:
@@ -74,7 +76,9 @@ class Cosmos {
   }
 
  private:
-  static bool is_taken(const Parameters::Entry& e) { return e.info.ndim == 2 && e.n > 0 && e.info.shape[0] <= kMostRows; }
+  static bool is_taken(const Parameters::Entry& e) {
+    return e.info.ndim == 2 && e.n > 0 && e.info.shape[0] <= kMostRows;
+  }
   cosmos::Plan plan(const Parameters::Entry& e) const { return {s_, e.info.shape[0], e.info.shape[1]}; }
 
   cosmos::Settings s_;

@@ -65,10 +65,13 @@ Basis basis_of(OptimizerRun& run) {
 }
 
 TEST_P(Cosmos, BasisStaysOrthonormalAndItsImageSymmetric) {
-  for (const auto& [m, n, r] : std::vector<std::tuple<size_t, size_t, size_t>>{{60, 50, 9}, {20, 70, 32}, {300, 290, 80}}) {
-    OptimizerRun run(GetParam(), {{"rank", std::to_string(r)}}, {matrix(static_cast<int64_t>(m), static_cast<int64_t>(n))});
+  for (const auto& [m, n, r] :
+       std::vector<std::tuple<size_t, size_t, size_t>>{{60, 50, 9}, {20, 70, 32}, {300, 290, 80}}) {
+    OptimizerRun run(GetParam(), {{"rank", std::to_string(r)}},
+                     {matrix(static_cast<int64_t>(m), static_cast<int64_t>(n))});
     for (int t = 1; t <= 5; ++t) {
-      run.step(0, t == 4 ? std::vector<float>(m * n) : gradient(m, n, 6, 0.7, 0.1 * t));  // fewer directions than r, or none
+      run.step(
+          0, t == 4 ? std::vector<float>(m * n) : gradient(m, n, 6, 0.7, 0.1 * t));  // fewer directions than r, or none
       const auto [p, s] = basis_of(run);
       const reference::Values gram = reference::product(reference::transposed(p, n, r), p, r, n, r);
       for (size_t i = 0; i < r; ++i)
@@ -103,8 +106,8 @@ TEST_P(Cosmos, BasisConverges) {
   EXPECT_GT(inside, 0.999);
 }
 
-// Without the part inside, as where its second moment is huge, the step is Muon's direction; with it alone and a basis of
-// the whole input side it is Adam in the eigenbasis. Both of unit root mean square.
+// Without the part inside, as where its second moment is huge, the step is Muon's direction; with it alone and a basis
+// of the whole input side it is Adam in the eigenbasis. Both of unit root mean square.
 TEST_P(Cosmos, EndsAreMuonAndSoap) {
   constexpr size_t m = 30, n = 24;
   const std::vector<float> g = gradient(m, n, 24, 0.9);
@@ -119,7 +122,8 @@ TEST_P(Cosmos, EndsAreMuonAndSoap) {
   // eps of 1e6 makes Adam's part nothing; rank 1 takes one direction from Newton-Schulz.
   const std::vector<float> muon = direction({{"rank", "1"}, {"eps", "0"}, {"gamma", "1e9"}});
   const reference::Svd svd(reference::Values(g.begin(), g.end()), m, n);
-  const reference::Values gv = reference::product(reference::Values(g.begin(), g.end()), reference::transposed(svd.v, n, n), m, n, n);
+  const reference::Values gv =
+      reference::product(reference::Values(g.begin(), g.end()), reference::transposed(svd.v, n, n), m, n, n);
   double along = 0;  // Σ_k>0 uₖᵀ O vₖ over √(n − 1): 1 if all these singular values are equal
   for (size_t k = 1; k < n; ++k)
     for (size_t i = 0; i < m; ++i)

@@ -35,9 +35,9 @@ inline void declare_states(const Plan& p, const tn_state_sink& sink) {
 }
 
 struct Buffers {
-  float *blend = nullptr;                                      // [m, n]: averaged gradient, then the direction
-  float *seen = nullptr, *turned = nullptr;                    // [m, r]: G P; the average in P
-  float *next = nullptr, *turn = nullptr, *image = nullptr;    // [n, r], [r, r], [r, r]
+  float* blend = nullptr;                                    // [m, n]: averaged gradient, then the direction
+  float *seen = nullptr, *turned = nullptr;                  // [m, r]: G P; the average in P
+  float *next = nullptr, *turn = nullptr, *image = nullptr;  // [n, r], [r, r], [r, r]
   BlockQr qr;
   SquaredNorm norm;
   Subspace first;
@@ -204,8 +204,7 @@ class Update {
   void average() const {
     const int64_t n = p_.m * p_.n;
     const Stored grad = gradient_of(item_), sum = state_of(item_, 0, n);
-    const double beta1 = s_.adam.beta1,
-                 k1 = (1 - std::pow(beta1, static_cast<double>(item_.t))) / (1 - beta1);
+    const double beta1 = s_.adam.beta1, k1 = (1 - std::pow(beta1, static_cast<double>(item_.t))) / (1 - beta1);
     const float keep = static_cast<float>(beta1), scale = static_cast<float>(item_.grad_scale),
                 of_g = s_.nesterov ? static_cast<float>(1 / (1 + beta1 * k1)) : 0.0f,
                 of_sum = static_cast<float>(s_.nesterov ? beta1 / (1 + beta1 * k1) : 1 / k1);

@@ -1,5 +1,5 @@
-// Fira (Chen et al. 2024): GaLore's low-rank Adam, with the rest of the gradient as a full-rank step of fitting size. The
-// seven linear weights of a block are projected; everything else is AdamW under the same settings.
+// Fira (Chen et al. 2024): GaLore's low-rank Adam, with the rest of the gradient as a full-rank step of fitting size.
+// The seven linear weights of a block are projected; everything else is AdamW under the same settings.
 #include <memory>
 
 #include "optimizers/fira/update.h"
@@ -8,16 +8,22 @@
 namespace tenon::sdk {
 namespace {
 
-constexpr tn_hyper_info
-    kAlpha = real("alpha", "0.25", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr, "multiplies the step inside the subspace"),
-    kProjType = choice("proj_type", "std", "std|reverse_std|left|right", "side projected: std = the shorter one"),
-    kGamma = real("gamma", "1.01", 1, kInfinity, TN_RANGE_OPEN_MAX, nullptr, "largest growth of the residual's norm a step"),
-    kCompat = flag("compat_alpha", "false", "subtract alpha times the projection from the gradient, as the authors' code does"),
-    kEps = hyper_eps("1e-6"), kWeightDecay = hyper_weight_decay("0"), kDecay = hyper_decay("post"),
-    kEpsMode = choice("eps_mode", "hf", "exact|hf", "eps beside the bias-corrected root (exact) or the plain one (hf)");
+constexpr tn_hyper_info kAlpha = real("alpha", "0.25", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr,
+                                      "multiplies the step inside the subspace"),
+                        kProjType = choice("proj_type", "std", "std|reverse_std|left|right",
+                                           "side projected: std = the shorter one"),
+                        kGamma = real("gamma", "1.01", 1, kInfinity, TN_RANGE_OPEN_MAX, nullptr,
+                                      "largest growth of the residual's norm a step"),
+                        kCompat =
+                            flag("compat_alpha", "false",
+                                 "subtract alpha times the projection from the gradient, as the authors' code does"),
+                        kEps = hyper_eps("1e-6"), kWeightDecay = hyper_weight_decay("0"), kDecay = hyper_decay("post"),
+                        kEpsMode = choice("eps_mode", "hf", "exact|hf",
+                                          "eps beside the bias-corrected root (exact) or the plain one (hf)");
 constexpr const tn_hyper_info* kHypers[] = {
-    &galore::kHyperRank, &galore::kHyperGap, &kAlpha,       &kProjType, &kGamma,   &kCompat,
-    &kHyperBeta1,        &kHyperBeta2,       &kEps,         &kEpsMode,  &kWeightDecay, &kDecay, &galore::kHyperSvd};
+    &galore::kHyperRank, &galore::kHyperGap, &kAlpha, &kProjType, &kGamma,       &kCompat,
+    &kHyperBeta1,        &kHyperBeta2,       &kEps,   &kEpsMode,  &kWeightDecay, &kDecay,
+    &galore::kHyperSvd};
 
 class Fira {
  public:
@@ -28,12 +34,9 @@ class Fira {
         gamma_(h.real("gamma")),
         inside_(h.flag("compat_alpha") ? alpha_ : 1.0),
         coder_(std::make_unique<Adam8Coder>()) {
-    settings_.adam = {h.real("beta1"),
-                      h.real("beta2"),
-                      h.real("eps"),
-                      h.real("weight_decay"),
-                      h.text("eps_mode") == "hf",
-                      h.text("decay") == "pre"};
+    settings_.adam = {
+        h.real("beta1"),         h.real("beta2"), h.real("eps"), h.real("weight_decay"), h.text("eps_mode") == "hf",
+        h.text("decay") == "pre"};
     settings_.rank = h.integer("rank"), settings_.gap = h.integer("update_proj_gap"), settings_.scale = 1;
     settings_.side = galore::side_of(h.text("proj_type")), settings_.svd = galore::svd_of(h.text("svd"));
     settings_.moments = galore::Moments::kKeep, settings_.basis_dtype = kF32;
@@ -75,7 +78,8 @@ class Fira {
       }
       const galore::Plan p = plan(e);
       if (item.n_states < p.first_moment() + 3)
-        fail(TN_E_ARGUMENT, "fira: an item came with " + std::to_string(item.n_states) + " states, state_layout declared more");
+        fail(TN_E_ARGUMENT,
+             "fira: an item came with " + std::to_string(item.n_states) + " states, state_layout declared more");
       Workspace workspace(*exec);
       fira::Residual residual(p);
       residual.lay_out(workspace);

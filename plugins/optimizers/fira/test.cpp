@@ -14,7 +14,8 @@ INSTANTIATE_TEST_SUITE_P(Cpu, Fira, ::testing::ValuesIn(plugin_objects()),
                          [](const auto& p) { return object_label(p.param); });
 
 TEST_P(Fira, FollowsTheOracle) {
-  for (const auto& [m, n] : std::vector<std::pair<int64_t, int64_t>>{{64, 64}, {96, 40}, {40, 96}, {257, 130}, {1, 7}}) {
+  for (const auto& [m, n] :
+       std::vector<std::pair<int64_t, int64_t>>{{64, 64}, {96, 40}, {40, 96}, {257, 130}, {1, 7}}) {
     const auto rows = static_cast<size_t>(m), columns = static_cast<size_t>(n);
     OptimizerRun run(GetParam(), {{"rank", "8"}, {"update_proj_gap", "5"}, {"weight_decay", "0.1"}}, {matrix(m, n)});
     reference::Fira rule{rows, columns, std::min({size_t{8}, rows, columns}), 5, 0.25, 1};
@@ -75,9 +76,10 @@ TEST_P(Fira, FullRankLeavesNothingOver) {
 // Adam without memory and with a huge eps hands its input on: φ is one factor, and with alpha = 1 the step is lr · G.
 TEST_P(Fira, IsGradientDescentAroundTheIdentity) {
   const std::vector<float> g = gradient(40, 24, 24, 0.95);
-  OptimizerRun run(GetParam(),
-                   {{"rank", "4"}, {"alpha", "1"}, {"beta1", "0"}, {"beta2", "0"}, {"eps", "1e6"}, {"eps_mode", "exact"}},
-                   {{{40, 24}, std::vector<float>(960), TN_ROLE_Q}});
+  OptimizerRun run(
+      GetParam(),
+      {{"rank", "4"}, {"alpha", "1"}, {"beta1", "0"}, {"beta2", "0"}, {"eps", "1e6"}, {"eps_mode", "exact"}},
+      {{{40, 24}, std::vector<float>(960), TN_ROLE_Q}});
   run.step(0, g, {.lr = 1e6});
   std::vector<float> expected = g;
   for (float& x : expected) x = -x;

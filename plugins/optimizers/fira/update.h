@@ -1,9 +1,9 @@
-// An update of one matrix under Fira: GaLore's, plus the residual G − P Pᵀ G (or G − G P Pᵀ) with every row or column of
-// the long axis scaled by φ = |N| / |R|, the ratio by which Adam changed its projection, and its norm kept from growing by
-// more than γ a step.
+// An update of one matrix under Fira: GaLore's, plus the residual G − P Pᵀ G (or G − G P Pᵀ) with every row or column
+// of the long axis scaled by φ = |N| / |R|, the ratio by which Adam changed its projection, and its norm kept from
+// growing by more than γ a step.
 //
-// The residual is never made: (α N − φ R) goes back through the basis in one product, φ G is added to the tile that comes
-// out, and |φ (G − P Pᵀ G)|² = Σ φ² (|G|² − |R|²) needs lengths alone.
+// The residual is never made: (α N − φ R) goes back through the basis in one product, φ G is added to the tile that
+// comes out, and |φ (G − P Pᵀ G)|² = Σ φ² (|G|² − |R|²) needs lengths alone.
 #pragma once
 
 #include "sdk/galore/update.h"
@@ -13,8 +13,8 @@ namespace tenon::sdk::fira {
 struct Residual {
   int64_t length;  // of the long axis
   int64_t projected;
-  float* r = nullptr;        // the projected gradient
-  float* phi = nullptr;      // [length], the limiter's factor included
+  float* r = nullptr;                                        // the projected gradient
+  float* phi = nullptr;                                      // [length], the limiter's factor included
   double *of_g = nullptr, *of_r = nullptr, *of_n = nullptr;  // squared lengths
 
   explicit Residual(const galore::Plan& p) : length(p.left ? p.n : p.m), projected(p.projected()) {}
@@ -26,10 +26,15 @@ struct Residual {
 
 class Update : public galore::Update {
  public:
-  // alpha: factor of the projected step; inside: factor of P Pᵀ G in the residual. `workspace` begins behind `residual`.
+  // alpha: factor of the projected step; inside: factor of P Pᵀ G in the residual. `workspace` begins behind
+  // `residual`.
   Update(const tn_exec* exec, const galore::Plan& plan, const Adam8Coder& coder, const tn_item& item, double alpha,
          double inside, double gamma, const Residual& residual, const Workspace& workspace)
-      : galore::Update(exec, plan, coder, item, 0, workspace), e_(residual), alpha_(alpha), inside_(inside), gamma_(gamma) {}
+      : galore::Update(exec, plan, coder, item, 0, workspace),
+        e_(residual),
+        alpha_(alpha),
+        inside_(inside),
+        gamma_(gamma) {}
 
   galore::Refresh run() {
     const galore::Refresh result = begin();
@@ -64,7 +69,8 @@ class Update : public galore::Update {
         return static_cast<double>(e.phi[i]) * e.phi[i] * (left > 0 ? g2 * left : 0);
       });
       const double norm = std::sqrt(squares), last = *previous;
-      const double growth = last > 0 ? norm / (last + 1e-8) : 0, limit = last > 0 && growth > gamma ? growth / gamma : 1;
+      const double growth = last > 0 ? norm / (last + 1e-8) : 0,
+                   limit = last > 0 && growth > gamma ? growth / gamma : 1;
       block.each(e.length, [=](int64_t i) { e.phi[i] = static_cast<float>(e.phi[i] / limit); });
       block.each(1, [=](int64_t) { *previous = static_cast<float>(norm / limit); });
     });

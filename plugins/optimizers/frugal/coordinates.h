@@ -1,9 +1,9 @@
 // Columns, rows or single elements of a matrix W[m, n] that have Adam's states, in compact order.
 //
 // The choice is drawn at a refresh and kept in a state: for columns the chosen indices in rising order; for rows the
-// place of each row among the chosen, or −1; for single elements one bit each. Every chunk of 1024 elements has its share
-// of the chosen elements (their number up to element e is the density times e, rounded down), so that no place depends on
-// the elements before the chunk.
+// place of each row among the chosen, or −1; for single elements one bit each. Every chunk of 1024 elements has its
+// share of the chosen elements (their number up to element e is the density times e, rounded down), so that no place
+// depends on the elements before the chunk.
 #pragma once
 
 #include <bit>
@@ -37,8 +37,8 @@ struct Coordinates {
     return static_cast<uint64_t>(split == Split::kRandK ? mask_bytes() : indices() * int64_t{sizeof(int32_t)});
   }
   void declare(const tn_state_sink& sink) const {
-    const int64_t bytes = mask_bytes(), count = indices(), rows[] = {split == Split::kRows ? chosen : m,
-                                                                     split == Split::kRows ? n : chosen};
+    const int64_t bytes = mask_bytes(), count = indices(),
+                  rows[] = {split == Split::kRows ? chosen : m, split == Split::kRows ? n : chosen};
     if (split == Split::kRandK)
       declare_slot(sink, "chosen", TN_SLOT_BASIS, kU8, 1, &bytes);
     else
@@ -63,7 +63,8 @@ TN_FN uint64_t key_of(const tn_rng& rng, int64_t i) {
   return static_cast<uint64_t>(philox(rng, at >> 2).w[at & 3]) << 32 | static_cast<uint64_t>(i);
 }
 
-inline void choose_axis(const tn_exec* exec, const Coordinates& c, const tn_rng& rng, const Draw& draw, int32_t* index) {
+inline void choose_axis(const tn_exec* exec, const Coordinates& c, const tn_rng& rng, const Draw& draw,
+                        int32_t* index) {
   const int64_t n = c.axis(), chosen = c.chosen;
   uint64_t* keys = draw.keys;
   int32_t* taken = draw.taken;
@@ -166,7 +167,8 @@ inline void update_coordinates(const tn_exec* exec, const Coordinates& c, const 
         float* w = weight.read(block, chunk, stage + kChunk);
         if (split == Split::kRandK) {
           const int64_t first = c.up_to(chunk.begin);
-          const int64_t count = places_of(block, static_cast<const uint8_t*>(choice) + block.index * (kChunk / 8), places);
+          const int64_t count =
+              places_of(block, static_cast<const uint8_t*>(choice) + block.index * (kChunk / 8), places);
           update_piece(block, a, chunk.n, g, w, count, places, 0, m + first, v + first, fresh);
         } else {
           const int32_t* index = static_cast<const int32_t*>(choice);

@@ -1,5 +1,5 @@
-// FRUGAL (Zmushko et al. 2024): a changing part of every linear weight of a block has Adam's states, the rest takes a sign
-// step. Everything else is AdamW.
+// FRUGAL (Zmushko et al. 2024): a changing part of every linear weight of a block has Adam's states, the rest takes a
+// sign step. Everything else is AdamW.
 #include <memory>
 
 #include "optimizers/frugal/coordinates.h"
@@ -10,21 +10,24 @@ namespace tenon::sdk {
 namespace {
 
 constexpr tn_hyper_info
-    kSplit = choice("split", "columns", "columns|rows|randk|svd|random|randperm",
-                    "what has states: columns, rows or elements drawn at random, or a projection on singular vectors, a "
-                    "random subspace or unit vectors"),
+    kSplit =
+        choice("split", "columns", "columns|rows|randk|svd|random|randperm",
+               "what has states: columns, rows or elements drawn at random, or a projection on singular vectors, a "
+               "random subspace or unit vectors"),
     kDensity = real("density", "0.25", 0, 1, 0, nullptr, "the part that has states"),
     kGap = integer("update_gap", "200", 1, 9007199254740992.0, "steps", "updates of a parameter between two choices"),
     kReset = flag("reset_statistics", "true", "a new choice starts with states of zero"),
     kRule = choice("inactive_update_rule", "sign_sgd", "sign_sgd|sgd|no", "what moves the rest"),
     kInactive = real("inactive_lr_scale", "1", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr,
                      "factor of the rest's rate: 1 for pretraining, 0.1 for fine-tuning"),
-    kScale = real("proj_params_lr_scale", "1", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr, "factor of the split parameters' rate"),
-    kSide = choice("proj_side", "std", "std|reverse_std|left|right", "projections: the side split; std = the shorter one"),
+    kScale = real("proj_params_lr_scale", "1", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr,
+                  "factor of the split parameters' rate"),
+    kSide =
+        choice("proj_side", "std", "std|reverse_std|left|right", "projections: the side split; std = the shorter one"),
     kEps = hyper_eps("1e-8"), kWeightDecay = hyper_weight_decay("0");
-constexpr const tn_hyper_info* kHypers[] = {&kSplit,       &kDensity,     &kGap,  &kReset,       &kRule,
-                                            &kInactive,    &kScale,       &kSide, &galore::kHyperSvd,
-                                            &kHyperBeta1, &kHyperBeta2, &kEps,  &kWeightDecay};
+constexpr const tn_hyper_info* kHypers[] = {
+    &kSplit, &kDensity,          &kGap,        &kReset,      &kRule, &kInactive,   &kScale,
+    &kSide,  &galore::kHyperSvd, &kHyperBeta1, &kHyperBeta2, &kEps,  &kWeightDecay};
 
 class Frugal {
  public:
@@ -34,10 +37,10 @@ class Frugal {
     using namespace frugal;
     s_.adam = {h.real("beta1"), h.real("beta2"), h.real("eps"), h.real("weight_decay")};
     const auto split = h.text("split"), rule = h.text("inactive_update_rule"), side = h.text("proj_side");
-    s_.split = split == "columns" ? Split::kColumns
-               : split == "rows"  ? Split::kRows
-               : split == "randk" ? Split::kRandK
-               : split == "svd"   ? Split::kSvd
+    s_.split = split == "columns"  ? Split::kColumns
+               : split == "rows"   ? Split::kRows
+               : split == "randk"  ? Split::kRandK
+               : split == "svd"    ? Split::kSvd
                : split == "random" ? Split::kRandom
                                    : Split::kRandPerm;
     s_.inactive = rule == "no" ? Inactive::kNo : rule == "sgd" ? Inactive::kSgd : Inactive::kSignSgd;
@@ -102,7 +105,8 @@ class Frugal {
   struct Projection {
     galore::Settings settings;
     galore::Plan plan;
-    Projection(const Frugal& f, int64_t m, int64_t n) : settings(f.projection_), plan((prepare(f, m, n), settings), m, n) {}
+    Projection(const Frugal& f, int64_t m, int64_t n)
+        : settings(f.projection_), plan((prepare(f, m, n), settings), m, n) {}
     Projection(const Projection&) = delete;
     std::pair<float*, float*> lay_out(Workspace& w) const {
       float* kept = w.take<float>(plan.projected());
@@ -123,7 +127,8 @@ class Frugal {
     // The same numbers in every update of a round, and others than those of any step.
     const tn_rng draw{item.rng.seed, item.rng.uid, 0x80000000u | static_cast<uint32_t>(round)};
     if (item.n_states < 3)
-      fail(TN_E_ARGUMENT, "frugal: an item came with " + std::to_string(item.n_states) + " states, state_layout declared more");
+      fail(TN_E_ARGUMENT,
+           "frugal: an item came with " + std::to_string(item.n_states) + " states, state_layout declared more");
     Workspace workspace(*exec);
     if (s_.is_projected(m, n)) {
       const Projection p(*this, m, n);
@@ -137,7 +142,8 @@ class Frugal {
     return true;
   }
 
-  void choose(const tn_exec* exec, const frugal::Coordinates& c, const tn_rng& rng, const tn_item& item, Workspace& workspace) {
+  void choose(const tn_exec* exec, const frugal::Coordinates& c, const tn_rng& rng, const tn_item& item,
+              Workspace& workspace) {
     const frugal::Draw draw(c, workspace);
     if (c.split == frugal::Split::kRandK)
       choose_elements(exec, c, rng, contiguous<uint8_t>(item.states[0], "chosen"));

@@ -8,10 +8,10 @@ namespace tenon::sdk::frugal {
 
 class Projected : public galore::Update {
  public:
-  // kept: [plan.projected()] floats, inside: [a tile]; updates: since the last refresh. A random basis is drawn with `draw`, or, with svd,
-  // the gradient's first singular vectors are taken.
-  Projected(const tn_exec* exec, const galore::Plan& plan, const Adam8Coder& coder, const tn_item& item, const Settings& s,
-            int64_t updates, tn_rng draw, float* kept, float* inside, const Workspace& workspace)
+  // kept: [plan.projected()] floats, inside: [a tile]; updates: since the last refresh. A random basis is drawn with
+  // `draw`, or, with svd, the gradient's first singular vectors are taken.
+  Projected(const tn_exec* exec, const galore::Plan& plan, const Adam8Coder& coder, const tn_item& item,
+            const Settings& s, int64_t updates, tn_rng draw, float* kept, float* inside, const Workspace& workspace)
       : galore::Update(exec, plan, coder, item, 0, workspace),
         numbers_of_both_(s, item, updates),
         draw_(draw),
@@ -42,7 +42,8 @@ class Projected : public galore::Update {
     const int64_t d = p_.left ? p_.m : p_.n;
     float* noise = b_.fresh;
     const tn_rng rng = draw_;
-    for_each(exec_, d * p_.r, [=](int64_t i) { noise[i] = normal(rng, plane_start(kPlaneSketch) + static_cast<uint64_t>(i)); });
+    for_each(exec_, d * p_.r,
+             [=](int64_t i) { noise[i] = normal(rng, plane_start(kPlaneSketch) + static_cast<uint64_t>(i)); });
     const Subspace& s = p_.left ? b_.of_left : b_.of_right;
     complete_basis(basis, d, p_.r, orthonormalize(exec_, noise, d, p_.r, basis, s.s, s.t));
     if (s_.moments == galore::Moments::kReset) reset();

@@ -34,7 +34,8 @@ struct Numbers {
   Inactive rule;
 
   // updates: since the states were last set to zero.
-  Numbers(const Settings& s, const tn_item& item, int64_t updates) : adam(s.adam, item, updates), outside(adam), rule(s.inactive) {
+  Numbers(const Settings& s, const tn_item& item, int64_t updates)
+      : adam(s.adam, item, updates), outside(adam), rule(s.inactive) {
     adam.step *= static_cast<float>(s.scale);
     outside.step = static_cast<float>(item.lr * s.scale * s.inactive_scale);
   }

@@ -31,8 +31,10 @@ std::vector<bool> chosen_in(OptimizerRun& run, const std::string& split, size_t 
 
 TEST_P(Frugal, FollowsTheOracle) {
   for (const std::string split : {"columns", "rows", "randk"}) {
-    for (const auto& [m, n] : std::vector<std::pair<int64_t, int64_t>>{{64, 64}, {96, 40}, {257, 130}, {3, 2500}, {1, 7}}) {
-      for (const auto& [name, rule] : std::vector<std::pair<std::string, int>>{{"sign_sgd", 2}, {"sgd", 1}, {"no", 0}}) {
+    for (const auto& [m, n] :
+         std::vector<std::pair<int64_t, int64_t>>{{64, 64}, {96, 40}, {257, 130}, {3, 2500}, {1, 7}}) {
+      for (const auto& [name, rule] :
+           std::vector<std::pair<std::string, int>>{{"sign_sgd", 2}, {"sgd", 1}, {"no", 0}}) {
         const auto rows = static_cast<size_t>(m), columns = static_cast<size_t>(n);
         OptimizerRun run(GetParam(),
                          {{"split", split},
@@ -92,7 +94,8 @@ TEST_P(Frugal, EqualsTheAuthors) {
         run.step(0, g, {.lr = 0.01});
         const std::string key = name + "." + label + ".step" + std::to_string(t);
         if (!file.has(key)) continue;
-        EXPECT_LT(relative_distance(moved(run.weights(), start), moved(file.f32(key), start)), cls == "galore" ? 1e-2 : 1e-5)
+        EXPECT_LT(relative_distance(moved(run.weights(), start), moved(file.f32(key), start)),
+                  cls == "galore" ? 1e-2 : 1e-5)
             << key;
       }
     }
@@ -112,8 +115,10 @@ TEST_P(Frugal, WholeDensityIsAdamW) {
 TEST_P(Frugal, NoDensityIsASignStepOrNothing) {
   for (const char* split : {"columns", "rows", "randk", "svd", "random", "randperm"}) {
     OptimizerRun sign(GetParam(), {{"split", split}, {"density", "0"}}, {{{2, 2}, {1, 1, 1, 1}, TN_ROLE_V}}),
-        frozen(GetParam(), {{"split", split}, {"density", "0"}, {"inactive_update_rule", "no"}}, {{{2, 2}, {1, 1, 1, 1}, TN_ROLE_V}});
-    for (int t = 0; t < 2; ++t) sign.step(0, {3, -1e-6f, 0, 7}, {.lr = 0.25}), frozen.step(0, {3, -1, 0, 7}, {.lr = 0.25});
+        frozen(GetParam(), {{"split", split}, {"density", "0"}, {"inactive_update_rule", "no"}},
+               {{{2, 2}, {1, 1, 1, 1}, TN_ROLE_V}});
+    for (int t = 0; t < 2; ++t)
+      sign.step(0, {3, -1e-6f, 0, 7}, {.lr = 0.25}), frozen.step(0, {3, -1, 0, 7}, {.lr = 0.25});
     EXPECT_EQ(sign.weights(), (std::vector<float>{0.5f, 1.5f, 1, 0.5f})) << split;
     EXPECT_EQ(frozen.weights(), (std::vector<float>{1, 1, 1, 1})) << split;
   }
@@ -121,7 +126,9 @@ TEST_P(Frugal, NoDensityIsASignStepOrNothing) {
 
 // Without a reset the states stay where they are, whatever they now belong to.
 TEST_P(Frugal, StatesMayBeKept) {
-  OptimizerRun kept(GetParam(), {{"split", "randk"}, {"density", "1"}, {"update_gap", "2"}, {"reset_statistics", "false"}}, {matrix(40, 60)}),
+  OptimizerRun kept(GetParam(),
+                    {{"split", "randk"}, {"density", "1"}, {"update_gap", "2"}, {"reset_statistics", "false"}},
+                    {matrix(40, 60)}),
       adam(GetParam(), {}, {matrix(40, 60, TN_ROLE_HEAD)});
   for (int t = 1; t <= 6; ++t) kept.step(0, normals(2400, t)), adam.step(0, normals(2400, t));
   EXPECT_EQ(kept.weights(), adam.weights());
@@ -130,7 +137,8 @@ TEST_P(Frugal, StatesMayBeKept) {
 // States start anew with every choice, so the first move of a chosen element is as long as the rate.
 TEST_P(Frugal, ARestartForgets) {
   for (const std::string split : {"columns", "rows", "randk"}) {
-    OptimizerRun run(GetParam(), {{"split", split}, {"update_gap", "3"}, {"inactive_update_rule", "no"}}, {matrix(40, 60)});
+    OptimizerRun run(GetParam(), {{"split", split}, {"update_gap", "3"}, {"inactive_update_rule", "no"}},
+                     {matrix(40, 60)});
     for (int t = 1; t <= 3; ++t) run.step(0, normals(2400, t, 5));
     const std::vector<float> before = run.weights(), g = normals(2400, 4, 0.01f);
     run.step(0, g, {.lr = 0.1});

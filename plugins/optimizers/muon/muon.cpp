@@ -7,22 +7,26 @@
 namespace tenon::sdk {
 namespace {
 
-constexpr tn_hyper_info
-    kMomentum = real("momentum", "0.95", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "decay of the gradient's average"),
-    kNesterov = flag("nesterov", "true", "blend the gradient with its average once more before orthogonalising"),
-    kNsSteps = integer("ns_steps", "5", 1, 10, nullptr, "Newton-Schulz iterations"),
-    kNsDtype = choice("ns_dtype", "bf16", "bf16|f32", "type of the Newton-Schulz products"),
-    kAdjust = choice("adjust_lr_fn", "original", "original|match_rms_adamw|spectral_unclamped",
-                     "factor of lr for W[m, n]: sqrt(max(1, m/n)), 0.2 sqrt(max(m, n)), or sqrt(m/n)"),
-    kWeightDecay = hyper_weight_decay("0"),
-    kStateDtype = choice("state_dtype", "f32", "f32|bf16", "how the average is kept; bf16 is rounded stochastically"),
-    kAdamRatio = real("adam_lr_ratio", "0.015", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr,
-                      "rate of the parameters left to AdamW, as a share of lr"),
-    kAdamBeta1 = real("adam_beta1", "0.9", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "beta1 of AdamW"),
-    kAdamBeta2 = real("adam_beta2", "0.95", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "beta2 of AdamW"),
-    kAdamEps = real("adam_eps", "1e-10", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr, "eps of AdamW");
-constexpr const tn_hyper_info* kHypers[] = {&kMomentum,    &kNesterov,   &kNsSteps,   &kNsDtype,   &kAdjust, &kWeightDecay,
-                                            &kStateDtype, &kAdamRatio, &kAdamBeta1, &kAdamBeta2, &kAdamEps};
+constexpr tn_hyper_info kMomentum = real("momentum", "0.95", 0, 1, TN_RANGE_OPEN_MAX, nullptr,
+                                         "decay of the gradient's average"),
+                        kNesterov = flag("nesterov", "true",
+                                         "blend the gradient with its average once more before orthogonalising"),
+                        kNsSteps = integer("ns_steps", "5", 1, 10, nullptr, "Newton-Schulz iterations"),
+                        kNsDtype = choice("ns_dtype", "bf16", "bf16|f32", "type of the Newton-Schulz products"),
+                        kAdjust =
+                            choice("adjust_lr_fn", "original", "original|match_rms_adamw|spectral_unclamped",
+                                   "factor of lr for W[m, n]: sqrt(max(1, m/n)), 0.2 sqrt(max(m, n)), or sqrt(m/n)"),
+                        kWeightDecay = hyper_weight_decay("0"),
+                        kStateDtype = choice("state_dtype", "f32", "f32|bf16",
+                                             "how the average is kept; bf16 is rounded stochastically"),
+                        kAdamRatio = real("adam_lr_ratio", "0.015", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr,
+                                          "rate of the parameters left to AdamW, as a share of lr"),
+                        kAdamBeta1 = real("adam_beta1", "0.9", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "beta1 of AdamW"),
+                        kAdamBeta2 = real("adam_beta2", "0.95", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "beta2 of AdamW"),
+                        kAdamEps = real("adam_eps", "1e-10", 0, kInfinity, TN_RANGE_OPEN_MAX, nullptr, "eps of AdamW");
+constexpr const tn_hyper_info* kHypers[] = {&kMomentum,  &kNesterov,    &kNsSteps,    &kNsDtype,
+                                            &kAdjust,    &kWeightDecay, &kStateDtype, &kAdamRatio,
+                                            &kAdamBeta1, &kAdamBeta2,   &kAdamEps};
 
 class Muon {
  public:
@@ -91,7 +95,8 @@ class Muon {
     const NewtonSchulz ns = layout(e.info, workspace);
     const uint64_t fixed = workspace.peak();
     average(exec, e.n, item, ns.values());
-    ns.run(exec, Products(exec->api, exec->device, exec->stream, workspace.behind(fixed), workspace.bytes_behind(fixed)));
+    ns.run(exec,
+           Products(exec->api, exec->device, exec->stream, workspace.behind(fixed), workspace.bytes_behind(fixed)));
     const Step step{static_cast<float>(item.lr * factor(e.info)),
                     static_cast<float>(item.lr * adam_.weight_decay * item.decay_scale)};
     const Stored x = ns.values(), weight = weight_of(item);

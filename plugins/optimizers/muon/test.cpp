@@ -66,8 +66,8 @@ TEST_P(Muon, EqualsTorch) {
           const std::string name = key + "." + dtype + ".step" + std::to_string(t);
           if (!file.has(name)) continue;
           EXPECT_LT(relative_distance(moved(run.weights(), start), moved(file.f32(name), start)),
-                      dtype == "f32" ? 3e-4 : 4e-2)
-                << name;
+                    dtype == "f32" ? 3e-4 : 4e-2)
+              << name;
         }
       }
     }
@@ -88,9 +88,9 @@ TEST_P(Muon, PointsAlongThePolarFactor) {
   reference::Values scaled = svd.v;
   for (size_t k = 0; k < 40; ++k)
     for (size_t j = 0; j < 40; ++j) scaled[k * 40 + j] /= svd.sigma[k];
-  const reference::Values polar = reference::product(
-      reference::Values(g.begin(), g.end()), reference::product(reference::transposed(svd.v, 40, 40), scaled, 40, 40, 40),
-      60, 40, 40);
+  const reference::Values polar =
+      reference::product(reference::Values(g.begin(), g.end()),
+                         reference::product(reference::transposed(svd.v, 40, 40), scaled, 40, 40, 40), 60, 40, 40);
   double dot = 0;
   for (size_t i = 0; i < o.size(); ++i) dot += o[i] * polar[i];
   EXPECT_GT(dot / (norm(o) * reference::frobenius(polar)), 0.95);

@@ -21,10 +21,10 @@ inline constexpr int kFirstIterations = 10;
 struct Basis {
   int64_t n;
   BlockQr qr;
-  float* y = nullptr;              // [n, n]
-  double* quotients = nullptr;     // [n]: qᵀ C q
+  float* y = nullptr;           // [n, n]
+  double* quotients = nullptr;  // [n]: qᵀ C q
   double* trace = nullptr;
-  int64_t* places = nullptr;       // [n]: of each old column among the new ones
+  int64_t* places = nullptr;                                             // [n]: of each old column among the new ones
   double *covariance = nullptr, *vectors = nullptr, *scratch = nullptr;  // exact: f64
 
   explicit Basis(int64_t n) : n(n), qr(n, n) {}
@@ -34,7 +34,9 @@ struct Basis {
     if (n > kExactBelow) return;
     covariance = w.take<double>(n * n), vectors = w.take<double>(n * n), scratch = w.take<double>(eigh_scratch(n));
   }
-  double flops() const { return 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) + qr.flops(); }
+  double flops() const {
+    return 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) + qr.flops();
+  }
   uint64_t measure(const Products& product) const {
     Measure most{product};
     multiply_covariance(most, nullptr, nullptr);

@@ -1,23 +1,28 @@
-// SOAP (Vyas et al. 2024): Adam in the eigenbasis of Shampoo's preconditioner. Every matrix is preconditioned on the sides
-// that are not too long for it; vectors get Adam alone. The first update of a parameter only gathers statistics.
+// SOAP (Vyas et al. 2024): Adam in the eigenbasis of Shampoo's preconditioner. Every matrix is preconditioned on the
+// sides that are not too long for it; vectors get Adam alone. The first update of a parameter only gathers statistics.
 #include "optimizers/soap/update.h"
 #include "sdk/optimizer.h"
 
 namespace tenon::sdk {
 namespace {
 
-constexpr tn_hyper_info
-    kBeta1 = real("beta1", "0.95", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "decay of the gradient's average"),
-    kBeta2 = real("beta2", "0.95", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "decay of the squared gradient's average"),
-    kShampooBeta = real("shampoo_beta", "-1", -1, 1, TN_RANGE_OPEN_MAX, nullptr,
-                        "decay of the covariances; negative: beta2"),
-    kEps = hyper_eps("1e-8"), kWeightDecay = hyper_weight_decay("0.01"), kDecay = hyper_decay("post"),
-    kFrequency = integer("precondition_frequency", "10", 1, 9007199254740992.0, "steps", "updates between two refreshes of the bases"),
-    kLargest = integer("max_precond_dim", "10000", 0, 1048576, nullptr, "a longer side is left as it is"),
-    kNormalize = flag("normalize_grads", "false", "steps of root mean square 1: for frequencies about 100"),
-    kCorrect = flag("correct_bias", "true", "Adam's bias corrections");
-constexpr const tn_hyper_info* kHypers[] = {&kBeta1,    &kBeta2, &kShampooBeta, &kEps,     &kWeightDecay,
-                                            &kDecay,    &kFrequency, &kLargest, &kNormalize, &kCorrect};
+constexpr tn_hyper_info kBeta1 =
+                            real("beta1", "0.95", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "decay of the gradient's average"),
+                        kBeta2 = real("beta2", "0.95", 0, 1, TN_RANGE_OPEN_MAX, nullptr,
+                                      "decay of the squared gradient's average"),
+                        kShampooBeta = real("shampoo_beta", "-1", -1, 1, TN_RANGE_OPEN_MAX, nullptr,
+                                            "decay of the covariances; negative: beta2"),
+                        kEps = hyper_eps("1e-8"), kWeightDecay = hyper_weight_decay("0.01"),
+                        kDecay = hyper_decay("post"),
+                        kFrequency = integer("precondition_frequency", "10", 1, 9007199254740992.0, "steps",
+                                             "updates between two refreshes of the bases"),
+                        kLargest =
+                            integer("max_precond_dim", "10000", 0, 1048576, nullptr, "a longer side is left as it is"),
+                        kNormalize =
+                            flag("normalize_grads", "false", "steps of root mean square 1: for frequencies about 100"),
+                        kCorrect = flag("correct_bias", "true", "Adam's bias corrections");
+constexpr const tn_hyper_info* kHypers[] = {&kBeta1, &kBeta2,     &kShampooBeta, &kEps,       &kWeightDecay,
+                                            &kDecay, &kFrequency, &kLargest,     &kNormalize, &kCorrect};
 
 class Soap {
  public:

@@ -41,7 +41,8 @@ TEST_P(Soap, EqualsTheAuthors) {
         }
         const std::string key = name + "." + label + ".step" + std::to_string(t);
         if (!file.has(key)) continue;
-        EXPECT_LT(relative_distance(moved(run.weights(), start), moved(file.f32(key), start)), t == 2 ? 1e-3 : 1e-2) << key;
+        EXPECT_LT(relative_distance(moved(run.weights(), start), moved(file.f32(key), start)), t == 2 ? 1e-3 : 1e-2)
+            << key;
       }
     }
   }
@@ -132,7 +133,8 @@ TEST_P(Soap, RotationsPassThrough) {
 
 // Two diagonal covariances whose order changes: the second moment changes places with its direction.
 TEST_P(Soap, SecondMomentFollowsTheOrder) {
-  OptimizerRun run(GetParam(), {{"precondition_frequency", "1"}, {"shampoo_beta", "0.01"}, {"beta2", "0.99"}}, {matrix(2, 2)});
+  OptimizerRun run(GetParam(), {{"precondition_frequency", "1"}, {"shampoo_beta", "0.01"}, {"beta2", "0.99"}},
+                   {matrix(2, 2)});
   run.step(0, {2, 0, 0, 1}), run.step(0, {2, 0, 0, 1});
   const std::vector<float> before = run.state(0, "exp_avg_sq").floats();
   EXPECT_NEAR(before[0], 0.04, 1e-6);
@@ -144,7 +146,8 @@ TEST_P(Soap, SecondMomentFollowsTheOrder) {
 }
 
 TEST_P(Soap, StatesHaveTheCardsSize) {
-  const std::vector<Parameter> p = {matrix(60, 40), matrix(60, 40, TN_ROLE_EMBEDDING), {{64}, normals(64, 1), TN_ROLE_NORM}};
+  const std::vector<Parameter> p = {
+      matrix(60, 40), matrix(60, 40, TN_ROLE_EMBEDDING), {{64}, normals(64, 1), TN_ROLE_NORM}};
   expect_state_bytes({GetParam(), {}, p}, {8 * 2400 + 8 * 3600 + 8 * 1600, 8 * 2400 + 8 * 3600 + 8 * 1600, 8 * 64});
   expect_state_bytes({GetParam(), {{"max_precond_dim", "50"}}, p}, {8 * 2400 + 8 * 1600, 8 * 2400 + 8 * 1600, 8 * 64});
 }

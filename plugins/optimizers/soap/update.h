@@ -1,7 +1,7 @@
 // An update of one matrix under SOAP: Adam on the gradient seen in the eigenbases of its two covariances.
 //
-// Adam's first moment lives in the eigenbasis and is turned only when a basis changes; the second one, which no rotation
-// can carry over, follows the order of the eigenvectors.
+// Adam's first moment lives in the eigenbasis and is turned only when a basis changes; the second one, which no
+// rotation can carry over, follows the order of the eigenvectors.
 #pragma once
 
 #include "optimizers/soap/basis.h"
@@ -24,7 +24,9 @@ struct Plan {
   Plan(const Settings& s, int64_t m, int64_t n) : m(m), n(n), left(m <= s.largest), right(n <= s.largest) {}
   explicit Plan(int64_t n) : m(1), n(n), left(false), right(false) {}
   bool turned() const { return left || right; }
-  uint64_t state_bytes() const { return 4 * static_cast<uint64_t>(2 * m * n + (left ? 2 * m * m : 0) + (right ? 2 * n * n : 0)); }
+  uint64_t state_bytes() const {
+    return 4 * static_cast<uint64_t>(2 * m * n + (left ? 2 * m * m : 0) + (right ? 2 * n * n : 0));
+  }
   double size() const { return static_cast<double>(m) * static_cast<double>(n); }
 };
 
@@ -126,7 +128,8 @@ class Update {
         item_(item),
         workspace_(*exec),
         b_(plan, workspace_),
-        product_(exec->api, exec->device, exec->stream, workspace_.behind(b_.fixed), workspace_.bytes_behind(b_.fixed)) {
+        product_(exec->api, exec->device, exec->stream, workspace_.behind(b_.fixed),
+                 workspace_.bytes_behind(b_.fixed)) {
     check_count(*item.grad, p_.m * p_.n, "the gradient");
     if (p_.turned()) g_ = Matrix::of(*item.grad);
     uint32_t slot = 2;
@@ -150,7 +153,8 @@ class Update {
  private:
   float* square(uint32_t slot, int64_t order) const {
     if (slot >= item_.n_states)
-      fail(TN_E_ARGUMENT, "soap: an item came with " + std::to_string(item_.n_states) + " states, state_layout declared more");
+      fail(TN_E_ARGUMENT,
+           "soap: an item came with " + std::to_string(item_.n_states) + " states, state_layout declared more");
     check_count(*item_.states[slot], order * order, "a state");
     return contiguous<float>(item_.states[slot], "a state");
   }
@@ -194,9 +198,8 @@ class Update {
     if (!s_.normalize) return apply_step(exec_, a, 0, n, u, weight_of(item_));
     b_.norm.of(exec_, {.f32 = const_cast<float*>(u)});
     const double *squares = b_.norm.value, count = static_cast<double>(n);
-    apply_step(exec_, a, 0, n, weight_of(item_), [=](int64_t i) {
-      return u[i] * static_cast<float>(1 / (1e-30 + std::sqrt(*squares / count)));
-    });
+    apply_step(exec_, a, 0, n, weight_of(item_),
+               [=](int64_t i) { return u[i] * static_cast<float>(1 / (1e-30 + std::sqrt(*squares / count))); });
   }
 
   void take_gradient(float* to, double by) const {

@@ -23,13 +23,13 @@ struct Settings {
   tn_dtype basis_dtype;
 };
 
-inline constexpr tn_hyper_info
-    kHyperRank = integer("rank", "128", 1, 1048576, nullptr,
-                         "dimension of the subspace; at most the matrix's shorter side is used"),
-    kHyperGap = integer("update_proj_gap", "200", 1, 9007199254740992.0, "steps",
-                        "updates of a parameter between two refreshes of its subspace"),
-    kHyperSvd = choice("svd", "auto", "auto|exact|randomized",
-                       "how the subspace is found; auto: exact up to a shorter side of 256");
+inline constexpr tn_hyper_info kHyperRank =
+                                   integer("rank", "128", 1, 1048576, nullptr,
+                                           "dimension of the subspace; at most the matrix's shorter side is used"),
+                               kHyperGap = integer("update_proj_gap", "200", 1, 9007199254740992.0, "steps",
+                                                   "updates of a parameter between two refreshes of its subspace"),
+                               kHyperSvd = choice("svd", "auto", "auto|exact|randomized",
+                                                  "how the subspace is found; auto: exact up to a shorter side of 256");
 inline Side side_of(std::string_view name) {
   return name == "std"           ? Side::kStd
          : name == "reverse_std" ? Side::kReverseStd

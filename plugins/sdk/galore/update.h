@@ -1,5 +1,5 @@
-// An update of one matrix: refresh of the bases when it is due, projection, Adam there, and the way back. Rules built on
-// GaLore derive from it and order the phases themselves.
+// An update of one matrix: refresh of the bases when it is due, projection, Adam there, and the way back. Rules built
+// on GaLore derive from it and order the phases themselves.
 #pragma once
 
 #include "sdk/galore/projection.h"

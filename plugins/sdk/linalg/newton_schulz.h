@@ -83,8 +83,8 @@ struct NewtonSchulz {
   }
   template <class Product>
   void panel_product(Product& product, int64_t begin, int64_t width) const {
-    const Matrix to = m > n ? Matrix::dense(panel, dtype, width, order()).transposed()
-                            : Matrix::dense(panel, dtype, order(), width);
+    const Matrix to =
+        m > n ? Matrix::dense(panel, dtype, width, order()).transposed() : Matrix::dense(panel, dtype, order(), width);
     product(1, square(polynomial), wide().column_block(begin, width), 0, to);
   }
 

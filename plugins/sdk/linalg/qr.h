@@ -1,5 +1,5 @@
-// Orthonormal columns for a matrix too wide for one Gram matrix: block Gram-Schmidt, every panel against those before it
-// twice, with the large products on the device and panels of 64 columns orthonormalised in f64.
+// Orthonormal columns for a matrix too wide for one Gram matrix: block Gram-Schmidt, every panel against those before
+// it twice, with the large products on the device and panels of 64 columns orthonormalised in f64.
 #pragma once
 
 #include "sdk/linalg/cholesky.h"

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "sdk/linalg/matrix.h"
 #include "sdk/for_each.h"
+#include "sdk/linalg/matrix.h"
 
 namespace tenon::sdk {
 

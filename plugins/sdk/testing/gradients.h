@@ -6,7 +6,8 @@
 namespace tenon::sdk::testing {
 
 // Σ_k decay^k a_k b_kᵀ, a few directions that a gradient has, turning slowly with `turn`.
-inline std::vector<float> gradient(size_t m, size_t n, size_t directions, double decay, double turn = 0, uint32_t seed = 50) {
+inline std::vector<float> gradient(size_t m, size_t n, size_t directions, double decay, double turn = 0,
+                                   uint32_t seed = 50) {
   const std::vector<float> a = normals(m * directions, seed), b = normals(n * directions, seed + 1),
                            a2 = normals(m * directions, seed + 2);
   std::vector<float> g(m * n);

@@ -70,5 +70,4 @@ inline Values product(const Values& a, const Values& b, size_t m, size_t k, size
   return c;
 }
 
-
 }  // namespace tenon::reference
