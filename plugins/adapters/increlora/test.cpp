@@ -92,7 +92,7 @@ TEST_P(IncreLora, ScoreIsTheMeanProductOfDeltaAndItsGradient) {
 
 TEST_P(IncreLora, TheRegulariserPullsTowardsOrthogonalFactors) {
   std::vector<float> with, without;
-  for (const char* weight : {"0.1", "0"}) {
+  for (const char* weight : {"0.1", "0.0"}) {
     AdapterProblem p(GetParam(), {5, 7, 3},
                      {{"init_r", "2"}, {"increment", "1"}, {"orth_reg", weight}, {"score_every", "1000"}});
     p.randomise(0.5f);
