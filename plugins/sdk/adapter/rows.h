@@ -44,17 +44,18 @@ inline void gather_columns(const tn_exec* exec, const Matrix& from, const int32_
 }
 
 // to[:, index[j]] += from[:, j]; indices are distinct.
-inline void add_columns(const tn_exec* exec, const Matrix& from, const int32_t* index, const Matrix& to) {
+template <class T>
+void add_columns(const tn_exec* exec, const Matrix& from, const int32_t* index, const Matrix& to) {
   const int64_t n = from.columns, from_stride = from.row_stride, to_stride = to.row_stride;
-  with_float_type(from.dtype, "the columns", [&](auto tag) {
-    using T = decltype(tag);
-    const T* in = static_cast<const T*>(from.data);
-    T* out = static_cast<T*>(to.data);
-    for_each(exec, from.rows * n, [=](int64_t i) {
-      T& o = out[i / n * to_stride + index[i % n]];
-      o = from_float<T>(to_float(o) + to_float(in[i / n * from_stride + i % n]));
-    });
+  const T* in = static_cast<const T*>(from.data);
+  T* out = static_cast<T*>(to.data);
+  for_each(exec, from.rows * n, [=] TN_KERNEL(int64_t i) {
+    T& o = out[i / n * to_stride + index[i % n]];
+    o = from_float<T>(to_float(o) + to_float(in[i / n * from_stride + i % n]));
   });
+}
+inline void add_columns(const tn_exec* exec, const Matrix& from, const int32_t* index, const Matrix& to) {
+  with_float_type(from.dtype, "the columns", [&](auto tag) { add_columns<decltype(tag)>(exec, from, index, to); });
 }
 
 }  // namespace tenon::sdk
