@@ -3,8 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "sdk/codec.h"
+
+#if defined(__BMI2__)
+#include <immintrin.h>
+#endif
 
 namespace tenon::gptq {
 
@@ -28,12 +33,20 @@ inline void put_code(uint8_t* row, int64_t k, int bits, uint32_t code) {
 
 // out[0, count) = the codes from `first` on, a multiple of 8: eight codes fill `bits` bytes. out has room for a multiple of 8.
 inline void unpack(const uint8_t* row, int64_t row_length, int64_t first, int64_t count, int bits, uint8_t* out) {
-  const uint64_t mask = (1u << bits) - 1;
+  const uint64_t mask = (uint64_t{1} << bits) - 1;
   for (int64_t k = 0; k < count; k += 8) {
     const int64_t at = (first + k) / 8 * bits;
-    uint64_t word = 0;
-    std::memcpy(&word, row + at, static_cast<size_t>(std::min<int64_t>(bits, row_length - at)));
-    for (int i = 0; i < 8; ++i) out[k + i] = static_cast<uint8_t>(word >> (i * bits) & mask);
+    uint64_t word = 0, codes = 0;
+    if (at + 8 <= row_length)
+      std::memcpy(&word, row + at, 8);
+    else
+      std::memcpy(&word, row + at, static_cast<size_t>(std::min<int64_t>(bits, row_length - at)));
+#if defined(__BMI2__)
+    codes = _pdep_u64(word, mask * 0x0101010101010101u);  // a field of bits into each byte
+#else
+    for (int i = 0; i < 8; ++i) codes |= (word >> (i * bits) & mask) << (8 * i);
+#endif
+    std::memcpy(out + k, &codes, 8);
   }
 }
 
