@@ -100,3 +100,15 @@ function(tenon_emulated_object id wave folder)
   tenon_cpu_object(${id}.emulated.wave${wave} ${folder} ${id}.emulated SOURCES ${ARG_SOURCES} ${ARG_HOST} LIBS ${ARG_LIBS}
     OPTIONS -O2 -Wno-unknown-pragmas DEFINITIONS TENON_EMULATED_WAVE=${wave} TENON_BACKEND="emulated")
 endfunction()
+
+# tenon_plugin_test_needs(ID OTHER...): the test of ID also loads the objects of other techniques, as inner optimizers.
+function(tenon_plugin_test_needs id)
+  if(NOT TENON_TESTS)
+    return()
+  endif()
+  foreach(other ${ARGN})
+    foreach(level ${TENON_CPU_LEVELS})
+      add_dependencies(${id}_test ${other}.onednn.${level})
+    endforeach()
+  endforeach()
+endfunction()

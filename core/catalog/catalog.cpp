@@ -125,9 +125,15 @@ Spec Catalog::spec(uint32_t kind, std::string_view text) const {
 
 std::vector<std::string> usual_run_tags(const Catalog& catalog, const std::vector<Spec>& specs) {
   std::set<uint32_t> kinds;
-  for (const Spec& spec : specs) kinds.insert(catalog.info(spec.id).kind);
+  bool scales = false;
+  for (const Spec& spec : specs) {
+    const Manifest manifest = catalog.info(spec.id);
+    kinds.insert(manifest.kind);
+    scales = scales || std::find(manifest.provides.begin(), manifest.provides.end(), "optimizer:scales") != manifest.provides.end();
+  }
   if (!kinds.contains(TN_KIND_OPTIMIZER)) return {"run:eval"};
-  return {kinds.contains(TN_KIND_ADAPTER) ? "run:adapter-tuning" : "run:full-tuning"};
+  if (kinds.contains(TN_KIND_ADAPTER)) return {"run:adapter-tuning"};
+  return {scales ? "run:scale-tuning" : "run:full-tuning"};
 }
 
 }  // namespace tenon

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/plugins/inner.h"
 
 namespace tenon {
 namespace {
@@ -37,7 +38,8 @@ void on_log(const tn_host*, int32_t level, const char* sentence) {
   }
 }
 
-const void* on_get_extension(const tn_host*, const char*) {
+const void* on_get_extension(const tn_host*, const char* id) {
+  if (id && std::string_view(id) == TN_EXT_INNER) return inner_table();
   return nullptr;
 }
 

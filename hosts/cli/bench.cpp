@@ -55,12 +55,10 @@ double multiplied_parameters(const trainer::ModelConfig& c) {
 }
 
 StepReport step(const Catalog& catalog, const po::variables_map& values, const bench::Setting& setting) {
-  std::vector<std::string> tags;
-  const trainer::TrainOptions o = train_options(values, tags);
   trainer::MixRequest request = mix_request(values, true);
-  for (const std::string& tag : tags)
-    if (!tag.starts_with("note: ")) request.run_tags.push_back(tag);
+  trainer::TrainOptions o = train_options(values, request);
   trainer::Runtime runtime(catalog, request);
+  settle_defaults(o, runtime);
   const trainer::ModelSource source = open_model(values);
   const MemoryUse planned =
       trainer::plan_run(runtime, source, o.session, {o.batch, o.session.sequence, false}, o.compute);

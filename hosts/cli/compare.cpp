@@ -40,12 +40,10 @@ trainer::ComparisonRow run_one(const Catalog& catalog, const std::string& mix, s
   try {
     po::variables_map values;
     parse(arguments, options, {}, "", values);
-    std::vector<std::string> tags;
-    const trainer::TrainOptions o = train_options(values, tags);
     trainer::MixRequest request = mix_request(values, true);
-    for (const std::string& tag : tags)
-      if (!tag.starts_with("note: ")) request.run_tags.push_back(tag);
+    trainer::TrainOptions o = train_options(values, request);
     trainer::Runtime runtime(catalog, request);
+    settle_defaults(o, runtime);
     const trainer::ModelSource source = open_model(values);
     const trainer::TextModel text = open_text_model(values, source);
     ProgressLine progress(row.label);

@@ -17,15 +17,13 @@ int run_plan(const std::vector<std::string>& arguments) {
   po::variables_map values;
   if (!parse_with_recipe(arguments, options, "tenon plan --model M [flags of train]\n\nSays what a training run will allocate, by category, without allocating it; with --memory-limit also\nwhich flags would make it fit. Exit 0: fits (or no limit); 1: does not.\n", values))
     return 0;
-  std::vector<std::string> tags;
-  const trainer::TrainOptions o = train_options(values, tags);
   const Catalog catalog = trainer::open_catalog();
   trainer::MixRequest request = mix_request(values, true);
-  for (const std::string& tag : tags)
-    if (!tag.starts_with("note: ")) request.run_tags.push_back(tag);
+  trainer::TrainOptions o = train_options(values, request);
   trainer::Runtime runtime(catalog, request);
+  settle_defaults(o, runtime);
   const trainer::ModelSource source = open_model(values);
-  const trainer::RunShape shape{o.batch, o.session.sequence, o.held_out > 0 || !o.evaluation_data.empty()};
+  const trainer::RunShape shape{o.batch, o.session.sequence, o.held_out > 0 || !o.evaluation_data.empty(), std::max<int64_t>(o.steps, 1)};
   const MemoryUse use = trainer::plan_run(runtime, source, o.session, shape, o.compute);
   std::vector<trainer::Alternative> ways;
   const bool fits = o.memory_limit == 0 || use.total_peak <= o.memory_limit;

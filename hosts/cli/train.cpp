@@ -36,7 +36,14 @@ std::string step_text(const trainer::StepResult& r, int64_t total, double tokens
   char text[160];
   std::snprintf(text, sizeof text, "step %lld/%lld  loss %.4f  lr %.2e  %.0f tok/s", static_cast<long long>(r.step), static_cast<long long>(total), r.loss,
                 r.lr, tokens_per_second);
-  return text;
+  std::string line = text;
+  int shown = 0;
+  for (const auto& [name, value] : r.metrics) {
+    if (++shown > 2) break;  // all of them are in metrics.jsonl
+    std::snprintf(text, sizeof text, "  %s %.4g", name.c_str(), value);
+    line += text;
+  }
+  return line;
 }
 
 }  // namespace
@@ -50,21 +57,15 @@ int run_train(const std::vector<std::string>& arguments) {
   po::variables_map values;
   if (!parse_with_recipe(arguments, options, kHelp, values)) return 0;
   required(values, "model"), required(values, "data"), required(values, "output");
-  std::vector<std::string> tags;
-  const trainer::TrainOptions train_opts = train_options(values, tags);
+  trainer::MixRequest request = mix_request(values, true);
+  trainer::TrainOptions train_opts = train_options(values, request);
   apply_threads(values);
 
   ProgressLine progress("training");
-  trainer::MixRequest request = mix_request(values, true);
-  for (const std::string& tag : tags) {
-    if (tag.starts_with("note: "))
-      progress.note("tenon: " + tag.substr(6));
-    else
-      request.run_tags.push_back(tag);
-  }
   const Catalog catalog = trainer::open_catalog();
   // The mix is looked at before the model: its refusals are the quickest.
   trainer::Runtime runtime(catalog, request);
+  if (const std::string note = settle_defaults(train_opts, runtime); !note.empty()) progress.note("tenon: " + note);
   const trainer::ModelSource source = open_model(values);
   const trainer::TextModel text = open_text_model(values, source);
 

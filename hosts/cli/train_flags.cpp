@@ -100,7 +100,7 @@ bool parse_with_recipe(const std::vector<std::string>& arguments, po::options_de
   return true;
 }
 
-trainer::TrainOptions train_options(const po::variables_map& values, std::vector<std::string>& tags) {
+trainer::TrainOptions train_options(const po::variables_map& values, trainer::MixRequest& mix) {
   trainer::TrainOptions o;
   o.data = value_or<std::string>(values, "data", ""), o.output = value_or<std::string>(values, "output", "");
   o.evaluation_data = value_or<std::string>(values, "eval-data", "");
@@ -130,10 +130,6 @@ trainer::TrainOptions train_options(const po::variables_map& values, std::vector
   o.session.memory.tiled_loss = values.count("tiled-loss") > 0, o.session.memory.tiled_mlp = values.count("tiled-mlp") > 0;
   o.session.memory.loss_tile_bytes = static_cast<int64_t>(parse_size(values["loss-tile"].as<std::string>(), "--loss-tile"));
   o.session.fused_backward = values.count("fused-backward") > 0;
-  if (o.session.fused_backward && !given(values, "clip") && o.session.clip > 0) {
-    o.session.clip = 0;
-    tags.push_back("note: --fused-backward frees gradients before their global norm is known, so clipping is off");
-  }
   o.held_out = checked_double(values, "held-out", 0, 0.9);
   o.evaluate_every = checked_int(values, "eval-every", 0, int64_t{1} << 40);
   o.isolate_documents = values.count("isolate-documents") > 0;
@@ -142,10 +138,18 @@ trainer::TrainOptions train_options(const po::variables_map& values, std::vector
   o.keep_checkpoints = static_cast<int>(checked_int(values, "keep-checkpoints", 1, 1 << 20));
   o.resume = values.count("resume") > 0, o.overwrite = values.count("overwrite") > 0;
   o.memory_limit = memory_limit(values);
-  if (o.session.fused_backward) tags.push_back("run:fused-backward");
-  if (o.session.accumulate > 1) tags.push_back("run:accumulate");
-  if (o.session.clip > 0) tags.push_back("run:clip-global-norm");
+  if (o.session.fused_backward) mix.run_tags.push_back("run:fused-backward");
+  if (o.session.accumulate > 1) mix.run_tags.push_back("run:accumulate");
+  if (o.session.memory.tiled_mlp) mix.run_tags.push_back("run:tiled-mlp");
+  if (o.session.memory.tiled_loss) mix.run_tags.push_back("run:tiled-loss");
+  if (o.session.clip > 0) (given(values, "clip") ? mix.run_tags : mix.yielding_tags).push_back("run:clip-global-norm");
   return o;
+}
+
+std::string settle_defaults(trainer::TrainOptions& o, const trainer::Runtime& runtime) {
+  if (runtime.yielded_tags().empty()) return "";
+  o.session.clip = 0;
+  return "this mix has no gradients to clip by their global norm, so clipping is off";
 }
 
 }  // namespace tenon::cli

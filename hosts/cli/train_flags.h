@@ -16,7 +16,9 @@ std::vector<std::string> recipe_arguments(const nlohmann::json& recipe, const st
 // Parses the command line, to which it adds --recipe, a file of flags; those on the command line win. False: help was shown.
 bool parse_with_recipe(const std::vector<std::string>& arguments, po::options_description& options, const std::string& help, po::variables_map& values);
 
-// Everything that the flags say, checked. `tags` receives the run's tags for the mix.
-trainer::TrainOptions train_options(const po::variables_map& values, std::vector<std::string>& tags);
+// Everything that the flags say, checked. The mix receives the run's tags; those of defaults yield to it.
+trainer::TrainOptions train_options(const po::variables_map& values, trainer::MixRequest& mix);
+// Turns off the defaults that gave way to the mix. Answers a line for the user, or "".
+std::string settle_defaults(trainer::TrainOptions& options, const trainer::Runtime& runtime);
 
 }  // namespace tenon::cli

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "hosts/conformance/check.h"
 #include "sdk/dtype.h"
@@ -44,6 +45,8 @@ OptimizerRun::OptimizerRun(Subject& subject, const Spec& spec, const std::vector
     : subject_(subject),
       bench_(subject.bench()),
       api_(subject.api<tn_optimizer_api>()),
+      drive_(subject.plugin().extension<tn_drive>(TN_EXT_DRIVE)),
+      observe_(subject.plugin().extension<tn_observe>(TN_EXT_OBSERVE)),
       forms_(forms),
       longer_(longer) {
   int32_t status = 0;
@@ -87,6 +90,7 @@ void OptimizerRun::declare_states(Bound& b) {
     expect(c.fault.empty(), c.fault);
     return c.slots;
   };
+  b.slots.clear();
   const auto slots = collect();
   expect(slots == collect(), "state_layout answers another layout when it is asked again");
   std::set<std::string> names;
@@ -109,20 +113,23 @@ void OptimizerRun::step(const OptimizerStep& options) {
   Longer<tn_step> s;
   tn_step& step = *s.get(TN_SIZE_TO(tn_step, seed), longer_);
   step.n_micro_batches = 1, step.step = t_, step.total_steps = 1000, step.tokens = t_ * 100, step.seed = 7;
-  for (Bound& b : bound_) b.frozen = false;
+  for (Bound& b : bound_) b.planned = 0;
   if (TN_HAS(&api_, tn_optimizer_api, plan) && api_.plan) {
     Longer<tn_plan_sink> sink;
     sink.value = {0, 0, &bound_, [](void* self, uint32_t uid, uint32_t flags) -> int32_t {
                     for (Bound& b : *static_cast<std::vector<Bound>*>(self))
-                      if (b.info.value.uid == uid) b.frozen = (flags & TN_PLAN_FREEZE) != 0;
+                      if (b.info.value.uid == uid) b.planned |= flags;
                     return TN_OK;
                   }};
     must(api_.plan(instance_->get(), &step, sink.get(TN_SIZE_TO(tn_plan_sink, param), longer_)), "plan");
+    for (Bound& b : bound_)
+      if (b.planned & TN_PLAN_STATES_CHANGED) declare_states(b);
   }
   std::vector<size_t> which;
   for (size_t i = 0; i < bound_.size(); ++i)
-    if (!bound_[i].frozen) which.push_back(i);
+    if (!frozen(i)) which.push_back(i);
   if (options.order == OptimizerStep::Order::kReversed) std::reverse(which.begin(), which.end());
+  if (drive_ && !drive(step, which, options)) which.clear();
   if (options.order == OptimizerStep::Order::kOneByOne) {
     for (const size_t i : which) apply({i}, options);
   } else {
@@ -143,6 +150,78 @@ void OptimizerRun::step(const OptimizerStep& options) {
   }
 }
 
+std::vector<float> OptimizerRun::gradient(size_t i, const OptimizerStep& options) {
+  return options.gradient ? options.gradient(i, t_)
+                          : normals(bound_[i].param->count(), static_cast<uint32_t>(1000 * t_ + static_cast<int64_t>(i)));
+}
+
+// What org.tenon.observe/1 would tell of a linear: means that are keyed by parameter and step.
+void OptimizerRun::observe(size_t i, const tn_exec* exec, const tn_item& item) {
+  expect(observe_ != nullptr, "plan asks for a tap, and the plugin has no org.tenon.observe/1 to receive it");
+  const Tensor& p = *bound_[i].param;
+  if (p.shape().size() != 2) return;
+  const auto mean = [&](int axis) {
+    return Tensor(bench_, "a mean of a " + shape_text(p.shape()) + " parameter", sdk::kF32, {p.shape()[axis]},
+                  normals(p.shape()[axis], static_cast<uint32_t>(2000 * t_ + 10 * static_cast<int64_t>(i) + axis)));
+  };
+  Tensor x = mean(1), dy = mean(0);
+  Longer<tn_tap> tap;
+  tap.value = {0, TN_PLAN_TAP_MEANS, 100, x.get(), dy.get()};
+  must(observe_->observe(instance_->get(), exec, &item, tap.get(TN_SIZE_TO(tn_tap, dy), longer_)), "observe");
+  bench_.expect_intact("observe");
+}
+
+double OptimizerRun::probe(const tn_displacement& at, const std::vector<size_t>& which, const std::vector<std::vector<float>>& gradients,
+                           uint8_t poison) {
+  double loss = 0;
+  for (const size_t i : which) {
+    Bound& b = bound_[i];
+    const int64_t n = b.param->count(), cut = n / 3;
+    const std::vector<uint8_t> before = b.param->raw();
+    // In two ranges that begin where no block of noise does.
+    for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, cut}, {cut, n}}) {
+      Tensor out(bench_, "a displaced range of a " + shape_text(b.param->shape()) + " parameter", sdk::kF32, {end - begin});
+      const Exec exec(bench_, 0, poison);
+      must(drive_->perturb(instance_->get(), exec.get(), b.info.value.uid, b.param->get(), &at, begin, end, out.get()), "perturb");
+      bench_.expect_intact("perturb");
+      const std::vector<float> values = out.floats();
+      for (int64_t k = begin; k < end; ++k) loss += static_cast<double>(values[k - begin]) * gradients[i][k];
+    }
+    expect(b.param->raw() == before, "perturb changed the parameter itself");
+  }
+  return loss;
+}
+
+// False: the plugin skips the step.
+bool OptimizerRun::drive(const tn_step& step, const std::vector<size_t>& which, const OptimizerStep& options) {
+  struct Call {
+    OptimizerRun* run;
+    const std::vector<size_t>* which;
+    const OptimizerStep* options;
+    std::vector<std::vector<float>> gradients;
+    std::string fault;
+  } call{this, &which, &options, {}, {}};
+  for (size_t i = 0; i < bound_.size(); ++i) call.gradients.push_back(gradient(i, options));
+  Longer<tn_driver> driver;
+  driver.value = {0, 0, &call, options.lr, [](void* self, const tn_displacement* const* at, uint64_t n, double* losses) -> int32_t {
+                    auto& c = *static_cast<Call*>(self);
+                    try {
+                      for (uint64_t i = 0; i < n; ++i)
+                        losses[i] = c.options->grad_scale * c.run->probe(*at[i], *c.which, c.gradients, c.options->poison);
+                      return TN_OK;
+                    } catch (const Failed& f) {  // nothing may be thrown through the plugin
+                      c.fault = f.sentence;
+                      return TN_E_INTERNAL;
+                    }
+                  }};
+  Longer<tn_driven> out;
+  const int32_t status = drive_->drive(instance_->get(), &step, driver.get(TN_SIZE_TO(tn_driver, losses), longer_), out.get(TN_SIZE_TO(tn_driven, loss), longer_));
+  expect(call.fault.empty(), call.fault);
+  must(status, "drive");
+  expect(out.intact(), "drive wrote past the end of tn_driven as this ABI knows it");
+  return !(out.value.flags & TN_DRIVEN_SKIP);
+}
+
 void OptimizerRun::apply(const std::vector<size_t>& which, const OptimizerStep& options) {
   std::vector<std::unique_ptr<Tensor>> gradients;
   std::vector<std::vector<tn_tensor*>> states(which.size());
@@ -151,24 +230,23 @@ void OptimizerRun::apply(const std::vector<size_t>& which, const OptimizerStep& 
   uint64_t workspace = 0;
   for (size_t k = 0; k < which.size(); ++k) {
     Bound& b = bound_[which[k]];
-    const std::vector<float> g =
-        options.gradient ? options.gradient(which[k], t_)
-                         : normals(b.param->count(), static_cast<uint32_t>(1000 * t_ + static_cast<int64_t>(which[k])));
     gradients.push_back(std::make_unique<Tensor>(bench_,
                                                  "the gradient of a " + shape_text(b.param->shape()) + " parameter",
-                                                 options.grad_dtype, b.param->shape(), g));
+                                                 options.grad_dtype, b.param->shape(), gradient(which[k], options)));
     if (!(options.flags & TN_ITEM_GRAD_MAY_BE_CLOBBERED)) gradients.back()->seal();
     for (Slot& s : b.slots) states[k].push_back(s.tensor->get());
     tn_item& item = *items[k].get(TN_SIZE_TO(tn_item, rng), longer_);
     item.uid = b.info.value.uid, item.flags = options.flags, item.n_states = static_cast<uint32_t>(states[k].size());
     item.param = b.param->get(), item.master = b.master ? b.master->get() : nullptr,
-    item.grad = gradients.back()->get(), item.states = states[k].data();
+    item.grad = drive_ ? nullptr : gradients.back()->get(), item.states = states[k].data();
     item.t = t_, item.lr = options.lr, item.decay_scale = options.decay_scale, item.grad_scale = options.grad_scale;
     item.rng = {7, item.uid, static_cast<uint32_t>(t_)};
     list.push_back(&item);
     workspace = std::max(workspace, b.estimate.workspace_bytes);
   }
   const Exec exec(bench_, workspace, options.poison);
+  for (size_t k = 0; k < which.size(); ++k)
+    if (bound_[which[k]].planned & TN_PLAN_TAP_MEANS) observe(which[k], exec.get(), *list[k]);
   if (TN_HAS(&api_, tn_optimizer_api, prepare) && api_.prepare) {
     must(api_.prepare(instance_->get(), exec.get(), list.data(), list.size()), "prepare");
     bench_.expect_intact("prepare");
@@ -195,8 +273,15 @@ std::vector<std::vector<uint8_t>> OptimizerRun::bits() const {
 
 void OptimizerRun::resume_from(OptimizerRun& other) {
   t_ = other.t_;
+  load_from(other);
+  if (TN_HAS(&api_, tn_optimizer_api, plan) && api_.plan)
+    for (Bound& b : bound_) declare_states(b);
   const auto mine = tensors(), theirs = other.tensors();
+  expect(mine.size() == theirs.size(), "after load, state_layout asks for other states than were saved");
   for (size_t i = 0; i < mine.size(); ++i) mine[i]->set_raw(theirs[i]->raw());
+}
+
+void OptimizerRun::load_from(OptimizerRun& other) {
   if (!TN_HAS(&api_, tn_optimizer_api, save) || !api_.save) return;
   std::string blob;
   const tn_sink sink{TN_SIZE_TO(tn_sink, write), 0, &blob, [](void* self, const void* bytes, uint64_t n) -> int32_t {

@@ -8,6 +8,8 @@
 
 #include "hosts/conformance/numbers.h"
 #include "hosts/conformance/subject.h"
+#include "tenon/drive.h"
+#include "tenon/observe.h"
 
 namespace tenon::conformance {
 
@@ -35,7 +37,8 @@ class OptimizerRun {
   OptimizerRun(Subject& subject, const Spec& spec, const std::vector<ParameterForm>& forms, bool longer = false);
   ~OptimizerRun();
 
-  // plan, prepare, apply and finish of one step; fences are checked after every call.
+  // plan, prepare, apply and finish of one step; fences are checked after every call. An optimizer that drives the step (org.tenon.drive/1)
+  // is asked in between to descend a loss that is linear in the parameters, with the step's gradient.
   void step(const OptimizerStep& options = {});
 
   // Every byte that a checkpoint holds.
@@ -45,12 +48,14 @@ class OptimizerRun {
   // Moves every tensor elsewhere; the old memory becomes NaN that nobody may touch.
   void relocate();
 
+  bool frozen(size_t i) const { return bound_[i].planned & TN_PLAN_FREEZE; }
   Tensor& weight(size_t i) { return *bound_[i].param; }
   size_t size() const { return bound_.size(); }
   uint64_t state_bytes(size_t i) const;
   const tn_estimate& estimate(size_t i) const { return bound_[i].estimate; }
   const std::vector<ParameterForm>& forms() const { return forms_; }
   const tn_optimizer_api& api() const { return api_; }
+  bool drives() const { return drive_ != nullptr; }
 
  private:
   struct Slot {
@@ -62,18 +67,25 @@ class OptimizerRun {
     std::unique_ptr<Tensor> param, master;
     std::vector<Slot> slots;
     tn_estimate estimate{};
-    bool frozen = false;
+    uint32_t planned = 0;  // TN_PLAN_*
   };
   struct Collector;
 
   void add(size_t i, bool longer);
   void declare_states(Bound& b);
+  void load_from(OptimizerRun& other);
   void apply(const std::vector<size_t>& which, const OptimizerStep& options);
+  std::vector<float> gradient(size_t i, const OptimizerStep& options);
+  void observe(size_t i, const tn_exec* exec, const tn_item& item);
+  bool drive(const tn_step& step, const std::vector<size_t>& which, const OptimizerStep& options);
+  double probe(const tn_displacement& at, const std::vector<size_t>& which, const std::vector<std::vector<float>>& gradients, uint8_t poison);
   std::vector<Tensor*> tensors();
 
   Subject& subject_;
   Bench& bench_;
   const tn_optimizer_api& api_;
+  const tn_drive* drive_;
+  const tn_observe* observe_;
   std::vector<ParameterForm> forms_;
   bool longer_;
   std::unique_ptr<Instance<tn_optimizer_api, tn_optimizer>> instance_;

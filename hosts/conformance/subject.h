@@ -7,9 +7,11 @@
 #include <vector>
 
 #include "core/plugins/host.h"
+#include "core/plugins/inner.h"
 #include "core/plugins/library.h"
 #include "core/plugins/spec.h"
 #include "hosts/conformance/conformance.h"
+#include "hosts/conformance/inner.h"
 #include "hosts/conformance/memory.h"
 
 namespace tenon::conformance {
@@ -38,6 +40,7 @@ class Subject {
   std::vector<std::map<std::string, std::string>> variants(bool numbers) const;
 
  private:
+  InnerScope inner_{open_plain_inner};  // for instances made on this thread
   LoadedPlugin plugin_;
   std::string device_object_;
   std::unique_ptr<LoadedPlugin> device_plugin_;

@@ -40,8 +40,9 @@ inline std::string name_of(const tn_target& t) {
 
 // Declares a one-dimensional component.
 inline void declare(const tn_component_sink& sink, const char* name, tn_dtype dtype, int64_t n,
-                    uint32_t code_bits = 0) {
+                    uint32_t code_bits = 0, uint32_t flags = 0) {
   tn_component c{};
+  c.flags = flags;
   c.struct_size = TN_SIZE_TO(tn_component, name);
   c.code_bits = code_bits;
   c.ndim = 1;

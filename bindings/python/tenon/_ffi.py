@@ -147,9 +147,6 @@ TN_QUANTIZER_LINEAR = 3
 TN_QUANTIZER_LINEAR_BACKWARD = 4
 TN_STATISTIC_UNDEFINED = 0
 TN_STATISTIC_GRAM = 1
-TN_FILL_UNDEFINED = 0
-TN_FILL_NORMAL = 1
-TN_FILL_UNIFORM = 2
 TN_REPR_UNDEFINED = 0
 TN_REPR_DENSE = 1
 TN_REPR_QUANTIZED = 2
@@ -168,6 +165,12 @@ TN_ADVICE_DEGRADED = 1
 TN_OPTIMIZER_ONE_AT_A_TIME = 1
 TN_OPTIMIZER_ROWWISE = 2
 TN_OPTIMIZER_ELEMENTWISE = 4
+TN_DRIVEN_SKIP = 1
+TN_PLAN_OWN_WGRAD = 512
+TN_PLAN_TAP_MEANS = 256
+TN_FILL_UNDEFINED = 0
+TN_FILL_NORMAL = 1
+TN_FILL_UNIFORM = 2
 TN_BLOCK_UNDEFINED = 0
 TN_BLOCK_WHOLE = 1
 TN_BLOCK_ATTENTION = 2
@@ -186,6 +189,10 @@ TN_MEMORY_CODEC = 7
 TN_TRAINER_SKIPPED = 1
 TN_TRAINER_DEGRADED = 2
 TN_EXT_CALIBRATE = b"org.tenon.calibrate/1"
+TN_EXT_DRIVE = b"org.tenon.drive/1"
+TN_EXT_INNER = b"org.tenon.inner/1"
+TN_EXT_LINEAR_WGRAD = b"org.tenon.linear-wgrad/1"
+TN_EXT_OBSERVE = b"org.tenon.observe/1"
 TN_EXT_OPS = b"org.tenon.ops/1"
 TN_PLUGIN_ENTRY_NAME = b"tn_plugin_entry"
 TN_EXT_LAYOUT = b"org.tenon.layout/1"
@@ -354,10 +361,6 @@ class tn_calibrate(_Struct):
     pass
 
 
-class tn_ops(_Struct):
-    pass
-
-
 class tn_param(_Struct):
     pass
 
@@ -387,6 +390,50 @@ class tn_advice(_Struct):
 
 
 class tn_optimizer_api(_Struct):
+    pass
+
+
+class tn_term(_Struct):
+    pass
+
+
+class tn_displacement(_Struct):
+    pass
+
+
+class tn_driver(_Struct):
+    pass
+
+
+class tn_driven(_Struct):
+    pass
+
+
+class tn_drive(_Struct):
+    pass
+
+
+class tn_inner(_Struct):
+    pass
+
+
+class tn_samples(_Struct):
+    pass
+
+
+class tn_linear_wgrad(_Struct):
+    pass
+
+
+class tn_tap(_Struct):
+    pass
+
+
+class tn_observe(_Struct):
+    pass
+
+
+class tn_ops(_Struct):
     pass
 
 
@@ -865,25 +912,6 @@ tn_calibrate._fields_ = [
     ("encode", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_int64, c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_rng))),
 ]
 
-tn_ops._fields_ = [
-    ("struct_size", c.c_uint32),
-    ("reserved", c.c_uint32),
-    ("embedding", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
-    ("embedding_backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
-    ("rms_norm", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_double, c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
-    ("rms_norm_backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_double, c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
-    ("rope", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_double, c.c_double)),
-    ("swiglu", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
-    ("swiglu_backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
-    ("axpby", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.c_double, c.POINTER(tn_tensor), c.c_double, c.POINTER(tn_tensor))),
-    ("bias_add", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
-    ("bias_backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
-    ("cross_entropy", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_double, c.POINTER(tn_tensor))),
-    ("sum_squares", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
-    ("round_stochastic", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_rng), c.POINTER(tn_tensor))),
-    ("fill_random", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.c_uint32, c.c_double, c.c_double, c.POINTER(tn_rng), c.POINTER(tn_tensor))),
-]
-
 tn_param._fields_ = [
     ("struct_size", c.c_uint32),
     ("uid", c.c_uint32),
@@ -974,6 +1002,94 @@ tn_optimizer_api._fields_ = [
     ("finish", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_step), c.POINTER(tn_advice))),
     ("save", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_sink))),
     ("load", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.c_uint64)),
+]
+
+tn_term._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("stream", c.c_uint32),
+    ("seed", c.c_uint64),
+    ("coef", c.c_double),
+]
+
+tn_displacement._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("n_terms", c.c_uint32),
+    ("terms", c.POINTER(c.POINTER(tn_term))),
+]
+
+tn_driver._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("self", c.c_void_p),
+    ("lr", c.c_double),
+    ("losses", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(c.POINTER(tn_displacement)), c.c_uint64, c.POINTER(c.c_double))),
+]
+
+tn_driven._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("flags", c.c_uint32),
+    ("loss", c.c_double),
+]
+
+tn_drive._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("drive", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_step), c.POINTER(tn_driver), c.POINTER(tn_driven))),
+    ("perturb", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.c_uint32, c.POINTER(tn_tensor), c.POINTER(tn_displacement), c.c_int64, c.c_int64, c.POINTER(tn_tensor))),
+]
+
+tn_inner._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("open", c.CFUNCTYPE(c.c_int32, c.POINTER(tn_host), c.c_char_p, c.POINTER(c.POINTER(tn_plugin)), c.POINTER(c.c_void_p))),
+]
+
+tn_samples._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("n", c.c_int64),
+    ("begin", c.POINTER(c.c_int64)),
+    ("grad_scale", c.c_double),
+]
+
+tn_linear_wgrad._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("estimate", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_device_api), c.c_void_p, c.c_uint32, c.c_int64, c.c_int64, c.POINTER(tn_estimate))),
+    ("wgrad", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.c_uint32, c.POINTER(tn_samples), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_double, c.POINTER(tn_tensor))),
+]
+
+tn_tap._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("taps", c.c_uint32),
+    ("rows", c.c_int64),
+    ("x", c.POINTER(tn_tensor)),
+    ("dy", c.POINTER(tn_tensor)),
+]
+
+tn_observe._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("observe", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_item), c.POINTER(tn_tap))),
+]
+
+tn_ops._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("embedding", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+    ("embedding_backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+    ("rms_norm", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_double, c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+    ("rms_norm_backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_double, c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+    ("rope", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_double, c.c_double)),
+    ("swiglu", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+    ("swiglu_backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+    ("axpby", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.c_double, c.POINTER(tn_tensor), c.c_double, c.POINTER(tn_tensor))),
+    ("bias_add", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+    ("bias_backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+    ("cross_entropy", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_double, c.POINTER(tn_tensor))),
+    ("sum_squares", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+    ("round_stochastic", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_rng), c.POINTER(tn_tensor))),
+    ("fill_random", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.c_uint32, c.c_double, c.c_double, c.POINTER(tn_rng), c.POINTER(tn_tensor))),
 ]
 
 tn_region_model._fields_ = [
@@ -1233,6 +1349,12 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     "TN_COPY_TO_DEVICE",
     "TN_COPY_TO_HOST",
     "TN_COPY_WITHIN",
+    tn_term,
+    tn_displacement,
+    tn_driver,
+    tn_driven,
+    tn_drive,
+    "TN_DRIVEN_SKIP",
     tn_host,
     tn_sink,
     tn_exec,
@@ -1244,6 +1366,13 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     "TN_EXEC_DETERMINISTIC",
     "TN_ABI_MAJOR",
     "TN_ABI_MINOR",
+    tn_inner,
+    tn_samples,
+    tn_linear_wgrad,
+    "TN_PLAN_OWN_WGRAD",
+    tn_tap,
+    tn_observe,
+    "TN_PLAN_TAP_MEANS",
     tn_ops,
     "TN_FILL_UNDEFINED",
     "TN_FILL_NORMAL",

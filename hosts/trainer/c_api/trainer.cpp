@@ -3,6 +3,7 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <nlohmann/json.hpp>
 
@@ -120,19 +121,13 @@ int32_t tn_trainer_create(const char* const* stores, uint64_t n, const char* rec
     limits.unique_keys = true;
     cli::po::variables_map values;
     cli::parse(cli::recipe_arguments(parse_json(recipe, "the recipe", limits), "the recipe"), recipe_options(), {}, "", values);
-    std::vector<std::string> tags, notes;
-    const trainer::TrainOptions options = cli::train_options(values, tags);
     trainer::MixRequest request = cli::mix_request(values, true);
-    for (const std::string& tag : tags) {
-      if (tag.starts_with("note: "))
-        notes.push_back(tag.substr(6));
-      else
-        request.run_tags.push_back(tag);
-    }
-    std::unique_ptr<tn_trainer> made(new tn_trainer{std::move(values), trainer::open_catalog(folders), options, std::move(notes)});
+    const trainer::TrainOptions options = cli::train_options(values, request);
+    std::unique_ptr<tn_trainer> made(new tn_trainer{std::move(values), trainer::open_catalog(folders), options, {}});
     need_key(*made, "model", "a Hugging Face folder, a .gguf file or a preset");
     const Threads threads(made->values);
     made->runtime = std::make_unique<trainer::Runtime>(made->catalog, request);
+    if (std::string note = cli::settle_defaults(made->options, *made->runtime); !note.empty()) made->notes.push_back(std::move(note));
     *out = made.release();
   });
 }
@@ -146,7 +141,7 @@ int32_t tn_trainer_plan(tn_trainer* t, char** out) {
     const Threads threads(t->values);
     const trainer::TrainOptions& o = t->options;
     const trainer::ModelSource source = cli::open_model(t->values);
-    const trainer::RunShape shape{o.batch, o.session.sequence, o.held_out > 0 || !o.evaluation_data.empty()};
+    const trainer::RunShape shape{o.batch, o.session.sequence, o.held_out > 0 || !o.evaluation_data.empty(), std::max<int64_t>(o.steps, 1)};
     const MemoryUse use = trainer::plan_run(*t->runtime, source, o.session, shape, o.compute);
     std::vector<trainer::Alternative> ways;
     if (o.memory_limit > 0 && use.total_peak > o.memory_limit)

@@ -160,7 +160,10 @@ void Model::attach(Adapter& adapter) {
   for (const auto& [site, retention] : adapter.retention) {
     std::vector<uint32_t>& ids = adapter.site_params[site];
     for (uint32_t id = 0; id < adapter.parameters.size(); ++id)
-      if (adapter.param_sites[id] < 0 || adapter.param_sites[id] == static_cast<int32_t>(site)) ids.push_back(id);
+      if (adapter.param_sites[id] < 0 || adapter.param_sites[id] == static_cast<int32_t>(site)) {
+        ids.push_back(id);
+        if (adapter.param_sites[id] >= 0) adapter.parameters[id]->block = all[site]->block;
+      }
     all[site]->adapters.push_back(&adapter);
   }
   for (const auto& [site, retention] : adapter.retention) {

@@ -30,7 +30,7 @@ void TransformerBlock::project_qkv(Engine& e, const Pass& pass, const Tensor& h,
       raw = x.reshaped({rows * n_heads, d});
       x = activation(e, rows, n_heads * d);
       rstd = e.empty(Category::kActivations, kF32, {rows * n_heads});
-      e.rms_norm(raw, weight.value, config->norm_eps, x.reshaped({rows * n_heads, d}), &rstd);
+      e.rms_norm(raw, weight.seen(e), config->norm_eps, x.reshaped({rows * n_heads, d}), &rstd);
       if (!save) raw = rstd = Tensor();
     };
     normalize(s.q, s.q_raw, s.rstd_q, *q_norm, hq);
@@ -61,7 +61,7 @@ Tensor TransformerBlock::attention_half(Engine& e, const Pass& pass, const Tenso
     lse = e.empty(Category::kActivations, kF32, {pass.sequences, config->heads, pass.length});
   {
     const Tensor h = activation(e, rows, config->hidden);
-    e.rms_norm(x, norm1->value, config->norm_eps, h, keep_all ? &rstd : nullptr);
+    e.rms_norm(x, norm1->seen(e), config->norm_eps, h, keep_all ? &rstd : nullptr);
     project_qkv(e, pass, h, s, keep_all);
   }
   attention->forward(e, pass.sequences, pass.length, pass.length, 0, pass.segments, s.q, s.k, s.v, o, lse ? &lse : nullptr);
@@ -113,7 +113,7 @@ Tensor TransformerBlock::mlp_rows(Engine& e, const Pass& pass, int64_t begin, co
   const int64_t rows = middle.dim(0);
   Tensor h = activation(e, rows, config->hidden);
   if (save) s->rstd2 = e.empty(Category::kActivations, kF32, {rows});
-  e.rms_norm(middle, norm2->value, config->norm_eps, h, save ? &s->rstd2 : nullptr);
+  e.rms_norm(middle, norm2->seen(e), config->norm_eps, h, save ? &s->rstd2 : nullptr);
   const LinearCall call = call_at(pass, begin, save);
   s->gate = activation(e, rows, config->intermediate), s->up = activation(e, rows, config->intermediate);
   linears[kGate].forward(e, call, h, s->gate, &s->linears[kGate]);
@@ -309,7 +309,7 @@ Tensor TransformerBlock::decode_attention(Engine& e, const Pass& pass, const Ten
   SavedBlock s;
   {
     const Tensor h = activation(e, rows, config->hidden);
-    e.rms_norm(x, norm1->value, config->norm_eps, h, nullptr);
+    e.rms_norm(x, norm1->seen(e), config->norm_eps, h, nullptr);
     project_qkv(e, pass, h, s, false);
   }
   e.copy(s.k, cache_k.rows(past, end)), e.copy(s.v, cache_v.rows(past, end));

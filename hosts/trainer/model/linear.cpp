@@ -1,5 +1,6 @@
 #include "hosts/trainer/model/linear.h"
 
+#include <algorithm>
 #include <list>
 
 #include "core/error.h"
@@ -61,6 +62,7 @@ struct Saver {
 
 // The parameters of one site as the plugin sees them.
 struct ParamViews {
+  std::list<Tensor> values;
   std::list<Tensor::Ref> refs;
   std::list<tn_param_view> views;
   std::vector<const tn_param_view*> pointers;
@@ -70,7 +72,8 @@ struct ParamViews {
       Parameter& p = *adapter.parameters[id];
       tn_tensor* grad = nullptr;
       if (with_gradients && p.trainable) grad = &refs.emplace_back(p.open_zeroed_gradient(engine).ref()).t;
-      tn_tensor* value = &refs.emplace_back(p.value.ref()).t;
+      values.push_back(p.seen(engine));
+      tn_tensor* value = &refs.emplace_back(values.back().ref()).t;
       pointers.push_back(&views.emplace_back(tn_param_view{sizeof(tn_param_view), id, value, grad}));
     }
   }
@@ -183,11 +186,24 @@ void Linear::base_forward(Engine& engine, const Tensor& x, double alpha, double 
   if (identity) return engine.axpby(alpha, x, beta, y);
   if (quantized)
     quantized->forward(engine, x, y, alpha, beta);
+  else if (weight->displaced)
+    displaced_forward(engine, x, alpha, beta, y);
   else
     engine.gemm(x, dense().transposed(), y, alpha, beta);
   if (bias) {
     if (alpha != 1) throw Error(TN_E_UNSUPPORTED, path + " has a bias, which a scaled base product would scale too");
-    engine.bias_add(bias->value, y);
+    engine.bias_add(bias->seen(engine), y);
+  }
+}
+
+void Linear::displaced_forward(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const {
+  const int64_t step = std::clamp<int64_t>(kDisplacedPanelBytes / (n * element_bytes(weight->value.dtype())), 1, m);
+  const Tensor panel = engine.empty(Category::kWorkspace, weight->value.dtype(), {step, n});
+  for (int64_t r = 0; r < m; r += step) {
+    const int64_t end = std::min(r + step, m);
+    const Tensor w = panel.rows(0, end - r);
+    weight->displaced->read(engine, weight->uid, weight->value, r * n, w);
+    engine.gemm(x, w.transposed(), y.columns(r, end), alpha, beta);
   }
 }
 
@@ -307,19 +323,36 @@ void Linear::forward(Engine& engine, const LinearCall& call, const Tensor& x, co
   for (size_t level = adapters.size(); level > 0; --level) forward_through(engine, call, level, x, y, saved);
 }
 
+void Linear::weight_gradient(Engine& engine, const LinearCall& call, const Tensor& dy, const Tensor& x, const SavedLinear* saved) const {
+  const double accumulate = weight->open_gradient(engine);
+  const RowSample* rows = saved ? saved->sample.get() : nullptr;
+  if (rows && (weight->wgrad || weight->tapped))
+    throw Error(TN_E_CONFLICT, path + " keeps a sample of its input's rows, and the optimizer needs all of them; drop the sampling adapter");
+  if (const OwnWgrad* own = weight->wgrad) {
+    if (!call.sample_begin || call.sample_begin->back() != x.dim(0))
+      throw Error(TN_E_STATE, "the gradient of " + path + " is taken per sample, which needs all rows of a micro-batch together; drop --tiled-mlp and --tiled-loss");
+    const tn_samples samples{sizeof(tn_samples), 0, static_cast<int64_t>(call.sample_begin->size()) - 1, call.sample_begin->data(), call.grad_scale};
+    tn_estimate e{sizeof(tn_estimate)};
+    check(own->api->estimate(own->self, engine.api(), engine.device(), weight->uid, x.dim(0), samples.n, &e), "planning a weight gradient");
+    engine.with_workspace(e.workspace_bytes, "optimizer's weight gradient", [&](const tn_exec* exec) {
+      return own->api->wgrad(own->self, exec, weight->uid, &samples, x.ref(), dy.ref(), accumulate, weight->gradient.ref());
+    });
+  } else if (rows && rows->index) {
+    const Tensor picked = engine.empty(Category::kWorkspace, dy.dtype(), {rows->index.dim(0), m});
+    engine.embedding(dy, rows->index, picked);  // rows of dy by index
+    engine.gemm(picked.transposed(), rows->rows, weight->gradient, 1, accumulate);
+  } else {
+    engine.gemm(dy.transposed(), rows ? rows->rows : x, weight->gradient, 1, accumulate);
+  }
+  if (!weight->tapped) return;
+  if (weight->tap_rows == 0) weight->tap_x = engine.zeros(Category::kGradients, kF32, {n}), weight->tap_dy = engine.zeros(Category::kGradients, kF32, {m});
+  engine.bias_backward(x, weight->tap_x), engine.bias_backward(dy, weight->tap_dy);
+  weight->tap_rows += x.dim(0);
+}
+
 void Linear::backward(Engine& engine, const LinearCall& call, const Tensor& dy, const Tensor& x, const Tensor* dx, double beta,
                       SavedLinear* saved) const {
-  if (trains_weight()) {
-    const double accumulate = weight->open_gradient(engine);
-    const RowSample* rows = saved ? saved->sample.get() : nullptr;
-    if (rows && rows->index) {
-      const Tensor picked = engine.empty(Category::kWorkspace, dy.dtype(), {rows->index.dim(0), m});
-      engine.embedding(dy, rows->index, picked);  // rows of dy by index
-      engine.gemm(picked.transposed(), rows->rows, weight->gradient, 1, accumulate);
-    } else {
-      engine.gemm(dy.transposed(), rows ? rows->rows : x, weight->gradient, 1, accumulate);
-    }
-  }
+  if (trains_weight()) weight_gradient(engine, call, dy, x, saved);
   if (bias && bias->trainable) engine.bias_backward(dy, bias->open_zeroed_gradient(engine));
   backward_through(engine, call, adapters.size(), dy, x, dx, beta, saved);
 }

@@ -54,6 +54,8 @@ struct LinearCall {
   int64_t step = 0, micro_batch = 0, row_begin = 0;
   uint64_t seed = 0;
   std::shared_ptr<std::map<const void*, std::shared_ptr<const RowSample>>> samples;  // by input, of the linears called together
+  const std::vector<int64_t>* sample_begin = nullptr;  // where each sample's rows begin, and the end of the last: for per-sample gradients
+  double grad_scale = 1;                          // what gradients carry beyond those of the samples' summed nats
 };
 
 class Linear {
@@ -92,6 +94,9 @@ class Linear {
   void sample(Engine& engine, const LinearCall& call, const Tensor& x, SavedLinear& saved) const;
   const Tensor& dense() const { return instead_ ? *instead_ : weight->value; }
   void base_forward(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const;
+  // By panels of rows that are displaced just before they are multiplied.
+  void displaced_forward(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const;
+  void weight_gradient(Engine& engine, const LinearCall& call, const Tensor& dy, const Tensor& x, const SavedLinear* saved) const;
   void base_backward(Engine& engine, const Tensor& dy, double alpha, double beta, const Tensor& dx) const;
   void forward_through(Engine& engine, const LinearCall& call, size_t adapters_left, const Tensor& x, const Tensor& y, SavedLinear* saved) const;
   void backward_through(Engine& engine, const LinearCall& call, size_t adapters_left, const Tensor& dy, const Tensor& x, const Tensor* dx,

@@ -106,6 +106,20 @@ AttentionLayer Model::attention_layer(const ModelConfig& c, int64_t layer) {
   return AttentionLayer(attention_plugin_.api, instance, c.window[layer]);
 }
 
+void Model::add_scales(Linear& linear) {
+  QuantizedWeight& w = *linear.quantized;
+  uint32_t nth = 0;
+  for (size_t i = 0; i < w.components().size(); ++i) {
+    if (!w.trainable(i)) continue;
+    Parameter& p = scales_.emplace_back();
+    p.name = linear.path + ".weight." + w.component_names()[i];
+    p.uid = w.target().uid + (nth++ << 28);  // the place of the weight that it scales
+    p.role = TN_ROLE_SCALE, p.block = linear.block, p.trainable = true, p.decay_scale = 0;
+    p.value = w.components()[i];
+    w.train(i, &p);
+  }
+}
+
 Model::~Model() {
   for (tn_attention* a : attention_) attention_plugin_.api->destroy(a);
 }
@@ -115,8 +129,10 @@ void Model::allocate() {
     for (Linear& l : b->linears) {
       if (l.owner)
         l.weight = nullptr;
-      else if (options_.quantizer)
+      else if (options_.quantizer) {
         l.quantized.emplace(engine_, *options_.quantizer, l.path + ".weight", l.uid, l.role, l.block, l.m, l.n);
+        if (options_.train_scales) add_scales(l);
+      }
     }
   std::set<std::string> held;
   for (const Linear* l : linears())
@@ -173,7 +189,7 @@ double Model::loss_and_gradient(bool normed, const Tensor& x, const Tensor& labe
     rstd = engine_.empty(Category::kActivations, kF32, {rows});
     dh = engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.hidden});
   }
-  if (!normed) engine_.rms_norm(x, final_norm_->value, config_.norm_eps, h, dx ? &rstd : nullptr);
+  if (!normed) engine_.rms_norm(x, final_norm_->seen(engine_), config_.norm_eps, h, dx ? &rstd : nullptr);
   const Tensor nats = engine_.empty(Category::kActivations, kF64, {rows});
   {
     const Tensor logits_tile = engine_.empty(Category::kActivations, logit_type, {tile, config_.vocab});
@@ -223,13 +239,23 @@ Tensor Model::hidden(const Tensor& x, const Pass& pass, bool* normed) {
   return h;
 }
 
-double Model::evaluate(const HostBatch& batch, std::vector<double>* losses) {
+// Rows of the embedding; of a displaced one only those that the batch asks for are made.
+void Model::embed(const std::vector<int32_t>& ids, const Tensor& uploaded, const Tensor& x) {
+  if (!embedding_->displaced) return engine_.embedding(embedding_->value, uploaded, x);
+  for (size_t r = 0; r < ids.size(); ++r) {
+    const int64_t row = static_cast<int64_t>(r);
+    embedding_->displaced->read(engine_, embedding_->uid, embedding_->value, ids[r] * config_.hidden, x.rows(row, row + 1));
+  }
+}
+
+double Model::evaluate(const HostBatch& batch, std::vector<double>* losses, const MemoryOptions& memory) {
   const Uploaded u = upload(batch);
   Pass pass;
+  pass.memory = memory;
   pass.sequences = batch.sequences, pass.length = batch.length, pass.positions = u.positions;
   if (!batch.segments.begin.empty()) pass.segments = &batch.segments;
   Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {pass.rows(), config_.hidden});
-  engine_.embedding(embedding_->value, u.ids, x);
+  embed(batch.ids, u.ids, x);
   bool normed = false;
   x = hidden(x, pass, &normed);
   return loss_and_gradient(normed, x, u.labels, pass, 0, nullptr, losses, nullptr);
@@ -241,6 +267,14 @@ double Model::train(const HostBatch& batch, const LinearCall& call, const Memory
   Pass pass;
   pass.sequences = batch.sequences, pass.length = batch.length, pass.positions = u.positions;
   pass.train = true, pass.call = call, pass.memory = memory;
+  // A sample is a sequence, or a document where attention keeps documents apart.
+  std::vector<int64_t> samples;
+  if (batch.segments.begin.empty())
+    for (int64_t s = 0; s < batch.sequences; ++s) samples.push_back(s * batch.length);
+  else
+    samples = batch.segments.begin;
+  samples.push_back(pass.rows());
+  pass.call.sample_begin = &samples, pass.call.grad_scale = grad_scale;
   if (!batch.segments.begin.empty()) pass.segments = &batch.segments;
   const GradientReady announce = [&](Parameter& p) {
     if (last) ready(p);
@@ -263,22 +297,24 @@ double Model::train(const HostBatch& batch, const LinearCall& call, const Memory
     announce_shared(announce);
     return nats;
   }
+  // Below the lowest thing that trains there is no gradient to compute, so nothing is kept for one.
+  size_t lowest = 0;
+  if (!embedding_->trainable) {
+    const auto trains = [](const TransformerBlock& b) {
+      const auto on = [](const Parameter* p) { return p && p->trainable; };
+      const auto any = [](const auto& list) { return std::any_of(std::begin(list), std::end(list), [](const Linear& l) { return l.trains(); }); };
+      return on(b.norm1) || on(b.norm2) || on(b.q_norm) || on(b.k_norm) ||
+             any(b.linears) || any(b.sublayers);
+    };
+    while (lowest < blocks_.size() && !trains(*blocks_[lowest])) ++lowest;
+  }
   std::vector<SavedBlock> saved(blocks_.size());
-  for (size_t l = 0; l < blocks_.size(); ++l) x = blocks_[l]->forward(engine_, pass, x, &saved[l]);
+  for (size_t l = 0; l < blocks_.size(); ++l) x = blocks_[l]->forward(engine_, pass, x, l < lowest ? nullptr : &saved[l]);
 
   Tensor dx;
   const double nats = loss_and_gradient(false, x, u.labels, pass, grad_scale, &dx, nullptr, &announce);
   if (!std::isfinite(nats)) return nats;  // no gradient of such a loss is of use; the caller skips the step
   x = Tensor();
-  // Below the lowest thing that trains there is no gradient to compute.
-  size_t lowest = 0;
-  if (!embedding_->trainable) {
-    const auto trains = [](const TransformerBlock& b) {
-      const auto any = [](const auto& list) { return std::any_of(std::begin(list), std::end(list), [](const Linear& l) { return l.trains(); }); };
-      return b.norm1->trainable || b.norm2->trainable || any(b.linears) || any(b.sublayers);
-    };
-    while (lowest < blocks_.size() && !trains(*blocks_[lowest])) saved[lowest++] = SavedBlock();
-  }
   for (size_t l = blocks_.size(); l-- > lowest;)
     blocks_[l]->backward(engine_, pass, saved[l], dx, l > lowest || embedding_->trainable, announce);
   if (embedding_->trainable) {

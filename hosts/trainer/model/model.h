@@ -22,6 +22,7 @@ struct ModelOptions {
   tn_dtype storage = kF32;         // of matrices; vectors (norms, biases) are f32
   const Quantizer* quantizer = nullptr;  // holds the seven linears of every block, or null
   bool train_weights = false;      // full tuning
+  bool train_scales = false;       // of quantized weights
   bool wide_gradients = true;      // f32 gradients of bf16 matrices (needed when they accumulate)
 };
 
@@ -44,6 +45,7 @@ class Model {
   std::deque<Parameter>& parameters() { return parameters_; }
   std::vector<Linear*> linears();  // in site order: the seven of every block, then the head
   std::vector<Linear*> sites();    // by id: the linears, then two sub-layers of every block
+  std::deque<Parameter>& scales() { return scales_; }  // trainable components of quantized weights, where those train; after allocate()
   Linear& head() { return head_; }
 
   // Binds an adapter to the model: asks the plugin for its sites and parameters and allocates those.
@@ -52,7 +54,7 @@ class Model {
   void allocate();
 
   // Sum of nats over the predicted tokens of the batch; no gradients. losses (optional): nats per row.
-  double evaluate(const HostBatch& batch, std::vector<double>* losses = nullptr);
+  double evaluate(const HostBatch& batch, std::vector<double>* losses = nullptr, const MemoryOptions& memory = {});
 
   // Forward and backward of one micro-batch: gradients of everything trainable accumulate, weighted by grad_scale per predicted token.
   // `last`: no further micro-batch follows in this step, so gradients are announced as they complete. Returns the sum of nats.
@@ -75,6 +77,8 @@ class Model {
   AttentionLayer attention_layer(const ModelConfig& config, int64_t layer);
   Tensor hidden(const Tensor& x, const Pass& pass, bool* normed);
   void announce_shared(const GradientReady& ready);
+  void add_scales(Linear& linear);
+  void embed(const std::vector<int32_t>& ids, const Tensor& uploaded, const Tensor& x);
   Uploaded upload(const HostBatch& batch);
   double loss_and_gradient(bool normed, const Tensor& x, const Tensor& labels, const Pass& pass, double grad_scale, Tensor* dx, std::vector<double>* losses,
                            const GradientReady* ready);
@@ -82,7 +86,7 @@ class Model {
   Engine& engine_;
   ModelConfig config_;
   ModelOptions options_;
-  std::deque<Parameter> parameters_;
+  std::deque<Parameter> parameters_, scales_;
   std::vector<std::pair<Parameter*, Tensor>> shapes_;  // dtype and shape of what allocate() allocates
   std::vector<const Adapter*> adapters_;
   Parameter *embedding_ = nullptr, *final_norm_ = nullptr;

@@ -5,9 +5,16 @@
 #include <string>
 #include <vector>
 
-#include "hosts/trainer/engine/engine.h"
+#include "hosts/trainer/model/displacer.h"
+#include "tenon/linear_wgrad.h"
 
 namespace tenon::trainer {
+
+// The optimizer that computes a weight gradient itself.
+struct OwnWgrad {
+  const tn_linear_wgrad* api = nullptr;
+  tn_optimizer* self = nullptr;
+};
 
 struct Parameter {
   std::string name;  // as in the Hugging Face checkpoint, or the adapter's file key
@@ -27,6 +34,18 @@ struct Parameter {
   std::vector<Tensor> states;  // the optimizer's, in its order
   std::vector<std::string> state_names;
   int64_t updates = 0;
+
+  const Displacer* displaced = nullptr;  // while a probe runs
+  // Of a linear's weight: what the optimizer's plan asked for in this step beside a gradient.
+  bool tapped = false;              // means of inputs and output gradients (org.tenon.observe/1)
+  const OwnWgrad* wgrad = nullptr;  // the plugin's own product (org.tenon.linear-wgrad/1)
+  Tensor tap_x, tap_dy;             // f32 sums of rows so far in this step
+  int64_t tap_rows = 0;
+
+  // The value as the model sees it now: itself, or a displaced copy in workspace.
+  Tensor seen(Engine& engine) const;
+
+  void drop_gradient() { gradient = tap_x = tap_dy = Tensor(), tap_rows = 0; }
 
   // The gradient's buffer and the beta with which to add to it: 0 for the first contribution of a step, which allocates.
   double open_gradient(Engine& engine);

@@ -14,12 +14,14 @@ struct ComponentList {
   Engine* engine;
   std::vector<Tensor>* tensors;
   std::vector<std::string>* names;
+  std::vector<bool>* trainable;
 };
 
 int32_t declare(void* self, const tn_component* c) {
   auto& list = *static_cast<ComponentList*>(self);
   list.tensors->push_back(list.engine->empty(Category::kWeights, c->dtype, c->shape, c->ndim));
   list.names->push_back(c->name);
+  list.trainable->push_back((c->flags & TN_COMPONENT_TRAINABLE) && c->dtype == kF32);
   return TN_OK;
 }
 
@@ -43,9 +45,17 @@ QuantizedWeight::QuantizedWeight(Engine& engine, const Quantizer& quantizer, std
                                  int64_t m, int64_t n)
     : quantizer_(quantizer), name_(std::move(name)) {
   target_ = {sizeof(tn_target), TN_SITE_WEIGHT, role, uid, block, 2, engine.compute(), 0, {m, n, 0, 0}, name_.c_str()};
-  ComponentList list{&engine, &components_, &names_};
+  ComponentList list{&engine, &components_, &names_, &trainable_};
   const tn_component_sink sink{sizeof(tn_component_sink), 0, &list, declare};
   check(quantizer_.api->plan(quantizer_.self, &target_, &sink), "planning a quantized weight");
+  parameters_.resize(components_.size());
+}
+
+std::vector<Tensor> QuantizedWeight::seen(Engine& engine) const {
+  std::vector<Tensor> all = components_;
+  for (size_t i = 0; i < all.size(); ++i)
+    if (parameters_[i]) all[i] = parameters_[i]->seen(engine);
+  return all;
 }
 
 void QuantizedWeight::encode(Engine& engine, const Tensor& source) {
@@ -75,7 +85,8 @@ void QuantizedWeight::decode_rows(Engine& engine, int64_t begin, int64_t end, co
   target.name = name_.c_str();
   tn_estimate e{sizeof(tn_estimate)};
   check(quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target, TN_QUANTIZER_DECODE, (end - begin) * n(), &e), "planning a decoding");
-  const Views views(components_);
+  const std::vector<Tensor> now = seen(engine);
+  const Views views(now);
   engine.with_workspace(e.workspace_bytes, "decode", [&](const tn_exec* x) {
     return quantizer_.api->decode(quantizer_.self, x, &target, views.data(), begin * n(), end * n(), out.ref());
   });
@@ -89,7 +100,8 @@ bool QuantizedWeight::fused(Engine& engine, uint32_t op, Product product, const 
   const int32_t status = quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target, op, in.dim(0), &e);
   if (status == TN_E_UNSUPPORTED) return false;
   check(status, "planning a fused product");
-  const Views views(components_);
+  const std::vector<Tensor> now = seen(engine);
+  const Views views(now);
   engine.with_workspace(e.workspace_bytes, op == TN_QUANTIZER_LINEAR ? "quantized linear" : "quantized linear backward", [&](const tn_exec* exec) {
     return product(quantizer_.self, exec, &target, views.data(), in.ref(), alpha, beta, out.ref());
   });

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "hosts/trainer/engine/engine.h"
+#include "hosts/trainer/model/parameter.h"
 #include "tenon/calibrate.h"
 
 namespace tenon::trainer {
@@ -30,6 +30,10 @@ class QuantizedWeight {
   const tn_target& target() const { return target_; }
   const Quantizer& quantizer() const { return quantizer_; }
 
+  // Which components an optimizer may move (TN_COMPONENT_TRAINABLE); component `index` is then seen through `parameter`.
+  bool trainable(size_t index) const { return trainable_[index]; }
+  void train(size_t index, Parameter* parameter) { parameters_[index] = parameter; }
+
   void encode(Engine& engine, const Tensor& source);
   // The same with the Gram matrix of the inputs; source [m, n] in f32 ends as scratch.
   void encode_calibrated(Engine& engine, const Tensor& source, const Tensor& gram, int64_t tokens);
@@ -51,7 +55,10 @@ class QuantizedWeight {
   std::string name_;
   tn_target target_{};
   std::vector<Tensor> components_;
+  std::vector<Tensor> seen(Engine& engine) const;  // the components as the model sees them now
   std::vector<std::string> names_;
+  std::vector<bool> trainable_;
+  std::vector<Parameter*> parameters_;  // per component, or null
 };
 
 }  // namespace tenon::trainer

@@ -35,12 +35,13 @@ class Items {
  public:
   void add(const Parameter& p, uint32_t flags, double lr, double grad_scale, uint64_t seed, int64_t step) {
     Held& h = held_.emplace_back();
-    h.param = p.value.ref(), h.grad = p.gradient.ref();
+    h.param = p.value.ref();
+    if (p.gradient) h.grad = p.gradient.ref();
     if (p.master) h.master = p.master.ref();
     for (const Tensor& s : p.states) h.state_refs.push_back(s.ref());
     for (Tensor::Ref& r : h.state_refs) h.states.push_back(&r.t);
     h.item = {sizeof(tn_item), p.uid, flags | TN_ITEM_GRAD_MAY_BE_CLOBBERED, static_cast<uint32_t>(h.states.size()), &h.param.t,
-              p.master ? &h.master.t : nullptr, &h.grad.t, h.states.data(), p.updates, lr * p.lr_scale, p.decay_scale, grad_scale,
+              p.master ? &h.master.t : nullptr, p.gradient ? &h.grad.t : nullptr, h.states.data(), p.updates, lr * p.lr_scale, p.decay_scale, grad_scale,
               {seed, p.uid, kUpdateStream ^ static_cast<uint32_t>(step)}};
     pointers_.push_back(&h.item);
   }
@@ -61,16 +62,13 @@ class Items {
 }  // namespace
 
 Optimizer::Optimizer(Engine& engine, const tn_optimizer_api* api, tn_optimizer* self, std::vector<Parameter*> params, WeightUpdate update,
-                     uint64_t seed)
-    : engine_(engine), api_(api), self_(self), params_(std::move(params)), update_(update), seed_(seed) {
+                     uint64_t seed, const OptimizerExtensions& extensions)
+    : engine_(engine), api_(api), self_(self), params_(std::move(params)), extensions_(extensions), own_wgrad_{extensions.wgrad, self}, update_(update), seed_(seed) {
   bind();
   for (Parameter* p : params_) {
     by_uid_[p->uid] = p;
     lay_out(*p);
-    if (update_ == WeightUpdate::kMaster && !(p->value.dtype() == kF32)) {
-      p->master = engine_.empty(Category::kOptimizerState, kF32, p->value.shape(), p->value.ndim());
-      engine_.axpby(1, p->value, 0, p->master);
-    }
+    if (!api_->plan) make_master(*p);  // else with the first step in which it trains
   }
 }
 
@@ -87,15 +85,6 @@ void Optimizer::bind() {
   std::vector<const tn_param*> pointers;
   for (const tn_param& i : infos) pointers.push_back(&i);
   check(api_->bind(self_, pointers.data(), pointers.size()), "binding the optimizer");
-}
-
-void Optimizer::lay_out(Parameter& p) {
-  StateList list{&engine_, &p};
-  const tn_state_sink sink{sizeof(tn_state_sink), 0, &list, declare};
-  check(api_->state_layout(self_, p.uid, &sink), "laying out optimizer states");
-  tn_estimate e{sizeof(tn_estimate)};
-  check(api_->estimate(self_, engine_.api(), engine_.device(), p.uid, &e), "estimating the optimizer");
-  workspace_[p.uid] = e.workspace_bytes;
 }
 
 void Optimizer::rebind(const std::vector<Parameter*>& grown) {
@@ -116,18 +105,72 @@ void Optimizer::rebind(const std::vector<Parameter*>& grown) {
   }
 }
 
-void Optimizer::plan(const tn_step& step) {
+void Optimizer::lay_out(Parameter& p) {
+  p.states.clear(), p.state_names.clear();
+  StateList list{&engine_, &p};
+  const tn_state_sink sink{sizeof(tn_state_sink), 0, &list, declare};
+  check(api_->state_layout(self_, p.uid, &sink), "laying out optimizer states");
+  tn_estimate e{sizeof(tn_estimate)};
+  check(api_->estimate(self_, engine_.api(), engine_.device(), p.uid, &e), "estimating the optimizer");
+  workspace_[p.uid] = e.workspace_bytes;
+}
+
+void Optimizer::make_master(Parameter& p) {
+  if (update_ != WeightUpdate::kMaster || p.value.dtype() == kF32 || p.master) return;
+  p.master = engine_.empty(Category::kOptimizerState, kF32, p.value.shape(), p.value.ndim());
+  engine_.axpby(1, p.value, 0, p.master);
+}
+
+void Optimizer::set_taps(Parameter& p, uint32_t planned) {
+  const bool linear = p.in_axis >= 0 && p.role != TN_ROLE_EMBEDDING;
+  if (((planned & TN_PLAN_TAP_MEANS) && !extensions_.observe) || ((planned & TN_PLAN_OWN_WGRAD) && !extensions_.wgrad))
+    throw Error(TN_E_STATE, "the optimizer asks for what it has no extension to receive; it may be wrapped by one that does not pass it on");
+  p.tapped = linear && (planned & TN_PLAN_TAP_MEANS);
+  p.wgrad = linear && (planned & TN_PLAN_OWN_WGRAD) ? &own_wgrad_ : nullptr;
+}
+
+int32_t Optimizer::observe(const tn_exec* exec, Parameter& p, const tn_item* item) {
+  engine_.axpby(1.0 / static_cast<double>(p.tap_rows), p.tap_x, 0, p.tap_x);
+  const Tensor::Ref x = p.tap_x.ref(), dy = p.tap_dy.ref();
+  const tn_tap tap{sizeof(tn_tap), TN_PLAN_TAP_MEANS, p.tap_rows, &x.t, &dy.t};
+  return extensions_.observe->observe(self_, exec, item, &tap);
+}
+
+bool Optimizer::plan(const tn_step& step) {
   step_ = step.step;
-  if (!api_->plan) return;
-  for (Parameter* p : params_) p->trainable = true;
-  const tn_plan_sink sink{sizeof(tn_plan_sink), 0, this, [](void* self, uint32_t uid, uint32_t flags) -> int32_t {
-                            auto& o = *static_cast<Optimizer*>(self);
-                            const auto it = o.by_uid_.find(uid);
-                            if (it == o.by_uid_.end()) return TN_E_NOT_FOUND;
-                            if (flags & TN_PLAN_FREEZE) it->second->trainable = false;
+  if (!api_->plan) return false;
+  struct Flags {
+    const std::map<uint32_t, Parameter*>* known;
+    std::map<uint32_t, uint32_t> all;
+  } flags{&by_uid_, {}};
+  const tn_plan_sink sink{sizeof(tn_plan_sink), 0, &flags, [](void* self, uint32_t uid, uint32_t given) -> int32_t {
+                            auto& f = *static_cast<Flags*>(self);
+                            if (!f.known->contains(uid)) return TN_E_NOT_FOUND;
+                            f.all[uid] |= given;
                             return TN_OK;
                           }};
   check(api_->plan(self_, &step, &sink), "planning the optimizer's step");
+  const auto of = [&](const Parameter* p) {
+    const auto it = flags.all.find(p->uid);
+    return it == flags.all.end() ? 0u : it->second;
+  };
+  // What leaves goes before what comes is allocated.
+  for (Parameter* p : params_) {
+    const uint32_t f = of(p);
+    p->trainable = !(f & TN_PLAN_FREEZE);
+    set_taps(*p, f);
+    if (!(f & TN_PLAN_STATES_CHANGED)) continue;
+    p->states.clear(), p->state_names.clear();
+    if (!p->trainable) p->master = Tensor();
+    p->updates = 0;
+  }
+  for (Parameter* p : params_) {
+    if (of(p) & TN_PLAN_STATES_CHANGED) lay_out(*p);
+    if (p->trainable) make_master(*p);
+  }
+  const bool changed = flags.all != planned_;
+  planned_ = std::move(flags.all);
+  return changed;
 }
 
 void Optimizer::apply(const std::vector<Parameter*>& list, double lr, double grad_scale) {
@@ -141,6 +184,9 @@ void Optimizer::apply(const std::vector<Parameter*>& list, double lr, double gra
     items.add(*p, stochastic ? uint32_t{TN_ITEM_STOCHASTIC_ROUNDING} : 0u, lr, grad_scale, seed_, step_);
   }
   engine_.with_workspace(bytes, "optimizer", [&](const tn_exec* exec) {
+    for (size_t i = 0; i < list.size(); ++i)
+      if (list[i]->tap_rows > 0)
+        if (const int32_t seen = observe(exec, *list[i], items.data()[i]); seen < 0) return seen;
     int32_t status = api_->prepare ? api_->prepare(self_, exec, items.data(), items.size()) : int32_t{TN_OK};
     if (status < 0) return status;
     degraded_ = degraded_ || status == TN_DEGRADED;
@@ -148,7 +194,52 @@ void Optimizer::apply(const std::vector<Parameter*>& list, double lr, double gra
     degraded_ = degraded_ || status == TN_DEGRADED;
     return status;
   });
-  for (Parameter* p : list) p->gradient = Tensor();
+  for (Parameter* p : list) p->drop_gradient();
+}
+
+double Optimizer::loss_at(const tn_displacement& at, const std::function<double()>& loss) {
+  const Displacer displacer{extensions_.drive, self_, &at};
+  struct Back {
+    std::vector<Parameter*>& all;
+    ~Back() {
+      for (Parameter* p : all) p->displaced = nullptr;
+    }
+  } back{params_};
+  for (Parameter* p : params_)
+    if (p->trainable) p->displaced = &displacer;
+  return loss();
+}
+
+DrivenStep Optimizer::drive(const tn_step& step, double lr, const std::function<double()>& loss) {
+  if (engine_.dry()) {  // one probe needs what any other needs
+    const tn_displacement at{sizeof(tn_displacement), 0, nullptr};
+    return {loss_at(at, loss), false};
+  }
+  struct Call {
+    Optimizer* optimizer;
+    const std::function<double()>* loss;
+  } call{this, &loss};
+  const tn_driver driver{sizeof(tn_driver), 0, &call, lr, [](void* self, const tn_displacement* const* at, uint64_t n, double* losses) -> int32_t {
+                           auto& c = *static_cast<Call*>(self);
+                           try {
+                             for (uint64_t i = 0; i < n; ++i) losses[i] = c.optimizer->loss_at(*at[i], *c.loss);
+                             return TN_OK;
+                           } catch (const Error& e) {
+                             const tn_host* host = c.optimizer->engine_.host();
+                             host->error(host, e.code(), e.what());
+                             return e.code();
+                           }
+                         }};
+  tn_driven out{sizeof(tn_driven), 0, 0};
+  check(extensions_.drive->drive(self_, &step, &driver, &out), "driving the step");
+  return {out.loss, (out.flags & TN_DRIVEN_SKIP) != 0};
+}
+
+void Optimizer::apply_driven(double lr) {
+  std::vector<Parameter*> list;
+  for (Parameter* p : params_)
+    if (p->trainable) list.push_back(p);
+  apply(list, lr, 1);
 }
 
 void Optimizer::apply_one(Parameter& p, double lr, double grad_scale) { apply({&p}, lr, grad_scale); }
@@ -178,7 +269,7 @@ Advice Optimizer::finish(const tn_step& step) {
 }
 
 void Optimizer::drop_gradients() {
-  for (Parameter* p : params_) p->gradient = Tensor();
+  for (Parameter* p : params_) p->drop_gradient();
 }
 
 std::vector<std::byte> Optimizer::save_small_state() const {
@@ -194,8 +285,14 @@ std::vector<std::byte> Optimizer::save_small_state() const {
   return bytes;
 }
 
-void Optimizer::load_small_state(const std::vector<std::byte>& bytes) {
+void Optimizer::load_small_state(const std::vector<std::byte>& bytes, const std::function<bool(uint32_t uid)>& has_master) {
   if (api_->load) check(api_->load(self_, bytes.data(), bytes.size()), "restoring the optimizer's own state");
+  if (!api_->plan) return;
+  for (Parameter* p : params_) {
+    lay_out(*p);
+    p->master = Tensor();
+    if (has_master(p->uid)) make_master(*p);
+  }
 }
 
 }  // namespace tenon::trainer

@@ -1,12 +1,14 @@
 // Driving an optimizer plugin: its states, one update, all updates.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "hosts/trainer/model/parameter.h"
-#include "tenon/optimizer.h"
+#include "tenon/linear_wgrad.h"
+#include "tenon/observe.h"
 
 namespace tenon::trainer {
 
@@ -20,18 +22,39 @@ struct Advice {
 // How an update reaches bf16 weights.
 enum class WeightUpdate { kNearest, kStochastic, kMaster };
 
+// Named extensions that a plugin may have; null where it has not.
+struct OptimizerExtensions {
+  const tn_drive* drive = nullptr;
+  const tn_observe* observe = nullptr;
+  const tn_linear_wgrad* wgrad = nullptr;
+};
+
+// A step that the plugin drives.
+struct DrivenStep {
+  double loss = 0;
+  bool skip = false;
+};
+
 class Optimizer {
  public:
   // params: everything that trains, in uid order; they outlive this. Allocates states (and masters, copied from the values).
-  Optimizer(Engine& engine, const tn_optimizer_api* api, tn_optimizer* self, std::vector<Parameter*> params, WeightUpdate update, uint64_t seed);
+  Optimizer(Engine& engine, const tn_optimizer_api* api, tn_optimizer* self, std::vector<Parameter*> params, WeightUpdate update, uint64_t seed,
+            const OptimizerExtensions& extensions = {});
 
   const std::vector<Parameter*>& parameters() const { return params_; }
   bool one_at_a_time() const { return (api_->caps & TN_OPTIMIZER_ONE_AT_A_TIME) != 0; }
 
   // These parameters have grown: binds again, and their states grow with zeros or, where they have another shape, start again.
   void rebind(const std::vector<Parameter*>& grown);
-  // Before the forward pass: the plugin says which parameters train in this step.
-  void plan(const tn_step& step);
+  // Before the forward pass: the plugin says which parameters train in this step; states and masters come and go. True: what trains,
+  // or its states, differs from the step before.
+  bool plan(const tn_step& step);
+  // org.tenon.drive/1: the plugin asks for losses instead of gradients. `loss` answers the mean nats of the step's data as the model
+  // stands, which is displaced while it runs. Then apply_driven() moves the parameters.
+  bool drives() const { return extensions_.drive != nullptr; }
+  DrivenStep drive(const tn_step& step, double lr, const std::function<double()>& loss);
+  void apply_driven(double lr);
+
   // Updates one parameter and frees its gradient: the update inside backward.
   void apply_one(Parameter& p, double lr, double grad_scale);
   // Updates every parameter that has a gradient, then frees the gradients.
@@ -40,12 +63,17 @@ class Optimizer {
   void drop_gradients();
 
   std::vector<std::byte> save_small_state() const;
-  void load_small_state(const std::vector<std::byte>& bytes);
+  // Also lays out the states anew, as the plugin asks for them in the state that it came back to. has_master(uid): of the checkpoint.
+  void load_small_state(const std::vector<std::byte>& bytes, const std::function<bool(uint32_t uid)>& has_master);
 
  private:
   void bind();
-  void lay_out(Parameter& p);
   void apply(const std::vector<Parameter*>& list, double lr, double grad_scale);
+  void lay_out(Parameter& p);
+  void set_taps(Parameter& p, uint32_t planned);
+  int32_t observe(const tn_exec* exec, Parameter& p, const tn_item* item);
+  double loss_at(const tn_displacement& at, const std::function<double()>& loss);
+  void make_master(Parameter& p);
 
   Engine& engine_;
   const tn_optimizer_api* api_;
@@ -53,6 +81,9 @@ class Optimizer {
   std::vector<Parameter*> params_;
   std::map<uint32_t, Parameter*> by_uid_;
   std::map<uint32_t, uint64_t> workspace_;
+  std::map<uint32_t, uint32_t> planned_;  // flags of the last plan, where there are any
+  OptimizerExtensions extensions_;
+  OwnWgrad own_wgrad_;
   WeightUpdate update_;
   uint64_t seed_;
   int64_t step_ = 0;

@@ -18,7 +18,9 @@ Optimizers::Optimizers(Engine& engine, const std::vector<OptimizerMember>& membe
     for (size_t k = 0; k < params_.size(); ++k)
       if (to[k] == i) own.push_back(params_[k]), part_of_[params_[k]->uid] = i;
     const int nth = ++seen[members[i].label];
-    Part part{std::make_unique<Optimizer>(engine, members[i].api, members[i].self, std::move(own), update, seed), members[i].lr, {}};
+    Part part{std::make_unique<Optimizer>(engine, members[i].api, members[i].self, std::move(own), update, seed, members[i].extensions), members[i].lr, {}};
+    if (members[i].extensions.drive && members.size() > 1)
+      throw Error(TN_E_CONFLICT, members[i].label + " decides what a step computes, so it takes every parameter; name it alone in --optimizer");
     if (members.size() > 1) part.prefix = members[i].label + (nth > 1 ? std::to_string(nth) : "") + ".";
     parts_.push_back(std::move(part));
   }
@@ -33,8 +35,10 @@ void Optimizers::rebind(const std::vector<Parameter*>& grown) {
   }
 }
 
-void Optimizers::plan(const tn_step& step) {
-  for (const Part& p : parts_) p.optimizer->plan(step);
+bool Optimizers::plan(const tn_step& step) {
+  bool changed = false;
+  for (const Part& p : parts_) changed = p.optimizer->plan(step) || changed;
+  return changed;
 }
 
 void Optimizers::apply_one(Parameter& p, Rate rate, double grad_scale) {
@@ -67,11 +71,11 @@ std::vector<std::vector<std::byte>> Optimizers::save_small_states() const {
   return blobs;
 }
 
-void Optimizers::load_small_states(const std::vector<std::vector<std::byte>>& blobs) {
+void Optimizers::load_small_states(const std::vector<std::vector<std::byte>>& blobs, const std::function<bool(uint32_t uid)>& has_master) {
   if (blobs.size() != parts_.size())
     throw Error(TN_E_FORMAT, "the checkpoint holds the state of " + std::to_string(blobs.size()) + " optimizers where this run has " +
                                  std::to_string(parts_.size()) + "; resume with the same --optimizer");
-  for (size_t i = 0; i < blobs.size(); ++i) parts_[i].optimizer->load_small_state(blobs[i]);
+  for (size_t i = 0; i < blobs.size(); ++i) parts_[i].optimizer->load_small_state(blobs[i], has_master);
 }
 
 }  // namespace tenon::trainer

@@ -12,6 +12,7 @@ namespace tenon::trainer {
 struct OptimizerMember {
   const tn_optimizer_api* api = nullptr;
   tn_optimizer* self = nullptr;
+  OptimizerExtensions extensions;
   Selector selector;
   std::optional<double> lr;  // highest rate, in place of the run's
   std::string label;         // the plugin's id: prefix of its metrics where there are several
@@ -32,7 +33,12 @@ class Optimizers {
   size_t size() const { return parts_.size(); }
 
   void rebind(const std::vector<Parameter*>& grown);
-  void plan(const tn_step& step);
+  bool plan(const tn_step& step);  // true: what trains, or its states, differs from the step before
+  // Whether the plugin drives the step: then it is the only one, and drive() takes the place of forward and backward.
+  bool drives() const { return parts_.size() == 1 && parts_[0].optimizer->drives(); }
+  DrivenStep drive(const tn_step& step, Rate rate, const std::function<double()>& loss) { return parts_[0].optimizer->drive(step, parts_[0].rate(rate), loss); }
+  void apply_driven(Rate rate) { parts_[0].optimizer->apply_driven(parts_[0].rate(rate)); }
+
   void apply_one(Parameter& p, Rate rate, double grad_scale);
   void apply_all(Rate rate, double grad_scale);
   Advice finish(const tn_step& step);
@@ -40,7 +46,7 @@ class Optimizers {
 
   // One blob per optimizer, in the order of the clauses.
   std::vector<std::vector<std::byte>> save_small_states() const;
-  void load_small_states(const std::vector<std::vector<std::byte>>& blobs);
+  void load_small_states(const std::vector<std::vector<std::byte>>& blobs, const std::function<bool(uint32_t uid)>& has_master);
 
  private:
   struct Part {

@@ -145,16 +145,17 @@ int64_t load_checkpoint(const std::string& folder, Session& session, const RunId
       throw Error(TN_E_FORMAT, what + ": the state of adapter " + a.name + " is missing; resume from an older checkpoint");
     session.optimizer()->rebind(load_steps(session.engine(), a, unhex(adapter_blobs[i].get<std::string>(), what)));
   }
-  for (const auto& [key, tensor] : contents(session)) read_tensor(session.engine(), reader, key, tensor);
-  const Json& updates = get_object(state, "updates", what);
-  for (Parameter* p : session.optimizer()->parameters()) p->updates = get_int(updates, std::to_string(p->uid), 0, int64_t{1} << 60, what);
-  session.tokens_seen = get_int(state, "tokens_seen", 0, int64_t{1} << 60, what);
+  // An optimizer that chooses what trains has states for that alone, so its own state comes first.
   std::vector<std::vector<std::byte>> blobs;
   for (const Json& blob : get_array(state, "optimizer_blobs", what)) {
     if (!blob.is_string()) throw Error(TN_E_FORMAT, what + ": optimizer_blobs must hold texts; resume from an older checkpoint");
     blobs.push_back(unhex(blob.get<std::string>(), what));
   }
-  session.optimizer()->load_small_states(blobs);
+  session.optimizer()->load_small_states(blobs, [&](uint32_t uid) { return reader.find(std::to_string(uid) + ".master") != nullptr; });
+  for (const auto& [key, tensor] : contents(session)) read_tensor(session.engine(), reader, key, tensor);
+  const Json& updates = get_object(state, "updates", what);
+  for (Parameter* p : session.optimizer()->parameters()) p->updates = get_int(updates, std::to_string(p->uid), 0, int64_t{1} << 60, what);
+  session.tokens_seen = get_int(state, "tokens_seen", 0, int64_t{1} << 60, what);
   return get_int(state, "step", 0, int64_t{1} << 60, what);
 }
 

@@ -32,10 +32,11 @@ std::vector<MixOptimizer> resolve_optimizers(const Catalog& catalog, const std::
 MixAnswer check_mix(const Catalog& catalog, const std::vector<MixOptimizer>& optimizers, const std::vector<Spec>& others,
                     const std::vector<std::string>& run_tags) {
   MixAnswer all;
-  const auto ask = [&](std::vector<Spec> specs) {
+  const auto ask = [&](std::vector<Spec> specs, bool wrapped) {
     specs.insert(specs.end(), others.begin(), others.end());
     std::vector<std::string> tags = usual_run_tags(catalog, specs);
     tags.insert(tags.end(), run_tags.begin(), run_tags.end());
+    if (wrapped) tags.push_back("run:wrapped");
     if (is_routed(optimizers)) tags.push_back("run:routed");
     for (MixReason& r : catalog.check_mix(specs, tags).reasons) {
       const bool known = std::any_of(all.reasons.begin(), all.reasons.end(), [&](const MixReason& o) { return o.sentence == r.sentence; });
@@ -43,11 +44,11 @@ MixAnswer check_mix(const Catalog& catalog, const std::vector<MixOptimizer>& opt
     }
   };
   for (const MixOptimizer& o : optimizers) {
-    ask({o.spec});
+    ask({o.spec}, false);
     // A wrapped optimizer updates under the same run, so its own relations hold too.
-    for (const Spec& inner : o.inner) ask({inner});
+    for (const Spec& inner : o.inner) ask({inner}, true);
   }
-  if (optimizers.empty()) ask({});
+  if (optimizers.empty()) ask({}, false);
   all.possible = all.reasons.empty();
   return all;
 }

@@ -7,6 +7,10 @@
 
 namespace tenon::trainer {
 
+namespace {
+constexpr int64_t kForeseenSteps = 10000, kForeseenChoices = 64;
+}
+
 int64_t evaluation_rows(int64_t sequence) { return std::max<int64_t>(1, 1024 / std::max<int64_t>(sequence, 1)); }
 
 MemoryUse plan_run(const Runtime& runtime, const ModelSource& source, const SessionOptions& options, const RunShape& shape, tn_dtype compute) {
@@ -17,7 +21,14 @@ MemoryUse plan_run(const Runtime& runtime, const ModelSource& source, const Sess
     if (options.train) {
       // Two micro-batches have the peak of any greater number: the second meets gradients that the first left.
       const std::vector<HostBatch> micro(std::min<int64_t>(options.accumulate, 2), shape_batch(shape.batch, shape.sequence, source.config().vocab));
-      session.step(1, 1, micro, 1e-3);
+      session.step(1, shape.steps, micro, 1e-3);
+      // An optimizer that chooses what trains needs more in some steps than in others: its first choices are rehearsed.
+      int64_t rehearsed = 0;
+      for (int64_t step = 2; step <= std::min(shape.steps, kForeseenSteps) && rehearsed < kForeseenChoices; ++step) {
+        if (!session.plan(step, shape.steps)) continue;
+        session.step(step, shape.steps, micro, 1e-3);
+        ++rehearsed;
+      }
     }
     if (shape.evaluates || !options.train)
       session.model().evaluate(shape_batch(evaluation_rows(shape.sequence), shape.sequence, source.config().vocab));

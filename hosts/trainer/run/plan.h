@@ -13,6 +13,7 @@ namespace tenon::trainer {
 struct RunShape {
   int64_t batch = 1, sequence = 0;
   bool evaluates = false;  // held-out evaluation happens in the run
+  int64_t steps = 1;       // of the run, as far as known
 };
 
 // What such a run allocates: model, states and one step. Nothing is allocated on the device and no weight is read.

@@ -1,5 +1,6 @@
 #include "hosts/trainer/run/runtime.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -7,6 +8,7 @@
 #include "core/error.h"
 #include "core/files/json.h"
 #include "core/plugins/host.h"
+#include "core/plugins/inner.h"
 
 namespace tenon::trainer {
 namespace {
@@ -76,7 +78,13 @@ Runtime::Runtime(const Catalog& catalog, const MixRequest& request)
 
   std::vector<std::string> tags = request.run_tags;
   tags.push_back("device:" + device_.backend());
-  const MixAnswer answer = check_mix(catalog, optimizers, others, tags);
+  std::vector<std::string> all_tags = tags;
+  all_tags.insert(all_tags.end(), request.yielding_tags.begin(), request.yielding_tags.end());
+  MixAnswer answer = check_mix(catalog, optimizers, others, all_tags);
+  if (!answer.possible && !request.yielding_tags.empty()) {
+    answer = check_mix(catalog, optimizers, others, tags);
+    if (answer.possible) yielded_ = request.yielding_tags;
+  }
   if (!answer.possible) {
     std::string sentence = "this mix is not possible: ";
     for (size_t i = 0; i < answer.reasons.size(); ++i) sentence += (i ? "; " : "") + answer.reasons[i].sentence;
@@ -130,12 +138,28 @@ Quantizer Runtime::ggml_decoder(std::string_view type) const {
   return {&it->second.first.api<tn_quantizer_api>(), it->second.second};
 }
 
+std::pair<const tn_plugin*, tn_optimizer*> Runtime::open_inner(std::string_view text) const {
+  const Spec spec = catalog_.spec(TN_KIND_OPTIMIZER, text);
+  const auto it = inner_.try_emplace(spec.id, catalog_.load(spec.id, device_.backend())).first;
+  const HyperArray hypers(spec);
+  tn_optimizer* self = nullptr;
+  tenon::check(it->second.api<tn_optimizer_api>().create(host(), hypers.data(), hypers.size(), &self), "creating the inner optimizer " + spec.id);
+  return {&it->second.descriptor(), self};
+}
+
 std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
   auto set = std::make_unique<TechniqueSet>();
   Techniques& t = set->techniques;
   for (const OptimizerPart& part : optimizers_) {
+    const Manifest manifest = catalog_.info(part.mix.spec.id);
+    t.tunes_scales = t.tunes_scales || std::find(manifest.provides.begin(), manifest.provides.end(), "optimizer:scales") != manifest.provides.end();
+  }
+  const InnerScope scope([this](std::string_view text) { return open_inner(text); });
+  for (const OptimizerPart& part : optimizers_) {
     OptimizerMember& m = t.optimizers.emplace_back();
     m.api = &part.plugin.api<tn_optimizer_api>();
+    m.extensions = {part.plugin.extension<tn_drive>(TN_EXT_DRIVE), part.plugin.extension<tn_observe>(TN_EXT_OBSERVE),
+                    part.plugin.extension<tn_linear_wgrad>(TN_EXT_LINEAR_WGRAD)};
     m.selector = part.mix.clause.selector, m.lr = part.mix.clause.lr, m.label = part.mix.spec.id;
     const HyperArray hypers(part.mix.spec);
     check(m.api->create(host(), hypers.data(), hypers.size(), &m.self), "creating the optimizer");

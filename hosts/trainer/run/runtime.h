@@ -19,6 +19,7 @@ struct MixRequest {
   std::vector<std::string> adapters;      // specs, in order
   std::vector<std::string> adapter_from;  // PEFT folders; the i-th shapes and fills the i-th adapter
   std::vector<std::string> run_tags;      // beyond those that follow from the mix: "run:fused-backward" …
+  std::vector<std::string> yielding_tags;  // likewise, but of defaults that give way where the mix is only possible without them
 };
 
 // Instances of one run's plugins, destroyed together.
@@ -54,6 +55,8 @@ class Runtime {
   // A fresh set of instances.
   std::unique_ptr<TechniqueSet> instantiate() const;
 
+  // Of request.yielding_tags those that gave way: the caller turns the default off.
+  const std::vector<std::string>& yielded_tags() const { return yielded_; }
   const std::vector<Spec>& specs() const { return specs_; }  // of all techniques
   std::map<std::string, std::string> plugin_versions() const;
   // The PEFT folder that fills the i-th adapter; "" = it starts fresh.
@@ -69,12 +72,14 @@ class Runtime {
  private:
   std::string joined(uint32_t kind, std::string (*form)(const Spec&)) const;
   Quantizer ggml_decoder(std::string_view type) const;
+  std::pair<const tn_plugin*, tn_optimizer*> open_inner(std::string_view text) const;
 
   const Catalog& catalog_;
   MixRequest request_;
   Device device_;
   tn_device_info info_{};
   std::vector<Spec> specs_;
+  std::vector<std::string> yielded_;
   struct Part {
     Spec spec;
     LoadedPlugin plugin;
@@ -88,6 +93,7 @@ class Runtime {
   std::unique_ptr<Part> quantizer_, attention_;
   std::vector<Part> adapters_;
   mutable std::map<std::string, std::pair<LoadedPlugin, tn_quantizer*>, std::less<>> decoders_;
+  mutable std::map<std::string, LoadedPlugin, std::less<>> inner_;  // optimizers inside others, by id
 };
 
 // "f32" or "bf16"; else Error naming --dtype.

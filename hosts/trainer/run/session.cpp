@@ -18,7 +18,8 @@ ModelOptions Session::model_options(const Techniques& t, const SessionOptions& o
   ModelOptions m;
   m.storage = o.storage;
   m.quantizer = t.quantizer;
-  m.train_weights = o.train && t.adapters.empty();
+  m.train_weights = o.train && t.adapters.empty() && !t.tunes_scales;
+  m.train_scales = o.train && t.tunes_scales;
   m.wide_gradients = o.storage == kF32 || o.accumulate > 1;
   return m;
 }
@@ -39,6 +40,9 @@ Session::Session(Engine& engine, const ModelSource& source, Techniques technique
       for (uint32_t role : a->trained_roles) p.trainable = p.trainable || (options_.train && p.role == role);
     if (p.trainable && p.value) trained.push_back(&p);
   }
+  for (Parameter& p : model_.scales()) trained.push_back(&p);
+  if (options_.train && techniques_.tunes_scales && trained.empty())
+    throw Error(TN_E_CONFLICT, "this quantizer has no scales that an optimizer can move; choose one with f32 scales, such as nf4:double_quant=false");
   for (Adapter* a : techniques_.adapters) {
     for (auto& p : a->parameters) {
       if (!options_.train) p->trainable = false;
@@ -115,6 +119,10 @@ bool Session::measure(const Parameter& p, double& sum_of_squares) {
   return bad == 0 && std::isfinite(squares);
 }
 
+bool Session::plan(int64_t step, int64_t total_steps) {
+  return optimizer_->plan({sizeof(tn_step), static_cast<uint32_t>(options_.accumulate), step, total_steps, tokens_seen, options_.seed});
+}
+
 StepResult Session::step(int64_t step, int64_t total_steps, const std::vector<HostBatch>& micro_batches, double lr, double height) {
   StepResult r;
   r.step = step, r.lr = lr;
@@ -124,6 +132,7 @@ StepResult Session::step(int64_t step, int64_t total_steps, const std::vector<Ho
   const double weight = r.tokens > 0 ? 1.0 / static_cast<double>(r.tokens) : 0.0;
   const tn_step abi_step{sizeof(tn_step), static_cast<uint32_t>(micro_batches.size()), step, total_steps, tokens_seen, options_.seed};
   optimizer_->plan(abi_step);
+  if (optimizer_->drives()) return driven_step(std::move(r), abi_step, micro_batches, rate, weight);
 
   double nats = 0, squares = 0;
   const auto stop = [&](const std::string& where) {
@@ -168,6 +177,26 @@ StepResult Session::step(int64_t step, int64_t total_steps, const std::vector<Ho
   if (!r.skipped && !engine_.dry())
     for (Adapter* a : techniques_.adapters)
       if (a->steps) optimizer_->rebind(end_step(engine_, *a, step, total_steps, options_.seed));
+  return r;
+}
+
+StepResult Session::driven_step(StepResult r, const tn_step& step, const std::vector<HostBatch>& micro_batches, Rate rate, double weight) {
+  MemoryOptions memory = options_.memory;
+  // The panel of a displaced weight takes its room from the tile of logits, so that a probe needs no more than inference does.
+  memory.loss_tile_bytes = std::max(memory.loss_tile_bytes - kDisplacedPanelBytes, memory.loss_tile_bytes / 2);
+  const DrivenStep driven = optimizer_->drive(step, rate, [&] {
+    double nats = 0;
+    for (const HostBatch& b : micro_batches) nats += model_.evaluate(b, nullptr, memory);
+    return nats * weight;
+  });
+  r.loss = driven.loss, r.skipped = driven.skip;
+  if (driven.skip)
+    r.note = "NaN or Inf in a loss of the probes; the step was skipped";
+  else
+    optimizer_->apply_driven(rate);
+  const Advice advice = optimizer_->finish(step);
+  r.metrics = advice.metrics, r.degraded = advice.degraded, r.batch_multiplier = advice.batch_multiplier;
+  tokens_seen += r.tokens;
   return r;
 }
 

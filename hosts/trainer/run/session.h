@@ -16,6 +16,7 @@ namespace tenon::trainer {
 // hold bindings.
 struct Techniques {
   std::vector<OptimizerMember> optimizers;  // in the order of the user's clauses
+  bool tunes_scales = false;                // of quantized weights, and nothing else
   AttentionPlugin attention;
   const Quantizer* quantizer = nullptr;  // or null
   std::vector<Adapter*> adapters;
@@ -62,6 +63,9 @@ class Session {
   // a rate of their own.
   StepResult step(int64_t step, int64_t total_steps, const std::vector<HostBatch>& micro_batches, double lr, double height = 1);
 
+  // Asks the optimizers what trains in a step, without taking it. True: that, or its states, differs from the step before.
+  bool plan(int64_t step, int64_t total_steps);
+
   // Steps taken and tokens seen so far, for checkpoints.
   int64_t tokens_seen = 0;
 
@@ -69,6 +73,7 @@ class Session {
   static ModelOptions model_options(const Techniques& techniques, const SessionOptions& options);
   void calibrate_base(const ModelSource& source);
   void start(Adapter& adapter, const ModelSource& source);
+  StepResult driven_step(StepResult r, const tn_step& step, const std::vector<HostBatch>& micro_batches, Rate rate, double weight);
   bool measure(const Parameter& p, double& sum_of_squares);
 
   Engine& engine_;

@@ -42,6 +42,12 @@ void prepare_output(const TrainOptions& o) {
   }
 }
 
+std::string number(double x) {
+  char text[40];
+  std::snprintf(text, sizeof text, "%.4g", x);
+  return text;
+}
+
 RunIdentity identity_of(const Runtime& runtime, const ModelSource& source, const TrainOptions& o) {
   RunIdentity id;
   id.plugins = runtime.plugin_versions();
@@ -75,6 +81,7 @@ void refuse_over_limit(const Runtime& runtime, const ModelSource& source, const 
 nlohmann::json metrics_line(const StepResult& r, double seconds) {
   nlohmann::json line{{"step", r.step}, {"loss", r.loss}, {"lr", r.lr}, {"grad_norm", r.grad_norm}, {"tokens", r.tokens}, {"seconds", seconds}};
   if (r.skipped) line["skipped"] = r.note;
+  if (r.batch_multiplier != 1) line["advised_batch_multiplier"] = r.batch_multiplier;
   for (const auto& [key, value] : r.metrics) line["optimizer." + key] = value;
   return line;
 }
@@ -124,7 +131,7 @@ TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& 
   if (runtime.calibrates()) o.session.calibration = read_calibration(runtime, o.calibration.empty() ? o.data : o.calibration, text);
 
   TrainResult result;
-  const RunShape shape{o.batch, o.session.sequence, held_out.has_value()};
+  const RunShape shape{o.batch, o.session.sequence, held_out.has_value(), o.steps};
   result.planned = plan_run(runtime, source, o.session, shape, o.compute);
   if (events.planned) events.planned(result.planned);
   if (o.memory_limit > 0 && result.planned.total_peak > o.memory_limit) refuse_over_limit(runtime, source, o, shape, result.planned.total_peak);
@@ -165,7 +172,7 @@ TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& 
   if (done == 0) evaluate_now(0);
 
   const auto begin = Clock::now();
-  double stepping = 0;
+  double stepping = 0, advised = 1;
   int64_t timed_tokens = 0;
   result.steps = done;
   for (int64_t step = done + 1; step <= o.steps; ++step) {
@@ -180,6 +187,9 @@ TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& 
     result.tokens_per_second = stepping > 0 ? static_cast<double>(timed_tokens) / stepping : static_cast<double>(rows) / seconds;
     metrics.append(metrics_line(r, seconds));
     if (r.skipped) ++result.skipped_steps, note("step " + std::to_string(step) + ": " + r.note);
+    if (r.batch_multiplier != advised)
+      note("step " + std::to_string(step) + ": the optimizer advises a batch of " + number(r.batch_multiplier) + " times this size from here on");
+    advised = r.batch_multiplier;
     if (r.degraded) note("step " + std::to_string(step) + ": the optimizer kept an older basis because a factorization failed");
     if (std::isfinite(r.loss)) result.last_loss = r.loss;
     result.steps = step;

@@ -102,7 +102,7 @@ class Codec {
     const Sizes s(target, blocksize_);
     if (s.plain) return sdk::declare(sink, "values", sdk::kF32, s.n);
     sdk::declare(sink, "codes", sdk::kU8, s.n, 8);
-    sdk::declare(sink, "absmax", sdk::kF32, s.blocks);
+    sdk::declare(sink, "absmax", sdk::kF32, s.blocks, 0, TN_COMPONENT_TRAINABLE);
   }
 
   void estimate(const tn_device_api*, tn_device*, const tn_target& target, uint32_t op, int64_t rows,

@@ -61,7 +61,7 @@ void Codec::supports(const tn_query& query) const {
 void Codec::plan(const tn_target& target, const tn_component_sink& sink) const {
   const Sizes s(target, blocksize_);
   sdk::declare(sink, "codes", sdk::kU8, s.codes, 4);
-  sdk::declare(sink, "absmax", double_quant_ ? sdk::kU8 : sdk::kF32, s.blocks);
+  sdk::declare(sink, "absmax", double_quant_ ? sdk::kU8 : sdk::kF32, s.blocks, 0, double_quant_ ? 0u : uint32_t{TN_COMPONENT_TRAINABLE});
   if (!double_quant_) return;
   sdk::declare(sink, "nested_absmax", sdk::kF32, s.nested);
   sdk::declare(sink, "nested_offset", sdk::kF32, 1);

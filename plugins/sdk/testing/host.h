@@ -23,8 +23,13 @@ class FakeHost {
   FakeHost(const FakeHost&) = delete;
   const tn_host* get() const { return &table_.host; }
 
-  int32_t status = TN_OK;  // of the last report
-  std::string error;       // its sentence
+  // The FakeHost behind a host table.
+  static FakeHost& of(const tn_host* host) { return *reinterpret_cast<const Table*>(host)->self; }
+
+  std::map<std::string, const void*> extensions;  // offered to plugins, by id
+  std::string object;                             // path of the subject; other techniques lie in folders beside its own
+  int32_t status = TN_OK;                         // of the last report
+  std::string error;                              // its sentence
   std::vector<std::string> log;
 
  private:
@@ -32,12 +37,14 @@ class FakeHost {
     tn_host host;
     FakeHost* self;
   };
-  static FakeHost& of(const tn_host* host) { return *reinterpret_cast<const Table*>(host)->self; }
   static void on_error(const tn_host* host, int32_t status, const char* sentence) {
     of(host).status = status, of(host).error = sentence;
   }
   static void on_log(const tn_host* host, int32_t, const char* sentence) { of(host).log.push_back(sentence); }
-  static const void* on_extension(const tn_host*, const char*) { return nullptr; }
+  static const void* on_extension(const tn_host* host, const char* id) {
+    const auto found = of(host).extensions.find(id);
+    return found == of(host).extensions.end() ? nullptr : found->second;
+  }
   Table table_;
 };
 

@@ -50,7 +50,8 @@ TEST_P(Resume, IsBitIdenticalToAnUninterruptedRun) {
 INSTANTIATE_TEST_SUITE_P(Optimizers, Resume,
                          testing::Values("sgd:momentum=0.9", "adamw", "adamw8:min_8bit_size=64", "galore:rank=8,update_proj_gap=2",
                                          "galore:rank=8,update_proj_gap=4,state_bits=8",
-                                         "galore:rank=8,update_proj_gap=2,lr=0.01 for matrices, sgd:momentum=0.9 for norms, adamw for rest"));
+                                         "galore:rank=8,update_proj_gap=2,lr=0.01 for matrices, sgd:momentum=0.9 for norms, adamw for rest",
+                                         "lisa:activated_layers=1,interval_steps=2,train_embed=false", "mkor:inv_freq=2", "flashdp:noise_multiplier=0.5"));
 
 TEST(Session, UpdateInsideBackwardIsTheSameUpdate) {
   const tiny::Folder folder;

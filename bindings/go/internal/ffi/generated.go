@@ -147,9 +147,6 @@ const (
 	TN_QUANTIZER_LINEAR_BACKWARD  = 4
 	TN_STATISTIC_UNDEFINED        = 0
 	TN_STATISTIC_GRAM             = 1
-	TN_FILL_UNDEFINED             = 0
-	TN_FILL_NORMAL                = 1
-	TN_FILL_UNIFORM               = 2
 	TN_REPR_UNDEFINED             = 0
 	TN_REPR_DENSE                 = 1
 	TN_REPR_QUANTIZED             = 2
@@ -168,6 +165,12 @@ const (
 	TN_OPTIMIZER_ONE_AT_A_TIME    = 1
 	TN_OPTIMIZER_ROWWISE          = 2
 	TN_OPTIMIZER_ELEMENTWISE      = 4
+	TN_DRIVEN_SKIP                = 1
+	TN_PLAN_OWN_WGRAD             = 512
+	TN_PLAN_TAP_MEANS             = 256
+	TN_FILL_UNDEFINED             = 0
+	TN_FILL_NORMAL                = 1
+	TN_FILL_UNIFORM               = 2
 	TN_BLOCK_UNDEFINED            = 0
 	TN_BLOCK_WHOLE                = 1
 	TN_BLOCK_ATTENTION            = 2
@@ -186,6 +189,10 @@ const (
 	TN_TRAINER_SKIPPED            = 1
 	TN_TRAINER_DEGRADED           = 2
 	TN_EXT_CALIBRATE              = "org.tenon.calibrate/1"
+	TN_EXT_DRIVE                  = "org.tenon.drive/1"
+	TN_EXT_INNER                  = "org.tenon.inner/1"
+	TN_EXT_LINEAR_WGRAD           = "org.tenon.linear-wgrad/1"
+	TN_EXT_OBSERVE                = "org.tenon.observe/1"
 	TN_EXT_OPS                    = "org.tenon.ops/1"
 	TN_PLUGIN_ENTRY_NAME          = "tn_plugin_entry"
 	TN_EXT_LAYOUT                 = "org.tenon.layout/1"
@@ -649,25 +656,6 @@ type Calibrate struct {
 	Encode     unsafe.Pointer
 }
 
-type Ops struct {
-	StructSize        uint32
-	Reserved          uint32
-	Embedding         unsafe.Pointer
-	EmbeddingBackward unsafe.Pointer
-	RmsNorm           unsafe.Pointer
-	RmsNormBackward   unsafe.Pointer
-	Rope              unsafe.Pointer
-	Swiglu            unsafe.Pointer
-	SwigluBackward    unsafe.Pointer
-	Axpby             unsafe.Pointer
-	BiasAdd           unsafe.Pointer
-	BiasBackward      unsafe.Pointer
-	CrossEntropy      unsafe.Pointer
-	SumSquares        unsafe.Pointer
-	RoundStochastic   unsafe.Pointer
-	FillRandom        unsafe.Pointer
-}
-
 type Param struct {
 	StructSize uint32
 	UID        uint32
@@ -758,6 +746,94 @@ type OptimizerAPI struct {
 	Finish      unsafe.Pointer
 	Save        unsafe.Pointer
 	Load        unsafe.Pointer
+}
+
+type Term struct {
+	StructSize uint32
+	Stream     uint32
+	Seed       uint64
+	Coef       float64
+}
+
+type Displacement struct {
+	StructSize uint32
+	NTerms     uint32
+	Terms      **Term
+}
+
+type Driver struct {
+	StructSize uint32
+	Reserved   uint32
+	Self       unsafe.Pointer
+	LR         float64
+	Losses     unsafe.Pointer
+}
+
+type Driven struct {
+	StructSize uint32
+	Flags      uint32
+	Loss       float64
+}
+
+type Drive struct {
+	StructSize uint32
+	Reserved   uint32
+	Drive      unsafe.Pointer
+	Perturb    unsafe.Pointer
+}
+
+type Inner struct {
+	StructSize uint32
+	Reserved   uint32
+	Open       unsafe.Pointer
+}
+
+type Samples struct {
+	StructSize uint32
+	Reserved   uint32
+	N          int64
+	Begin      *int64
+	GradScale  float64
+}
+
+type LinearWgrad struct {
+	StructSize uint32
+	Reserved   uint32
+	Estimate   unsafe.Pointer
+	Wgrad      unsafe.Pointer
+}
+
+type Tap struct {
+	StructSize uint32
+	Taps       uint32
+	Rows       int64
+	X          *Tensor
+	Dy         *Tensor
+}
+
+type Observe struct {
+	StructSize uint32
+	Reserved   uint32
+	Observe    unsafe.Pointer
+}
+
+type Ops struct {
+	StructSize        uint32
+	Reserved          uint32
+	Embedding         unsafe.Pointer
+	EmbeddingBackward unsafe.Pointer
+	RmsNorm           unsafe.Pointer
+	RmsNormBackward   unsafe.Pointer
+	Rope              unsafe.Pointer
+	Swiglu            unsafe.Pointer
+	SwigluBackward    unsafe.Pointer
+	Axpby             unsafe.Pointer
+	BiasAdd           unsafe.Pointer
+	BiasBackward      unsafe.Pointer
+	CrossEntropy      unsafe.Pointer
+	SumSquares        unsafe.Pointer
+	RoundStochastic   unsafe.Pointer
+	FillRandom        unsafe.Pointer
 }
 
 type RegionModel struct {
@@ -1433,6 +1509,46 @@ func GoldenLayout() []string {
 	add("TN_COPY_TO_HOST = %d", TN_COPY_TO_HOST)
 	add("TN_COPY_WITHIN = %d", TN_COPY_WITHIN)
 	{
+		var s Term
+		add("struct tn_term size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  stream offset %d size %d", unsafe.Offsetof(s.Stream), unsafe.Sizeof(s.Stream))
+		add("  seed offset %d size %d", unsafe.Offsetof(s.Seed), unsafe.Sizeof(s.Seed))
+		add("  coef offset %d size %d", unsafe.Offsetof(s.Coef), unsafe.Sizeof(s.Coef))
+	}
+	{
+		var s Displacement
+		add("struct tn_displacement size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  n_terms offset %d size %d", unsafe.Offsetof(s.NTerms), unsafe.Sizeof(s.NTerms))
+		add("  terms offset %d size %d", unsafe.Offsetof(s.Terms), unsafe.Sizeof(s.Terms))
+	}
+	{
+		var s Driver
+		add("struct tn_driver size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  self offset %d size %d", unsafe.Offsetof(s.Self), unsafe.Sizeof(s.Self))
+		add("  lr offset %d size %d", unsafe.Offsetof(s.LR), unsafe.Sizeof(s.LR))
+		add("  losses offset %d size %d", unsafe.Offsetof(s.Losses), unsafe.Sizeof(s.Losses))
+	}
+	{
+		var s Driven
+		add("struct tn_driven size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  flags offset %d size %d", unsafe.Offsetof(s.Flags), unsafe.Sizeof(s.Flags))
+		add("  loss offset %d size %d", unsafe.Offsetof(s.Loss), unsafe.Sizeof(s.Loss))
+	}
+	{
+		var s Drive
+		add("struct tn_drive size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  drive offset %d size %d", unsafe.Offsetof(s.Drive), unsafe.Sizeof(s.Drive))
+		add("  perturb offset %d size %d", unsafe.Offsetof(s.Perturb), unsafe.Sizeof(s.Perturb))
+	}
+	add("TN_DRIVEN_SKIP = %d", TN_DRIVEN_SKIP)
+	{
 		var s Host
 		add("struct tn_host size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
 		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
@@ -1489,6 +1605,48 @@ func GoldenLayout() []string {
 	add("TN_EXEC_DETERMINISTIC = %d", TN_EXEC_DETERMINISTIC)
 	add("TN_ABI_MAJOR = %d", TN_ABI_MAJOR)
 	add("TN_ABI_MINOR = %d", TN_ABI_MINOR)
+	{
+		var s Inner
+		add("struct tn_inner size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  open offset %d size %d", unsafe.Offsetof(s.Open), unsafe.Sizeof(s.Open))
+	}
+	{
+		var s Samples
+		add("struct tn_samples size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  n offset %d size %d", unsafe.Offsetof(s.N), unsafe.Sizeof(s.N))
+		add("  begin offset %d size %d", unsafe.Offsetof(s.Begin), unsafe.Sizeof(s.Begin))
+		add("  grad_scale offset %d size %d", unsafe.Offsetof(s.GradScale), unsafe.Sizeof(s.GradScale))
+	}
+	{
+		var s LinearWgrad
+		add("struct tn_linear_wgrad size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  estimate offset %d size %d", unsafe.Offsetof(s.Estimate), unsafe.Sizeof(s.Estimate))
+		add("  wgrad offset %d size %d", unsafe.Offsetof(s.Wgrad), unsafe.Sizeof(s.Wgrad))
+	}
+	add("TN_PLAN_OWN_WGRAD = %d", TN_PLAN_OWN_WGRAD)
+	{
+		var s Tap
+		add("struct tn_tap size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  taps offset %d size %d", unsafe.Offsetof(s.Taps), unsafe.Sizeof(s.Taps))
+		add("  rows offset %d size %d", unsafe.Offsetof(s.Rows), unsafe.Sizeof(s.Rows))
+		add("  x offset %d size %d", unsafe.Offsetof(s.X), unsafe.Sizeof(s.X))
+		add("  dy offset %d size %d", unsafe.Offsetof(s.Dy), unsafe.Sizeof(s.Dy))
+	}
+	{
+		var s Observe
+		add("struct tn_observe size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  observe offset %d size %d", unsafe.Offsetof(s.Observe), unsafe.Sizeof(s.Observe))
+	}
+	add("TN_PLAN_TAP_MEANS = %d", TN_PLAN_TAP_MEANS)
 	{
 		var s Ops
 		add("struct tn_ops size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))

@@ -135,9 +135,6 @@ const TN_QUANTIZER_LINEAR = Int32(3)
 const TN_QUANTIZER_LINEAR_BACKWARD = Int32(4)
 const TN_STATISTIC_UNDEFINED = Int32(0)
 const TN_STATISTIC_GRAM = Int32(1)
-const TN_FILL_UNDEFINED = Int32(0)
-const TN_FILL_NORMAL = Int32(1)
-const TN_FILL_UNIFORM = Int32(2)
 const TN_REPR_UNDEFINED = Int32(0)
 const TN_REPR_DENSE = Int32(1)
 const TN_REPR_QUANTIZED = Int32(2)
@@ -156,6 +153,12 @@ const TN_ADVICE_DEGRADED = Int32(1)
 const TN_OPTIMIZER_ONE_AT_A_TIME = Int32(1)
 const TN_OPTIMIZER_ROWWISE = Int32(2)
 const TN_OPTIMIZER_ELEMENTWISE = Int32(4)
+const TN_DRIVEN_SKIP = Int32(1)
+const TN_PLAN_OWN_WGRAD = Int32(512)
+const TN_PLAN_TAP_MEANS = Int32(256)
+const TN_FILL_UNDEFINED = Int32(0)
+const TN_FILL_NORMAL = Int32(1)
+const TN_FILL_UNIFORM = Int32(2)
 const TN_BLOCK_UNDEFINED = Int32(0)
 const TN_BLOCK_WHOLE = Int32(1)
 const TN_BLOCK_ATTENTION = Int32(2)
@@ -174,6 +177,10 @@ const TN_MEMORY_CODEC = Int32(7)
 const TN_TRAINER_SKIPPED = Int32(1)
 const TN_TRAINER_DEGRADED = Int32(2)
 const TN_EXT_CALIBRATE = "org.tenon.calibrate/1"
+const TN_EXT_DRIVE = "org.tenon.drive/1"
+const TN_EXT_INNER = "org.tenon.inner/1"
+const TN_EXT_LINEAR_WGRAD = "org.tenon.linear-wgrad/1"
+const TN_EXT_OBSERVE = "org.tenon.observe/1"
 const TN_EXT_OPS = "org.tenon.ops/1"
 const TN_PLUGIN_ENTRY_NAME = "tn_plugin_entry"
 const TN_EXT_LAYOUT = "org.tenon.layout/1"
@@ -625,25 +632,6 @@ struct tn_calibrate
     encode::Ptr{Cvoid}
 end
 
-struct tn_ops
-    struct_size::UInt32
-    reserved::UInt32
-    embedding::Ptr{Cvoid}
-    embedding_backward::Ptr{Cvoid}
-    rms_norm::Ptr{Cvoid}
-    rms_norm_backward::Ptr{Cvoid}
-    rope::Ptr{Cvoid}
-    swiglu::Ptr{Cvoid}
-    swiglu_backward::Ptr{Cvoid}
-    axpby::Ptr{Cvoid}
-    bias_add::Ptr{Cvoid}
-    bias_backward::Ptr{Cvoid}
-    cross_entropy::Ptr{Cvoid}
-    sum_squares::Ptr{Cvoid}
-    round_stochastic::Ptr{Cvoid}
-    fill_random::Ptr{Cvoid}
-end
-
 struct tn_param
     struct_size::UInt32
     uid::UInt32
@@ -734,6 +722,94 @@ struct tn_optimizer_api
     finish::Ptr{Cvoid}
     save::Ptr{Cvoid}
     load::Ptr{Cvoid}
+end
+
+struct tn_term
+    struct_size::UInt32
+    stream::UInt32
+    seed::UInt64
+    coef::Float64
+end
+
+struct tn_displacement
+    struct_size::UInt32
+    n_terms::UInt32
+    terms::Ptr{Ptr{tn_term}}
+end
+
+struct tn_driver
+    struct_size::UInt32
+    reserved::UInt32
+    self::Ptr{Cvoid}
+    lr::Float64
+    losses::Ptr{Cvoid}
+end
+
+struct tn_driven
+    struct_size::UInt32
+    flags::UInt32
+    loss::Float64
+end
+
+struct tn_drive
+    struct_size::UInt32
+    reserved::UInt32
+    drive::Ptr{Cvoid}
+    perturb::Ptr{Cvoid}
+end
+
+struct tn_inner
+    struct_size::UInt32
+    reserved::UInt32
+    open::Ptr{Cvoid}
+end
+
+struct tn_samples
+    struct_size::UInt32
+    reserved::UInt32
+    n::Int64
+    begin_::Ptr{Int64}
+    grad_scale::Float64
+end
+
+struct tn_linear_wgrad
+    struct_size::UInt32
+    reserved::UInt32
+    estimate::Ptr{Cvoid}
+    wgrad::Ptr{Cvoid}
+end
+
+struct tn_tap
+    struct_size::UInt32
+    taps::UInt32
+    rows::Int64
+    x::Ptr{tn_tensor}
+    dy::Ptr{tn_tensor}
+end
+
+struct tn_observe
+    struct_size::UInt32
+    reserved::UInt32
+    observe::Ptr{Cvoid}
+end
+
+struct tn_ops
+    struct_size::UInt32
+    reserved::UInt32
+    embedding::Ptr{Cvoid}
+    embedding_backward::Ptr{Cvoid}
+    rms_norm::Ptr{Cvoid}
+    rms_norm_backward::Ptr{Cvoid}
+    rope::Ptr{Cvoid}
+    swiglu::Ptr{Cvoid}
+    swiglu_backward::Ptr{Cvoid}
+    axpby::Ptr{Cvoid}
+    bias_add::Ptr{Cvoid}
+    bias_backward::Ptr{Cvoid}
+    cross_entropy::Ptr{Cvoid}
+    sum_squares::Ptr{Cvoid}
+    round_stochastic::Ptr{Cvoid}
+    fill_random::Ptr{Cvoid}
 end
 
 struct tn_region_model
@@ -993,6 +1069,12 @@ const LAYOUT = [
     "TN_COPY_TO_DEVICE" => TN_COPY_TO_DEVICE,
     "TN_COPY_TO_HOST" => TN_COPY_TO_HOST,
     "TN_COPY_WITHIN" => TN_COPY_WITHIN,
+    tn_term => ["struct_size", "stream", "seed", "coef"],
+    tn_displacement => ["struct_size", "n_terms", "terms"],
+    tn_driver => ["struct_size", "reserved", "self", "lr", "losses"],
+    tn_driven => ["struct_size", "flags", "loss"],
+    tn_drive => ["struct_size", "reserved", "drive", "perturb"],
+    "TN_DRIVEN_SKIP" => TN_DRIVEN_SKIP,
     tn_host => ["struct_size", "reserved", "error", "log", "get_extension"],
     tn_sink => ["struct_size", "reserved", "self", "write"],
     tn_exec => ["struct_size", "flags", "api", "device", "stream", "workspace", "workspace_bytes"],
@@ -1004,6 +1086,13 @@ const LAYOUT = [
     "TN_EXEC_DETERMINISTIC" => TN_EXEC_DETERMINISTIC,
     "TN_ABI_MAJOR" => TN_ABI_MAJOR,
     "TN_ABI_MINOR" => TN_ABI_MINOR,
+    tn_inner => ["struct_size", "reserved", "open"],
+    tn_samples => ["struct_size", "reserved", "n", "begin", "grad_scale"],
+    tn_linear_wgrad => ["struct_size", "reserved", "estimate", "wgrad"],
+    "TN_PLAN_OWN_WGRAD" => TN_PLAN_OWN_WGRAD,
+    tn_tap => ["struct_size", "taps", "rows", "x", "dy"],
+    tn_observe => ["struct_size", "reserved", "observe"],
+    "TN_PLAN_TAP_MEANS" => TN_PLAN_TAP_MEANS,
     tn_ops => ["struct_size", "reserved", "embedding", "embedding_backward", "rms_norm", "rms_norm_backward", "rope", "swiglu", "swiglu_backward", "axpby", "bias_add", "bias_backward", "cross_entropy", "sum_squares", "round_stochastic", "fill_random"],
     "TN_FILL_UNDEFINED" => TN_FILL_UNDEFINED,
     "TN_FILL_NORMAL" => TN_FILL_NORMAL,

@@ -138,9 +138,6 @@ pub const TN_QUANTIZER_LINEAR: u32 = 3;
 pub const TN_QUANTIZER_LINEAR_BACKWARD: u32 = 4;
 pub const TN_STATISTIC_UNDEFINED: u32 = 0;
 pub const TN_STATISTIC_GRAM: u32 = 1;
-pub const TN_FILL_UNDEFINED: u32 = 0;
-pub const TN_FILL_NORMAL: u32 = 1;
-pub const TN_FILL_UNIFORM: u32 = 2;
 pub const TN_REPR_UNDEFINED: u32 = 0;
 pub const TN_REPR_DENSE: u32 = 1;
 pub const TN_REPR_QUANTIZED: u32 = 2;
@@ -159,6 +156,12 @@ pub const TN_ADVICE_DEGRADED: u32 = 1;
 pub const TN_OPTIMIZER_ONE_AT_A_TIME: u32 = 1;
 pub const TN_OPTIMIZER_ROWWISE: u32 = 2;
 pub const TN_OPTIMIZER_ELEMENTWISE: u32 = 4;
+pub const TN_DRIVEN_SKIP: u32 = 1;
+pub const TN_PLAN_OWN_WGRAD: u32 = 512;
+pub const TN_PLAN_TAP_MEANS: u32 = 256;
+pub const TN_FILL_UNDEFINED: u32 = 0;
+pub const TN_FILL_NORMAL: u32 = 1;
+pub const TN_FILL_UNIFORM: u32 = 2;
 pub const TN_BLOCK_UNDEFINED: u32 = 0;
 pub const TN_BLOCK_WHOLE: u32 = 1;
 pub const TN_BLOCK_ATTENTION: u32 = 2;
@@ -177,6 +180,10 @@ pub const TN_MEMORY_CODEC: u32 = 7;
 pub const TN_TRAINER_SKIPPED: u32 = 1;
 pub const TN_TRAINER_DEGRADED: u32 = 2;
 pub const TN_EXT_CALIBRATE: &[u8] = b"org.tenon.calibrate/1\0";
+pub const TN_EXT_DRIVE: &[u8] = b"org.tenon.drive/1\0";
+pub const TN_EXT_INNER: &[u8] = b"org.tenon.inner/1\0";
+pub const TN_EXT_LINEAR_WGRAD: &[u8] = b"org.tenon.linear-wgrad/1\0";
+pub const TN_EXT_OBSERVE: &[u8] = b"org.tenon.observe/1\0";
 pub const TN_EXT_OPS: &[u8] = b"org.tenon.ops/1\0";
 pub const TN_PLUGIN_ENTRY_NAME: &[u8] = b"tn_plugin_entry\0";
 pub const TN_EXT_LAYOUT: &[u8] = b"org.tenon.layout/1\0";
@@ -759,27 +766,6 @@ pub struct tn_calibrate {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct tn_ops {
-    pub struct_size: u32,
-    pub reserved: u32,
-    pub embedding: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, table: *const tn_tensor, ids: *const tn_tensor, y: *mut tn_tensor) -> i32>,
-    pub embedding_backward: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, ids: *const tn_tensor, dy: *const tn_tensor, dtable: *mut tn_tensor) -> i32>,
-    pub rms_norm: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, x: *const tn_tensor, weight: *const tn_tensor, eps: f64, y: *mut tn_tensor, rstd: *mut tn_tensor) -> i32>,
-    pub rms_norm_backward: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, dy: *const tn_tensor, x: *const tn_tensor, weight: *const tn_tensor, rstd: *const tn_tensor, beta: f64, dx: *mut tn_tensor, dweight: *mut tn_tensor) -> i32>,
-    pub rope: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, x: *mut tn_tensor, positions: *const tn_tensor, inv_freq: *const tn_tensor, scale: f64, sign: f64) -> i32>,
-    pub swiglu: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, gate: *const tn_tensor, up: *const tn_tensor, out: *mut tn_tensor) -> i32>,
-    pub swiglu_backward: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, dout: *const tn_tensor, gate: *const tn_tensor, up: *const tn_tensor, dgate: *mut tn_tensor, dup: *mut tn_tensor) -> i32>,
-    pub axpby: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, alpha: f64, x: *const tn_tensor, beta: f64, y: *mut tn_tensor) -> i32>,
-    pub bias_add: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, bias: *const tn_tensor, y: *mut tn_tensor) -> i32>,
-    pub bias_backward: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, dy: *const tn_tensor, dbias: *mut tn_tensor) -> i32>,
-    pub cross_entropy: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, logits: *mut tn_tensor, labels: *const tn_tensor, grad_scale: f64, losses: *mut tn_tensor) -> i32>,
-    pub sum_squares: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, x: *const tn_tensor, out: *mut tn_tensor) -> i32>,
-    pub round_stochastic: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, x: *const tn_tensor, rng: *const tn_rng, y: *mut tn_tensor) -> i32>,
-    pub fill_random: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, kind: u32, mean: f64, std: f64, rng: *const tn_rng, x: *mut tn_tensor) -> i32>,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
 pub struct tn_param {
     pub struct_size: u32,
     pub uid: u32,
@@ -884,6 +870,116 @@ pub struct tn_optimizer_api {
     pub finish: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, step: *const tn_step, advice: *mut tn_advice) -> i32>,
     pub save: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, sink: *const tn_sink) -> i32>,
     pub load: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, bytes: *const c_void, n_bytes: u64) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_term {
+    pub struct_size: u32,
+    pub stream: u32,
+    pub seed: u64,
+    pub coef: f64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_displacement {
+    pub struct_size: u32,
+    pub n_terms: u32,
+    pub terms: *const *const tn_term,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_driver {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub self_: *mut c_void,
+    pub lr: f64,
+    pub losses: Option<unsafe extern "C" fn(self_: *mut c_void, at: *const *const tn_displacement, n: u64, losses: *mut f64) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_driven {
+    pub struct_size: u32,
+    pub flags: u32,
+    pub loss: f64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_drive {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub drive: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, step: *const tn_step, driver: *const tn_driver, out: *mut tn_driven) -> i32>,
+    pub perturb: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, exec: *const tn_exec, uid: u32, param: *const tn_tensor, at: *const tn_displacement, begin: i64, end: i64, out: *mut tn_tensor) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_inner {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub open: Option<unsafe extern "C" fn(host: *const tn_host, spec: *const c_char, plugin: *mut *const tn_plugin, self_: *mut *mut tn_optimizer) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_samples {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub n: i64,
+    pub begin: *const i64,
+    pub grad_scale: f64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_linear_wgrad {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub estimate: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, api: *const tn_device_api, device: *mut tn_device, uid: u32, rows: i64, samples: i64, out: *mut tn_estimate) -> i32>,
+    pub wgrad: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, exec: *const tn_exec, uid: u32, samples: *const tn_samples, x: *const tn_tensor, dy: *const tn_tensor, beta: f64, dw: *mut tn_tensor) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_tap {
+    pub struct_size: u32,
+    pub taps: u32,
+    pub rows: i64,
+    pub x: *const tn_tensor,
+    pub dy: *const tn_tensor,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_observe {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub observe: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, exec: *const tn_exec, item: *const tn_item, tap: *const tn_tap) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_ops {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub embedding: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, table: *const tn_tensor, ids: *const tn_tensor, y: *mut tn_tensor) -> i32>,
+    pub embedding_backward: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, ids: *const tn_tensor, dy: *const tn_tensor, dtable: *mut tn_tensor) -> i32>,
+    pub rms_norm: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, x: *const tn_tensor, weight: *const tn_tensor, eps: f64, y: *mut tn_tensor, rstd: *mut tn_tensor) -> i32>,
+    pub rms_norm_backward: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, dy: *const tn_tensor, x: *const tn_tensor, weight: *const tn_tensor, rstd: *const tn_tensor, beta: f64, dx: *mut tn_tensor, dweight: *mut tn_tensor) -> i32>,
+    pub rope: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, x: *mut tn_tensor, positions: *const tn_tensor, inv_freq: *const tn_tensor, scale: f64, sign: f64) -> i32>,
+    pub swiglu: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, gate: *const tn_tensor, up: *const tn_tensor, out: *mut tn_tensor) -> i32>,
+    pub swiglu_backward: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, dout: *const tn_tensor, gate: *const tn_tensor, up: *const tn_tensor, dgate: *mut tn_tensor, dup: *mut tn_tensor) -> i32>,
+    pub axpby: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, alpha: f64, x: *const tn_tensor, beta: f64, y: *mut tn_tensor) -> i32>,
+    pub bias_add: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, bias: *const tn_tensor, y: *mut tn_tensor) -> i32>,
+    pub bias_backward: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, dy: *const tn_tensor, dbias: *mut tn_tensor) -> i32>,
+    pub cross_entropy: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, logits: *mut tn_tensor, labels: *const tn_tensor, grad_scale: f64, losses: *mut tn_tensor) -> i32>,
+    pub sum_squares: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, x: *const tn_tensor, out: *mut tn_tensor) -> i32>,
+    pub round_stochastic: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, x: *const tn_tensor, rng: *const tn_rng, y: *mut tn_tensor) -> i32>,
+    pub fill_random: Option<unsafe extern "C" fn(arg0: *mut tn_device, arg1: *mut tn_stream, kind: u32, mean: f64, std: f64, rng: *const tn_rng, x: *mut tn_tensor) -> i32>,
 }
 
 #[repr(C)]
@@ -1462,6 +1558,51 @@ pub fn layout() -> Vec<String> {
     lines.push(format!("TN_COPY_TO_HOST = {}", TN_COPY_TO_HOST));
     lines.push(format!("TN_COPY_WITHIN = {}", TN_COPY_WITHIN));
     {
+        let m = MaybeUninit::<tn_term>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_term size {} align {}", size_of::<tn_term>(), align_of::<tn_term>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_term| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  stream offset {} size {}", unsafe { addr_of!((*p).stream) as usize - p as usize }, width(|p: *const tn_term| unsafe { addr_of!((*p).stream) })));
+        lines.push(format!("  seed offset {} size {}", unsafe { addr_of!((*p).seed) as usize - p as usize }, width(|p: *const tn_term| unsafe { addr_of!((*p).seed) })));
+        lines.push(format!("  coef offset {} size {}", unsafe { addr_of!((*p).coef) as usize - p as usize }, width(|p: *const tn_term| unsafe { addr_of!((*p).coef) })));
+    }
+    {
+        let m = MaybeUninit::<tn_displacement>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_displacement size {} align {}", size_of::<tn_displacement>(), align_of::<tn_displacement>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_displacement| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  n_terms offset {} size {}", unsafe { addr_of!((*p).n_terms) as usize - p as usize }, width(|p: *const tn_displacement| unsafe { addr_of!((*p).n_terms) })));
+        lines.push(format!("  terms offset {} size {}", unsafe { addr_of!((*p).terms) as usize - p as usize }, width(|p: *const tn_displacement| unsafe { addr_of!((*p).terms) })));
+    }
+    {
+        let m = MaybeUninit::<tn_driver>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_driver size {} align {}", size_of::<tn_driver>(), align_of::<tn_driver>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_driver| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_driver| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  self offset {} size {}", unsafe { addr_of!((*p).self_) as usize - p as usize }, width(|p: *const tn_driver| unsafe { addr_of!((*p).self_) })));
+        lines.push(format!("  lr offset {} size {}", unsafe { addr_of!((*p).lr) as usize - p as usize }, width(|p: *const tn_driver| unsafe { addr_of!((*p).lr) })));
+        lines.push(format!("  losses offset {} size {}", unsafe { addr_of!((*p).losses) as usize - p as usize }, width(|p: *const tn_driver| unsafe { addr_of!((*p).losses) })));
+    }
+    {
+        let m = MaybeUninit::<tn_driven>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_driven size {} align {}", size_of::<tn_driven>(), align_of::<tn_driven>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_driven| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  flags offset {} size {}", unsafe { addr_of!((*p).flags) as usize - p as usize }, width(|p: *const tn_driven| unsafe { addr_of!((*p).flags) })));
+        lines.push(format!("  loss offset {} size {}", unsafe { addr_of!((*p).loss) as usize - p as usize }, width(|p: *const tn_driven| unsafe { addr_of!((*p).loss) })));
+    }
+    {
+        let m = MaybeUninit::<tn_drive>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_drive size {} align {}", size_of::<tn_drive>(), align_of::<tn_drive>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_drive| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_drive| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  drive offset {} size {}", unsafe { addr_of!((*p).drive) as usize - p as usize }, width(|p: *const tn_drive| unsafe { addr_of!((*p).drive) })));
+        lines.push(format!("  perturb offset {} size {}", unsafe { addr_of!((*p).perturb) as usize - p as usize }, width(|p: *const tn_drive| unsafe { addr_of!((*p).perturb) })));
+    }
+    lines.push(format!("TN_DRIVEN_SKIP = {}", TN_DRIVEN_SKIP));
+    {
         let m = MaybeUninit::<tn_host>::uninit();
         let p = m.as_ptr();
         lines.push(format!("struct tn_host size {} align {}", size_of::<tn_host>(), align_of::<tn_host>()));
@@ -1523,6 +1664,53 @@ pub fn layout() -> Vec<String> {
     lines.push(format!("TN_EXEC_DETERMINISTIC = {}", TN_EXEC_DETERMINISTIC));
     lines.push(format!("TN_ABI_MAJOR = {}", TN_ABI_MAJOR));
     lines.push(format!("TN_ABI_MINOR = {}", TN_ABI_MINOR));
+    {
+        let m = MaybeUninit::<tn_inner>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_inner size {} align {}", size_of::<tn_inner>(), align_of::<tn_inner>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_inner| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_inner| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  open offset {} size {}", unsafe { addr_of!((*p).open) as usize - p as usize }, width(|p: *const tn_inner| unsafe { addr_of!((*p).open) })));
+    }
+    {
+        let m = MaybeUninit::<tn_samples>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_samples size {} align {}", size_of::<tn_samples>(), align_of::<tn_samples>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_samples| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_samples| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  n offset {} size {}", unsafe { addr_of!((*p).n) as usize - p as usize }, width(|p: *const tn_samples| unsafe { addr_of!((*p).n) })));
+        lines.push(format!("  begin offset {} size {}", unsafe { addr_of!((*p).begin) as usize - p as usize }, width(|p: *const tn_samples| unsafe { addr_of!((*p).begin) })));
+        lines.push(format!("  grad_scale offset {} size {}", unsafe { addr_of!((*p).grad_scale) as usize - p as usize }, width(|p: *const tn_samples| unsafe { addr_of!((*p).grad_scale) })));
+    }
+    {
+        let m = MaybeUninit::<tn_linear_wgrad>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_linear_wgrad size {} align {}", size_of::<tn_linear_wgrad>(), align_of::<tn_linear_wgrad>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_linear_wgrad| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_linear_wgrad| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  estimate offset {} size {}", unsafe { addr_of!((*p).estimate) as usize - p as usize }, width(|p: *const tn_linear_wgrad| unsafe { addr_of!((*p).estimate) })));
+        lines.push(format!("  wgrad offset {} size {}", unsafe { addr_of!((*p).wgrad) as usize - p as usize }, width(|p: *const tn_linear_wgrad| unsafe { addr_of!((*p).wgrad) })));
+    }
+    lines.push(format!("TN_PLAN_OWN_WGRAD = {}", TN_PLAN_OWN_WGRAD));
+    {
+        let m = MaybeUninit::<tn_tap>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_tap size {} align {}", size_of::<tn_tap>(), align_of::<tn_tap>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_tap| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  taps offset {} size {}", unsafe { addr_of!((*p).taps) as usize - p as usize }, width(|p: *const tn_tap| unsafe { addr_of!((*p).taps) })));
+        lines.push(format!("  rows offset {} size {}", unsafe { addr_of!((*p).rows) as usize - p as usize }, width(|p: *const tn_tap| unsafe { addr_of!((*p).rows) })));
+        lines.push(format!("  x offset {} size {}", unsafe { addr_of!((*p).x) as usize - p as usize }, width(|p: *const tn_tap| unsafe { addr_of!((*p).x) })));
+        lines.push(format!("  dy offset {} size {}", unsafe { addr_of!((*p).dy) as usize - p as usize }, width(|p: *const tn_tap| unsafe { addr_of!((*p).dy) })));
+    }
+    {
+        let m = MaybeUninit::<tn_observe>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_observe size {} align {}", size_of::<tn_observe>(), align_of::<tn_observe>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_observe| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_observe| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  observe offset {} size {}", unsafe { addr_of!((*p).observe) as usize - p as usize }, width(|p: *const tn_observe| unsafe { addr_of!((*p).observe) })));
+    }
+    lines.push(format!("TN_PLAN_TAP_MEANS = {}", TN_PLAN_TAP_MEANS));
     {
         let m = MaybeUninit::<tn_ops>::uninit();
         let p = m.as_ptr();
