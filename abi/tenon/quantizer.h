@@ -97,6 +97,11 @@ typedef struct tn_layout {
   /* Fills components from external tensors; `get` answers null for a suffix that the file does not have. */
   int32_t (*from_external)(tn_quantizer* self, const char* layout, const tn_target* target, void* context,
                            const tn_tensor* (*get)(void* context, const char* suffix), tn_tensor* const* components); /* [instance] */
+  /* The JSON object that such a model has as "quantization_config" in its config.json. */
+  int32_t (*write_config)(tn_quantizer* self, const char* layout, const tn_sink* sink);                             /* [instance] */
+  /* Hyper-parameters ("quant_type=nf4,double_quant=true") of the instance that reads a model with this quantization_config (JSON text).
+   * TN_E_UNSUPPORTED, with the reason: none does. */
+  int32_t (*read_config)(const tn_host* host, const char* layout, const char* quantization_config, const tn_sink* hypers); /* [any-thread] */
 } tn_layout; /* fence layout/1 */
 
 #endif

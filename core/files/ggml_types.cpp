@@ -31,6 +31,18 @@ const GgmlType* find_ggml_type(std::string_view name) {
   return nullptr;
 }
 
+const GgmlType& ggml_type_for_rows(const GgmlType& type, int64_t row) {
+  if (row % type.block_elements == 0) return type;
+  std::string_view name = "F16";
+  if (row % 32 == 0) {
+    name = "IQ4_NL";
+    if (type.name == "Q4_K") name = "Q5_0";
+    if (type.name == "Q5_K") name = "Q5_1";
+    if (type.name == "Q6_K" || type.name == "Q8_K") name = "Q8_0";
+  }
+  return *find_ggml_type(name);
+}
+
 bool ggml_tensor_bytes(const GgmlType& type, const std::vector<int64_t>& shape, uint64_t& bytes) {
   const int64_t row = shape.empty() ? 1 : shape.back();
   if (row < 0 || row % type.block_elements != 0) return false;

@@ -19,6 +19,11 @@ struct GgmlType {
 const GgmlType* find_ggml_type(uint32_t id);
 const GgmlType* find_ggml_type(std::string_view name);
 
+// The type in which GGUF writers hold a matrix whose rows are `row` elements when `type` is asked for: `type` itself
+// where rows are whole blocks, else the next larger type of blocks of 32 (Q4_K: Q5_0, Q5_K: Q5_1, Q6_K: Q8_0, other
+// types: IQ4_NL), else F16.
+const GgmlType& ggml_type_for_rows(const GgmlType& type, int64_t row);
+
 // Bytes of a row-major tensor: whole blocks along the last axis. False when the shape is negative, its last axis is not
 // a multiple of the block, or the product overflows (of the sizes that are not 0, so that every order of multiplying
 // them is safe). Rank 0 is one element, which only a type without blocks can hold.

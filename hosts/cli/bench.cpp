@@ -55,7 +55,7 @@ double multiplied_parameters(const trainer::ModelConfig& c) {
 }
 
 StepReport step(const Catalog& catalog, const po::variables_map& values, const bench::Setting& setting) {
-  trainer::MixRequest request = mix_request(values, true);
+  trainer::MixRequest request = mix_request(catalog, values, true);
   trainer::TrainOptions o = train_options(values, request);
   trainer::Runtime runtime(catalog, request);
   settle_defaults(o, runtime);

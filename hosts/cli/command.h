@@ -15,6 +15,7 @@ struct Command {
 
 int run_bench(const std::vector<std::string>& arguments);
 int run_check(const std::vector<std::string>& arguments);
+int run_combine(const std::vector<std::string>& arguments);
 int run_compare(const std::vector<std::string>& arguments);
 int run_conformance(const std::vector<std::string>& arguments);
 int run_devices(const std::vector<std::string>& arguments);

@@ -40,7 +40,7 @@ trainer::ComparisonRow run_one(const Catalog& catalog, const std::string& mix, s
   try {
     po::variables_map values;
     parse(arguments, options, {}, "", values);
-    trainer::MixRequest request = mix_request(values, true);
+    trainer::MixRequest request = mix_request(catalog, values, true);
     trainer::TrainOptions o = train_options(values, request);
     trainer::Runtime runtime(catalog, request);
     settle_defaults(o, runtime);

@@ -35,7 +35,7 @@ int run_eval(const std::vector<std::string>& arguments) {
   trainer::WindowOptions windows;
   windows.length = length, windows.keep_short = true, windows.isolate_documents = values.count("isolate-documents") > 0;
   const trainer::Dataset data(trainer::read_documents(data_path, text), windows);
-  trainer::Runtime runtime(catalog, mix_request(values, false));
+  trainer::Runtime runtime(catalog, mix_request(catalog, values, false));
   trainer::Inference inference = open_inference(runtime, source, values, length);
   ProgressLine progress("evaluating");
   const trainer::Evaluation e = trainer::evaluate(inference.model(), data, windows.isolate_documents,

@@ -58,7 +58,7 @@ int run_generate(const std::vector<std::string>& arguments) {
     sampling.stop = source.config().eos;
     if (text.eos_id) sampling.stop.push_back(*text.eos_id);
   }
-  trainer::Runtime runtime(catalog, mix_request(values, false));
+  trainer::Runtime runtime(catalog, mix_request(catalog, values, false));
   trainer::Inference inference = open_inference(runtime, source, values, static_cast<int64_t>(ids.size()) + sampling.max_new_tokens);
   const bool json = values.count("json") > 0;
   trainer::StreamDecoder decoder(text.tokenizer, true);

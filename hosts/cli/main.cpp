@@ -15,7 +15,7 @@
 namespace tenon::cli {
 namespace {
 
-constexpr std::array<Command, 14> kCommands{{
+constexpr std::array<Command, 15> kCommands{{
     {"train", "fine-tune or pre-train a model with any mix of plugins", run_train},
     {"eval", "loss and perplexity of a model on a text", run_eval},
     {"generate", "continue a prompt", run_generate},
@@ -23,6 +23,7 @@ constexpr std::array<Command, 14> kCommands{{
     {"check", "is this mix of plugins possible, and why not", run_check},
     {"compare", "train several mixes and set loss, memory and speed side by side", run_compare},
     {"merge", "merge an adapter into its model", run_merge},
+    {"combine", "several adapters become one: weighted sums of their deltas", run_combine},
     {"quantize", "write a model with its weights quantized", run_quantize},
     {"tokenize", "the token ids of a text", run_tokenize},
     {"devices", "what computes here, and what each technique has for it", run_devices},

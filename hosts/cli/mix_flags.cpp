@@ -17,7 +17,7 @@ void add_mix_flags(po::options_description& options, bool training) {
     add("adapter", po::value<std::vector<std::string>>()->composing(), "adapter plugin, e.g. lora:r=16,target_modules=all-linear; may be given again");
   }
   add("adapter-from", po::value<std::vector<std::string>>()->composing(), "PEFT folder that shapes and fills the adapter; may be given again");
-  add("quantizer", po::value<std::string>(), "quantizer plugin that holds the linear weights, e.g. nf4:double_quant=true");
+  add("quantizer", po::value<std::string>(), "quantizer plugin that holds the linear weights, e.g. nf4:double_quant=true; none: decode a model that is stored quantized");
   add("calibration", po::value<std::string>(),
       training ? "text with which a quantizer that asks for it codes the weights (gptq); default: --data" : "text with which a quantizer that asks for it codes the weights (gptq)");
   add("attention", po::value<std::string>()->default_value("flash-attention"), "attention plugin");
@@ -34,14 +34,16 @@ void add_model_flags(po::options_description& options) {
   add("vocab-size", po::value<std::string>(), "vocabulary of a preset; default: that of its tokenizer");
 }
 
-trainer::MixRequest mix_request(const po::variables_map& values, bool training) {
+trainer::MixRequest mix_request(const Catalog& catalog, const po::variables_map& values, bool training) {
   trainer::MixRequest r;
   if (training) {
     r.optimizer = values["optimizer"].as<std::string>();
     if (values.count("adapter")) r.adapters = values["adapter"].as<std::vector<std::string>>();
   }
   if (values.count("adapter-from")) r.adapter_from = values["adapter-from"].as<std::vector<std::string>>();
-  r.quantizer = value_or<std::string>(values, "quantizer", "");
+  if (values.count("model")) r.stored_quantizer = trainer::stored_quantizer(catalog, values["model"].as<std::string>());
+  r.quantizer = value_or<std::string>(values, "quantizer", r.stored_quantizer);
+  if (r.quantizer == "none") r.quantizer.clear();
   r.attention = values["attention"].as<std::string>();
   r.device = values["device"].as<std::string>();
   return r;
@@ -61,6 +63,12 @@ trainer::TextModel open_text_model(const po::variables_map& values, const traine
   if (values.count("tokenizer")) return trainer::load_text_model(values["tokenizer"].as<std::string>());
   if (source.is_preset()) return trainer::byte_text_model();
   return source.gguf() ? trainer::load_text_model(*source.gguf()) : trainer::load_text_model(source.path());
+}
+
+tn_dtype written_dtype(const po::variables_map& values, const trainer::ModelSource& source) {
+  const std::string& stored = source.config().file_dtype;
+  const std::string dtype = !values["dtype"].defaulted() ? values["dtype"].as<std::string>() : stored == "bfloat16" ? "bf16" : stored == "float16" ? "f16" : "f32";
+  return dtype == "f16" ? trainer::kF16 : trainer::parse_dtype(dtype);
 }
 
 uint64_t memory_limit(const po::variables_map& values) {

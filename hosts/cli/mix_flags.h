@@ -11,7 +11,10 @@ namespace tenon::cli {
 void add_mix_flags(po::options_description& options, bool training);
 void add_model_flags(po::options_description& options);
 
-trainer::MixRequest mix_request(const po::variables_map& values, bool training);
+// The mix that the flags ask for. A model whose weights are stored quantized brings its own quantizer, where none is asked for; "none": decoded.
+trainer::MixRequest mix_request(const Catalog& catalog, const po::variables_map& values, bool training);
+// The type of weights that a command writes: --dtype, which may be f16 too, or that of the model's own file.
+tn_dtype written_dtype(const po::variables_map& values, const trainer::ModelSource& source);
 trainer::ModelSource open_model(const po::variables_map& values);
 // Tokenizer and chat template of the model, or those of --tokenizer; bytes for a preset without one.
 trainer::TextModel open_text_model(const po::variables_map& values, const trainer::ModelSource& source);

@@ -20,4 +20,19 @@ std::string with_commas(int64_t n) {
   return s;
 }
 
+void print_written(const std::string& output, const trainer::QuantizedSize& size, bool json) {
+  const double bits = size.quantized_weights > 0 ? 8.0 * static_cast<double>(size.quantized_bytes) / static_cast<double>(size.quantized_weights) : 0;
+  for (const std::string& note : size.notes) remark("tenon: " + note);
+  if (json) {
+    nlohmann::json j{{"output", output}, {"bytes", size.total_bytes}, {"fallbacks", size.fallbacks}, {"notes", size.notes}};
+    if (bits > 0) j["bits_per_weight"] = bits;
+    return print_json(j);
+  }
+  std::printf("%s\n%s in all", output.c_str(), format_bytes(size.total_bytes).c_str());
+  if (bits > 0) std::printf(", %.3f bits per linear weight", bits);
+  std::printf("\n");
+  for (const auto& [type, tensors] : size.fallbacks)
+    std::printf("%lld tensors are %s: their rows do not fill the blocks of the type asked for\n", static_cast<long long>(tensors), type.c_str());
+}
+
 }  // namespace tenon::cli

@@ -4,6 +4,8 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
+#include "hosts/trainer/run/quantized_export.h"
+
 namespace tenon::cli {
 
 // Prints the document and a newline on standard output; a NaN or Inf in it becomes null.
@@ -14,5 +16,8 @@ void remark(const std::string& line);
 
 // Thousands separated by thin groups: 134515008 -> "134,515,008".
 std::string with_commas(int64_t n);
+
+// What quantize and merge say of the model that they wrote.
+void print_written(const std::string& output, const trainer::QuantizedSize& size, bool json);
 
 }  // namespace tenon::cli

@@ -18,7 +18,7 @@ int run_plan(const std::vector<std::string>& arguments) {
   if (!parse_with_recipe(arguments, options, "tenon plan --model M [flags of train]\n\nSays what a training run will allocate, by category, without allocating it; with --memory-limit also\nwhich flags would make it fit. Exit 0: fits (or no limit); 1: does not.\n", values))
     return 0;
   const Catalog catalog = trainer::open_catalog();
-  trainer::MixRequest request = mix_request(values, true);
+  trainer::MixRequest request = mix_request(catalog, values, true);
   trainer::TrainOptions o = train_options(values, request);
   trainer::Runtime runtime(catalog, request);
   settle_defaults(o, runtime);

@@ -8,7 +8,6 @@
 #include "hosts/cli/mix_flags.h"
 #include "hosts/cli/output.h"
 #include "hosts/trainer/run/features.h"
-#include "hosts/trainer/run/inference.h"
 #include "hosts/trainer/run/quantized_export.h"
 
 namespace tenon::cli {
@@ -19,29 +18,37 @@ int run_quantize(const std::vector<std::string>& arguments) {
   auto add = options.add_options();
   add("output", po::value<std::string>(), "a .gguf file, or a Hugging Face folder in the codec's external layout; must not exist");
   add_mix_flags(options, false);
-  add("json", "print {\"output\", \"bytes\", \"bits_per_weight\"}");
+  add("json", "print {\"output\", \"bytes\", \"bits_per_weight\", \"fallbacks\", \"notes\"}");
   po::variables_map values;
   if (!parse(arguments, options, {},
-             "tenon quantize --model M --quantizer gguf-blocks:type=Q4_K --output M.Q4_K.gguf\n\n"
-             "Quantizes the seven linear weights of every block and writes the model: as GGUF (from a GGUF model, whose metadata and tokenizer are kept), or as a\n"
-             "Hugging Face folder in the external layout of the codec (nf4: bitsandbytes). Embedding, head and norms keep their precision.\n",
+             "tenon quantize --model M --quantizer gguf-blocks:type=Q4_K --output M.Q4_K.gguf\n"
+             "tenon quantize --model M --quantizer nf4:double_quant=true --output M-nf4\n\n"
+             "Quantizes the seven linear weights of every block and writes the model, one weight in memory at a time: as a GGUF file with tokenizer and\n"
+             "metadata, from a Hugging Face folder or another GGUF file, or as a Hugging Face folder in the external layout of the codec (nf4:\n"
+             "bitsandbytes). Embedding, head and norms keep their precision. Rows that do not fill the blocks of a GGUF type are held in the type that\n"
+             "GGUF writers take instead (Q4_K: Q5_0, Q6_K: Q8_0 …), and the output says how many.\n",
              values))
     return 0;
   const std::string output = required(values, "output");
   required(values, "quantizer");
+  if (values.count("adapter-from")) throw Usage("quantize does not take an adapter; `tenon merge --output-quantizer` merges it and quantizes the result");
   std::error_code ec;
   if (std::filesystem::exists(output, ec)) throw Error(TN_E_CONFLICT, "--output " + output + " exists already; choose another name");
+  apply_threads(values);
   const Catalog catalog = trainer::open_catalog();
-  trainer::Runtime runtime(catalog, mix_request(values, false));
+  trainer::Runtime runtime(catalog, mix_request(catalog, values, false));
   const trainer::ModelSource source = open_model(values);
-  trainer::Inference inference = open_inference(runtime, source, values, 2);
-  const trainer::QuantizedSize size = output.ends_with(".gguf") ? trainer::write_quantized_gguf(output, inference.session(), source, runtime)
-                                                                : trainer::write_quantized_folder(output, inference.session(), source, runtime);
-  const double bits = 8.0 * static_cast<double>(size.quantized_bytes) / static_cast<double>(size.quantized_weights);
-  if (values.count("json"))
-    print_json({{"output", output}, {"bytes", size.total_bytes}, {"bits_per_weight", bits}});
-  else
-    std::printf("%s\n%s in all, %.3f bits per quantized weight\n", output.c_str(), format_bytes(size.total_bytes).c_str(), bits);
+  const auto set = runtime.instantiate();
+  const bool json = values.count("json") > 0;
+  if (set->techniques.quantizer && set->techniques.quantizer->calibrate) {  // coded with text in view, in the model
+    trainer::Inference inference = open_inference(runtime, source, values, 2);
+    const trainer::ExportWeights weights = weights_of(inference.session(), false);
+    print_written(output, write_quantized(output, inference.engine(), weights, source, runtime, inference.session().techniques(), written_dtype(values, source)), json);
+    return 0;
+  }
+  const auto engine = runtime.engine(trainer::kF32, memory_limit(values), false);
+  const trainer::ExportWeights weights = weights_of(*engine, source, runtime, set->techniques);
+  print_written(output, write_quantized(output, *engine, weights, source, runtime, set->techniques, written_dtype(values, source)), json);
   return 0;
 }
 

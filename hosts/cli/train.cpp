@@ -57,12 +57,12 @@ int run_train(const std::vector<std::string>& arguments) {
   po::variables_map values;
   if (!parse_with_recipe(arguments, options, kHelp, values)) return 0;
   required(values, "model"), required(values, "data"), required(values, "output");
-  trainer::MixRequest request = mix_request(values, true);
+  const Catalog catalog = trainer::open_catalog();
+  trainer::MixRequest request = mix_request(catalog, values, true);
   trainer::TrainOptions train_opts = train_options(values, request);
   apply_threads(values);
 
   ProgressLine progress("training");
-  const Catalog catalog = trainer::open_catalog();
   // The mix is looked at before the model: its refusals are the quickest.
   trainer::Runtime runtime(catalog, request);
   if (const std::string note = settle_defaults(train_opts, runtime); !note.empty()) progress.note("tenon: " + note);

@@ -189,6 +189,7 @@ TN_MEMORY_CODEC = 7
 TN_TRAINER_SKIPPED = 1
 TN_TRAINER_DEGRADED = 2
 TN_EXT_CALIBRATE = b"org.tenon.calibrate/1"
+TN_EXT_COMBINE = b"org.tenon.combine/1"
 TN_EXT_DRIVE = b"org.tenon.drive/1"
 TN_EXT_INNER = b"org.tenon.inner/1"
 TN_EXT_LINEAR_WGRAD = b"org.tenon.linear-wgrad/1"
@@ -358,6 +359,14 @@ class tn_calibration_plan(_Struct):
 
 
 class tn_calibrate(_Struct):
+    pass
+
+
+class tn_combine_source(_Struct):
+    pass
+
+
+class tn_combine(_Struct):
     pass
 
 
@@ -895,6 +904,8 @@ tn_layout._fields_ = [
     ("names", c.POINTER(c.c_char_p)),
     ("to_external", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.c_void_p, c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_tensor)))),
     ("from_external", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_target), c.c_void_p, c.CFUNCTYPE(c.POINTER(tn_tensor), c.c_void_p, c.c_char_p), c.POINTER(c.POINTER(tn_tensor)))),
+    ("write_config", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_sink))),
+    ("read_config", c.CFUNCTYPE(c.c_int32, c.POINTER(tn_host), c.c_char_p, c.c_char_p, c.POINTER(tn_sink))),
 ]
 
 tn_calibration_plan._fields_ = [
@@ -910,6 +921,23 @@ tn_calibrate._fields_ = [
     ("plan", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_calibration_plan))),
     ("estimate", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_device_api), c.c_void_p, c.POINTER(tn_target), c.POINTER(tn_estimate))),
     ("encode", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_int64, c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_rng))),
+]
+
+tn_combine_source._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("weight", c.c_double),
+    ("config_json", c.c_char_p),
+    ("n_tensors", c.c_uint64),
+    ("keys", c.POINTER(c.c_char_p)),
+    ("tensors", c.POINTER(c.POINTER(tn_tensor))),
+]
+
+tn_combine._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("methods", c.POINTER(c.c_char_p)),
+    ("combine", c.CFUNCTYPE(c.c_int32, c.POINTER(tn_host), c.c_char_p, c.c_int64, c.POINTER(c.POINTER(tn_combine_source)), c.c_uint64, c.c_void_p, c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_tensor)), c.POINTER(tn_sink))),
 ]
 
 tn_param._fields_ = [
@@ -1341,6 +1369,8 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     tn_calibrate,
     "TN_STATISTIC_UNDEFINED",
     "TN_STATISTIC_GRAM",
+    tn_combine_source,
+    tn_combine,
     tn_device_info,
     tn_gemm,
     tn_device_api,

@@ -121,9 +121,10 @@ int32_t tn_trainer_create(const char* const* stores, uint64_t n, const char* rec
     limits.unique_keys = true;
     cli::po::variables_map values;
     cli::parse(cli::recipe_arguments(parse_json(recipe, "the recipe", limits), "the recipe"), recipe_options(), {}, "", values);
-    trainer::MixRequest request = cli::mix_request(values, true);
+    Catalog catalog = trainer::open_catalog(folders);
+    trainer::MixRequest request = cli::mix_request(catalog, values, true);
     const trainer::TrainOptions options = cli::train_options(values, request);
-    std::unique_ptr<tn_trainer> made(new tn_trainer{std::move(values), trainer::open_catalog(folders), options, {}});
+    std::unique_ptr<tn_trainer> made(new tn_trainer{std::move(values), std::move(catalog), options, {}});
     need_key(*made, "model", "a Hugging Face folder, a .gguf file or a preset");
     const Threads threads(made->values);
     made->runtime = std::make_unique<trainer::Runtime>(made->catalog, request);

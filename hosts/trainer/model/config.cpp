@@ -98,8 +98,8 @@ ModelConfig parse_config(const nlohmann::json& j, const std::string& what) {
     if (!(*a)[0].is_string() || (*a)[0].get<std::string>() != c.architecture)
       refuse(what, "architecture " + (*a)[0].dump().substr(0, 80) + " is not \"" + c.architecture + "\", the one that tenon computes for " + c.model_type);
   }
-  if (find_object(j, "quantization_config", what))
-    refuse(what, "the weights are stored quantized (quantization_config); start from the plain model and pass --quantizer");
+  if (const Json* q = find_object(j, "quantization_config", what))
+    c.stored_layout = get_string(*q, "quant_method", what), c.stored_config = q->dump();
 
   c.hidden = get_int(j, "hidden_size", 1, kMaxWidth, what);
   c.intermediate = get_int(j, "intermediate_size", 1, kMaxWidth, what);

@@ -35,6 +35,9 @@ struct ModelConfig {
   std::vector<int64_t> window;  // per layer: keys seen including the own one, 0 = all
   int64_t bos = -1;
   std::vector<int64_t> eos;
+  // How a folder's linear weights are stored where they are quantized: quant_method ("bitsandbytes") and the whole quantization_config as
+  // JSON text. Empty: plain.
+  std::string stored_layout, stored_config;
   std::string file_dtype;  // "float32", "bfloat16", … as the file states; may be empty
 
   int64_t q_width() const { return heads * head_dim; }

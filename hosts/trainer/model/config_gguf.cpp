@@ -71,6 +71,7 @@ ModelConfig config_from_gguf(const GgufFile& file, const std::string& what) {
   c.tied = file.find_tensor("output.weight") == nullptr;
   c.qkv_bias = file.find_tensor("blk.0.attn_q.bias") != nullptr;
   c.o_bias = file.find_tensor("blk.0.attn_output.bias") != nullptr;
+  c.mlp_bias = file.find_tensor("blk.0.ffn_up.bias") != nullptr;
   c.qk_norm = file.find_tensor("blk.0.attn_q_norm.weight") != nullptr;
 
   c.rope.original_length = c.max_positions;
@@ -85,6 +86,7 @@ ModelConfig config_from_gguf(const GgufFile& file, const std::string& what) {
   }
   recognize_llama3(file, c, what);
   c.window.assign(c.layers, file.find_int(at + "attention.sliding_window", 0, int64_t{1} << 32).value_or(0));
+  if (c.model_type == "llama" && c.window[0] > 0) c.model_type = "mistral", c.architecture = "MistralForCausalLM";  // GGUF has one name for both
   c.bos = file.find_int("tokenizer.ggml.bos_token_id", 0, c.vocab - 1).value_or(-1);
   if (auto eos = file.find_int("tokenizer.ggml.eos_token_id", 0, c.vocab - 1)) c.eos.push_back(*eos);
   return c;

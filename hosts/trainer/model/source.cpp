@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <list>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -19,6 +20,17 @@ std::string shape_text(const int64_t* shape, size_t n) {
   std::string s = "[";
   for (size_t i = 0; i < n; ++i) s += (i ? ", " : "") + std::to_string(shape[i]);
   return s + "]";
+}
+
+bool abi_dtype(FileDtype from, tn_dtype& to) {
+  switch (from) {
+    case FileDtype::kF32: to = kF32; return true;
+    case FileDtype::kBf16: to = kBF16; return true;
+    case FileDtype::kF16: to = kF16; return true;
+    case FileDtype::kU8: to = kU8; return true;
+    case FileDtype::kI8: to = {TN_INT, 8, 1}; return true;
+    default: return false;
+  }
 }
 
 void check_shape(const std::string& path, const std::string& name, const std::vector<int64_t>& shape, const Tensor& to) {
@@ -53,22 +65,26 @@ ModelSource ModelSource::open(const std::string& model, int64_t preset_vocab) {
   return s;
 }
 
-void ModelSource::load(Engine& engine, Model& model, const GgmlDecoder& decoder, uint64_t seed, bool code) const {
+void ModelSource::load(Engine& engine, Model& model, const WeightDecoder& decoder, uint64_t seed, bool code) const {
   for (Parameter& p : model.parameters())
     if (p.value) load_one(engine, p.name, p.uid, p.role, p.value, decoder, seed);
   for (Linear* l : model.linears()) {
-    if (code && l->quantized) l->quantized->encode(engine, dense_weight(engine, *l, decoder, seed));
+    if (!l->quantized) continue;
+    if (decoder.stored.is_mix && is_stored_quantized(l->path + ".weight"))
+      read_codes(engine, *l->quantized, decoder.stored);
+    else if (code)
+      l->quantized->encode(engine, dense_weight(engine, *l, decoder, seed));
   }
   engine.synchronize();
 }
 
-Tensor ModelSource::dense_weight(Engine& engine, const Linear& l, const GgmlDecoder& decoder, uint64_t seed) const {
+Tensor ModelSource::dense_weight(Engine& engine, const Linear& l, const WeightDecoder& decoder, uint64_t seed) const {
   const Tensor dense = engine.empty(Category::kWorkspace, kF32, {l.m, l.n});
   load_one(engine, l.path + ".weight", l.uid, l.role, dense, decoder, seed);
   return dense;
 }
 
-void ModelSource::load_one(Engine& engine, const std::string& name, uint32_t uid, uint32_t role, const Tensor& to, const GgmlDecoder& decoder,
+void ModelSource::load_one(Engine& engine, const std::string& name, uint32_t uid, uint32_t role, const Tensor& to, const WeightDecoder& decoder,
                            uint64_t seed) const {
   if (is_preset())
     initialize(engine, name, uid, role, to, seed);
@@ -82,11 +98,69 @@ void ModelSource::initialize(Engine& engine, const std::string&, uint32_t uid, u
   engine.fill_normal(to, config_.initializer_range, {seed, uid, 0x494E4954});
 }
 
-void ModelSource::read(Engine& engine, const std::string& name, const Tensor& to, const GgmlDecoder& decoder) const {
-  if (safetensors_)
+void ModelSource::read(Engine& engine, const std::string& name, const Tensor& to, const WeightDecoder& decoder) const {
+  if (is_stored_quantized(name)) {
+    if (!decoder.stored.layout)
+      throw Error(TN_E_UNSUPPORTED, path_ + " stores its weights as " + config_.stored_layout + ", which this command does not read; start from the plain model");
+    const QuantizedWeight weight(engine, decoder.stored.quantizer, name, 0, TN_ROLE_OTHER, -1, to.dim(0), to.dim(1));
+    read_codes(engine, weight, decoder.stored);
+    if (!engine.dry()) weight.decode_rows(engine, 0, to.dim(0), to);
+  } else if (safetensors_)
     read_safetensors(engine, name, to);
   else
     read_gguf(engine, name, to, decoder);
+}
+
+// A weight in an external layout is several tensors, of which one carries its name.
+bool ModelSource::is_stored_quantized(const std::string& name) const {
+  if (config_.stored_layout.empty() || !safetensors_) return false;
+  const auto longer = [&](const TensorEntry& e) { return e.name.size() > name.size() && e.name.starts_with(name) && e.name[name.size()] == '.'; };
+  return std::any_of(safetensors_->tensors().begin(), safetensors_->tensors().end(), longer);
+}
+
+void ModelSource::read_codes(Engine& engine, const QuantizedWeight& weight, const StoredCodec& stored) const {
+  if (engine.dry()) return;
+  // The layout speaks of host memory; tensors of other writers may lie at any address, so they are copied.
+  struct Files {
+    const SafetensorsReader* reader;
+    std::string name;
+    struct Loan {
+      std::vector<std::byte> bytes;
+      std::vector<int64_t> strides;
+      std::vector<int64_t> shape;
+      tn_tensor tensor;
+    };
+    std::list<Loan> loans;
+    static const tn_tensor* get(void* self, const char* suffix) {
+      auto& f = *static_cast<Files*>(self);
+      const TensorEntry* e = f.reader->find(f.name + suffix);
+      tn_dtype dtype;
+      if (!e || !abi_dtype(e->dtype, dtype)) return nullptr;
+      const ByteSpan data = f.reader->data(*e);
+      Loan& l = f.loans.emplace_back();
+      l.bytes.assign(data.begin(), data.end());
+      l.shape = e->shape, l.strides.assign(e->shape.size(), 1);
+      for (size_t i = l.shape.size(); i-- > 1;) l.strides[i - 1] = l.strides[i] * l.shape[i];
+      l.tensor = {l.bytes.data(), {TN_CPU, 0}, static_cast<int32_t>(l.shape.size()), dtype, l.shape.data(), l.strides.data(), 0};
+      return &l.tensor;
+    }
+  } files{safetensors_.get(), weight.target().name, {}};
+  std::vector<std::vector<std::byte>> host;
+  std::vector<Tensor> tensors;
+  std::vector<Tensor::Ref> refs;
+  std::vector<tn_tensor*> pointers;
+  for (const Tensor& c : weight.components()) {
+    host.emplace_back(static_cast<size_t>(c.bytes()));
+    tensors.emplace_back(std::shared_ptr<tenon::Block>(), host.back().data(), tn_device_id{TN_CPU, 0}, c.dtype(), c.shape(), c.ndim());
+  }
+  for (const Tensor& t : tensors) refs.push_back(t.ref());
+  for (Tensor::Ref& r : refs) pointers.push_back(&r.t);
+  check(stored.layout->from_external(stored.quantizer.self, config_.stored_layout.c_str(), &weight.target(), &files, Files::get, pointers.data()),
+        "reading a stored weight");
+  for (size_t i = 0; i < tensors.size(); ++i) engine.upload(host[i].data(), weight.components()[i]);
+  engine.synchronize();
+  for (const TensorEntry& e : safetensors_->tensors())
+    if (e.name.starts_with(files.name)) safetensors_->drop(e);
 }
 
 void ModelSource::read_safetensors(Engine& engine, const std::string& name, const Tensor& to) const {
@@ -121,7 +195,7 @@ void ModelSource::read_safetensors(Engine& engine, const std::string& name, cons
   if (!engine.dry()) safetensors_->drop(*entry);
 }
 
-void ModelSource::read_gguf(Engine& engine, const std::string& name, const Tensor& to, const GgmlDecoder& decoder) const {
+void ModelSource::read_gguf(Engine& engine, const std::string& name, const Tensor& to, const WeightDecoder& decoder) const {
   const std::optional<std::string> gguf_name = gguf_name_from_hf(name);
   const GgufTensor* t = gguf_name ? gguf_->find_tensor(*gguf_name) : nullptr;
   if (!t) throw Error(TN_E_NOT_FOUND, path_ + ": tensor " + quote_name(gguf_name.value_or(name)) + " is missing; the model is incomplete, download it again");
@@ -158,7 +232,7 @@ void ModelSource::read_gguf(Engine& engine, const std::string& name, const Tenso
         engine.axpby(1, stage, 0, part);
       }
     } else {
-      const Quantizer q = decoder(type);
+      const Quantizer q = decoder.ggml(type);
       const Tensor stage = engine.empty(Category::kWorkspace, kU8, {(end - r) * row_bytes});
       engine.upload(from, stage);
       const tn_target target{sizeof(tn_target), TN_SITE_WEIGHT, TN_ROLE_OTHER, 0, -1, 2, to.dtype(), 0, {end - r, width, 0, 0}, name.c_str()};

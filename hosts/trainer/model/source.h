@@ -12,8 +12,19 @@
 
 namespace tenon::trainer {
 
-// A quantizer that decodes the blocks of a GGML type ("Q4_1"): an installed plugin that declares the layout gguf:TYPE.
-using GgmlDecoder = std::function<Quantizer(std::string_view type)>;
+// The codec in whose external layout a folder stores its weights.
+struct StoredCodec {
+  Quantizer quantizer;
+  const tn_layout* layout = nullptr;  // null: the weights are plain
+  bool is_mix = false;                // the run's own quantizer is such a one, so that codes are taken over as they are
+};
+
+// What reads weights that files hold in codes.
+struct WeightDecoder {
+  // Decodes the blocks of a GGML type ("Q4_1"): an installed plugin that declares the layout gguf:TYPE.
+  std::function<Quantizer(std::string_view type)> ggml;
+  StoredCodec stored;
+};
 
 class ModelSource {
  public:
@@ -26,18 +37,22 @@ class ModelSource {
   bool is_gguf() const { return gguf_ != nullptr; }
   const GgufFile* gguf() const { return gguf_.get(); }
 
+  // Fills `to` with one tensor, by its Hugging Face name.
+  void read(Engine& engine, const std::string& name, const Tensor& to, const WeightDecoder& decoder) const;
+
   // Fills every parameter and quantized weight of the model. Presets draw from N(0, initializer_range²) keyed by seed and uid.
   // code false: quantized weights are left to be coded with text in view.
-  void load(Engine& engine, Model& model, const GgmlDecoder& decoder, uint64_t seed, bool code = true) const;
+  void load(Engine& engine, Model& model, const WeightDecoder& decoder, uint64_t seed, bool code = true) const;
   // The weight of a linear in f32, whatever the file holds, so that codes do not depend on --dtype.
-  Tensor dense_weight(Engine& engine, const Linear& linear, const GgmlDecoder& decoder, uint64_t seed) const;
+  Tensor dense_weight(Engine& engine, const Linear& linear, const WeightDecoder& decoder, uint64_t seed) const;
   // A parameter or weight by name, in to's dtype.
-  void load_one(Engine& engine, const std::string& name, uint32_t uid, uint32_t role, const Tensor& to, const GgmlDecoder& decoder, uint64_t seed) const;
+  void load_one(Engine& engine, const std::string& name, uint32_t uid, uint32_t role, const Tensor& to, const WeightDecoder& decoder, uint64_t seed) const;
 
  private:
-  void read(Engine& engine, const std::string& name, const Tensor& to, const GgmlDecoder& decoder) const;
+  bool is_stored_quantized(const std::string& name) const;
+  void read_codes(Engine& engine, const QuantizedWeight& weight, const StoredCodec& stored) const;
   void read_safetensors(Engine& engine, const std::string& name, const Tensor& to) const;
-  void read_gguf(Engine& engine, const std::string& name, const Tensor& to, const GgmlDecoder& decoder) const;
+  void read_gguf(Engine& engine, const std::string& name, const Tensor& to, const WeightDecoder& decoder) const;
   void initialize(Engine& engine, const std::string& name, uint32_t uid, uint32_t role, const Tensor& to, uint64_t seed) const;
 
   std::string path_;

@@ -28,7 +28,7 @@ CalibrationText read_calibration(const Runtime& runtime, const std::string& path
   return out;
 }
 
-void calibrate(Engine& engine, Model& model, const ModelSource& source, const Quantizer& quantizer, const GgmlDecoder& decoder, uint64_t seed,
+void calibrate(Engine& engine, Model& model, const ModelSource& source, const Quantizer& quantizer, const WeightDecoder& decoder, uint64_t seed,
                const CalibrationText& text, const std::function<void(size_t, size_t)>& progress) {
   if (quantizer.calibration.statistic != TN_STATISTIC_GRAM)
     throw Error(TN_E_UNSUPPORTED, "the quantizer asks for the statistic " + std::to_string(quantizer.calibration.statistic) + ", which this version does not gather; update tenon");

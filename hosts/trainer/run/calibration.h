@@ -19,7 +19,7 @@ using CalibrationText = std::vector<std::vector<int32_t>>;
 CalibrationText read_calibration(const Runtime& runtime, const std::string& path, const TextModel& text);
 
 // Codes every quantized weight of the model, in order. An empty text stands, on a dry engine, for all that the quantizer asks for.
-void calibrate(Engine& engine, Model& model, const ModelSource& source, const Quantizer& quantizer, const GgmlDecoder& decoder, uint64_t seed,
+void calibrate(Engine& engine, Model& model, const ModelSource& source, const Quantizer& quantizer, const WeightDecoder& decoder, uint64_t seed,
                const CalibrationText& text, const std::function<void(size_t, size_t)>& progress);
 
 }  // namespace tenon::trainer

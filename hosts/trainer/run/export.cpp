@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
-#include <list>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <span>
@@ -12,6 +11,7 @@
 #include "core/files/atomic_file.h"
 #include "core/files/json.h"
 #include "core/files/safetensors_writer.h"
+#include "hosts/trainer/run/export_weights.h"
 #include "hosts/trainer/run/tensor_io.h"
 #include "hosts/trainer/text/tokenizer/tokenizer_files.h"
 
@@ -19,36 +19,8 @@ namespace tenon::trainer {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr int64_t kMergeRows = 1024;  // rows that are merged in f32 at a time
 
 std::string at(const std::string& folder, const char* name) { return (fs::path(folder) / name).string(); }
-
-// Rows of a linear's weight in f32 with every adapter's delta added.
-Tensor merged_rows(Engine& engine, const Linear& linear, int64_t begin, int64_t end, bool merge) {
-  Tensor w = engine.empty(Category::kWorkspace, kF32, {end - begin, linear.n});
-  if (linear.owner)
-    engine.zero(w);  // the adapter adds the whole weight
-  else
-    linear.read_rows(engine, begin, end, w);
-  if (!merge && !linear.owner) return w;
-  for (const Adapter* a : linear.adapters) {
-    if (!a->api->merge_rows) throw Error(TN_E_UNSUPPORTED, "adapter " + a->name + " cannot be merged into weights; keep it as an adapter");
-    std::list<Tensor::Ref> refs;
-    std::list<tn_param_view> views;
-    std::vector<const tn_param_view*> pointers;
-    for (uint32_t id : a->site_params.at(linear.site)) {
-      tn_tensor* value = &refs.emplace_back(a->parameters[id]->value.ref()).t;
-      pointers.push_back(&views.emplace_back(tn_param_view{sizeof(tn_param_view), id, value, nullptr}));
-    }
-    const tn_dtype f32 = kF32;
-    tn_estimate e{sizeof(tn_estimate)};
-    check(a->api->estimate(a->self, engine.api(), engine.device(), linear.site, end - begin, &f32, 0, &e), "planning a merge");
-    engine.with_workspace(e.workspace_bytes, "merge", [&](const tn_exec* x) {
-      return a->api->merge_rows(a->self, x, linear.site, pointers.data(), pointers.size(), begin, end, w.ref());
-    });
-  }
-  return w;
-}
 
 // What an adapter's file holds: its own tensors, and those of the model's that it trains.
 std::vector<const Parameter*> held_by(Session& session, const Adapter& adapter) {
@@ -90,48 +62,22 @@ void read_held(Engine& engine, const SafetensorsReader& reader, const TensorEntr
 
 }  // namespace
 
+const char* dtype_name(tn_dtype dtype) { return dtype == kF32 ? "float32" : dtype == kBF16 ? "bfloat16" : "float16"; }
+
 void write_model(const std::string& folder, Session& session, const ModelSource& source, tn_dtype dtype, bool merge) {
-  Engine& engine = session.engine();
-  Model& model = session.model();
+  const ExportWeights weights = weights_of(session, merge);
   std::vector<TensorSpec> specs;
-  std::set<const Parameter*> of_linears;
-  const std::vector<Linear*> linears = model.linears();
-  for (const Linear* l : model.sites())
-    if (merge && l->identity && !l->adapters.empty())
-      throw Error(TN_E_UNSUPPORTED, "adapter " + l->adapters[0]->name + " sits behind " + l->path + ", where no weight could take it; keep it as an adapter");
-  for (const Linear* l : linears) {
-    if (l->tied) {
-      if (merge && !l->adapters.empty())
-        throw Error(TN_E_UNSUPPORTED, "the head is tied to the embedding, so merging an adapter of lm_head would change both; keep it as an adapter");
-      continue;
-    }
-    specs.push_back({l->path + ".weight", file_dtype(dtype), {l->m, l->n}});
-    of_linears.insert(l->weight);
-  }
-  for (const Parameter& p : model.parameters())
-    if (p.value && !of_linears.contains(&p)) specs.push_back({p.name, file_dtype(dtype), file_shape(p.value)});
+  for (const ExportWeight& w : weights) specs.push_back({w.name, file_dtype(dtype), w.shape});
   ShardedSafetensorsWriter writer(folder, specs, {{"format", "pt"}});
-  for (const Linear* l : linears) {
-    if (l->tied) continue;
-    const std::string key = l->path + ".weight";
-    const auto put = [&](ByteSpan bytes) { writer.write(key, bytes); };
-    if (l->weight && (!merge || l->adapters.empty())) {
-      write_tensor_as(engine, l->weight->value, dtype, put);
-      continue;
-    }
-    for (int64_t r = 0; r < l->m; r += kMergeRows)
-      write_tensor_as(engine, merged_rows(engine, *l, r, std::min(r + kMergeRows, l->m), merge), dtype, put);
-  }
-  for (const Parameter& p : model.parameters())
-    if (p.value && !of_linears.contains(&p)) write_tensor_as(engine, p.value, dtype, [&](ByteSpan bytes) { writer.write(p.name, bytes); });
+  for (const ExportWeight& w : weights) write_weight_as(session.engine(), w, dtype, [&](ByteSpan bytes) { writer.write(w.name, bytes); });
   writer.commit();
 
-  const char* name = dtype == kF32 ? "float32" : dtype == kBF16 ? "bfloat16" : "float16";
   if (source.is_preset() || source.is_gguf()) {
-    write_json_file(at(folder, "config.json"), config_to_json(source.config(), name));
+    write_json_file(at(folder, "config.json"), config_to_json(source.config(), dtype_name(dtype)));
   } else {
     Json config = read_json_file(at(source.path(), "config.json"));
-    config[config.contains("dtype") ? "dtype" : "torch_dtype"] = name;
+    config[config.contains("dtype") ? "dtype" : "torch_dtype"] = dtype_name(dtype);
+    config.erase("quantization_config");
     write_json_file(at(folder, "config.json"), config);
   }
   copy_tokenizer_files(source.path(), source.gguf(), folder);
@@ -156,10 +102,7 @@ void write_adapter(const std::string& folder, Session& session, const Adapter& a
   writer.commit();
 
   std::string text;
-  const tn_sink sink{sizeof(tn_sink), 0, &text, [](void* self, const void* data, uint64_t n) -> int32_t {
-                       static_cast<std::string*>(self)->append(static_cast<const char*>(data), n);
-                       return TN_OK;
-                     }};
+  const tn_sink sink = append_to(text);
   check(adapter.api->write_config(adapter.self, &sink), "writing the adapter's configuration");
   // Patterns match in file order, so the order of keys is kept.
   nlohmann::ordered_json config = nlohmann::ordered_json::parse(text);

@@ -10,6 +10,8 @@ namespace tenon::trainer {
 // Fills `folder` (existing, empty) with config.json, safetensors and the tokenizer's files of the source. Quantized weights are decoded; with
 // merge, the deltas of all adapters are added in f32 before the one rounding to dtype.
 void write_model(const std::string& folder, Session& session, const ModelSource& source, tn_dtype dtype, bool merge);
+// "float32", "bfloat16" or "float16": a dtype in config.json.
+const char* dtype_name(tn_dtype dtype);
 
 // Fills `folder` with adapter_config.json and adapter_model.safetensors as PEFT reads them. base: base_model_name_or_path.
 void write_adapter(const std::string& folder, Session& session, const Adapter& adapter, const std::string& base);

@@ -1,21 +1,33 @@
-// Quantized models in the formats of other tools.
+// Models in the formats of other tools: GGUF files, and folders in an external layout of a codec.
 #pragma once
 
+#include <map>
 #include <string>
 
-#include "hosts/trainer/run/runtime.h"
+#include "hosts/trainer/run/export_weights.h"
 
 namespace tenon::trainer {
 
 struct QuantizedSize {
   uint64_t total_bytes = 0, quantized_bytes = 0, quantized_weights = 0;
+  std::map<std::string, int64_t> fallbacks;  // type taken instead, where rows do not fill the blocks of the one asked for -> tensors
+  std::vector<std::string> notes;            // sentences for the user
 };
 
-// A GGUF file whose linear weights hold the codec's blocks. The source must be GGUF, whose metadata and other tensors are kept as they
-// are; the codec must be one that declares GGUF layouts.
-QuantizedSize write_quantized_gguf(const std::string& path, Session& session, const ModelSource& source, const Runtime& runtime);
+// F32, BF16 or F16.
+const GgmlType& plain_ggml_type(tn_dtype dtype);
 
-// A Hugging Face folder in the external layout that the codec offers through org.tenon.layout/1.
-QuantizedSize write_quantized_folder(const std::string& folder, Session& session, const ModelSource& source, const Runtime& runtime);
+// A GGUF file. The linear weights of the blocks are held in `linear` (a GGUF type; rows that do not fill its blocks in the type that GGUF
+// writers take instead), other matrices as in a GGUF source, else in `dtype`; vectors in f32. Metadata, tokenizer and chat template come from the source.
+QuantizedSize write_gguf(const std::string& path, Engine& engine, const ExportWeights& weights, const ModelSource& source, const WeightDecoder& codecs,
+                         const GgmlType& linear, tn_dtype dtype);
+
+// A Hugging Face folder in the external layout that the runtime's quantizer offers through org.tenon.layout/1; what it does not hold is in `dtype`.
+QuantizedSize write_quantized_folder(const std::string& folder, Engine& engine, const ExportWeights& weights, const ModelSource& source,
+                                     const Runtime& runtime, const Quantizer& quantizer, tn_dtype dtype);
+
+// One of the two, by the name of the output: a .gguf file of the runtime's quantizer's type, or a folder in its external layout.
+QuantizedSize write_quantized(const std::string& output, Engine& engine, const ExportWeights& weights, const ModelSource& source, const Runtime& runtime,
+                              const Techniques& techniques, tn_dtype dtype);
 
 }  // namespace tenon::trainer

@@ -45,6 +45,36 @@ std::string plugin_for(const Catalog& catalog, const std::string& config_json, c
 
 }  // namespace
 
+std::string stored_quantizer(const Catalog& catalog, const std::string& model) {
+  const std::string path = (fs::path(model) / "config.json").string();
+  std::error_code ec;
+  if (!fs::is_regular_file(path, ec)) return {};
+  JsonLimits limits;
+  limits.max_bytes = 16 << 20;
+  const Json config = read_json_file(path, limits);
+  if (!config.is_object()) return {};
+  const Json* q = find_object(config, "quantization_config", path);
+  if (!q) return {};
+  const std::string layout = get_string(*q, "quant_method", path);
+  PluginFilter filter;
+  filter.kind = "quantizer", filter.layout = layout;
+  std::string reasons;
+  for (const PluginRow& row : catalog.list(filter)) {
+    if (row.backends.empty()) continue;
+    const LoadedPlugin plugin = catalog.load(row.id, row.backends[0]);
+    const tn_layout* l = plugin.extension<tn_layout>(TN_EXT_LAYOUT);
+    if (!l || !TN_HAS(l, tn_layout, read_config) || !l->read_config) continue;
+    std::string hypers;
+    const tn_sink sink = append_to(hypers);
+    const int32_t status = l->read_config(host(), layout.c_str(), q->dump().c_str(), &sink);
+    if (status >= 0) return row.id + (hypers.empty() ? "" : ":" + hypers);
+    const Report report = take_report();
+    reasons += (reasons.empty() ? ": " : "; ") + report.sentence;
+  }
+  throw Error(TN_E_UNSUPPORTED, path + ": the weights are stored as \"" + layout.substr(0, 60) + "\", which no installed quantizer reads" +
+                                    (reasons.empty() ? "; start from the plain model and pass --quantizer" : reasons));
+}
+
 tn_dtype parse_dtype(const std::string& name) {
   if (name == "f32" || name == "float32") return kF32;
   if (name == "bf16" || name == "bfloat16") return kBF16;
@@ -54,7 +84,8 @@ tn_dtype parse_dtype(const std::string& name) {
 TechniqueSet::~TechniqueSet() {
   for (const OptimizerMember& m : techniques.optimizers)
     if (m.self) m.api->destroy(m.self);
-  if (quantizer_ && quantizer_->self) quantizer_->api->destroy(quantizer_->self);
+  for (const auto* q : {quantizer_.get(), stored_.get()})
+    if (q && q->self) q->api->destroy(q->self);
   for (const auto& a : adapters) a->api->destroy(a->self);
 }
 
@@ -91,6 +122,10 @@ Runtime::Runtime(const Catalog& catalog, const MixRequest& request)
     throw Error(TN_E_CONFLICT, sentence);
   }
 
+  if (!request.stored_quantizer.empty()) {
+    const Spec spec = catalog.spec(TN_KIND_QUANTIZER, request.stored_quantizer);
+    stored_ = std::make_unique<Part>(Part{spec, catalog.load(spec.id, device_.backend()), {}, {}});
+  }
   for (const MixOptimizer& o : optimizers) optimizers_.push_back({o, catalog.load(o.spec.id, device_.backend())});
   size_t adapter = 0;
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -176,6 +211,15 @@ std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
     if (q.calibration.sequences > 0) q.calibrate = calibrate;
     t.quantizer = set->quantizer_.get();
   }
+  if (stored_) {
+    t.decoder.stored.layout = stored_->plugin.extension<tn_layout>(TN_EXT_LAYOUT);
+    t.decoder.stored.is_mix = quantizer_ && canonical(quantizer_->spec) == canonical(stored_->spec);
+    set->stored_ = std::make_unique<Quantizer>();
+    set->stored_->api = &stored_->plugin.api<tn_quantizer_api>();
+    const HyperArray hypers(stored_->spec);
+    check(set->stored_->api->create(host(), hypers.data(), hypers.size(), &set->stored_->self), "creating the reader of stored weights");
+    t.decoder.stored.quantizer = *set->stored_;
+  }
   for (size_t i = 0; i < adapters_.size(); ++i) {
     const Part& part = adapters_[i];
     auto adapter = std::make_unique<Adapter>();
@@ -192,7 +236,7 @@ std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
   }
   set->attention_hypers_ = std::make_unique<HyperArray>(attention_->spec);
   t.attention = {&attention_->plugin.api<tn_attention_api>(), set->attention_hypers_->data(), set->attention_hypers_->size()};
-  t.decoder = [this](std::string_view type) { return ggml_decoder(type); };
+  t.decoder.ggml = [this](std::string_view type) { return ggml_decoder(type); };
   return set;
 }
 

@@ -16,6 +16,7 @@ namespace tenon::trainer {
 struct MixRequest {
   std::string optimizer;  // one, or several with what each takes: see parse_optimizers
   std::string quantizer, attention = "flash-attention", device = "auto";
+  std::string stored_quantizer;           // what reads the model's own quantized weights (stored_quantizer())
   std::vector<std::string> adapters;      // specs, in order
   std::vector<std::string> adapter_from;  // PEFT folders; the i-th shapes and fills the i-th adapter
   std::vector<std::string> run_tags;      // beyond those that follow from the mix: "run:fused-backward" …
@@ -33,7 +34,7 @@ class TechniqueSet {
 
  private:
   friend class Runtime;
-  std::unique_ptr<Quantizer> quantizer_;
+  std::unique_ptr<Quantizer> quantizer_, stored_;
   std::unique_ptr<HyperArray> attention_hypers_;
 };
 
@@ -90,11 +91,23 @@ class Runtime {
     LoadedPlugin plugin;
   };
   std::vector<OptimizerPart> optimizers_;
-  std::unique_ptr<Part> quantizer_, attention_;
+  std::unique_ptr<Part> quantizer_, stored_, attention_;
   std::vector<Part> adapters_;
   mutable std::map<std::string, std::pair<LoadedPlugin, tn_quantizer*>, std::less<>> decoders_;
   mutable std::map<std::string, LoadedPlugin, std::less<>> inner_;  // optimizers inside others, by id
 };
+
+// The quantizer, as a spec, whose external layout holds the weights of the model in this folder; "" where they are plain. Throws Error where no
+// installed plugin reads them.
+std::string stored_quantizer(const Catalog& catalog, const std::string& model);
+
+// A sink that appends to `text`, which outlives it.
+inline tn_sink append_to(std::string& text) {
+  return {sizeof(tn_sink), 0, &text, [](void* self, const void* data, uint64_t n) -> int32_t {
+            static_cast<std::string*>(self)->append(static_cast<const char*>(data), n);
+            return TN_OK;
+          }};
+}
 
 // "f32" or "bf16"; else Error naming --dtype.
 tn_dtype parse_dtype(const std::string& name);

@@ -20,7 +20,7 @@ struct Techniques {
   AttentionPlugin attention;
   const Quantizer* quantizer = nullptr;  // or null
   std::vector<Adapter*> adapters;
-  GgmlDecoder decoder;
+  WeightDecoder decoder;
 };
 
 struct SessionOptions {
@@ -56,6 +56,7 @@ class Session {
   Model& model() { return model_; }
   Optimizers* optimizer() { return optimizer_.get(); }
   const std::vector<Adapter*>& adapters() const { return techniques_.adapters; }
+  const Techniques& techniques() const { return techniques_; }
   const SessionOptions& options() const { return options_; }
   int64_t trainable_parameters() const;
 

@@ -4,9 +4,11 @@
 //   U = dropout(X) A^T,  Y = X W^T + s U B^T (+ s b)
 //   dB = s dY^T U,  dU = s dY B,  dA = dU^T dropout(X),  dX = dY W + mask/(1-p) ⊙ (dU A)
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <vector>
 
+#include "combine.h"
 #include "sdk/adapter.h"
 #include "sdk/adapter/declare.h"
 #include "sdk/adapter/initial.h"
@@ -193,7 +195,11 @@ class Lora {
 };
 
 constexpr tn_adapter_api kApi = adapter_api<Lora>();
-constexpr tn_plugin kPlugin = describe(TN_KIND_ADAPTER, "lora", "0.9.0", kHypers, &kApi);
+const void* extension(const char* id) {
+  return std::strcmp(id, TN_EXT_COMBINE) == 0 ? &kCombine : nullptr;
+}
+
+const tn_plugin kPlugin = describe(TN_KIND_ADAPTER, "lora", "0.9.0", kHypers, &kApi, extension);
 
 }  // namespace
 }  // namespace tenon::lora

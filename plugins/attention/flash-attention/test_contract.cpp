@@ -185,9 +185,9 @@ TEST_P(Contract, MemoryGrowsWithTheSequenceNotItsSquare) {
                      static_cast<double>(plan.backward.workspace_bytes)};
   };
   const auto small = bytes(8192), large = bytes(16384);
-  EXPECT_LT(large.first, 2.1 * small.first);
-  EXPECT_LT(large.second, 2.1 * small.second);
-  EXPECT_GT(16384.0 * 16384 * 4 / large.first, 50);  // a dense score matrix of one head
+  EXPECT_LE(large.first, 2.1 * small.first);  // a GPU's forward pass needs none
+  EXPECT_LE(large.second, 2.1 * small.second);
+  EXPECT_LT(large.first, 16384.0 * 16384 * 4 / 50);  // a dense score matrix of one head
 }
 
 TEST_P(Contract, PlanCountsTheVisibleWork) {

@@ -162,6 +162,46 @@ void from_external(const Codec& codec, const tn_target& target, void* context, G
   reader.copy("", parts.codes, s.codes);
 }
 
+std::string config_text(const Codec& codec) {
+  if (codec.blocksize() != 64)
+    sdk::fail(TN_E_UNSUPPORTED, "transformers reads bitsandbytes models with blocks of 64; use nf4:blocksize=64");
+  Json j{{"quant_method", "bitsandbytes"},
+         {"_load_in_4bit", true},
+         {"_load_in_8bit", false},
+         {"load_in_4bit", true},
+         {"load_in_8bit", false},
+         {"bnb_4bit_quant_type", codec.book().name},
+         {"bnb_4bit_use_double_quant", codec.double_quant()},
+         {"bnb_4bit_compute_dtype", "float32"},
+         {"bnb_4bit_quant_storage", "uint8"}};
+  return j.dump();
+}
+
+std::string hypers_text(const char* text) {
+  const Json j = Json::parse(text, nullptr, false);
+  if (!j.is_object()) sdk::fail(TN_E_FORMAT, "quantization_config is not a JSON object");
+  const auto flag = [&](const char* key) {
+    const auto it = j.find(key);
+    return it != j.end() && it->is_boolean() && it->get<bool>();
+  };
+  if (flag("load_in_8bit") || !flag("load_in_4bit"))
+    sdk::fail(TN_E_UNSUPPORTED,
+              "quantization_config: of bitsandbytes' models those with load_in_4bit are read; start from the plain model");
+  const auto type = j.find("bnb_4bit_quant_type");
+  const std::string name = type == j.end() ? "fp4" : type->is_string() ? type->get<std::string>() : "";
+  if (name != "nf4" && name != "fp4")
+    sdk::fail(TN_E_UNSUPPORTED, "quantization_config: bnb_4bit_quant_type is neither nf4 nor fp4");
+  const auto storage = j.find("bnb_4bit_quant_storage");
+  if (storage != j.end() && !storage->is_null() && *storage != "uint8" && *storage != "torch.uint8" &&
+      *storage != "bfloat16" && *storage != "float16" && *storage != "float32")
+    sdk::fail(TN_E_UNSUPPORTED, "quantization_config: bnb_4bit_quant_storage is not a type that is known");
+  return "quant_type=" + name + ",double_quant=" + (flag("bnb_4bit_use_double_quant") ? "true" : "false");
+}
+
+void send(const tn_sink& sink, const std::string& text) {
+  sdk::check(sink.write(sink.self, text.data(), text.size()));
+}
+
 void require_layout(const char* layout) {
   if (std::strcmp(layout, "bitsandbytes") != 0)
     sdk::fail(TN_E_UNSUPPORTED, std::string("nf4 speaks the layout bitsandbytes, not ") + layout);
@@ -185,10 +225,26 @@ int32_t from_external_thunk(tn_quantizer* self, const char* layout, const tn_tar
   });
 }
 
+int32_t write_config_thunk(tn_quantizer* self, const char* layout, const tn_sink* sink) {
+  Holder* holder = reinterpret_cast<Holder*>(self);
+  return sdk::guard(holder->host, [&] {
+    require_layout(layout);
+    send(*sink, config_text(holder->codec));
+  });
+}
+
+int32_t read_config_thunk(const tn_host* host, const char* layout, const char* config, const tn_sink* hypers) {
+  return sdk::guard(host, [&] {
+    require_layout(layout);
+    send(*hypers, hypers_text(config));
+  });
+}
+
 constexpr const char* kNames[] = {"bitsandbytes", nullptr};
 
 }  // namespace
 
-const tn_layout kLayout{TN_SIZE_TO(tn_layout, from_external), 0, kNames, to_external_thunk, from_external_thunk};
+const tn_layout kLayout{TN_SIZE_TO(tn_layout, read_config), 0, kNames, to_external_thunk,
+                         from_external_thunk, write_config_thunk, read_config_thunk};
 
 }  // namespace tenon::nf4

@@ -1,5 +1,7 @@
 // The bitsandbytes key set: a state dict that the library saved is read, and what is written is what it would have
 // saved.
+#include <utility>
+
 #include "sdk/testing/codec.h"
 #include "tests/reference/golden.h"
 
@@ -152,6 +154,36 @@ TEST_P(Nf4Layout, DamagedOrForeignFilesAreRefusedByName) {
   Coded coded = codec.plan(target);
   EXPECT_EQ(layout(codec).from_external(codec.self, "gptq", &target, &empty, External::get, coded.pointers().data()),
             TN_E_UNSUPPORTED);
+}
+
+TEST_P(Nf4Layout, QuantizationConfigGoesOutAndComesBack) {
+  std::string text;
+  const tn_sink sink{sizeof sink, 0, &text, [](void* self, const void* data, uint64_t n) -> int32_t {
+                       static_cast<std::string*>(self)->append(static_cast<const char*>(data), n);
+                       return TN_OK;
+                     }};
+  const auto taken = [&] { return std::exchange(text, std::string()); };
+  for (const char* kind : {"nf4", "fp4"})
+    for (const char* twice : {"true", "false"}) {
+      TestCodec codec(GetParam(), {{"quant_type", kind}, {"double_quant", twice}});
+      codec.expect(layout(codec).write_config(codec.self, "bitsandbytes", &sink));
+      const std::string config = taken();
+      codec.expect(layout(codec).read_config(codec.host.get(), "bitsandbytes", config.c_str(), &sink));
+      EXPECT_EQ(taken(), std::string("quant_type=") + kind + ",double_quant=" + twice);
+    }
+  TestCodec wide(GetParam(), {{"blocksize", "128"}});
+  EXPECT_EQ(layout(wide).write_config(wide.self, "bitsandbytes", &sink), TN_E_UNSUPPORTED);
+  EXPECT_NE(wide.host.error.find("64"), std::string::npos) << wide.host.error;
+  // As older versions of the library wrote it.
+  wide.expect(layout(wide).read_config(wide.host.get(), "bitsandbytes", R"({"load_in_4bit": true})", &sink));
+  EXPECT_EQ(taken(), "quant_type=fp4,double_quant=false");
+  for (const char* bad : {"", "[]", "{", "{}", R"({"load_in_8bit": true})", R"({"load_in_4bit": true, "bnb_4bit_quant_type": 7})",
+                          R"({"load_in_4bit": true, "bnb_4bit_quant_type": "af4"})", R"({"load_in_4bit": true, "bnb_4bit_quant_storage": "int4"})"}) {
+    wide.host.error.clear();
+    EXPECT_LT(layout(wide).read_config(wide.host.get(), "bitsandbytes", bad, &sink), 0) << bad;
+    EXPECT_FALSE(wide.host.error.empty()) << bad;
+    EXPECT_EQ(taken(), "") << bad;
+  }
 }
 
 }  // namespace

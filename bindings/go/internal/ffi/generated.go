@@ -189,6 +189,7 @@ const (
 	TN_TRAINER_SKIPPED            = 1
 	TN_TRAINER_DEGRADED           = 2
 	TN_EXT_CALIBRATE              = "org.tenon.calibrate/1"
+	TN_EXT_COMBINE                = "org.tenon.combine/1"
 	TN_EXT_DRIVE                  = "org.tenon.drive/1"
 	TN_EXT_INNER                  = "org.tenon.inner/1"
 	TN_EXT_LINEAR_WGRAD           = "org.tenon.linear-wgrad/1"
@@ -639,6 +640,8 @@ type Layout struct {
 	Names        **byte
 	ToExternal   unsafe.Pointer
 	FromExternal unsafe.Pointer
+	WriteConfig  unsafe.Pointer
+	ReadConfig   unsafe.Pointer
 }
 
 type CalibrationPlan struct {
@@ -654,6 +657,23 @@ type Calibrate struct {
 	Plan       unsafe.Pointer
 	Estimate   unsafe.Pointer
 	Encode     unsafe.Pointer
+}
+
+type CombineSource struct {
+	StructSize uint32
+	Reserved   uint32
+	Weight     float64
+	ConfigJSON *byte
+	NTensors   uint64
+	Keys       **byte
+	Tensors    **Tensor
+}
+
+type Combine struct {
+	StructSize uint32
+	Reserved   uint32
+	Methods    **byte
+	Combine    unsafe.Pointer
 }
 
 type Param struct {
@@ -1448,6 +1468,25 @@ func GoldenLayout() []string {
 	add("TN_STATISTIC_UNDEFINED = %d", TN_STATISTIC_UNDEFINED)
 	add("TN_STATISTIC_GRAM = %d", TN_STATISTIC_GRAM)
 	{
+		var s CombineSource
+		add("struct tn_combine_source size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  weight offset %d size %d", unsafe.Offsetof(s.Weight), unsafe.Sizeof(s.Weight))
+		add("  config_json offset %d size %d", unsafe.Offsetof(s.ConfigJSON), unsafe.Sizeof(s.ConfigJSON))
+		add("  n_tensors offset %d size %d", unsafe.Offsetof(s.NTensors), unsafe.Sizeof(s.NTensors))
+		add("  keys offset %d size %d", unsafe.Offsetof(s.Keys), unsafe.Sizeof(s.Keys))
+		add("  tensors offset %d size %d", unsafe.Offsetof(s.Tensors), unsafe.Sizeof(s.Tensors))
+	}
+	{
+		var s Combine
+		add("struct tn_combine size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  methods offset %d size %d", unsafe.Offsetof(s.Methods), unsafe.Sizeof(s.Methods))
+		add("  combine offset %d size %d", unsafe.Offsetof(s.Combine), unsafe.Sizeof(s.Combine))
+	}
+	{
 		var s DeviceInfo
 		add("struct tn_device_info size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
 		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
@@ -1901,6 +1940,8 @@ func GoldenLayout() []string {
 		add("  names offset %d size %d", unsafe.Offsetof(s.Names), unsafe.Sizeof(s.Names))
 		add("  to_external offset %d size %d", unsafe.Offsetof(s.ToExternal), unsafe.Sizeof(s.ToExternal))
 		add("  from_external offset %d size %d", unsafe.Offsetof(s.FromExternal), unsafe.Sizeof(s.FromExternal))
+		add("  write_config offset %d size %d", unsafe.Offsetof(s.WriteConfig), unsafe.Sizeof(s.WriteConfig))
+		add("  read_config offset %d size %d", unsafe.Offsetof(s.ReadConfig), unsafe.Sizeof(s.ReadConfig))
 	}
 	add("TN_SITE_WEIGHT = %d", TN_SITE_WEIGHT)
 	add("TN_SITE_OPTIMIZER_STATE = %d", TN_SITE_OPTIMIZER_STATE)

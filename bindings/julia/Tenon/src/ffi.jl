@@ -177,6 +177,7 @@ const TN_MEMORY_CODEC = Int32(7)
 const TN_TRAINER_SKIPPED = Int32(1)
 const TN_TRAINER_DEGRADED = Int32(2)
 const TN_EXT_CALIBRATE = "org.tenon.calibrate/1"
+const TN_EXT_COMBINE = "org.tenon.combine/1"
 const TN_EXT_DRIVE = "org.tenon.drive/1"
 const TN_EXT_INNER = "org.tenon.inner/1"
 const TN_EXT_LINEAR_WGRAD = "org.tenon.linear-wgrad/1"
@@ -615,6 +616,8 @@ struct tn_layout
     names::Ptr{Ptr{UInt8}}
     to_external::Ptr{Cvoid}
     from_external::Ptr{Cvoid}
+    write_config::Ptr{Cvoid}
+    read_config::Ptr{Cvoid}
 end
 
 struct tn_calibration_plan
@@ -630,6 +633,23 @@ struct tn_calibrate
     plan::Ptr{Cvoid}
     estimate::Ptr{Cvoid}
     encode::Ptr{Cvoid}
+end
+
+struct tn_combine_source
+    struct_size::UInt32
+    reserved::UInt32
+    weight::Float64
+    config_json::Ptr{UInt8}
+    n_tensors::UInt64
+    keys::Ptr{Ptr{UInt8}}
+    tensors::Ptr{Ptr{tn_tensor}}
+end
+
+struct tn_combine
+    struct_size::UInt32
+    reserved::UInt32
+    methods::Ptr{Ptr{UInt8}}
+    combine::Ptr{Cvoid}
 end
 
 struct tn_param
@@ -1061,6 +1081,8 @@ const LAYOUT = [
     tn_calibrate => ["struct_size", "reserved", "plan", "estimate", "encode"],
     "TN_STATISTIC_UNDEFINED" => TN_STATISTIC_UNDEFINED,
     "TN_STATISTIC_GRAM" => TN_STATISTIC_GRAM,
+    tn_combine_source => ["struct_size", "reserved", "weight", "config_json", "n_tensors", "keys", "tensors"],
+    tn_combine => ["struct_size", "reserved", "methods", "combine"],
     tn_device_info => ["struct_size", "n_threads", "id", "name", "arch", "runtime", "total_bytes", "free_bytes", "gemm_dtype", "reserved", "gemm_flops", "bytes_per_second"],
     tn_gemm => ["struct_size", "flags", "a", "b", "c", "bias", "alpha", "beta", "packed_b"],
     tn_device_api => ["struct_size", "reserved", "count", "open", "close", "info", "alloc", "free", "copy", "fill", "stream_create", "stream_destroy", "stream_wait", "event_create", "event_destroy", "event_record", "stream_wait_event", "event_seconds", "gemm_workspace", "gemm", "pack_bytes", "pack", "get_extension"],
@@ -1144,7 +1166,7 @@ const LAYOUT = [
     tn_component => ["struct_size", "code_bits", "flags", "ndim", "dtype", "reserved", "shape", "name"],
     tn_component_sink => ["struct_size", "reserved", "self", "declare"],
     tn_quantizer_api => ["struct_size", "sites", "create", "destroy", "supports", "plan", "estimate", "encode", "decode", "linear", "linear_backward"],
-    tn_layout => ["struct_size", "reserved", "names", "to_external", "from_external"],
+    tn_layout => ["struct_size", "reserved", "names", "to_external", "from_external", "write_config", "read_config"],
     "TN_SITE_WEIGHT" => TN_SITE_WEIGHT,
     "TN_SITE_OPTIMIZER_STATE" => TN_SITE_OPTIMIZER_STATE,
     "TN_SITE_ACTIVATION" => TN_SITE_ACTIVATION,

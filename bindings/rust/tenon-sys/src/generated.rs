@@ -180,6 +180,7 @@ pub const TN_MEMORY_CODEC: u32 = 7;
 pub const TN_TRAINER_SKIPPED: u32 = 1;
 pub const TN_TRAINER_DEGRADED: u32 = 2;
 pub const TN_EXT_CALIBRATE: &[u8] = b"org.tenon.calibrate/1\0";
+pub const TN_EXT_COMBINE: &[u8] = b"org.tenon.combine/1\0";
 pub const TN_EXT_DRIVE: &[u8] = b"org.tenon.drive/1\0";
 pub const TN_EXT_INNER: &[u8] = b"org.tenon.inner/1\0";
 pub const TN_EXT_LINEAR_WGRAD: &[u8] = b"org.tenon.linear-wgrad/1\0";
@@ -743,6 +744,8 @@ pub struct tn_layout {
     pub names: *const *const c_char,
     pub to_external: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, layout: *const c_char, target: *const tn_target, components: *const *mut tn_tensor, context: *mut c_void, put: Option<unsafe extern "C" fn(context: *mut c_void, suffix: *const c_char, tensor: *const tn_tensor) -> i32>) -> i32>,
     pub from_external: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, layout: *const c_char, target: *const tn_target, context: *mut c_void, get: Option<unsafe extern "C" fn(context: *mut c_void, suffix: *const c_char) -> *const tn_tensor>, components: *const *mut tn_tensor) -> i32>,
+    pub write_config: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, layout: *const c_char, sink: *const tn_sink) -> i32>,
+    pub read_config: Option<unsafe extern "C" fn(host: *const tn_host, layout: *const c_char, quantization_config: *const c_char, hypers: *const tn_sink) -> i32>,
 }
 
 #[repr(C)]
@@ -762,6 +765,27 @@ pub struct tn_calibrate {
     pub plan: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, out: *mut tn_calibration_plan) -> i32>,
     pub estimate: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, api: *const tn_device_api, device: *mut tn_device, target: *const tn_target, out: *mut tn_estimate) -> i32>,
     pub encode: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, src: *mut tn_tensor, statistic: *const tn_tensor, tokens: i64, components: *const *mut tn_tensor, rng: *const tn_rng) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_combine_source {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub weight: f64,
+    pub config_json: *const c_char,
+    pub n_tensors: u64,
+    pub keys: *const *const c_char,
+    pub tensors: *const *const tn_tensor,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_combine {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub methods: *const *const c_char,
+    pub combine: Option<unsafe extern "C" fn(host: *const tn_host, method: *const c_char, rank: i64, sources: *const *const tn_combine_source, n: u64, context: *mut c_void, put: Option<unsafe extern "C" fn(context: *mut c_void, key: *const c_char, tensor: *const tn_tensor) -> i32>, config: *const tn_sink) -> i32>,
 }
 
 #[repr(C)]
@@ -1494,6 +1518,27 @@ pub fn layout() -> Vec<String> {
     lines.push(format!("TN_STATISTIC_UNDEFINED = {}", TN_STATISTIC_UNDEFINED));
     lines.push(format!("TN_STATISTIC_GRAM = {}", TN_STATISTIC_GRAM));
     {
+        let m = MaybeUninit::<tn_combine_source>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_combine_source size {} align {}", size_of::<tn_combine_source>(), align_of::<tn_combine_source>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_combine_source| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_combine_source| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  weight offset {} size {}", unsafe { addr_of!((*p).weight) as usize - p as usize }, width(|p: *const tn_combine_source| unsafe { addr_of!((*p).weight) })));
+        lines.push(format!("  config_json offset {} size {}", unsafe { addr_of!((*p).config_json) as usize - p as usize }, width(|p: *const tn_combine_source| unsafe { addr_of!((*p).config_json) })));
+        lines.push(format!("  n_tensors offset {} size {}", unsafe { addr_of!((*p).n_tensors) as usize - p as usize }, width(|p: *const tn_combine_source| unsafe { addr_of!((*p).n_tensors) })));
+        lines.push(format!("  keys offset {} size {}", unsafe { addr_of!((*p).keys) as usize - p as usize }, width(|p: *const tn_combine_source| unsafe { addr_of!((*p).keys) })));
+        lines.push(format!("  tensors offset {} size {}", unsafe { addr_of!((*p).tensors) as usize - p as usize }, width(|p: *const tn_combine_source| unsafe { addr_of!((*p).tensors) })));
+    }
+    {
+        let m = MaybeUninit::<tn_combine>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_combine size {} align {}", size_of::<tn_combine>(), align_of::<tn_combine>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_combine| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_combine| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  methods offset {} size {}", unsafe { addr_of!((*p).methods) as usize - p as usize }, width(|p: *const tn_combine| unsafe { addr_of!((*p).methods) })));
+        lines.push(format!("  combine offset {} size {}", unsafe { addr_of!((*p).combine) as usize - p as usize }, width(|p: *const tn_combine| unsafe { addr_of!((*p).combine) })));
+    }
+    {
         let m = MaybeUninit::<tn_device_info>::uninit();
         let p = m.as_ptr();
         lines.push(format!("struct tn_device_info size {} align {}", size_of::<tn_device_info>(), align_of::<tn_device_info>()));
@@ -1982,6 +2027,8 @@ pub fn layout() -> Vec<String> {
         lines.push(format!("  names offset {} size {}", unsafe { addr_of!((*p).names) as usize - p as usize }, width(|p: *const tn_layout| unsafe { addr_of!((*p).names) })));
         lines.push(format!("  to_external offset {} size {}", unsafe { addr_of!((*p).to_external) as usize - p as usize }, width(|p: *const tn_layout| unsafe { addr_of!((*p).to_external) })));
         lines.push(format!("  from_external offset {} size {}", unsafe { addr_of!((*p).from_external) as usize - p as usize }, width(|p: *const tn_layout| unsafe { addr_of!((*p).from_external) })));
+        lines.push(format!("  write_config offset {} size {}", unsafe { addr_of!((*p).write_config) as usize - p as usize }, width(|p: *const tn_layout| unsafe { addr_of!((*p).write_config) })));
+        lines.push(format!("  read_config offset {} size {}", unsafe { addr_of!((*p).read_config) as usize - p as usize }, width(|p: *const tn_layout| unsafe { addr_of!((*p).read_config) })));
     }
     lines.push(format!("TN_SITE_WEIGHT = {}", TN_SITE_WEIGHT));
     lines.push(format!("TN_SITE_OPTIMIZER_STATE = {}", TN_SITE_OPTIMIZER_STATE));

@@ -1,0 +1,117 @@
+"""Models through the formats of other tools and back, on the committed tiny models: the loss says whether they are the same."""
+import json
+
+import cli
+
+TOKENIZERS = cli.ROOT / "tests" / "reference" / "tokenizers"
+TEXT = "All human beings are born free and equal in dignity and rights. They are endowed with reason and conscience.\n" * 12
+
+
+class Formats(cli.Cli):
+    def setUp(self):
+        super().setUp()
+        self.text = self.folder / "text.txt"
+        self.text.write_text(TEXT)
+
+    def trained(self, tokenizer="bytes_llama3", preset="9m", **config):
+        """A folder as transformers writes it: random weights after two steps, with a tokenizer of its own."""
+        words = self.folder / "words"
+        if not words.exists():
+            words.mkdir()
+            (words / "tokenizer.json").write_text((TOKENIZERS / f"{tokenizer}.json").read_text())
+            (words / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>", "chat_template": "{{ messages[0]['content'] }}"}))
+        self.succeed("train", "--model", f"preset:{preset}", "--tokenizer", words, "--data", self.text, "--output", self.folder / "run", "--seq-len", 32,
+                     "--steps", 2, "--lr", 1e-2, "--overwrite")
+        model = self.folder / "run" / "final"
+        for file in words.iterdir():
+            (model / file.name).write_text(file.read_text())
+        settings = json.loads((model / "config.json").read_text()) | config
+        (model / "config.json").write_text(json.dumps(settings))
+        return model
+
+    def loss(self, model, *flags):
+        return self.answer("eval", "--model", model, "--data", self.text, "--seq-len", 32, "--threads", 1, *flags)["loss"]
+
+    def ids(self, model):
+        return self.answer("tokenize", "--model", model, "--text", TEXT[:120], "--special")["ids"]
+
+    def test_a_folder_becomes_gguf_with_its_tokenizer(self):
+        for tokenizer, changes in (("bytes_llama3", {"rope_theta": 500000.0, "rope_scaling": {
+                "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}),
+                ("sp_legacy", {})):
+            with self.subTest(tokenizer):
+                self.setUp()
+                model = self.trained(tokenizer, **changes)
+                ids, loss = self.ids(model), self.loss(model)
+                plain = self.folder / "plain.gguf"
+                written = self.answer("quantize", "--model", model, "--quantizer", "gguf-blocks:type=F32", "--output", plain)
+                self.assertEqual(written["fallbacks"], {})
+                self.assertEqual(self.ids(plain), ids)
+                self.assertAlmostEqual(self.loss(plain), loss, delta=1e-6)
+                self.assertEqual(self.answer("generate", "--model", plain, "--prompt", "All human", "--max-new-tokens", 8, "--temperature", 0)["ids"],
+                                 self.answer("generate", "--model", model, "--prompt", "All human", "--max-new-tokens", 8, "--temperature", 0)["ids"])
+                # From GGUF to GGUF, and what does not fill the blocks of 256 falls back.
+                coded = self.folder / "coded.gguf"
+                written = self.answer("quantize", "--model", plain, "--quantizer", "gguf-blocks:type=Q6_K", "--output", coded)
+                self.assertEqual(written["fallbacks"], {"Q8_0": 28})
+                self.assertEqual(self.ids(coded), ids)
+                self.assertAlmostEqual(self.loss(coded), loss, delta=5e-3)
+
+    def test_every_type_that_is_written_is_read(self):
+        model = self.trained()
+        loss = self.loss(model)
+        for kind, bound in {"F16": 1e-3, "BF16": 2e-3, "Q8_0": 2e-3, "Q5_0": 2e-2, "Q4_K": 5e-2}.items():
+            coded = self.folder / f"{kind}.gguf"
+            self.succeed("quantize", "--model", model, "--quantizer", f"gguf-blocks:type={kind}", "--output", coded)
+            self.assertAlmostEqual(self.loss(coded), loss, delta=bound, msg=kind)
+
+    def test_bitsandbytes_folders_are_models(self):
+        model = self.trained()
+        for kind, double in (("nf4", "true"), ("fp4", "false")):
+            spec = f"nf4:quant_type={kind},double_quant={double}"
+            folder = self.folder / kind
+            self.succeed("quantize", "--model", model, "--quantizer", spec, "--output", folder)
+            settings = json.loads((folder / "config.json").read_text())["quantization_config"]
+            self.assertEqual((settings["bnb_4bit_quant_type"], settings["bnb_4bit_use_double_quant"]), (kind, double == "true"))
+            coded = self.loss(model, "--quantizer", spec)
+            self.assertEqual(self.loss(folder), coded)  # the codes are taken over as they are
+            self.assertAlmostEqual(self.loss(folder, "--quantizer", "none"), coded, delta=1e-6)
+            self.assertAlmostEqual(self.loss(folder, "--quantizer", "blockwise-8bit"), coded, delta=2e-3)
+            common = ["--data", self.text, "--seq-len", 32, "--steps", 3, "--lr", 1e-2, "--threads", 1]
+            adapted = ["--adapter", "lora:r=4,target_modules=all-linear"]
+            self.succeed("train", "--model", folder, *common, *adapted, "--output", self.folder / f"{kind}-run")
+            self.succeed("train", "--model", model, *common, *adapted, "--quantizer", spec, "--output", self.folder / f"{kind}-again")
+            self.assertEqual(cli.metrics(self.folder / f"{kind}-run"), cli.metrics(self.folder / f"{kind}-again"))
+            self.refuse("train", "--model", folder, *common, "--output", self.folder / "full", names=["full tuning"])
+        settings["load_in_4bit"], settings["load_in_8bit"] = False, True
+        whole = json.loads((folder / "config.json").read_text()) | {"quantization_config": settings}
+        (folder / "config.json").write_text(json.dumps(whole))
+        self.refuse("eval", "--model", folder, "--data", self.text, names=["load_in_4bit"])
+        whole["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+        (folder / "config.json").write_text(json.dumps(whole))
+        self.refuse("eval", "--model", folder, "--data", self.text, names=["gptq"])
+
+    def test_merging_writes_what_is_asked_for(self):
+        model = self.trained()
+        self.succeed("train", "--model", model, "--data", self.text, "--output", self.folder / "adapter", "--seq-len", 32, "--steps", 4, "--lr", 2e-2,
+                     "--adapter", "lora:r=4,target_modules=all-linear")
+        adapter = self.folder / "adapter" / "final"
+        adapted = self.loss(model, "--adapter-from", adapter)
+        self.assertNotAlmostEqual(adapted, self.loss(model), delta=1e-2)
+        targets = {"plain": ([], 1e-6), "half": (["--dtype", "f16"], 1e-3), "m.gguf": ([], 1e-6), "half.gguf": (["--dtype", "f16"], 1e-3),
+                   "q8.gguf": (["--output-quantizer", "gguf-blocks:type=Q8_0"], 2e-3), "nf4": (["--output-quantizer", "nf4"], 8e-2)}
+        for name, (flags, bound) in targets.items():
+            output = self.folder / name
+            self.succeed("merge", "--model", model, "--adapter-from", adapter, "--output", output, *flags)
+            self.assertAlmostEqual(self.loss(output), adapted, delta=bound, msg=name)
+        self.assertEqual(json.loads((self.folder / "half" / "config.json").read_text())["torch_dtype"], "float16")
+        # Over a base that is stored in codes the delta is added to what they decode to.
+        self.succeed("merge", "--model", self.folder / "nf4", "--adapter-from", adapter, "--output", self.folder / "twice")
+        self.assertAlmostEqual(self.loss(self.folder / "twice"), self.loss(self.folder / "nf4", "--adapter-from", adapter), delta=1e-5)
+        self.refuse("merge", "--model", model, "--adapter-from", adapter, "--output", self.folder / "x.gguf", "--output-quantizer", "nf4", names=["GGUF"])
+        self.refuse("quantize", "--model", "preset:9m", "--quantizer", "nf4", "--output", self.folder / "x", names=["random weights"])
+        self.assertFalse((self.folder / "x").exists() or (self.folder / "x.gguf").exists())
+
+
+if __name__ == "__main__":
+    cli.main()
