@@ -23,6 +23,8 @@ std::string answer_of(const Target& target, const Check& check) {
     return kFailed + f.sentence;
   } catch (const NotApplicable& n) {
     return kNotApplicable + n.reason;
+  } catch (const NoDevice& n) {
+    return kNotApplicable + n.reason;
   } catch (const Error& e) {
     return kFailed + std::string(e.what());
   } catch (const std::exception& e) {

@@ -15,6 +15,10 @@ struct Failed {
 struct NotApplicable {
   std::string reason;
 };
+// There is no device to run on: nothing of the kind is judged. A type of its own, so that no loop over settings takes it for a refusal.
+struct NoDevice {
+  std::string reason;
+};
 
 [[noreturn]] inline void failed(std::string sentence) {
   throw Failed{std::move(sentence)};

@@ -172,7 +172,7 @@ bool ask(const Technique& t, const tn_query& query) {
   return yes;
 }
 
-std::vector<tn_query> queries() {
+std::vector<tn_query> queries(tn_device_id device) {
   constexpr tn_dtype kStorage[] = {sdk::kF32, sdk::kBF16, sdk::kF16, sdk::kF64, sdk::kI32, sdk::kU8, {TN_OPAQUE, 4, 1}};
   constexpr tn_dtype kCompute[] = {sdk::kF32, sdk::kBF16, sdk::kF16, sdk::kF64};
   constexpr uint32_t kRoles[] = {TN_ROLE_UNDEFINED, TN_ROLE_EMBEDDING, TN_ROLE_NORM, TN_ROLE_Q, TN_ROLE_DOWN, 9999};
@@ -188,7 +188,7 @@ std::vector<tn_query> queries() {
         for (const Shape& shape : kShapes)
           out.push_back({TN_SIZE_TO(tn_query, shape),
                          role,
-                         {TN_CPU, 0},
+                         device,
                          storage,
                          compute,
                          shape.ndim,
@@ -200,14 +200,14 @@ std::vector<tn_query> queries() {
 void supports(Subject& s) {
   with_technique(s, s.spec(), [&](const Technique& t) {
     size_t yes = 0;
-    for (const tn_query& query : queries()) yes += ask(t, query);
+    for (const tn_query& query : queries(s.bench().id)) yes += ask(t, query);
     expect(yes > 0, "supports refuses every device, dtype and shape: " + take_report().sentence);
   });
 }
 
 // What is tagged [any-thread]: instances come and go on four threads, while all of them ask one instance.
 void threads(Subject& s) {
-  const std::vector<tn_query> questions = queries();
+  const std::vector<tn_query> questions = queries(s.bench().id);
   with_technique(s, s.spec(), [&](const Technique& shared) {
     std::vector<bool> alone;
     for (const tn_query& query : questions) alone.push_back(ask(shared, query));

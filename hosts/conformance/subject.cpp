@@ -14,7 +14,7 @@ std::unique_ptr<Bench> open_bench(const LoadedPlugin& plugin) {
   const auto& api = plugin.api<tn_device_api>();
   uint32_t n = 0;
   must(api.count(host(), &n), "counting devices");
-  if (n == 0) throw NotApplicable{"there is no such device here (" + take_report().sentence + ")"};
+  if (n == 0) throw NoDevice{"there is no such device here (" + take_report().sentence + ")"};
   auto bench = std::make_unique<Bench>();
   bench->api = bench->host = &api;
   must(api.open(host(), 0, &bench->device), "opening the device");

@@ -27,10 +27,15 @@ def exported(path):
 
 
 def constructors(path):
-    """Entries of .init_array beyond the compiler's own: frame_dummy, and libgcc's CPU probe where __builtin_cpu_supports is used. A GPU object
-    registers its kernels with the vendor's runtime, by calls that neither compiler can defer, and CUDA's has three of its own in it."""
-    sections = run("readelf", "-SW", str(path))
-    own = 1 + ("__cpu_indicator_init" in run("nm", str(path))) + 3 * (".nv_fatbin" in sections) + (".hip_fatbin" in sections)
+    """Entries of .init_array beyond the compiler's own: frame_dummy, and libgcc's CPU probe where __builtin_cpu_supports is used. Every source
+    file of a GPU object registers its kernels with the vendor's runtime, by a call that neither compiler can defer, and CUDA's has two of its
+    own in it."""
+    sections, symbols = run("readelf", "-SW", str(path)), run("nm", str(path))
+    own = 1 + ("__cpu_indicator_init" in symbols)
+    if ".nv_fatbin" in sections:
+        own += 2 + symbols.count("__sti____cudaRegisterAll")
+    if ".hip_fatbin" in sections:
+        own += len(re.findall(r"\b__hip_module_ctor", symbols))
     for line in sections.splitlines():
         match = re.search(r"\.init_array\s+INIT_ARRAY\s+\S+\s+\S+\s+([0-9a-f]+)", line)
         if match:
