@@ -129,10 +129,7 @@ class Compacter {
     run_backward(s, at(site), &call, Matrix::of(*x->tensor), Matrix::of(dy), dx ? &to : nullptr);
   }
 
-  void write_config(const tn_sink& sink) {
-    const std::string text = settings_.json();
-    check(sink.write(sink.self, text.data(), text.size()));
-  }
+  void write_config(const tn_sink& sink) { settings_.write(sink); }
 
  private:
   enum class Kind { kRules, kFactor, kBias };

@@ -150,8 +150,7 @@ class IncreLora {
     Settings now = settings_;
     now.selection.rank_pattern.clear();
     for (const uint32_t id : order_) now.selection.rank_pattern.emplace_back(at(id).path, ranks_.active[at(id).order]);
-    const std::string text = now.json();
-    check(sink.write(sink.self, text.data(), text.size()));
+    now.write(sink);
   }
 
   void step_end(const tn_exec* exec, int64_t step, const tn_param_view* const* params, const tn_rng& rng,

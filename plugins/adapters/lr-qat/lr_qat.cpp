@@ -175,10 +175,7 @@ class LrQat {
     round(s, f, params, 1, begin, z, Matrix::of(w));
   }
 
-  void write_config(const tn_sink& sink) {
-    const std::string text = settings_.json();
-    check(sink.write(sink.self, text.data(), text.size()));
-  }
+  void write_config(const tn_sink& sink) { settings_.write(sink); }
 
  private:
   static Matrix factor(const tn_param_view* const* params, Place place, int64_t rows, int64_t columns) {

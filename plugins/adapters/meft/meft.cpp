@@ -105,10 +105,7 @@ class Meft {
     r.free(d);
   }
 
-  void write_config(const tn_sink& sink) {
-    const std::string text = settings_.json();
-    check(sink.write(sink.self, text.data(), text.size()));
-  }
+  void write_config(const tn_sink& sink) { settings_.write(sink); }
 
  private:
   enum class Half { kF, kG };

@@ -139,10 +139,7 @@ class Paca {
     for_each(exec, (end - begin) * r, [=](int64_t i) { to[i / r * n + index[i % r]] += scale * delta[i]; });
   }
 
-  void write_config(const tn_sink& sink) {
-    const std::string text = settings_.json();
-    check(sink.write(sink.self, text.data(), text.size()));
-  }
+  void write_config(const tn_sink& sink) { settings_.write(sink); }
 
  private:
   // Modules that read one input share their columns, and with them what is saved.

@@ -148,10 +148,7 @@ class SlTrain {
     build(s, at(site), params, 1, begin, rows, 1);
   }
 
-  void write_config(const tn_sink& sink) {
-    const std::string text = settings_.json();
-    check(sink.write(sink.self, text.data(), text.size()));
-  }
+  void write_config(const tn_sink& sink) { settings_.write(sink); }
 
  private:
   static Matrix factor(const tn_param_view* const* params, Place place, int64_t rows, int64_t columns) {

@@ -64,10 +64,7 @@ class WtaCrs {
     if (dx) check(base.backward(base.self, &dy, 1, beta, dx));
   }
   void merge_rows(const tn_exec*, uint32_t, const tn_param_view* const*, uint64_t, int64_t, int64_t, tn_tensor&) {}
-  void write_config(const tn_sink& sink) {
-    const std::string text = settings_.json();
-    check(sink.write(sink.self, text.data(), text.size()));
-  }
+  void write_config(const tn_sink& sink) { settings_.write(sink); }
 
   int64_t kept(int64_t rows) const {
     const auto share = static_cast<int64_t>(settings_.real("sample_ratio") * static_cast<double>(rows));

@@ -23,6 +23,10 @@ class Settings {
   Selection selection;  // where the schema has target_modules
   // adapter_config.json.
   std::string json() const;
+  void write(const tn_sink& sink) const {
+    const std::string text = json();
+    check(sink.write(sink.self, text.data(), text.size()));
+  }
 
  private:
   std::span<const tn_hyper_info* const> schema_;
