@@ -116,13 +116,14 @@ Tensor RegionPass::decode(const TransformerBlock& b, uint32_t block, uint32_t pa
 
 void RegionPass::run(bool gradients, const std::function<int32_t(const tn_region_ops*)>& call) {
   Adapter& a = *stack_.adapter;
+  std::list<Tensor> values;
   std::list<Tensor::Ref> refs;
   std::list<tn_param_view> views;
   std::vector<const tn_param_view*> pointers;
   for (uint32_t id = 0; id < a.parameters.size(); ++id) {
     Parameter& p = *a.parameters[id];
     tn_tensor* grad = gradients && p.trainable ? &refs.emplace_back(p.open_zeroed_gradient(engine_).ref()).t : nullptr;
-    tn_tensor* value = &refs.emplace_back(p.value.ref()).t;
+    tn_tensor* value = &refs.emplace_back(values.emplace_back(p.seen(engine_)).ref()).t;
     pointers.push_back(&views.emplace_back(tn_param_view{sizeof(tn_param_view), id, value, grad}));
   }
   const tn_exec exec = engine_.exec(nullptr, 0);

@@ -49,14 +49,14 @@ struct KroneckerMap {
                  d_mixed = s.matrix(kF32, rows * N, N);
     mix(s, f, x, e, mixed);
     const Matrix dy_folded = folded(dy, q());
-    s.product(1, mixed.transposed(), dy_folded, 1, dense(g.t, N, q()));
+    if (g.t || s.measures()) s.product(1, mixed.transposed(), dy_folded, 1, dense(g.t, N, q()));
     s.product(1, dy_folded, dense(f.t, N, q()).transposed(), 0, d_mixed);
     if (!s.measures()) {
       bias_gradient(s, dy, g.bias);
       rule_gradient(s, e, d_mixed, g.rules);
       unmix(s, f, d_mixed, mixed);  // dE over F
     }
-    s.product(1, mixed.transposed(), folded(x, p()), 1, dense(g.s, N, p()));
+    if (g.s || s.measures()) s.product(1, mixed.transposed(), folded(x, p()), 1, dense(g.s, N, p()));
     if (dx) s.product(1, mixed, dense(f.s, N, p()), 0, folded(*dx, p()));
     s.release(mark);
   }

@@ -68,7 +68,9 @@ TEST(Driven, ProjectedGradientIsThatOfBackward) {
 TEST(Driven, ResumesBitForBitAndTrainsAdapters) {
   const tiny::Folder folder;
   const std::string model = tiny::model_folder(folder, "llama");
-  const MixRequest mixes[] = {tiny::mix("mezo:q=2"), tiny::mix("mezo:eps=0.01", {"lora:r=8,target_modules=all-linear"}, "nf4")};
+  // A region's own parameters are displaced like those of a linear's adapter.
+  const MixRequest mixes[] = {tiny::mix("mezo:q=2"), tiny::mix("mezo:eps=0.01", {"lora:r=8,target_modules=all-linear"}, "nf4"),
+                              tiny::mix("mezo:eps=0.01", {"meft:variant=1"}), tiny::mix("mezo:eps=0.01", {"lst:reduction_factor=2"})};
   for (const MixRequest& mix : mixes) {
     const auto values = [](tiny::Run& run) {
       std::vector<std::vector<float>> all;
@@ -77,7 +79,10 @@ TEST(Driven, ResumesBitForBitAndTrainsAdapters) {
     };
     tiny::Run whole(model, mix, {}), first(model, mix, {}), second(model, mix, {});
     const auto start = values(whole);
-    for (int64_t s = 1; s <= 6; ++s) whole.session->step(s, 6, {tiny::input()}, 1e-4);
+    for (int64_t s = 1; s <= 6; ++s) {
+      const StepResult r = whole.session->step(s, 6, {tiny::input()}, 1e-4);
+      EXPECT_NE(r.metrics.at("projected_grad"), 0) << mix.optimizer;
+    }
     for (int64_t s = 1; s <= 3; ++s) first.session->step(s, 6, {tiny::input()}, 1e-4);
     const std::string output = folder / ("out" + std::to_string(&mix - mixes));
     std::filesystem::create_directories(output);
