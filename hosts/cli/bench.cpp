@@ -1,8 +1,6 @@
 // tenon bench: measure this machine and the parts of a training step.
 #include <fcntl.h>
 #include <malloc.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,11 +16,10 @@
 #include "hosts/bench/bench.h"
 #include "hosts/cli/command.h"
 #include "hosts/cli/output.h"
+#include "hosts/cli/run_self.h"
 #include "hosts/cli/train_flags.h"
 #include "hosts/trainer/run/features.h"
 #include "hosts/trainer/run/plan.h"
-
-extern char** environ;
 
 namespace tenon::cli {
 namespace {
@@ -130,29 +127,11 @@ StepReport step(const Catalog& catalog, const po::variables_map& values, const b
 }
 
 // Standard output of this very program with these arguments.
-std::string run_self(const std::vector<std::string>& arguments) {
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0)
-    throw Error(TN_E_IO, "no pipe could be made for a measurement in a process of its own");
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
-  std::vector<char*> argv{const_cast<char*>("tenon")};
-  for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
-  argv.push_back(nullptr);
-  pid_t pid = -1;
-  const int error = posix_spawn(&pid, "/proc/self/exe", &actions, nullptr, argv.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  close(ends[1]);
-  std::string out;
-  char piece[4096];
-  for (ssize_t n = 0; error == 0 && (n = read(ends[0], piece, sizeof piece)) > 0;)
-    out.append(piece, static_cast<size_t>(n));
-  close(ends[0]);
-  int status = 0;
-  if (error != 0 || waitpid(pid, &status, 0) < 0 || status != 0)
+std::string answer_of(const std::vector<std::string>& arguments) {
+  const SelfRun run = run_self(arguments);
+  if (run.status != 0)
     throw Error(TN_E_INTERNAL, "a measurement in a process of its own failed; its reason stands above");
-  return out;
+  return run.output;
 }
 
 // LoRA and QLoRA of r = 16 on all linears over 4 windows of 256, as the peers take them. Each variant is a process of
@@ -186,7 +165,7 @@ Figures lora_step(const po::variables_map& values, const bench::Setting& setting
         if (*quantizer) arguments.insert(arguments.end(), {"--quantizer", quantizer});
         if (values.count("threads"))
           arguments.insert(arguments.end(), {"--threads", values["threads"].as<std::string>()});
-        const Json answer = parse_json(run_self(arguments), "the measurement of a step");
+        const Json answer = parse_json(answer_of(arguments), "the measurement of a step");
         speed[name].push_back(answer.at("figures").at("tokens_per_second").get<double>());
         peak[name].push_back(answer.at("figures").at("peak_bytes").get<double>());
         if (turn == 0) order.push_back(name);

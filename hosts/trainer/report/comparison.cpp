@@ -13,24 +13,6 @@ namespace {
 
 using namespace html;
 
-bool drawable(const ComparisonRow& r) {
-  return r.error.empty() && std::isfinite(r.loss) && r.peak_bytes > 0;
-}
-
-// From 0 for the slowest to 1 for the fastest, by ratio: twice as fast is as far from either end.
-std::vector<double> shades(const std::vector<ComparisonRow>& rows) {
-  double slow = kUnknown, fast = kUnknown;
-  const auto known = [](const ComparisonRow& r) {
-    return r.error.empty() && std::isfinite(r.tokens_per_second) && r.tokens_per_second > 0;
-  };
-  for (const ComparisonRow& r : rows)
-    if (known(r)) slow = std::fmin(slow, r.tokens_per_second), fast = std::fmax(fast, r.tokens_per_second);
-  std::vector<double> out;
-  for (const ComparisonRow& r : rows)
-    out.push_back(known(r) && fast > slow ? std::log(r.tokens_per_second / slow) / std::log(fast / slow) : 0.0);
-  return out;
-}
-
 std::string chart(const std::vector<ComparisonRow>& rows, const std::vector<bool>& front,
                   const std::vector<double>& shade) {
   uint64_t most = 0;
@@ -57,13 +39,14 @@ std::string chart(const std::vector<ComparisonRow>& rows, const std::vector<bool
 std::string table(const std::vector<ComparisonRow>& rows, const std::vector<bool>& front,
                   const std::vector<double>& shade) {
   ComparisonRow best;
-  double least = kUnknown;
+  double least = kUnknown, smallest_process = kUnknown;  // memory: accounted, and of the process
   for (const ComparisonRow& r : rows)
     if (r.error.empty()) {
       best.loss = std::fmin(best.loss, r.loss), best.perplexity = std::fmin(best.perplexity, r.perplexity);
       best.tokens_per_second = std::fmax(best.tokens_per_second, r.tokens_per_second),
       best.seconds = std::fmin(best.seconds, r.seconds);
       if (r.peak_bytes) least = std::fmin(least, double(r.peak_bytes));
+      if (r.process_bytes) smallest_process = std::fmin(smallest_process, double(r.process_bytes));
     }
   std::string out;
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -72,7 +55,7 @@ std::string table(const std::vector<ComparisonRow>& rows, const std::vector<bool
     const std::string mark = "<td><span class=\"mark inline";
     if (!r.error.empty()) {
       out += "<tr class=\"failed\">" + mark + " none\">" + std::to_string(i + 1) + "</span></td>" + name +
-             "<td colspan=\"5\">" + escape(r.error) + "</td></tr>";
+             "<td colspan=\"6\">" + escape(r.error) + "</td></tr>";
       continue;
     }
     const auto cell = [](double value, double winner, const std::string& text) {
@@ -83,16 +66,34 @@ std::string table(const std::vector<ComparisonRow>& rows, const std::vector<bool
            (front[i] ? "<td class=\"label\"><b>" + escape(r.label) + "</b></td>" : name) +
            cell(r.loss, best.loss, number(r.loss)) + cell(r.perplexity, best.perplexity, number(r.perplexity)) +
            cell(double(r.peak_bytes), least, r.peak_bytes ? bytes(double(r.peak_bytes)) : number(kUnknown)) +
+           cell(double(r.process_bytes), smallest_process, r.process_bytes ? bytes(double(r.process_bytes)) : number(kUnknown)) +
            cell(r.tokens_per_second, best.tokens_per_second, number(r.tokens_per_second)) +
            cell(r.seconds, best.seconds, duration(r.seconds)) + "</tr>";
   }
   return "<div class=\"card scroll\"><table class=\"rows\"><tr><th></th><th>mix</th><th class=\"n\">loss</th><th "
          "class=\"n\">perplexity</th><th "
-         "class=\"n\">peak memory</th><th class=\"n\">tokens/s</th><th class=\"n\">time</th></tr>" +
+         "class=\"n\">peak memory</th><th class=\"n\">process</th><th class=\"n\">tokens/s</th><th class=\"n\">time</th></tr>" +
          out + "</table></div>\n";
 }
 
 }  // namespace
+
+bool drawable(const ComparisonRow& r) {
+  return r.error.empty() && std::isfinite(r.loss) && r.peak_bytes > 0;
+}
+
+std::vector<double> speed_shades(const std::vector<ComparisonRow>& rows) {
+  double slow = kUnknown, fast = kUnknown;
+  const auto known = [](const ComparisonRow& r) {
+    return r.error.empty() && std::isfinite(r.tokens_per_second) && r.tokens_per_second > 0;
+  };
+  for (const ComparisonRow& r : rows)
+    if (known(r)) slow = std::fmin(slow, r.tokens_per_second), fast = std::fmax(fast, r.tokens_per_second);
+  std::vector<double> out;
+  for (const ComparisonRow& r : rows)
+    out.push_back(known(r) && fast > slow ? std::log(r.tokens_per_second / slow) / std::log(fast / slow) : 0.0);
+  return out;
+}
 
 std::vector<bool> pareto_front(const std::vector<ComparisonRow>& rows) {
   std::vector<size_t> order;
@@ -114,7 +115,7 @@ std::vector<bool> pareto_front(const std::vector<ComparisonRow>& rows) {
 
 std::string html_comparison(const std::vector<ComparisonRow>& rows, const std::vector<ComparisonSetting>& common) {
   const std::vector<bool> front = pareto_front(rows);
-  const std::vector<double> shade = shades(rows);
+  const std::vector<double> shade = speed_shades(rows);
   const std::string title = rows.size() == 1 ? "One mix" : std::to_string(rows.size()) + " mixes side by side";
   std::string body = "<header><p class=\"over\">Tenon comparison</p><h1>" + escape(title) + "</h1></header>\n";
   if (rows.empty())

@@ -51,6 +51,18 @@ TEST(Comparison, ColoursBySpeedFromSlowestToFastest) {
   EXPECT_TRUE(has(page, "--shade:100.0%\" title=\"sgd"));
 }
 
+TEST(Comparison, IsAPictureThatStandsAlone) {
+  const std::string svg = svg_comparison(kRows, "A & B");
+  EXPECT_EQ(times(svg, "<circle"), 3u);  // of the mixes that ran
+  EXPECT_TRUE(has(svg, "xmlns=\"http://www.w3.org/2000/svg\"") && has(svg, "A &amp; B") && svg.ends_with("</svg>\n"));
+  EXPECT_TRUE(has(svg, "1  adamw  2.100") && has(svg, "3  sgd  2.700"));
+  EXPECT_FALSE(has(svg, "muon") || has(svg, "nan") || has(svg, "inf"));
+  EXPECT_EQ(times(svg, "class=\"f\" d=\"M"), 1u);  // the front, from galore to adamw
+  const std::string one = svg_comparison({kRows[0]}, "one");
+  EXPECT_TRUE(has(one, "<circle") && !has(one, "nan"));
+  EXPECT_EQ(svg_comparison({kRows[3]}, "none"), "");
+}
+
 TEST(Comparison, EscapesLabels) {
   const std::string page = html_comparison({{"<b>\"x\"", 2, 7, 1000, 10, 1, ""}}, {{"<i>", "<u>"}});
   EXPECT_FALSE(has(page, "<b>\"x\""));
