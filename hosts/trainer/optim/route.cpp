@@ -103,7 +103,9 @@ size_t find_outside_quotes(std::string_view text, size_t from, std::string_view 
 }
 
 std::string in_quotes(const std::string& value) {
-  if (value.find_first_of(",\"\\ ") == std::string::npos) return value;
+  // Blanks of any kind, commas and semicolons would end the value where it is read back.
+  const auto plain = [](unsigned char c) { return c > 0x20 && c < 0x7F && c != ',' && c != ';' && c != '"' && c != '\\'; };
+  if (std::all_of(value.begin(), value.end(), plain)) return value;
   std::string out = "\"";
   for (char c : value) {
     if (c == '"' || c == '\\') out += '\\';
@@ -127,8 +129,8 @@ OptimizerClause cut_lr(std::string_view text) {
     const char* end = item.value.data() + item.value.size();
     const auto [at, error] = std::from_chars(item.value.data(), end, lr);
     if (error != std::errc() || at != end || !(lr >= 0) || !std::isfinite(lr))
-      throw Error(TN_E_ARGUMENT, cut.id + ": lr=" + item.value + " is not a learning rate; give a number of at least 0");
-    if (clause.lr) throw Error(TN_E_ARGUMENT, cut.id + ": lr is given twice; keep one of the two");
+      throw Error(TN_E_ARGUMENT, quote_name(cut.id) + ": lr=" + quote_name(item.value) + " is not a learning rate; give a number of at least 0");
+    if (clause.lr) throw Error(TN_E_ARGUMENT, quote_name(cut.id) + ": lr is given twice; keep one of the two");
     clause.lr = lr;
   }
   return clause;
@@ -210,8 +212,8 @@ std::vector<OptimizerClause> parse_optimizers(std::string_view text) {
   }
   for (size_t i = 0; i + 1 < clauses.size(); ++i)
     if (clauses[i].selector.is_rest())
-      throw Error(TN_E_ARGUMENT, "--optimizer: " + clauses[i].spec + " takes everything that is left, so nothing remains for " +
-                                     clauses[i + 1].spec + "; put `for rest` last");
+      throw Error(TN_E_ARGUMENT, "--optimizer: " + quote_name(clauses[i].spec) + " takes everything that is left, so nothing remains for " +
+                                     quote_name(clauses[i + 1].spec) + "; put `for rest` last");
   return clauses;
 }
 
