@@ -6,7 +6,7 @@
 namespace tenon::sdk::frugal {
 
 enum class Inactive { kNo, kSgd, kSignSgd };
-enum class Split { kColumns, kRows, kRandK, kSvd, kRandom, kRandPerm };
+enum class Split { kColumns, kRows, kRandK, kSvd, kRandom, kRandPerm, kBlock };
 
 struct Settings {
   AdamSettings adam;

@@ -1,5 +1,6 @@
 #include "optimizers/frugal/reference.h"
 
+#include <map>
 #include <set>
 
 #include "sdk/testing/gradients.h"
@@ -8,6 +9,8 @@
 
 namespace tenon::sdk::testing {
 namespace {
+
+using Hypers = std::map<std::string, std::string>;
 
 class Frugal : public ::testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(Cpu, Frugal, ::testing::ValuesIn(plugin_objects()),
@@ -146,6 +149,69 @@ TEST_P(Frugal, ARestartForgets) {
     for (size_t i = 0; i < g.size(); ++i)
       EXPECT_NEAR(run.weights()[i] - before[i], !chosen[i] ? 0.0f : g[i] > 0 ? -0.1f : 0.1f, 1e-3) << split;
   }
+}
+
+// Four equal tensors under split=block, stepped together; which of them have states is seen from their bytes.
+struct Tensors {
+  OptimizerRun run;
+  Tensors(const std::string& object, Hypers hypers) : run(object, with_split(std::move(hypers)), std::vector<Parameter>(4, matrix(6, 10))) {}
+  static Hypers with_split(Hypers h) {
+    h["split"] = "block";
+    return h;
+  }
+  std::set<size_t> step(int64_t s, const std::vector<float>& g, double lr = 0.1) {
+    run.plan(s);
+    std::set<size_t> active;
+    for (size_t i = 0; i < 4; ++i) {
+      if (run.state_bytes(i) > 0) active.insert(i);
+      EXPECT_EQ(run.state_bytes(i), active.count(i) ? 8 * g.size() : 0);
+      EXPECT_EQ(run.step(i, g, {.lr = lr}), TN_OK) << run.host.error;
+    }
+    return active;
+  }
+};
+
+TEST_P(Frugal, WholeTensorsTakeTurns) {
+  using Sets = std::vector<std::set<size_t>>;
+  for (const auto& [order, expected] : std::map<std::string, Sets>{{"ascending", {{0, 1}, {2, 3}, {0, 1}}}, {"descending", {{2, 3}, {0, 1}, {2, 3}}}, {"mirror", {{0, 3}, {1, 2}, {0, 3}}}}) {
+    Tensors t(GetParam(), {{"density", "0.5"}, {"block_order", order}, {"update_gap", "2"}});
+    Sets seen;
+    for (int64_t s = 1; s <= 6; ++s) {
+      const auto now = t.step(s, normals(60, static_cast<uint32_t>(s)));
+      if (s % 2) seen.push_back(now);
+      EXPECT_EQ(now, seen.back());
+    }
+    EXPECT_EQ(seen, expected) << order;
+  }
+  Tensors random(GetParam(), {{"density", "0.25"}, {"update_gap", "1"}});
+  std::set<size_t> all;
+  for (int64_t s = 1; s <= 30; ++s) {
+    const auto now = random.step(s, normals(60, 1));
+    EXPECT_EQ(now.size(), 1u);
+    all.insert(now.begin(), now.end());
+  }
+  EXPECT_EQ(all.size(), 4u);
+}
+
+// The first move of a tensor whose turn begins is as long as the rate, also of one that goes on; the others take sign steps.
+TEST_P(Frugal, ATurnBeginsAnew) {
+  Tensors t(GetParam(), {{"density", "0.75"}, {"block_order", "ascending"}, {"update_gap", "3"}, {"inactive_lr_scale", "0.5"}});
+  for (int64_t s = 1; s <= 3; ++s) t.step(s, normals(60, static_cast<uint32_t>(s), 5));
+  std::vector<std::vector<float>> before;
+  for (size_t i = 0; i < 4; ++i) before.push_back(t.run.weights(i));
+  const std::vector<float> g = normals(60, 4, 0.01f);
+  const std::set<size_t> active = t.step(4, g);
+  EXPECT_EQ(active, (std::set<size_t>{3, 0, 1}));
+  for (size_t i = 0; i < 4; ++i)
+    for (size_t k = 0; k < g.size(); ++k)
+      EXPECT_NEAR(t.run.weights(i)[k] - before[i][k], (g[k] > 0 ? -0.1f : 0.1f) * (active.count(i) ? 1.0f : 0.5f), 1e-3);
+}
+
+TEST_P(Frugal, AllTensorsAtOnceAreAdamW) {
+  Tensors t(GetParam(), {{"density", "1"}, {"update_gap", "100"}, {"weight_decay", "0.1"}});
+  OptimizerRun adam(GetParam(), {{"weight_decay", "0.1"}}, {matrix(6, 10, TN_ROLE_HEAD)});
+  for (int64_t s = 1; s <= 6; ++s) t.step(s, normals(60, static_cast<uint32_t>(s)), 1e-3), adam.step(0, normals(60, static_cast<uint32_t>(s)), {.lr = 1e-3});
+  EXPECT_EQ(t.run.weights(2), adam.weights());
 }
 
 TEST_P(Frugal, EveryColumnHasItsTurn) {

@@ -3,8 +3,8 @@
 #include <map>
 #include <set>
 
-#include "draw.h"
 #include "sdk/blob.h"
+#include "sdk/draw.h"
 #include "sdk/inner.h"
 #include "sdk/optimizer.h"
 #include "sdk/parameters.h"
@@ -136,6 +136,8 @@ class Lisa {
   }
 
  private:
+  static tn_rng draw_key(uint64_t seed, int64_t interval) { return {seed, 0x4C495341, static_cast<uint32_t>(interval)}; }  // draws belong to no tensor
+
   static constexpr int64_t kAlways = -1, kNever = -2;  // else: position of the block
 
   struct Filter {  // hands on what the inner plan says about parameters that train
@@ -150,7 +152,7 @@ class Lisa {
   void draw(uint64_t seed, int64_t interval) {
     std::vector<double> weights = weights_.empty() ? std::vector<double>(blocks_.size(), 1.0) : weights_;
     active_.assign(blocks_.size(), false);
-    for (const size_t at : draw_blocks(seed, interval, std::move(weights), layers_)) active_[at] = visited_[at] = true;
+    for (const size_t at : draw_distinct(draw_key(seed, interval), std::move(weights), layers_)) active_[at] = visited_[at] = true;
     seed_ = seed, interval_ = interval;
   }
   bool trains(int64_t at) const { return at == kAlways || (at >= 0 && active_[at]); }

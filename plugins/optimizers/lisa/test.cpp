@@ -3,7 +3,7 @@
 #include <cmath>
 #include <set>
 
-#include "optimizers/lisa/draw.h"
+#include "sdk/draw.h"
 #include "sdk/testing/optimizer.h"
 #include "sdk/testing/statistics.h"
 
@@ -154,7 +154,7 @@ TEST_P(Lisa, RefusesInWords) {
 TEST(LisaDraw, FollowsItsWeights) {
   const auto chi = [](const std::vector<double>& weights) {
     std::vector<double> hits(weights.size());
-    for (int64_t k = 0; k < 10000; ++k) ++hits[draw_blocks(7, k, weights, 2)[0]];
+    for (int64_t k = 0; k < 10000; ++k) ++hits[draw_distinct({7, 1, static_cast<uint32_t>(k)}, weights, 2)[0]];
     double sum = 0, x = 0;
     for (const double w : weights) sum += w;
     for (size_t i = 0; i < weights.size(); ++i) x += std::pow(hits[i] - 1e4 * weights[i] / sum, 2) / (1e4 * weights[i] / sum);
@@ -166,11 +166,11 @@ TEST(LisaDraw, FollowsItsWeights) {
 
 TEST(LisaDraw, TakesDistinctBlocksAndZerosLast) {
   for (int64_t k = 0; k < 1000; ++k) {
-    const auto drawn = draw_blocks(3, k, {0, 1, 0, 5, 2}, 4);
+    const auto drawn = draw_distinct({3, 1, static_cast<uint32_t>(k)}, {0, 1, 0, 5, 2}, 4);
     EXPECT_EQ(std::set<size_t>(drawn.begin(), drawn.end()).size(), 4u);
     EXPECT_EQ(std::set<size_t>(drawn.begin(), drawn.begin() + 3), (std::set<size_t>{1, 3, 4}));
   }
-  EXPECT_EQ(draw_blocks(3, 0, {1, 1}, 9).size(), 2u);
+  EXPECT_EQ(draw_distinct({3, 1, 0}, {1, 1}, 9).size(), 2u);
 }
 
 }  // namespace

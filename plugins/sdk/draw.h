@@ -1,4 +1,4 @@
-// Which blocks train in an interval of LISA: a pure function of seed and interval, so that resumed runs and other ranks agree.
+// Draws without replacement on the host: pure functions of a key, so that resumed runs and other ranks agree.
 #pragma once
 
 #include <vector>
@@ -7,14 +7,11 @@
 
 namespace tenon::sdk {
 
-inline constexpr uint32_t kLisaUid = 0x4C495341;  // random keys of draws belong to no tensor
-
 // `count` distinct positions of `weights`, one after the other, each with a probability proportional to its weight among those that are
 // left. Weights are >= 0; where only zeros are left, these are drawn uniformly.
-inline std::vector<size_t> draw_blocks(uint64_t seed, int64_t interval, std::vector<double> weights, size_t count) {
+inline std::vector<size_t> draw_distinct(const tn_rng& key, std::vector<double> weights, size_t count) {
   std::vector<size_t> left(weights.size()), drawn;
   for (size_t i = 0; i < left.size(); ++i) left[i] = i;
-  const tn_rng key{seed, kLisaUid, static_cast<uint32_t>(interval)};
   for (size_t k = 0; k < count && !left.empty(); ++k) {
     double sum = 0;
     for (const size_t i : left) sum += weights[i];
@@ -22,7 +19,7 @@ inline std::vector<size_t> draw_blocks(uint64_t seed, int64_t interval, std::vec
       for (const size_t i : left) weights[i] = 1;
       sum = static_cast<double>(left.size());
     }
-    // 48 bits, so that a long list of blocks is drawn without bias.
+    // 48 bits, so that a long list is drawn without bias.
     const Words r = philox(key, k);
     double at = (static_cast<double>(r.w[0]) * 0x1p-32 + static_cast<double>(r.w[1]) * 0x1p-64) * sum;
     size_t pick = left.size() - 1;
