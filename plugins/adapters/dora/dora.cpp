@@ -24,7 +24,7 @@ enum Place : size_t { kA, kB, kMagnitude, kSquares };
 constexpr tn_hyper_info kNormGrad =
     flag("norm_grad", "false", "differentiate through the row norms too, which the reference holds constant");
 constexpr const tn_hyper_info* kHypers[] = {&kLoraRank,    &kLoraAlpha,      &kLoraDropout, &kRsLora,
-                                            &kLoraTargets, &kExcludeModules, &kLoraInit,    &kNormGrad};
+                                            &kLoraTargets, &kExcludeModules, &kModulesToSave, &kLoraInit,    &kNormGrad};
 
 LoraConfig config_from(const tn_host* host, const Hypers& hypers, const char* json) {
   LoraConfig c = json ? lora_config_from(json, host, true) : lora_config_from(hypers);
@@ -66,6 +66,7 @@ class Dora {
       for (int k = 0; k < 4; ++k) ranks_.push_back(r);
     }
     if (sites_.empty()) targets_.none_taken(sites, n);
+    train_modules_to_save(config_, targets_, sites, n, sink);
   }
 
   void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute,

@@ -28,6 +28,7 @@ constexpr const char kPrefix[] = "base_model.model.";
 class Source {
  public:
   Source(const tn_combine_source& s, const tn_host* host) : config_(sdk::lora_config_from(s.config_json, host, false)), targets_(config_.selection), weight_(s.weight) {
+    if (!config_.modules_to_save.empty()) fail(TN_E_UNSUPPORTED, "an adapter with modules_to_save holds whole weights, which cannot be summed like factors; merge it instead");
     if (!std::isfinite(weight_)) fail(TN_E_ARGUMENT, "the weight of an adapter is not a finite number");
     for (uint64_t i = 0; i < s.n_tensors; ++i) tensors_[s.keys[i]] = s.tensors[i];
     for (const auto& [key, tensor] : tensors_) {

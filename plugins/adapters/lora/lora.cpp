@@ -23,7 +23,7 @@ using namespace tenon::sdk;
 
 constexpr tn_hyper_info kBias = flag("lora_bias", "false", "a bias on the up-projection");
 constexpr const tn_hyper_info* kHypers[] = {&kLoraRank,    &kLoraAlpha,      &kLoraDropout, &kRsLora,
-                                            &kLoraTargets, &kExcludeModules, &kLoraInit,    &kBias};
+                                            &kLoraTargets, &kExcludeModules, &kModulesToSave, &kLoraInit,    &kBias};
 
 LoraConfig config_from(const tn_host* host, const Hypers& hypers, const char* json) {
   if (json) return lora_config_from(json, host, false);
@@ -85,6 +85,7 @@ class Lora {
       if (config_.lora_bias) declare(sink, s, {Kind::kBias, r}, {s.m, 0}, "lora_B.bias");
     }
     if (sites_.empty()) targets_.none_taken(sites, n);
+    train_modules_to_save(config_, targets_, sites, n, sink);
     if (wasteful)
       host_->log(host_, TN_LOG_WARNING,
                  ("lora: the rank is larger than the smaller side of " + std::to_string(wasteful) +

@@ -67,6 +67,7 @@ TEST_P(LoraConfig, SurvivesARoundTrip) {
             {"task_type", "CAUSAL_LM"}},
            {{"target_modules", "all-linear"}, {"exclude_modules", {"down_proj"}}, {"init_lora_weights", "gaussian"}},
            {{"target_modules", R"(.*\.(q|v)_proj)"}, {"exclude_modules", R"(.*\.0\..*)"}, {"init_lora_weights", false}},
+           {{"modules_to_save", {"embed_tokens", "lm_head"}}},
            {{"layers_to_transform", {3, 1}}, {"layers_pattern", {"layers", "h"}}},
            {{"rank_pattern", {{"z", 5}, {"b.c", 2}, {"a", 1}}}, {"alpha_pattern", {{"y", 2}, {"x.*", 2.5}}}},
        }) {
@@ -130,9 +131,12 @@ TEST_P(LoraConfig, RefusesOtherMethodsByName) {
     expect_refusal(with({{key, true}}).dump(), TN_E_UNSUPPORTED,
                    std::string(key) + " is not plain LoRA and is not computed by this plugin");
   for (const char* key :
-       {"modules_to_save", "target_parameters", "layer_replication", "trainable_token_indices", "eva_config"})
+       {"target_parameters", "layer_replication", "trainable_token_indices", "eva_config"})
     expect_refusal(with({{key, {"embed_tokens"}}}).dump(), TN_E_UNSUPPORTED,
                    std::string(key) + " is not offered; train the adapter without it");
+  const Failure whole = refusal(with({{"modules_to_save", {"norm"}}}).dump());
+  EXPECT_EQ(whole.status, TN_E_UNSUPPORTED);
+  EXPECT_EQ(whole.sentence, R"(modules_to_save names "norm", but only embed_tokens and lm_head are offered; adapt it through target_modules)");
   expect_refusal(with({{"bias", "all"}}).dump(), TN_E_UNSUPPORTED,
                  R"(bias is "all", which trains biases of the base, but only "none" is offered)");
   expect_refusal(with({{"init_lora_weights", "pissa"}}).dump(), TN_E_UNSUPPORTED,

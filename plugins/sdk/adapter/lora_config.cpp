@@ -15,7 +15,7 @@ void refuse_other_methods(const Json& j, bool dora) {
   if (dora && !flag_of(j, "use_dora")) refuse("use_dora is not true, so this is not a DoRA adapter; use the plugin lora");
   if (dora && flag_of(j, "lora_bias")) refuse("lora_bias is not offered with DoRA; train the adapter without it");
   for (const char* key :
-       {"modules_to_save", "target_parameters", "trainable_token_indices", "layer_replication", "corda_config",
+       {"target_parameters", "trainable_token_indices", "layer_replication", "corda_config",
         "eva_config", "arrow_config", "alora_invocation_tokens", "kasa_config", "velora_config", "monteclora_config"})
     if (const Json* v = find(j, key); v && !v->empty() && *v != false)
       refuse(std::string(key) + " is not offered; train the adapter without it");
@@ -34,6 +34,13 @@ const std::vector<std::string>& known_keys() {
   return keys;
 }
 
+// The role of a module that can be trained whole.
+uint32_t saved_role(const std::string& name) {
+  if (name == "lm_head") return TN_ROLE_HEAD;
+  if (name == "embed_tokens" || name == "model.embed_tokens") return TN_ROLE_EMBEDDING;
+  fail(TN_E_UNSUPPORTED, "modules_to_save names " + shown(Json(name)) + ", but only embed_tokens and lm_head are offered; adapt it through target_modules");
+}
+
 LoraInit init_of(const Json& j) {
   const Json* v = find(j, "init_lora_weights");
   if (!v || *v == true) return LoraInit::kKaiming;
@@ -43,6 +50,22 @@ LoraInit init_of(const Json& j) {
 }
 
 }  // namespace
+
+void train_modules_to_save(const LoraConfig& config, const Targets& targets, const tn_site* const* sites, uint64_t n, const tn_adapter_sink& sink) {
+  if (config.modules_to_save.empty()) return;
+  if (!TN_HAS(&sink, tn_adapter_sink, train) || !sink.train) fail(TN_E_UNSUPPORTED, "modules_to_save trains weights of the model, which this host does not offer");
+  for (const std::string& name : config.modules_to_save) {
+    const uint32_t role = saved_role(name);
+    for (uint64_t i = 0; i < n; ++i) {
+      if (sites[i]->role != TN_ROLE_HEAD) continue;
+      if (sites[i]->flags & TN_LINEAR_TIED)
+        fail(TN_E_UNSUPPORTED, "modules_to_save names " + name + ", but head and embedding are one weight in this model; leave it out");
+      if (role == TN_ROLE_HEAD && targets.takes(*sites[i]))
+        fail(TN_E_CONFLICT, "modules_to_save and target_modules both name " + name + "; train it whole or adapt it");
+    }
+    check(sink.train(sink.self, role));
+  }
+}
 
 double LoraConfig::scale(int64_t rank, double module_alpha) const {
   return module_alpha / (rslora ? std::sqrt(static_cast<double>(rank)) : static_cast<double>(rank));
@@ -55,6 +78,8 @@ LoraConfig lora_config_from(const Hypers& h) {
   const std::string_view init = h.text("init_lora_weights");
   c.init = init == "gaussian" ? LoraInit::kGaussian : init == "false" ? LoraInit::kBothKaiming : LoraInit::kKaiming;
   c.selection = selection_from(h);
+  split_names(h.text("modules_to_save"), c.modules_to_save);
+  for (const std::string& name : c.modules_to_save) saved_role(name);
   c.task_type = "CAUSAL_LM";
   return c;
 }
@@ -73,6 +98,10 @@ LoraConfig lora_config_from(const char* json, const tn_host* host, bool dora) {
   }
   c.rslora = flag_of(j, "use_rslora"), c.lora_bias = flag_of(j, "lora_bias"), c.init = init_of(j);
   c.selection = read_selection(j);
+  std::optional<std::string> one;
+  names_of(j, "modules_to_save", c.modules_to_save, one);
+  if (one) wrong("modules_to_save", *find(j, "modules_to_save"), "a list of names");
+  for (const std::string& name : c.modules_to_save) saved_role(name);
   if (const Json* v = find(j, "task_type"); v && v->is_string()) c.task_type = v->get<std::string>();
   return c;
 }
@@ -88,7 +117,7 @@ std::string to_json(const LoraConfig& c) {
   j["lora_alpha"] = number(c.alpha);
   j["lora_bias"] = c.lora_bias;
   j["lora_dropout"] = c.dropout;
-  j["modules_to_save"] = nullptr;
+  j["modules_to_save"] = c.modules_to_save.empty() ? Json(nullptr) : Json(c.modules_to_save);
   j["peft_type"] = "LORA";
   j["r"] = c.r;
   j["revision"] = nullptr;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "sdk/adapter/selection.h"
+#include "sdk/adapter/targets.h"
 
 namespace tenon::sdk {
 
@@ -14,6 +15,7 @@ struct LoraConfig {
   LoraInit init = LoraInit::kKaiming;
   Selection selection;
   std::string task_type;
+  std::vector<std::string> modules_to_save;  // of the model's own: trained whole beside the factors, and saved with them
 
   // Scale of the delta for one module: alpha / r, or alpha / sqrt(r) (Kalajdzievski 2023).
   double scale(int64_t rank, double module_alpha) const;
@@ -32,9 +34,16 @@ inline constexpr tn_hyper_info kLoraInit =
     choice("init_lora_weights", "true", "true|gaussian|false",
            "start of A: Kaiming-uniform or N(0, 1/r²), B = 0; false: both random");
 
+inline constexpr tn_hyper_info kModulesToSave =
+    text("modules_to_save", "", "modules of the model that train whole and are saved with the adapter: embed_tokens, lm_head, joined by +");
+
+// Asks the host to train modules_to_save. Refuses a head or embedding that are one weight (tied): PEFT gives each a copy of its own, which
+// this model has no room for; and a module that is adapted besides.
+void train_modules_to_save(const LoraConfig& config, const Targets& targets, const tn_site* const* sites, uint64_t n, const tn_adapter_sink& sink);
+
 // From the hyper-parameters above.
 LoraConfig lora_config_from(const Hypers& hypers);
-// Refuses what cannot be computed here (biases of the base, modules_to_save …) by name; unknown keys are told to the log. dora:
+// Refuses what cannot be computed here (biases of the base, embeddings as targets …) by name; unknown keys are told to the log. dora:
 // whether the plugin computes DoRA, which a file with use_dora asks for, or LoRA.
 LoraConfig lora_config_from(const char* json, const tn_host* host, bool dora);
 std::string to_json(const LoraConfig& config);

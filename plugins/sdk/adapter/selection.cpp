@@ -1,8 +1,6 @@
 #include "sdk/adapter/selection.h"
 
 namespace tenon::sdk {
-namespace {
-
 void split_names(std::string_view text, std::vector<std::string>& out) {
   std::string name;
   for (char c : text) {
@@ -15,6 +13,8 @@ void split_names(std::string_view text, std::vector<std::string>& out) {
   }
   if (!name.empty()) out.push_back(std::move(name));
 }
+
+namespace {
 
 void names_or_regex(std::string_view text, std::vector<std::string>& names, std::optional<std::string>& regex) {
   if (text.starts_with("regex:"))

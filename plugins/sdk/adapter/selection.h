@@ -32,6 +32,9 @@ constexpr tn_hyper_info target_modules(const char* fallback) {
 inline constexpr tn_hyper_info kExcludeModules =
     text("exclude_modules", "", "names joined by +, or regex:EXPRESSION, that are left out");
 
+// Names joined by +.
+void split_names(std::string_view text, std::vector<std::string>& out);
+
 // From the hyper-parameters target_modules and exclude_modules.
 Selection selection_from(const Hypers& hypers);
 

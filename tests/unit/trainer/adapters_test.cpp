@@ -44,6 +44,7 @@ std::vector<Case> cases() {
           {"meft_mixed", {"meft:variant=1,reversible_blocks=1,where=highest", "lora:r=4,target_modules=all-linear"}, "nf4", 1e-2},
           {"increlora", {"increlora:init_warmup=2,incre_interval=1,score_every=1,target_r=2,increment=1,top_h=6"}, "", 1e-2},
           {"increlora_nf4", {"increlora:init_warmup=1,incre_interval=2,score_every=1,target_r=3,increment=2,target_modules=q_proj+down_proj"}, "nf4", 1e-2},
+          {"lora_with_whole_modules", {"lora:r=4,modules_to_save=embed_tokens+lm_head"}, "nf4", 1e-2},
           {"sites", {"dora:r=4,target_modules=q_proj+v_proj", "paca:r=4,target_modules=gate_proj+up_proj", "lora:r=2,target_modules=down_proj"}, "nf4", 1e-2},
           {"stacked", {"dora:r=4,target_modules=q_proj", "paca:r=4,target_modules=q_proj+o_proj", "lora:r=2,target_modules=q_proj"}, "", 1e-2}};
 }
