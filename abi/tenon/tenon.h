@@ -156,6 +156,9 @@ TN_API int32_t tn_coded_component(tn_coded* coded, uint64_t i, const tn_componen
  * dtype; lse [B, Hq, Tq] f32 or null. */
 TN_API int32_t tn_attention_forward(tn_technique* attention, const tn_tensor* q, const tn_tensor* k, const tn_tensor* v, int64_t window,
                                     tn_tensor* o, tn_tensor* lse);
+/* dq, dk, dv of the same call from d_o, the gradient of its o. o and lse are what forward wrote; dq, dk and dv are overwritten. */
+TN_API int32_t tn_attention_backward(tn_technique* attention, const tn_tensor* q, const tn_tensor* k, const tn_tensor* v, int64_t window,
+                                     const tn_tensor* o, const tn_tensor* lse, const tn_tensor* d_o, tn_tensor* dq, tn_tensor* dk, tn_tensor* dv);
 
 #ifdef __cplusplus
 }

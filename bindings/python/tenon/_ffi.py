@@ -1281,6 +1281,7 @@ FUNCTIONS = {  # library -> name -> (result, arguments)
         "tn_coded_bytes": (c.c_uint64, [c.c_void_p]),
         "tn_coded_component": (c.c_int32, [c.c_void_p, c.c_uint64, c.POINTER(c.POINTER(tn_component)), c.POINTER(c.POINTER(tn_tensor))]),
         "tn_attention_forward": (c.c_int32, [c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_int64, c.POINTER(tn_tensor), c.POINTER(tn_tensor)]),
+        "tn_attention_backward": (c.c_int32, [c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_int64, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor)]),
     },
     "tenon_trainer": {
         "tn_trainer_recipe_keys": (c.c_int32, [c.POINTER(c.c_void_p)]),

@@ -201,6 +201,22 @@ class Coded(Child):
             found.append((info.contents.name.decode(), tuple(t.shape[:t.ndim]), dtype_name(t.dtype)))
         return found
 
+    def component(self, name):
+        """The bytes of one component, such as codes or scales, as a copy."""
+        names = [found for found, _, _ in self.components()]
+        if name not in names:
+            raise error(_ffi.TN_E_NOT_FOUND, f"there is no component {name!r}; there are {', '.join(names)}")
+        info, tensor = c.POINTER(_ffi.tn_component)(), c.POINTER(_ffi.tn_tensor)()
+        with self._lock:
+            check(lib.tn_coded_component(self._handle, names.index(name), info, tensor))
+            t = tensor.contents
+            size = t.dtype.bits // 8
+            for n in t.shape[:t.ndim]:
+                size *= n
+            out = c.create_string_buffer(max(size, 1))
+            check(lib.tn_tensor_read(self.session._handle, t, out, size))
+        return out.raw[:size]
+
 
 class Attention(Technique):
     _what = "attention"
@@ -224,3 +240,12 @@ class Attention(Technique):
         statistics = None if lse is None else borrow(lse, write=True)
         self._in_turn(lib.tn_attention_forward, *(view.tensor for view in views), window, target.tensor, statistics and statistics.tensor)
         return out
+
+    def backward(self, q, k, v, o, lse, d_o, *, window=0, out=None):
+        """(dq, dk, dv) from d_o, the gradient of o = forward(q, k, v, lse=lse). `out`: three arrays like q, k and v to be written."""
+        out = [_empty_like(a) for a in (q, k, v)] if out is None else out
+        views = [borrow(a) for a in (q, k, v, o, lse, d_o)]
+        targets = [borrow(a, write=True) for a in out]
+        before, after = [v.tensor for v in views[:3]], [v.tensor for v in views[3:]]
+        self._in_turn(lib.tn_attention_backward, *before, window, *after, *(t.tensor for t in targets))
+        return tuple(out)

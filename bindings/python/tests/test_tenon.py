@@ -211,6 +211,11 @@ class Codecs(Case):
         self.assertLess(np.linalg.norm(whole - wave(64, 128)) / np.linalg.norm(wave(64, 128)), 0.12)
         np.testing.assert_array_equal(nf4.decode(coded, begin=77, end=178), whole.ravel()[77:178])
         self.assertIn("codes", [name for name, _, _ in coded.components()])
+        codes = np.frombuffer(coded.component("codes"), np.uint8)
+        self.assertEqual(codes.size, 64 * 128 // 2)
+        self.assertGreater(np.unique(codes).size, 16)
+        with self.refused(tenon.NotFoundError, "there are codes"):
+            coded.component("code")
 
     def test_bad_use(self):
         nf4, other = self.session.quantizer("nf4"), self.session.quantizer("nf4")
@@ -245,6 +250,20 @@ class AttentionCalls(Case):
         padded = np.zeros((1, 8, 4, 32), np.float32)
         padded[..., :16] = q
         np.testing.assert_array_equal(self.make().forward(padded[..., :16], k, v, out=np.empty_like(q)), o)
+
+    def test_goes_backward(self):
+        flash = self.make()
+        q, k, v = wave(1, 8, 4, 16), wave(1, 8, 2, 16), wave(1, 8, 2, 16) + 1
+        lse, d_o = np.empty((1, 4, 8), np.float32), wave(1, 8, 4, 16) - 0.5
+        o = flash.forward(q, k, v, lse=lse)
+        dq, dk, dv = flash.backward(q, k, v, o, lse, d_o)
+        moved = v.copy()
+        moved[0, 5, 1, 2] += 0.5  # o is linear in v
+        expected = ((flash.forward(q, k, moved).astype(np.float64) - o) * d_o).sum() / 0.5
+        self.assertAlmostEqual(float(dv[0, 5, 1, 2]), expected, places=4)
+        self.assertTrue(np.isfinite(dq).all() and np.isfinite(dk).all() and np.abs(dq).max() > 0)
+        with self.refused(tenon.ArgumentError, "lse"):
+            flash.backward(q, k, v, o, lse[..., :4], d_o)
 
     def test_bad_use(self):
         flash, q, k = self.make(), wave(1, 8, 4, 16), wave(1, 8, 2, 16)

@@ -265,6 +265,44 @@ TEST_F(CApi, AttendsCausally) {
   EXPECT_EQ(tn_attention_create(session_, "flash-attention", &config, &flash), TN_E_ARGUMENT);
 }
 
+TEST_F(CApi, AttentionGoesBackward) {
+  tn_attention_config config{};
+  config.struct_size = TN_SIZE_TO(tn_attention_config, softcap);
+  config.n_heads = 2, config.n_kv_heads = 1, config.d_qk = config.d_v = 16, config.n_layers = 1,
+  config.n_heads_global = 2;
+  tn_technique* flash = nullptr;
+  ASSERT_EQ(tn_attention_create(session_, "flash-attention", &config, &flash), TN_OK) << tn_last_error();
+  std::vector<float> q_values = wave(256, 0), d_values = wave(256, 3);
+  tn_tensor* const k = tensor({1, 8, 1, 16}, wave(128, 1));
+  tn_tensor* const v = tensor({1, 8, 1, 16}, wave(128, 2));
+  tn_tensor* const q = tensor({1, 8, 2, 16}, q_values);
+  tn_tensor *const o = tensor({1, 8, 2, 16}), *const lse = tensor({1, 2, 8}), *const d_o = tensor({1, 8, 2, 16}, d_values);
+  tn_tensor *const dq = tensor({1, 8, 2, 16}), *const dk = tensor({1, 8, 1, 16}), *const dv = tensor({1, 8, 1, 16});
+  ASSERT_EQ(tn_attention_forward(flash, q, k, v, 0, o, lse), TN_OK) << tn_last_error();
+  ASSERT_EQ(tn_attention_backward(flash, q, k, v, 0, o, lse, d_o, dq, dk, dv), TN_OK) << tn_last_error();
+  // The last token's query, moved both ways, against the definition of a derivative.
+  const auto product = [&](float moved) {
+    std::vector<float> at = q_values;
+    at[240] += moved;
+    tn_tensor* const other = tensor({1, 8, 2, 16}, at);
+    EXPECT_EQ(tn_attention_forward(flash, other, k, v, 0, o, nullptr), TN_OK) << tn_last_error();
+    double sum = 0;
+    const std::vector<float> result = values(o);
+    for (size_t i = 0; i < result.size(); ++i) sum += static_cast<double>(result[i]) * d_values[i];
+    return sum;
+  };
+  EXPECT_NEAR(values(dq)[240], (product(0.02f) - product(-0.02f)) / 0.04, 1e-4);
+  // Values of the last token reach the last token alone, weighted by its probabilities: their gradient is no other's.
+  EXPECT_NE(values(dv)[112], 0);
+  EXPECT_NE(values(dk)[0], 0);
+  EXPECT_EQ(tn_attention_backward(flash, q, k, v, 0, o, nullptr, d_o, dq, dk, dv), TN_E_ARGUMENT);
+  EXPECT_NE(std::string(tn_last_error()).find("lse"), std::string::npos) << tn_last_error();
+  EXPECT_EQ(tn_attention_backward(flash, q, k, v, 0, o, lse, d_o, dk, dk, dv), TN_E_ARGUMENT);
+  EXPECT_NE(std::string(tn_last_error()).find("dq does not have the shape [1, 8, 2, 16]"), std::string::npos)
+      << tn_last_error();
+  tn_technique_destroy(flash);
+}
+
 TEST_F(CApi, RefusesTensorsThatCannotBeUsed) {
   tn_technique* const sgd = make(TN_KIND_OPTIMIZER, "sgd");
   const tn_param p = param(1, 4, 4);

@@ -1144,6 +1144,10 @@ func AttentionForward(attention *Technique, q *Tensor, k *Tensor, v *Tensor, win
 	return int32(C.tn_attention_forward((*C.tn_technique)(unsafe.Pointer(attention)), (*C.tn_tensor)(unsafe.Pointer(q)), (*C.tn_tensor)(unsafe.Pointer(k)), (*C.tn_tensor)(unsafe.Pointer(v)), C.int64_t(window), (*C.tn_tensor)(unsafe.Pointer(o)), (*C.tn_tensor)(unsafe.Pointer(lse))))
 }
 
+func AttentionBackward(attention *Technique, q *Tensor, k *Tensor, v *Tensor, window int64, o *Tensor, lse *Tensor, d_o *Tensor, dq *Tensor, dk *Tensor, dv *Tensor) int32 {
+	return int32(C.tn_attention_backward((*C.tn_technique)(unsafe.Pointer(attention)), (*C.tn_tensor)(unsafe.Pointer(q)), (*C.tn_tensor)(unsafe.Pointer(k)), (*C.tn_tensor)(unsafe.Pointer(v)), C.int64_t(window), (*C.tn_tensor)(unsafe.Pointer(o)), (*C.tn_tensor)(unsafe.Pointer(lse)), (*C.tn_tensor)(unsafe.Pointer(d_o)), (*C.tn_tensor)(unsafe.Pointer(dq)), (*C.tn_tensor)(unsafe.Pointer(dk)), (*C.tn_tensor)(unsafe.Pointer(dv))))
+}
+
 func TrainerRecipeKeys(json **byte) int32 {
 	return int32(C.tn_trainer_recipe_keys((**C.char)(unsafe.Pointer(json))))
 }

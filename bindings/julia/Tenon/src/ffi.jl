@@ -949,9 +949,9 @@ struct tn_trainer_events
 end
 
 # Addresses of the libraries' functions, filled when the package is loaded.
-const FUNCTIONS = fill(C_NULL, 51)
-const NAMES = [:tn_version, :tn_abi_version, :tn_status_name, :tn_status_message, :tn_last_error, :tn_free_string, :tn_set_log, :tn_context_open, :tn_context_close, :tn_plugin_list, :tn_plugin_info, :tn_plugin_install, :tn_plugin_remove, :tn_plugin_verify, :tn_plugin_rescan, :tn_check, :tn_session_open, :tn_session_close, :tn_session_info, :tn_session_exec, :tn_session_wait, :tn_tensor_alloc, :tn_tensor_free, :tn_tensor_write, :tn_tensor_read, :tn_technique_create, :tn_attention_create, :tn_technique_destroy, :tn_technique_spec, :tn_technique_plugin, :tn_technique_instance, :tn_optimizer_bind, :tn_optimizer_step, :tn_optimizer_steps, :tn_optimizer_state_bytes, :tn_optimizer_save, :tn_optimizer_load, :tn_quantizer_encode, :tn_quantizer_decode, :tn_coded_free, :tn_coded_bytes, :tn_coded_component, :tn_attention_forward, :tn_trainer_recipe_keys, :tn_trainer_create, :tn_trainer_destroy, :tn_trainer_plan, :tn_trainer_run, :tn_trainer_stop, :tn_trainer_last_error, :tn_trainer_free_string]
-const LIBRARY_OF = [fill(:tenon, 43); fill(:tenon_trainer, 8)]
+const FUNCTIONS = fill(C_NULL, 52)
+const NAMES = [:tn_version, :tn_abi_version, :tn_status_name, :tn_status_message, :tn_last_error, :tn_free_string, :tn_set_log, :tn_context_open, :tn_context_close, :tn_plugin_list, :tn_plugin_info, :tn_plugin_install, :tn_plugin_remove, :tn_plugin_verify, :tn_plugin_rescan, :tn_check, :tn_session_open, :tn_session_close, :tn_session_info, :tn_session_exec, :tn_session_wait, :tn_tensor_alloc, :tn_tensor_free, :tn_tensor_write, :tn_tensor_read, :tn_technique_create, :tn_attention_create, :tn_technique_destroy, :tn_technique_spec, :tn_technique_plugin, :tn_technique_instance, :tn_optimizer_bind, :tn_optimizer_step, :tn_optimizer_steps, :tn_optimizer_state_bytes, :tn_optimizer_save, :tn_optimizer_load, :tn_quantizer_encode, :tn_quantizer_decode, :tn_coded_free, :tn_coded_bytes, :tn_coded_component, :tn_attention_forward, :tn_attention_backward, :tn_trainer_recipe_keys, :tn_trainer_create, :tn_trainer_destroy, :tn_trainer_plan, :tn_trainer_run, :tn_trainer_stop, :tn_trainer_last_error, :tn_trainer_free_string]
+const LIBRARY_OF = [fill(:tenon, 44); fill(:tenon_trainer, 8)]
 
 tn_version() = ccall(FUNCTIONS[1], Ptr{UInt8}, ())
 tn_abi_version(major, minor) = ccall(FUNCTIONS[2], Cvoid, (Ptr{UInt32}, Ptr{UInt32},), major, minor)
@@ -996,14 +996,15 @@ tn_coded_free(coded) = ccall(FUNCTIONS[40], Cvoid, (Ptr{tn_coded},), coded)
 tn_coded_bytes(coded) = ccall(FUNCTIONS[41], UInt64, (Ptr{tn_coded},), coded)
 tn_coded_component(coded, i, info, tensor) = ccall(FUNCTIONS[42], Int32, (Ptr{tn_coded}, UInt64, Ptr{Ptr{tn_component}}, Ptr{Ptr{tn_tensor}},), coded, i, info, tensor)
 tn_attention_forward(attention, q, k, v, window, o, lse) = ccall(FUNCTIONS[43], Int32, (Ptr{tn_technique}, Ptr{tn_tensor}, Ptr{tn_tensor}, Ptr{tn_tensor}, Int64, Ptr{tn_tensor}, Ptr{tn_tensor},), attention, q, k, v, window, o, lse)
-tn_trainer_recipe_keys(json) = ccall(FUNCTIONS[44], Int32, (Ptr{Ptr{UInt8}},), json)
-tn_trainer_create(stores, n, recipe, out) = ccall(FUNCTIONS[45], Int32, (Ptr{Ptr{UInt8}}, UInt64, Cstring, Ptr{Ptr{tn_trainer}},), stores, n, recipe, out)
-tn_trainer_destroy(trainer) = ccall(FUNCTIONS[46], Cvoid, (Ptr{tn_trainer},), trainer)
-tn_trainer_plan(trainer, json) = ccall(FUNCTIONS[47], Int32, (Ptr{tn_trainer}, Ptr{Ptr{UInt8}},), trainer, json)
-tn_trainer_run(trainer, events, json) = ccall(FUNCTIONS[48], Int32, (Ptr{tn_trainer}, Ptr{tn_trainer_events}, Ptr{Ptr{UInt8}},), trainer, events, json)
-tn_trainer_stop(trainer) = ccall(FUNCTIONS[49], Cvoid, (Ptr{tn_trainer},), trainer)
-tn_trainer_last_error() = ccall(FUNCTIONS[50], Ptr{UInt8}, ())
-tn_trainer_free_string(text) = ccall(FUNCTIONS[51], Cvoid, (Ptr{UInt8},), text)
+tn_attention_backward(attention, q, k, v, window, o, lse, d_o, dq, dk, dv) = ccall(FUNCTIONS[44], Int32, (Ptr{tn_technique}, Ptr{tn_tensor}, Ptr{tn_tensor}, Ptr{tn_tensor}, Int64, Ptr{tn_tensor}, Ptr{tn_tensor}, Ptr{tn_tensor}, Ptr{tn_tensor}, Ptr{tn_tensor}, Ptr{tn_tensor},), attention, q, k, v, window, o, lse, d_o, dq, dk, dv)
+tn_trainer_recipe_keys(json) = ccall(FUNCTIONS[45], Int32, (Ptr{Ptr{UInt8}},), json)
+tn_trainer_create(stores, n, recipe, out) = ccall(FUNCTIONS[46], Int32, (Ptr{Ptr{UInt8}}, UInt64, Cstring, Ptr{Ptr{tn_trainer}},), stores, n, recipe, out)
+tn_trainer_destroy(trainer) = ccall(FUNCTIONS[47], Cvoid, (Ptr{tn_trainer},), trainer)
+tn_trainer_plan(trainer, json) = ccall(FUNCTIONS[48], Int32, (Ptr{tn_trainer}, Ptr{Ptr{UInt8}},), trainer, json)
+tn_trainer_run(trainer, events, json) = ccall(FUNCTIONS[49], Int32, (Ptr{tn_trainer}, Ptr{tn_trainer_events}, Ptr{Ptr{UInt8}},), trainer, events, json)
+tn_trainer_stop(trainer) = ccall(FUNCTIONS[50], Cvoid, (Ptr{tn_trainer},), trainer)
+tn_trainer_last_error() = ccall(FUNCTIONS[51], Ptr{UInt8}, ())
+tn_trainer_free_string(text) = ccall(FUNCTIONS[52], Cvoid, (Ptr{UInt8},), text)
 
 # Structs and constants in the order of the golden table of the ABI, with C's names of the fields.
 const LAYOUT = [

@@ -1189,6 +1189,7 @@ extern "C" {
     pub fn tn_coded_bytes(coded: *const tn_coded) -> u64;
     pub fn tn_coded_component(coded: *mut tn_coded, i: u64, info: *mut *const tn_component, tensor: *mut *mut tn_tensor) -> i32;
     pub fn tn_attention_forward(attention: *mut tn_technique, q: *const tn_tensor, k: *const tn_tensor, v: *const tn_tensor, window: i64, o: *mut tn_tensor, lse: *mut tn_tensor) -> i32;
+    pub fn tn_attention_backward(attention: *mut tn_technique, q: *const tn_tensor, k: *const tn_tensor, v: *const tn_tensor, window: i64, o: *const tn_tensor, lse: *const tn_tensor, d_o: *const tn_tensor, dq: *mut tn_tensor, dk: *mut tn_tensor, dv: *mut tn_tensor) -> i32;
 }
 
 #[link(name = "tenon_trainer")]
