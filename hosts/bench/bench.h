@@ -10,7 +10,8 @@ struct Setting {
   std::string device = "auto";
   int repeat = 7;
   bool quick = false;  // small sizes: shows that it works, measures nothing
-  std::string optimizer = {};  // optimizer_matrix: what is measured
+  std::string optimizer = {};   // optimizer_matrix: what is measured
+  std::string model = {}, text = {};  // open_model, tokenize: a path, and the text itself
 };
 
 // Copy, triad and matrix products of the device plugin.
@@ -26,6 +27,13 @@ Figures nf4(const Catalog& catalog, const Setting& setting);
 // Causal attention of two model shapes, forward and backward. Operations: 2 · heads · T² · d forward, 2.5 times that
 // backward.
 Figures attention(const Catalog& catalog, const Setting& setting);
+// Opening setting.model: its configuration and the index of its tensors; these with its tokenizer; every tensor copied, as it
+// is stored, into the device's memory. The file is in the page cache.
+Figures open_model(const Catalog& catalog, const Setting& setting);
+// Token ids of setting.text under setting.model's tokenizer, on one thread.
+Figures tokenize(const Catalog& catalog, const Setting& setting);
+// Reading a prompt, and decoding one token at a time after it, always the likeliest.
+Figures generate(trainer::Model& model, const std::vector<int32_t>& prompt, int64_t new_tokens, const Setting& setting);
 // Nanoseconds of calls through the ABI that do next to nothing.
 Figures abi_call(const Catalog& catalog, const Setting& setting);
 

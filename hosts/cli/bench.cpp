@@ -14,6 +14,7 @@
 #include "core/files/json.h"
 #include "core/plugins/nearest.h"
 #include "hosts/bench/bench.h"
+#include "hosts/bench/profile.h"
 #include "hosts/cli/command.h"
 #include "hosts/cli/output.h"
 #include "hosts/cli/run_self.h"
@@ -42,7 +43,8 @@ void reset_resident_peak() {
 
 struct StepReport {
   Figures figures;
-  std::vector<std::pair<std::string, double>> profile;  // seconds a step by operator, largest first
+  std::vector<bench::ProfileRow> profile;
+  bench::Speeds speeds;
 };
 
 // Parameters that take part in a product with every token: all but the rows that an untied embedding looks up.
@@ -103,13 +105,11 @@ StepReport step(const Catalog& catalog, const po::variables_map& values, const b
 
   StepReport report;
   if (values.count("profile")) {
+    report.speeds = {bench::memory_speed(*engine, setting.repeat), gemm};
     engine->set_profiling(true);
     const double profiled = one() + one();
-    double known = 0;
-    for (const auto& [name, s] : engine->profile()) report.profile.emplace_back(name, s / 2), known += s;
-    std::sort(report.profile.begin(), report.profile.end(),
-              [](const auto& a, const auto& b) { return a.second > b.second; });
-    report.profile.emplace_back("outside of operators", std::max(0.0, profiled - known) / 2);
+    engine->set_profiling(false);
+    report.profile = bench::profile_rows(*engine, 2, profiled, report.speeds);
   }
   // Forward and the gradient of the activations take 2 operations each; where weights train, theirs take 2 more.
   const double each = set->techniques.adapters.empty() ? 6 : 4,
@@ -177,6 +177,22 @@ Figures lora_step(const po::variables_map& values, const bench::Setting& setting
   return out;
 }
 
+// Prompt and decoding of --model: the prompt is the first --seq-len tokens of --data.
+Figures generation(const Catalog& catalog, const po::variables_map& values, const bench::Setting& setting) {
+  trainer::Runtime runtime(catalog, mix_request(catalog, values, false));
+  const trainer::ModelSource source = open_model(values);
+  const int64_t length = checked_int(values, "seq-len", 1, 1 << 20), decoded = checked_int(values, "new-tokens", 2, 1 << 20);
+  std::vector<int32_t> prompt = open_text_model(values, source).tokenizer.encode(setting.text);
+  if (static_cast<int64_t>(prompt.size()) < length)
+    throw Error(TN_E_ARGUMENT, "--data has " + std::to_string(prompt.size()) + " tokens, fewer than the --seq-len of " + std::to_string(length) + " for the prompt");
+  prompt.resize(static_cast<size_t>(length));
+  trainer::Inference inference = open_inference(runtime, source, values, length + decoded);
+  reset_resident_peak();
+  Figures figures = bench::generate(inference.model(), prompt, decoded, setting);
+  figures.push_back({"peak_bytes", status_bytes("VmHWM")});
+  return figures;
+}
+
 struct Measurement {
   const char *name, *summary;
   Figures (*run)(const Catalog&, const bench::Setting&);
@@ -191,6 +207,9 @@ constexpr Measurement kMeasurements[] = {
     {"abi-call", "calls through the plugin interface that do next to nothing", bench::abi_call},
     {"step", "a training step of --model with any mix: tokens/s, share of the product speed, memory planned and used",
      nullptr},
+    {"generate", "prompt (the first --seq-len tokens of --data) and decoding of --model", nullptr},
+    {"open", "opening --model: index, tokenizer, all weights", bench::open_model},
+    {"tokenize", "tokenizing --data with --model's tokenizer", bench::tokenize},
     {"lora-step", "LoRA and QLoRA steps of --model, f32 and bf16", nullptr},
 };
 
@@ -210,12 +229,7 @@ void print_people(const StepReport& report) {
     std::printf("%-*s  %s\n", static_cast<int>(width), f.key.c_str(),
                 f.key.ends_with("_bytes") ? format_bytes(static_cast<uint64_t>(f.value)).c_str()
                                           : Json(f.value).dump().c_str());
-  if (report.profile.empty()) return;
-  double total = 0;
-  for (const auto& [name, s] : report.profile) total += s;
-  std::printf("\n%-28s %10s %7s\n", "operator", "ms a step", "share");
-  for (const auto& [name, s] : report.profile)
-    std::printf("%-28s %10.2f %6.1f%%\n", name.c_str(), 1e3 * s, 100 * s / total);
+  if (!report.profile.empty()) bench::print_profile(report.profile, report.speeds);
 }
 
 }  // namespace
@@ -227,7 +241,8 @@ int run_bench(const std::vector<std::string>& arguments) {
   add("name", po::value<std::string>(), "what to measure (also without the flag)");
   add("repeat", po::value<std::string>(), "turns of each measurement; default 7");
   add("quick", "small sizes: shows that it works, measures nothing");
-  add("profile", "of a step: time by operator");
+  add("profile", "of a step: time, bytes and operations by operator, with the bound of each");
+  add("new-tokens", po::value<std::string>()->default_value("64"), "of generate: how many are decoded");
   add("json", "print {\"figures\": {key: number}}");
   po::positional_options_description positional;
   positional.add("name", 1);
@@ -244,6 +259,9 @@ int run_bench(const std::vector<std::string>& arguments) {
                    : setting.quick        ? 2
                                           : 7;
 
+  if (name == "open" || name == "tokenize") setting.model = required(values, "model");
+  if (name == "tokenize" || name == "generate") setting.text = read_text(required(values, "data"), "--data");
+
   const Catalog catalog = trainer::open_catalog();
   StepReport report;
   std::vector<std::string> names;
@@ -256,6 +274,8 @@ int run_bench(const std::vector<std::string>& arguments) {
       report.figures = bench::optimizer_matrix(catalog, setting);
     else if (m.run)
       report.figures = m.run(catalog, setting);
+    else if (name == "generate")
+      report.figures = generation(catalog, values, setting);
     else if (name == "step")
       report = step(catalog, values, setting);
     else
@@ -265,7 +285,7 @@ int run_bench(const std::vector<std::string>& arguments) {
   if (!values.count("json")) return print_people(report), 0;
   nlohmann::json json;
   for (const auto& f : report.figures) json["figures"][f.key] = f.value;
-  for (const auto& [operation, seconds] : report.profile) json["profile_seconds"][operation] = seconds;
+  if (!report.profile.empty()) json["profile"] = bench::profile_json(report.profile);
   print_json(json);
   return 0;
 }

@@ -20,6 +20,23 @@ namespace tenon::trainer {
 // Throws Error with the plugin's own sentence when status is negative.
 void check(int32_t status, const char* what);
 
+// What work must at least take of the machine: memory traffic and arithmetic.
+struct Cost {
+  double bytes = 0, flops = 0;
+  Cost() = default;
+  Cost(double b, double f) : bytes(b), flops(f) {}
+  explicit Cost(const tn_estimate& e) : bytes(e.bytes_moved), flops(e.flops) {}
+  // Every tensor read or written once, with some operations for each element of the first.
+  Cost(std::initializer_list<const Tensor*> moved, double flops_each);
+};
+
+// All calls of one name while profiling was on.
+struct Profiled {
+  double seconds = 0;  // without the operators that they called
+  int64_t calls = 0;
+  Cost cost;
+};
+
 class Engine {
  public:
   // The opened device outlives the Engine. compute: f32 or bf16, the type of activations.
@@ -35,8 +52,8 @@ class Engine {
   const tn_host* host() const { return host_; }
   const tn_device_api* api() const { return api_; }
   tn_device* device() const { return device_; }
-  // Seconds since profiling began spent in operators and techniques, by name, each without those that it calls; for `bench step --profile`.
-  const std::map<std::string, double>& profile() const { return profile_; }
+  // Operators and techniques by name since profiling began; for `bench step --profile`.
+  const std::map<std::string, Profiled>& profile() const { return profile_; }
   void set_profiling(bool on) { profiling_ = on; }
 
   Tensor empty(Category category, tn_dtype dtype, std::initializer_list<int64_t> shape);
@@ -69,14 +86,18 @@ class Engine {
   void fill_constant(const Tensor& x, float value);
 
   // Runs `call` with a tn_exec whose workspace has `bytes` bytes; not called when dry.
-  void with_workspace(uint64_t bytes, const char* name, const std::function<int32_t(const tn_exec*)>& call);
+  void with_workspace(uint64_t bytes, const char* name, const std::function<int32_t(const tn_exec*)>& call, const Cost& cost = {});
+  // The same with the workspace, traffic and operations of an estimate.
+  void with_workspace(const tn_estimate& estimate, const char* name, const std::function<int32_t(const tn_exec*)>& call) {
+    with_workspace(estimate.workspace_bytes, name, call, Cost(estimate));
+  }
   tn_exec exec(void* workspace, uint64_t bytes) const;
   // Runs `call`, a technique that may call operators itself; not called when dry.
-  void technique(const char* name, const std::function<int32_t()>& call);
+  void technique(const char* name, const Cost& cost, const std::function<int32_t()>& call);
 
  private:
   template <class F>
-  void run(const char* name, F&& call);
+  void run(const char* name, const Cost& cost, F&& call);
 
   const tn_host* host_;
   const tn_device_api* api_;
@@ -87,7 +108,7 @@ class Engine {
   tn_stream* stream_ = nullptr;
   const tn_ops* ops_ = nullptr;
   Memory memory_;
-  std::map<std::string, double> profile_;
+  std::map<std::string, Profiled> profile_;
   double nested_seconds_ = 0;  // of finished calls within the one that runs
 };
 

@@ -63,7 +63,7 @@ void AttentionLayer::forward(Engine& engine, int64_t batch, int64_t t_q, int64_t
   binds.add(TN_PORT_O, heads(o, s.shape.batch));
   if (lse) binds.add(TN_PORT_LSE, packed ? lse->reshaped({1, q.dim(1), q.dim(0)}) : *lse);
   binds.seal();
-  engine.with_workspace(plan.forward.workspace_bytes, "attention", [&](const tn_exec* exec) {
+  engine.with_workspace(plan.forward, "attention", [&](const tn_exec* exec) {
     const tn_attention_call call{sizeof(tn_attention_call), 0, exec, 0, {}, 0};
     return api_->forward(self_, &call, &s.shape, binds.data(), binds.size());
   });
@@ -81,7 +81,7 @@ void AttentionLayer::backward(Engine& engine, int64_t batch, int64_t t, const Se
   binds.add(TN_PORT_O, heads(o, b)), binds.add(TN_PORT_LSE, packed ? lse.reshaped({1, q.dim(1), q.dim(0)}) : lse);
   binds.add(TN_PORT_DO, heads(d_o, b)), binds.add(TN_PORT_DQ, heads(dq, b)), binds.add(TN_PORT_DK, heads(dk, b)), binds.add(TN_PORT_DV, heads(dv, b));
   binds.seal();
-  engine.with_workspace(plan.backward.workspace_bytes, "attention backward", [&](const tn_exec* exec) {
+  engine.with_workspace(plan.backward, "attention backward", [&](const tn_exec* exec) {
     const tn_attention_call call{sizeof(tn_attention_call), 0, exec, 0, {}, 0};
     return api_->backward(self_, &call, &s.shape, binds.data(), binds.size());
   });

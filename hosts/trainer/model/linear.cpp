@@ -247,7 +247,7 @@ void Linear::forward_through(Engine& engine, const LinearCall& call, size_t adap
                           call.step,               call.micro_batch, call.row_begin, adapter.scale,
                           {call.seed, 0x10000u * (adapter.index + 1) + site, static_cast<uint32_t>(call.step * 4096 + call.micro_batch)}};
   const Tensor::Ref ry = y.ref();
-  engine.technique("adapter forward", [&] { return adapter.api->forward(adapter.self, site, &c, &base, x.ref(), y ? &ry.t : nullptr); });
+  engine.technique("adapter forward", Cost(e), [&] { return adapter.api->forward(adapter.self, site, &c, &base, x.ref(), y ? &ry.t : nullptr); });
   if (owns && y && bias) engine.bias_add(bias->value, y);
 }
 
@@ -282,7 +282,7 @@ void Linear::backward_through(Engine& engine, const LinearCall& call, size_t ada
                           params.pointers.size(), call.step, call.micro_batch, call.row_begin, adapter.scale,
                           {call.seed, 0x10000u * (adapter.index + 1) + site, static_cast<uint32_t>(call.step * 4096 + call.micro_batch)}};
   const Tensor::Ref rdx = dx ? dx->ref() : Tensor::Ref{};
-  engine.technique("adapter backward",
+  engine.technique("adapter backward", Cost(e),
                    [&] { return adapter.api->backward(adapter.self, site, &c, &base, dy.ref(), beta, dx ? &rdx.t : nullptr); });
 }
 
@@ -305,7 +305,7 @@ void Linear::sample(Engine& engine, const LinearCall& call, const Tensor& x, Sav
       engine.axpby(1, x, 0, s.rows);
     } else {
       s.index = engine.empty(Category::kActivations, kI32, {count});
-      engine.with_workspace(e.workspace_bytes, "sample", [&](const tn_exec* exec) {
+      engine.with_workspace(e, "sample", [&](const tn_exec* exec) {
         const tn_adapter_call c{sizeof(tn_adapter_call), call.flags, exec, nullptr, nullptr, 0, call.step, call.micro_batch, call.row_begin, a->scale,
                                 {call.seed, 0x10000u * (a->index + 1) + site, static_cast<uint32_t>(call.step * 4096 + call.micro_batch)}};
         return a->sampler->sample(a->self, site, &c, x.ref(), s.index.ref(), s.rows.ref());
@@ -334,7 +334,7 @@ void Linear::weight_gradient(Engine& engine, const LinearCall& call, const Tenso
     const tn_samples samples{sizeof(tn_samples), 0, static_cast<int64_t>(call.sample_begin->size()) - 1, call.sample_begin->data(), call.grad_scale};
     tn_estimate e{sizeof(tn_estimate)};
     check(own->api->estimate(own->self, engine.api(), engine.device(), weight->uid, x.dim(0), samples.n, &e), "planning a weight gradient");
-    engine.with_workspace(e.workspace_bytes, "optimizer's weight gradient", [&](const tn_exec* exec) {
+    engine.with_workspace(e, "optimizer's weight gradient", [&](const tn_exec* exec) {
       return own->api->wgrad(own->self, exec, weight->uid, &samples, x.ref(), dy.ref(), accumulate, weight->gradient.ref());
     });
   } else if (rows && rows->index) {

@@ -64,7 +64,7 @@ void QuantizedWeight::encode(Engine& engine, const Tensor& source) {
   check(quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target_, TN_QUANTIZER_ENCODE, source.count(), &e), "planning an encoding");
   const tn_rng rng{0, target_.uid, 0};
   const Views views(components_);
-  engine.with_workspace(e.workspace_bytes, "encode", [&](const tn_exec* x) {
+  engine.with_workspace(e, "encode", [&](const tn_exec* x) {
     return quantizer_.api->encode(quantizer_.self, x, &target_, source.ref(), views.data(), &rng);
   });
 }
@@ -75,7 +75,7 @@ void QuantizedWeight::encode_calibrated(Engine& engine, const Tensor& source, co
   check(quantizer_.calibrate->estimate(quantizer_.self, engine.api(), engine.device(), &target_, &e), "planning a calibrated encoding");
   const tn_rng rng{0, target_.uid, 0};
   const Views views(components_);
-  engine.with_workspace(e.workspace_bytes, "calibrated encode", [&](const tn_exec* x) {
+  engine.with_workspace(e, "calibrated encode", [&](const tn_exec* x) {
     return quantizer_.calibrate->encode(quantizer_.self, x, &target_, source.ref(), gram.ref(), tokens, views.data(), &rng);
   });
 }
@@ -87,7 +87,7 @@ void QuantizedWeight::decode_rows(Engine& engine, int64_t begin, int64_t end, co
   check(quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target, TN_QUANTIZER_DECODE, (end - begin) * n(), &e), "planning a decoding");
   const std::vector<Tensor> now = seen(engine);
   const Views views(now);
-  engine.with_workspace(e.workspace_bytes, "decode", [&](const tn_exec* x) {
+  engine.with_workspace(e, "decode", [&](const tn_exec* x) {
     return quantizer_.api->decode(quantizer_.self, x, &target, views.data(), begin * n(), end * n(), out.ref());
   });
 }
@@ -102,7 +102,7 @@ bool QuantizedWeight::fused(Engine& engine, uint32_t op, Product product, const 
   check(status, "planning a fused product");
   const std::vector<Tensor> now = seen(engine);
   const Views views(now);
-  engine.with_workspace(e.workspace_bytes, op == TN_QUANTIZER_LINEAR ? "quantized linear" : "quantized linear backward", [&](const tn_exec* exec) {
+  engine.with_workspace(e, op == TN_QUANTIZER_LINEAR ? "quantized linear" : "quantized linear backward", [&](const tn_exec* exec) {
     return product(quantizer_.self, exec, &target, views.data(), in.ref(), alpha, beta, out.ref());
   });
   return true;

@@ -241,7 +241,7 @@ void ModelSource::read_gguf(Engine& engine, const std::string& name, const Tenso
       const Tensor::Ref component = stage.ref();
       tn_tensor* components[1] = {&component.t};
       const Tensor flat = part.reshaped({part.count()});
-      engine.with_workspace(e.workspace_bytes, "decode", [&](const tn_exec* x) {
+      engine.with_workspace(e, "decode", [&](const tn_exec* x) {
         return q.api->decode(q.self, x, &target, components, 0, part.count(), flat.ref());
       });
     }

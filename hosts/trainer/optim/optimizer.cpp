@@ -112,7 +112,7 @@ void Optimizer::lay_out(Parameter& p) {
   check(api_->state_layout(self_, p.uid, &sink), "laying out optimizer states");
   tn_estimate e{sizeof(tn_estimate)};
   check(api_->estimate(self_, engine_.api(), engine_.device(), p.uid, &e), "estimating the optimizer");
-  workspace_[p.uid] = e.workspace_bytes;
+  estimates_[p.uid] = e;
 }
 
 void Optimizer::make_master(Parameter& p) {
@@ -176,10 +176,12 @@ bool Optimizer::plan(const tn_step& step) {
 void Optimizer::apply(const std::vector<Parameter*>& list, double lr, double grad_scale) {
   if (list.empty()) return;
   uint64_t bytes = 0;
+  Cost cost;
   Items items;
   for (Parameter* p : list) {
     ++p->updates;
-    bytes = std::max(bytes, workspace_.at(p->uid));
+    const tn_estimate& e = estimates_.at(p->uid);
+    bytes = std::max(bytes, e.workspace_bytes), cost.bytes += e.bytes_moved, cost.flops += e.flops;
     const bool stochastic = update_ == WeightUpdate::kStochastic && !(p->value.dtype() == kF32);
     items.add(*p, stochastic ? uint32_t{TN_ITEM_STOCHASTIC_ROUNDING} : 0u, lr, grad_scale, seed_, step_);
   }
@@ -193,7 +195,7 @@ void Optimizer::apply(const std::vector<Parameter*>& list, double lr, double gra
     status = api_->apply(self_, exec, items.data(), items.size());
     degraded_ = degraded_ || status == TN_DEGRADED;
     return status;
-  });
+  }, cost);
   for (Parameter* p : list) p->drop_gradient();
 }
 

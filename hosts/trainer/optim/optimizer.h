@@ -80,7 +80,7 @@ class Optimizer {
   tn_optimizer* self_;
   std::vector<Parameter*> params_;
   std::map<uint32_t, Parameter*> by_uid_;
-  std::map<uint32_t, uint64_t> workspace_;
+  std::map<uint32_t, tn_estimate> estimates_;  // of one update, by uid
   std::map<uint32_t, uint32_t> planned_;  // flags of the last plan, where there are any
   OptimizerExtensions extensions_;
   OwnWgrad own_wgrad_;

@@ -107,7 +107,9 @@ class Lora {
     out.saved_bytes = backward ? 0 : f.saved_bytes(rows, compute);
     out.state_bytes = static_cast<uint64_t>(f.r * (f.m + f.n) + (config_.lora_bias ? f.m : 0)) * 4;
     out.workspace_bytes = aligned(s.peak());
-    out.bytes_moved = static_cast<double>(rows) * static_cast<double>(2 * f.m + f.n) * compute.bits / 8;
+    // Forward adds to y what it makes of x; backward reads dy and x and adds to dx.
+    const int64_t moved = backward ? f.m + 3 * f.n : 2 * f.m + f.n;
+    out.bytes_moved = static_cast<double>(rows) * static_cast<double>(moved) * compute.bits / 8;
   }
 
   void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear*, const tn_rng& rng, tn_tensor& value) {
