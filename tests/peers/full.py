@@ -1,0 +1,16 @@
+"""Every weight of SmolLM2-135M, AdamW: torch, fused optimizer. In bf16 both sides keep weights and states in bf16."""
+import harness
+import training
+from torch_side import dtype_of
+
+TITLE = "full fine-tune, SmolLM2 4 × 256"
+
+
+class Full(training.TorchTraining):
+    def shape(self, model, case):
+        return model.to(dtype_of(case.dtype))
+
+
+if __name__ == "__main__":
+    harness.main(__doc__ + training.__doc__, {"torch": Full, "tenon": training.TenonTraining}, training.cases(TITLE, 6, 1.5, 0.45),
+                 after=training.fastest(TITLE, 1.5, 0.45))

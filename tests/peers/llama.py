@@ -1,0 +1,106 @@
+"""Prompt (512 tokens) and decoding (64 tokens after it) of SmolLM2 from one Q4_1 GGUF file: llama-cpp-python.
+
+The check: the likeliest next tokens after a prompt of 64, one by one. llama.cpp rounds activations to 8 bits before a product and Tenon does not, so the two may
+part where two tokens are nearly as likely; the first sixteen must agree.
+"""
+import pathlib
+
+import harness
+from tenon_side import model_path, tenon
+
+CHECKED = 16
+
+
+def text_of(args):
+    return pathlib.Path(args.text).read_text(encoding="utf-8")
+
+
+class Tenon(harness.Side):
+    def versions(self):
+        return {"tenon": "0"}
+
+    def mix(self, case):
+        return ["--model", model_path(self.args), "--threads", str(self.args.threads), *case.flags]
+
+    def prepare(self, case):
+        import numpy as np
+        self.case = case
+        ids = tenon(self.args, "tokenize", "--model", model_path(self.args), "--text-file", self.args.text)["ids"]
+        prompt = self.folder / "prompt.txt"
+        prompt.write_text(text_of(self.args)[:200], encoding="utf-8")
+        answer = tenon(self.args, "generate", *self.mix(case), "--prompt-file", str(prompt), "--raw", "--max-new-tokens", str(CHECKED), "--temperature", "0",
+                       "--ignore-eos")
+        np.save(self.folder / "ids.npy", np.array(ids[:case.prompt], np.int32))
+        return {"next": np.array(answer["ids"])}
+
+    def run(self):
+        figures = tenon(self.args, "bench", "generate", *self.mix(self.case), "--data", self.args.text, "--seq-len", str(self.case.prompt),
+                        "--new-tokens", str(self.case.new), "--repeat", "1")["figures"]
+        self.peak = int(figures["peak_bytes"])
+        return self.case.prompt / figures["prompt_tokens_per_second"] if self.case.what == "prompt" else (self.case.new - 1) / figures["decode_tokens_per_second"]
+
+    def peak_bytes(self):
+        return self.peak
+
+
+class LlamaCpp(harness.Side):
+    once = True
+
+    def versions(self):
+        import llama_cpp
+        return {"llama-cpp-python": llama_cpp.__version__}
+
+    def prepare(self, case):
+        import llama_cpp
+        import numpy as np
+        self.case = case
+        self.ids = np.load(self.folder / "ids.npy").tolist()
+        self.llama = llama_cpp.Llama(model_path(self.args), n_ctx=case.prompt + case.new + 8, n_batch=512, n_threads=self.args.threads,
+                                     n_threads_batch=self.args.threads, verbose=False, logits_all=False)
+        prompt = self.llama.tokenize((self.folder / "prompt.txt").read_bytes(), add_bos=False, special=True)
+        return {"next": np.array(self.greedy(prompt, CHECKED))}
+
+    def greedy(self, ids, n):
+        self.llama.reset()
+        self.llama.eval(ids)
+        out = []
+        for _ in range(n):
+            out.append(self.llama.sample(temp=0.0))
+            if len(out) < n:
+                self.llama.eval([out[-1]])
+        return out
+
+    def run(self):
+        import time
+        self.llama.reset()
+        begin = time.perf_counter()
+        self.llama.eval(self.ids)
+        if self.case.what == "prompt":
+            return time.perf_counter() - begin
+        token = self.llama.sample(temp=0.0)
+        begin = time.perf_counter()
+        for _ in range(self.case.new - 1):
+            self.llama.eval([token])
+            token = self.llama.sample(temp=0.0)
+        return time.perf_counter() - begin
+
+
+def compare(ours, theirs):
+    import numpy as np
+    if not np.array_equal(ours["next"], theirs["next"]):
+        same = int(np.argmin(ours["next"] == theirs["next"]))
+        raise harness.Mismatch(f"the texts part at token {same + 1} of {CHECKED}")
+    return f"{CHECKED} tokens equal"
+
+
+def cases(args):
+    prompt, new = (64, 8) if args.quick else (512, 64)
+    weights = 135e6 * 20 / 32  # bytes that decoding must read for a token: Q4_1 has 20 bytes for 32 weights
+    for what, aim, work in (("prompt", 2.5, prompt), ("decode", 1.3, new - 1)):
+        yield harness.Case(f"{what}, SmolLM2 Q4_1", compare, work=work, unit="tokens/s", aim=aim, repeat=5, what=what, prompt=prompt, new=new,
+                           bytes=weights * (new - 1) if what == "decode" else 0, flops=2 * 134.5e6 * prompt if what == "prompt" else 0, flops_type="f32",
+                           flags=["--quantizer", "gguf-blocks:type=Q4_1"] if what == "decode" else [])
+
+
+if __name__ == "__main__":
+    harness.main(__doc__, {"tenon": Tenon, "llama-cpp-python": LlamaCpp}, cases)

@@ -1,0 +1,70 @@
+"""The SOAP step of a 1024 × 1024 weight, refreshing its bases at every step and at every tenth, with HeavyBall.
+
+The check: the way of six steps (the first gathers statistics alone, on both sides), on a square weight, whose covariances have no free null space.
+HeavyBall's rule is a variant: its covariances are means without bias, and the second moments keep their order at a refresh. So the ways agree to a
+tenth or so and not to rounding, and a quarter is what is allowed.
+"""
+import harness
+from tenon_side import Binding
+from torch_side import Torch, numpy_of
+
+LR = 1e-3
+
+
+def gradients_of(case):
+    import numpy as np
+    rng = np.random.default_rng(8)
+    m, n = case.shape
+    base = rng.standard_normal((m, n)) * np.linspace(1, 0.05, m)[:, None] * np.linspace(1, 0.1, n)
+    return [(base + 0.3 * rng.standard_normal((m, n)) * np.linspace(1, 0.05, m)[:, None]).astype(np.float32) for _ in range(6)]
+
+
+class Tenon(Binding):
+    def build(self, case):
+        import numpy as np
+        import tenon
+        self.gradients = [self.tensor(g) for g in gradients_of(case)]
+        self.weight, self.t = self.tensor(np.zeros(tuple(case.shape), np.float32)), 0
+        self.optimizer = self.session.optimizer(f"soap:beta1=0.9,beta2=0.95,shampoo_beta=0.95,weight_decay=0,precondition_frequency={case.every}").bind(
+            [tenon.Param(tuple(case.shape), role="up")])
+        for _ in self.gradients:
+            self.run()
+        return {"way": self.array(self.weight)}
+
+    def run(self):
+        self.optimizer.step([self.weight], [self.gradients[self.t % 6]], lr=LR)
+        self.t += 1
+
+
+class HeavyBall(Torch):
+    packages = ("torch", "heavyball")
+
+    def prepare(self, case):
+        import heavyball
+        import torch
+        heavyball.utils.compile_mode = None  # its tuned kernels are for GPUs and take minutes to compile
+        self.gradients = [torch.from_numpy(g) for g in gradients_of(case)]
+        self.weight, self.t = torch.nn.Parameter(torch.zeros(tuple(case.shape))), 0
+        self.optimizer = heavyball.SOAP([self.weight], lr=LR, betas=(0.9, 0.95), shampoo_beta=0.95, weight_decay=0.0, precondition_frequency=case.every,
+                                        max_precond_dim=10000, merge_dims=False)
+        for _ in self.gradients:
+            self.run()
+        return {"way": numpy_of(self.weight)}
+
+    def run(self):
+        self.weight.grad = self.gradients[self.t % 6]
+        self.optimizer.step()
+        self.t += 1
+
+
+def cases(args):
+    shape = (64, 64) if args.quick else (1024, 1024)
+    m, n = shape
+    for every in (1, 10):
+        flops = 2 * (m * m * n + m * n * n) + 8 * (m * m * n + m * n * n) // 2  # covariances, and into the bases and back
+        yield harness.Case(f"SOAP step, bases every {every}", harness.all_close(0.25, "ways of 6 steps of two variants"), flops=flops, repeat=20 if every == 10 else 5,
+                           shape=shape, every=every)
+
+
+if __name__ == "__main__":
+    harness.main(__doc__, {"tenon": Tenon, "heavyball": HeavyBall}, cases)
