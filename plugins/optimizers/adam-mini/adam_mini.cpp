@@ -25,6 +25,56 @@ struct Blocks {
   void lay_out(Workspace& w) { partial = w.take<double>(blocks * parts), inverse = w.take<float>(blocks); }
 };
 
+// b is laid out in the workspace of `exec`.
+void update_blocks(const tn_exec* exec, const AdamSettings& settings, const Blocks& b, const tn_item& item) {
+  const AdamNumbers a(settings, item);
+  const Stored grad = gradient_of(item), weight = weight_of(item), moment = state_of(item, 0, b.n);
+  const Stored second = state_of(item, 1, b.blocks);
+  const float* inverse = b.inverse;
+
+  for_each_block<kChunk * sizeof(float)>(
+      exec, b.blocks * b.parts,
+      [=] TN_KERNEL(const Block& block) {
+        const int64_t part = block.index % b.parts * kChunk;
+        const Chunk chunk(block.index / b.parts * b.size + part, b.size - part < kChunk ? b.size - part : kChunk);
+        const float* g = grad.read(block, chunk, block.shared<float>());
+        b.partial[block.index] = block.sum(chunk.n, [=](int64_t i) {
+          const double x = static_cast<double>(g[i]) * static_cast<double>(a.grad_scale);
+          return x * x;
+        });
+      },
+      b.size < kChunk ? b.size : kChunk);
+  for_each(exec, b.blocks, [=] TN_KERNEL(int64_t k) {
+    double sum = 0;
+    for (int64_t p = 0; p < b.parts; ++p) sum += b.partial[k * b.parts + p];
+    const float v = decayed(a.a2, second.f32[k], static_cast<float>(sum / static_cast<double>(b.size)));
+    second.f32[k] = v;
+    b.inverse[k] = adam_ratio(a, 1, v);
+  });
+  for_each_block<3 * kChunk * sizeof(float)>(
+      exec, chunks(b.n),
+      [=] TN_KERNEL(const Block& block) {
+        const Chunk chunk(block, b.n);
+        float* stage = block.shared<float>();
+        const float* g = grad.read(block, chunk, stage);
+        float *w = weight.read(block, chunk, stage + kChunk), *m = moment.read(block, chunk, stage + 2 * kChunk);
+        for (int64_t at = 0; at < chunk.n;) {  // the pieces of the blocks that meet this chunk
+          const int64_t k = (chunk.begin + at) / b.size, left = (k + 1) * b.size - chunk.begin - at;
+          const int64_t first = at, count = left < chunk.n - at ? left : chunk.n - at;
+          const float factor = inverse[k];
+          block.each(count, [=](int64_t i) {
+            const int64_t j = first + i;
+            m[j] = decayed(a.a1, m[j], g[j] * a.grad_scale);
+            w[j] = stepped(a, w[j], m[j] * factor);
+          });
+          at += count;
+        }
+        weight.write(block, chunk, w);
+        moment.write(block, chunk, m);
+      },
+      kChunk);
+}
+
 class AdamMini {
  public:
   static constexpr uint32_t kCaps = TN_OPTIMIZER_ONE_AT_A_TIME;
@@ -66,7 +116,7 @@ class AdamMini {
       if (is_whole(e.info))
         adam_update(exec, settings_, item, false);
       else
-        update(exec, e, item);
+        update_in_blocks(exec, e, item);
     }
   }
 
@@ -84,56 +134,11 @@ class AdamMini {
     return {e.n, rows > 0 ? e.n / rows : 0};
   }
 
-  void update(const tn_exec* exec, const Parameters::Entry& e, const tn_item& item) const {
+  void update_in_blocks(const tn_exec* exec, const Parameters::Entry& e, const tn_item& item) const {
     Workspace workspace(*exec);
     Blocks b = blocks(e);
     b.lay_out(workspace);
-    const AdamNumbers a(settings_, item);
-    const Stored grad = gradient_of(item), weight = weight_of(item), moment = state_of(item, 0, e.n);
-    const Stored second = state_of(item, 1, b.blocks);
-    const float* inverse = b.inverse;
-
-    for_each_block<kChunk * sizeof(float)>(
-        exec, b.blocks * b.parts,
-        [=](const Block& block) {
-          const int64_t part = block.index % b.parts * kChunk;
-          const Chunk chunk(block.index / b.parts * b.size + part, b.size - part < kChunk ? b.size - part : kChunk);
-          const float* g = grad.read(block, chunk, block.shared<float>());
-          b.partial[block.index] = block.sum(chunk.n, [=](int64_t i) {
-            const double x = static_cast<double>(g[i]) * static_cast<double>(a.grad_scale);
-            return x * x;
-          });
-        },
-        b.size < kChunk ? b.size : kChunk);
-    for_each(exec, b.blocks, [=](int64_t k) {
-      double sum = 0;
-      for (int64_t p = 0; p < b.parts; ++p) sum += b.partial[k * b.parts + p];
-      const float v = decayed(a.a2, second.f32[k], static_cast<float>(sum / static_cast<double>(b.size)));
-      second.f32[k] = v;
-      b.inverse[k] = adam_ratio(a, 1, v);
-    });
-    for_each_block<3 * kChunk * sizeof(float)>(
-        exec, chunks(b.n),
-        [=](const Block& block) {
-          const Chunk chunk(block, b.n);
-          float* stage = block.shared<float>();
-          const float* g = grad.read(block, chunk, stage);
-          float *w = weight.read(block, chunk, stage + kChunk), *m = moment.read(block, chunk, stage + 2 * kChunk);
-          for (int64_t at = 0; at < chunk.n;) {  // the pieces of the blocks that meet this chunk
-            const int64_t k = (chunk.begin + at) / b.size, left = (k + 1) * b.size - chunk.begin - at;
-            const int64_t first = at, count = left < chunk.n - at ? left : chunk.n - at;
-            const float factor = inverse[k];
-            block.each(count, [=](int64_t i) {
-              const int64_t j = first + i;
-              m[j] = decayed(a.a1, m[j], g[j] * a.grad_scale);
-              w[j] = stepped(a, w[j], m[j] * factor);
-            });
-            at += count;
-          }
-          weight.write(block, chunk, w);
-          moment.write(block, chunk, m);
-        },
-        kChunk);
+    update_blocks(exec, settings_, b, item);
   }
 
   AdamSettings settings_;
