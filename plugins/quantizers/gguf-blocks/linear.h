@@ -1,5 +1,5 @@
-// y[T, m] = alpha · x W^T + beta · y for few rows T: 256 weights at a time are decoded into the first-level cache and
-// multiplied with all rows.
+// y[T, m] = alpha · x W^T + beta · y for few rows T: by a type's own dot product, or with 256 weights at a time decoded into the first-level
+// cache and multiplied with all rows.
 #pragma once
 
 #include "quantizers/gguf-blocks/lanes.h"
@@ -12,8 +12,10 @@ namespace tenon::gguf {
 inline constexpr int64_t kMaxRows = 8;  // beyond, decoding a panel and multiplying it is faster
 inline constexpr int64_t kRun = 256;    // elements: a multiple of every block
 
+// T: 1, 2, 4 or 8.
 template <int T>
 void dot_rows(const Type& type, const uint8_t* row, int64_t n, const float* const* x, float* out) {
+  if (type.dot) return type.dot(row, n / type.elements, x, T, out);
   Lanes acc[T] = {};
   float rest[T] = {}, w[kRun];
   for (int64_t k = 0; k < n; k += kRun) {

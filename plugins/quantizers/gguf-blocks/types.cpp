@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "quantizers/gguf-blocks/dot.h"
 #include "quantizers/gguf-blocks/encode_large.h"
 #include "quantizers/gguf-blocks/encode_small.h"
 #include "quantizers/gguf-blocks/large_blocks.h"
@@ -50,22 +51,26 @@ constexpr bool kNoZero = false;
 
 template <class Block>
 constexpr Type read_only(const char* name, uint32_t id, uint32_t bits, bool keeps_zero = true) {
-  return {name, id, Block::kElements, Block::kBytes, bits, 0, keeps_zero, decode<Block>, nullptr};
+  return {name, id, Block::kElements, Block::kBytes, bits, 0, keeps_zero, decode<Block>, nullptr, nullptr};
 }
 template <class Block>
 constexpr Type both(const char* name, uint32_t id, uint32_t bits, bool keeps_zero = true) {
-  return {name, id, Block::kElements, Block::kBytes, bits, kHalf, keeps_zero, decode<Block>, encode<Block>};
+  return {name, id, Block::kElements, Block::kBytes, bits, kHalf, keeps_zero, decode<Block>, encode<Block>, nullptr};
+}
+template <class Block>
+constexpr Type fused(const char* name, uint32_t id, uint32_t bits, bool keeps_zero = true) {
+  return {name, id, Block::kElements, Block::kBytes, bits, kHalf, keeps_zero, decode<Block>, encode<Block>, dot<Block>};
 }
 
 constexpr Type kTypes[] = {
-    {"F32", 0, 1, 4, 0, kAny, true, decode_plain<float>, encode_plain<float>},
-    {"F16", 1, 1, 2, 0, kHalf, true, decode_plain<sdk::f16>, encode_plain<sdk::f16>},
-    {"BF16", 30, 1, 2, 0, kBrain, true, decode_plain<sdk::bf16>, encode_plain<sdk::bf16>},
-    both<Q4_0>("Q4_0", 2, 4),
-    both<Q4_1>("Q4_1", 3, 4, kNoZero),
+    {"F32", 0, 1, 4, 0, kAny, true, decode_plain<float>, encode_plain<float>, nullptr},
+    {"F16", 1, 1, 2, 0, kHalf, true, decode_plain<sdk::f16>, encode_plain<sdk::f16>, nullptr},
+    {"BF16", 30, 1, 2, 0, kBrain, true, decode_plain<sdk::bf16>, encode_plain<sdk::bf16>, nullptr},
+    fused<Q4_0>("Q4_0", 2, 4),
+    fused<Q4_1>("Q4_1", 3, 4, kNoZero),
     both<Q5_0>("Q5_0", 6, 5),
     both<Q5_1>("Q5_1", 7, 5, kNoZero),
-    both<Q8_0>("Q8_0", 8, 8),
+    fused<Q8_0>("Q8_0", 8, 8),
     read_only<Q8_1>("Q8_1", 9, 8),
     both<Q2_K>("Q2_K", 10, 2, kNoZero),
     both<Q3_K>("Q3_K", 11, 3),

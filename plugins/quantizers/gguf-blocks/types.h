@@ -18,6 +18,8 @@ struct Type {
   bool keeps_zero;     // 0 decodes to 0 whatever its block holds: false for types with a minimum and for the IQ4 grid
   void (*decode)(const uint8_t* blocks, int64_t n_blocks, float* out);
   void (*encode)(const float* x, int64_t n_blocks, uint8_t* out);  // null: only read
+  // out[t] = row · x[t] for 1, 2, 4 or 8 rows of activations; null: decode and multiply
+  void (*dot)(const uint8_t* row, int64_t n_blocks, const float* const* x, int rows, float* out);
 };
 
 const Type* find_type(std::string_view name);
