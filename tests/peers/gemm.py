@@ -1,6 +1,6 @@
 """The device's matrix products beside oneDNN called alone, by tests/benchmarks: 54 shapes of SmolLM2's training step, medians of turns.
 
-The check is the benchmark's own unit tests; here only time is measured. A ratio of 1 is no overhead.
+The device's unit tests hold its products to f64; here only time is measured. A ratio of 1 is no overhead.
 """
 import pathlib
 import re
@@ -17,7 +17,7 @@ if __name__ == "__main__":
         if not program.exists():
             subprocess.run(["cmake", "-S", str(harness.ROOT), "-B", args.build, "-DTENON_BENCHMARKS=ON"], stdout=sys.stderr, check=True)
             subprocess.run(["cmake", "--build", args.build, "--target", "benchmark_gemm"], stdout=sys.stderr, check=True)
-        done = subprocess.run([str(program)], stdout=subprocess.PIPE, text=True, timeout=args.limit, check=True)
+        done = subprocess.run([str(program)], stdout=subprocess.PIPE, text=True, timeout=max(args.limit, 400), check=True)
         print(done.stdout, file=sys.stderr)
         found = re.search(r"smallest ([\d.]+), median ([\d.]+); (\d+) of (\d+) reach 0.95", done.stdout)
         smallest, median, reached, of = float(found[1]), float(found[2]), int(found[3]), int(found[4])

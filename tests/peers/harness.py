@@ -164,7 +164,9 @@ def describe(row):
     ours = row["tenon"]
     mine = readable(ours["value"], row["unit"]) if "value" in ours else "failed: " + ours.get("problem", "no figure")
     lines = []
-    for p in row["peers"] or [{"name": "-"}]:
+    if not row["peers"]:
+        return [f"{row['case']:<44} tenon {mine}" + (f", aim {readable(row['aim_seconds'], 's')}" if row.get("aim_seconds") else "")]
+    for p in row["peers"]:
         if p.get("problem"):
             theirs = p["problem"]
         elif "ratio" in p:

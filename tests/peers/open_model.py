@@ -95,6 +95,7 @@ class Transformers(harness.Side):
         import torch
         import transformers
         self.loaded = transformers.AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.bfloat16)
+        self.copies = [p.detach().clone() for p in self.loaded.parameters()]  # until then they may lie in the mapped file
 
 
 def compare(ours, theirs):
