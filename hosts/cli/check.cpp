@@ -20,6 +20,10 @@ int run_check(const std::vector<std::string>& arguments) {
   add("attention", po::value<std::string>(), "attention plugin");
   add("device", po::value<std::string>(), "device plugin");
   add("fused-backward", "with the update inside backward");
+  add("streambp", "with blocks in slices of rows");
+  add("seco", "with the model in chunks of rows");
+  add("act-offload", "with saved activations outside of the device's memory");
+  add("zero-offload", "with updates on the host");
   add("accumulate", "with gradient accumulation");
   add("clip", "with clipping by the global norm");
   add("json", "print {\"possible\": …, \"reasons\": […]}");
@@ -39,8 +43,8 @@ int run_check(const std::vector<std::string>& arguments) {
   take("attention", TN_KIND_ATTENTION);
   if (specs.empty() && optimizers.empty()) throw Usage("name at least one of --optimizer, --adapter, --quantizer, --attention");
   std::vector<std::string> tags;
-  if (values.count("fused-backward")) tags.push_back("run:fused-backward");
-  if (values.count("accumulate")) tags.push_back("run:accumulate");
+  for (const char* feature : {"fused-backward", "streambp", "seco", "act-offload", "zero-offload", "accumulate"})
+    if (values.count(feature)) tags.push_back(std::string("run:") + feature);
   if (values.count("clip")) tags.push_back("run:clip-global-norm");
   if (values.count("device")) tags.push_back("device:" + catalog.resolve(TN_KIND_DEVICE, values["device"].as<std::string>()));
   const MixAnswer answer = trainer::check_mix(catalog, optimizers, specs, tags);

@@ -121,6 +121,9 @@ int run_train(const std::vector<std::string>& arguments) {
   std::printf("speed        %.0f tokens/s\n", result.tokens_per_second);
   std::printf("memory       %s planned, %s measured, %s whole process\n", format_bytes(result.planned.total_peak).c_str(),
               format_bytes(result.measured.total_peak).c_str(), format_bytes(process_peak_bytes()).c_str());
+  if (result.measured.offloaded > 0)
+    std::printf("offloaded    %s planned, %s measured, outside of the device's memory\n", format_bytes(result.planned.offloaded).c_str(),
+                format_bytes(result.measured.offloaded).c_str());
   report.print_samples();
   if (!result.final_folder.empty()) std::printf("result       %s\n", result.final_folder.c_str());
   std::printf("report       %s\n", report_path.c_str());

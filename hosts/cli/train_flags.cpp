@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "core/files/json.h"
 #include "hosts/trainer/run/inference.h"
+#include "hosts/trainer/schedule/parse.h"
 
 namespace tenon::cli {
 namespace {
@@ -13,11 +14,11 @@ po::typed_value<std::string>* with_default(const char* value) { return po::value
 
 bool given(const po::variables_map& values, const char* flag) { return values.count(flag) && !values[flag].defaulted(); }
 
-trainer::Checkpointing parse_checkpointing(const std::string& name) {
-  if (name == "flash-cut") return trainer::Checkpointing::kFlashCut;
-  if (name == "block") return trainer::Checkpointing::kBlock;
-  if (name == "none") return trainer::Checkpointing::kNone;
-  throw Usage("--grad-checkpoint " + name + " is not one of flash-cut, block, none");
+trainer::Offload parse_offload(const std::string& name) {
+  if (name == "auto") return trainer::Offload::kAuto;
+  if (name == "host") return trainer::Offload::kHost;
+  if (name == "file") return trainer::Offload::kFile;
+  throw Usage("--act-offload " + name + " is not one of auto, host, file");
 }
 
 trainer::WeightUpdate parse_update(const std::string& name) {
@@ -48,9 +49,18 @@ void add_train_flags(po::options_description& options) {
   add("order", with_default("shuffled"), "shuffled or sequential");
   add("seed", with_default("0"), "of everything random");
   add("weight-update", with_default("stochastic"), "how updates reach bf16 weights: stochastic rounding, f32 master copies, or nearest");
-  add("grad-checkpoint", po::value<std::string>()->implicit_value("flash-cut"), "recompute activations in backward: flash-cut (default) or block");
+  add("grad-checkpoint", po::value<std::string>()->implicit_value("flash-cut"),
+      "recompute activations in backward: flash-cut (default), block, every-K, keep:LIST of qkv, attention, middle, mlp; then exceptions: \"block, none for blocks 24-29\"");
   add("tiled-loss", "compute logits and loss in tiles of rows");
   add("tiled-mlp", "compute the MLPs in tiles of rows");
+  add("streambp", po::value<std::string>()->implicit_value("512"), "run each block in slices of this many rows: one block's activations are those of a slice");
+  add("seco", po::value<std::string>()->implicit_value("512"), "run the whole model in chunks of this many rows over stored keys and values");
+  add("spaco", po::value<std::string>(), "with --seco: run so many chunks of a micro-batch backward, on average, picked at random and weighed");
+  add("spaco-clip", with_default("0"), "most that a picked chunk counts for; 0: no bound, and no bias");
+  add("act-offload", po::value<std::string>()->implicit_value("auto"), "keep saved activations outside of the device's memory: host, file, or auto: host where the device has memory of its own");
+  add("offload-dir", po::value<std::string>(), "folder of the file of --act-offload file; default: --output");
+  add("offload-keep-last", with_default("1"), "blocks at the end of the model whose saved activations stay");
+  add("zero-offload", "optimizer states and updates on the host, where the device has memory of its own");
   add("fused-backward", "update each weight inside backward and free its gradient at once");
   add("loss-tile", with_default("32MiB"), "size of one tile of logits");
   add("held-out", with_default("0"), "share of the data kept for evaluation, e.g. 0.1");
@@ -126,9 +136,20 @@ trainer::TrainOptions train_options(const po::variables_map& values, trainer::Mi
   o.session.seed = static_cast<uint64_t>(checked_int(values, "seed", 0, INT64_MAX));
   o.session.storage = o.compute = trainer::parse_dtype(values["dtype"].as<std::string>());
   o.session.update = parse_update(values["weight-update"].as<std::string>());
-  if (values.count("grad-checkpoint")) o.session.memory.checkpointing = parse_checkpointing(values["grad-checkpoint"].as<std::string>());
-  o.session.memory.tiled_loss = values.count("tiled-loss") > 0, o.session.memory.tiled_mlp = values.count("tiled-mlp") > 0;
-  o.session.memory.loss_tile_bytes = static_cast<int64_t>(parse_size(values["loss-tile"].as<std::string>(), "--loss-tile"));
+  trainer::MemoryOptions& memory = o.session.memory;
+  if (values.count("grad-checkpoint")) trainer::parse_checkpointing(values["grad-checkpoint"].as<std::string>(), memory);
+  if (values.count("streambp")) memory.stream_rows = checked_int(values, "streambp", 1, trainer::kLongestSequence);
+  if (values.count("seco")) memory.chunk_rows = checked_int(values, "seco", 1, trainer::kLongestSequence);
+  if (values.count("spaco")) memory.chunks_picked = checked_int(values, "spaco", 1, trainer::kLongestSequence);
+  memory.spaco_clip = checked_double(values, "spaco-clip", 0, 1e6);
+  if (values.count("act-offload")) memory.offload = parse_offload(values["act-offload"].as<std::string>());
+  memory.offload_keep_last = checked_int(values, "offload-keep-last", 0, 1 << 20);
+  o.session.offload_folder = value_or<std::string>(values, "offload-dir", o.output);
+  // Logits of all rows would undo what slices and chunks save.
+  memory.tiled_loss = memory.stream_rows > 0 || memory.chunk_rows > 0;
+  trainer::check_memory_options(memory, values.count("grad-checkpoint") > 0);
+  memory.tiled_loss = memory.tiled_loss || values.count("tiled-loss") > 0, memory.tiled_mlp = values.count("tiled-mlp") > 0;
+  memory.loss_tile_bytes = static_cast<int64_t>(parse_size(values["loss-tile"].as<std::string>(), "--loss-tile"));
   o.session.fused_backward = values.count("fused-backward") > 0;
   o.held_out = checked_double(values, "held-out", 0, 0.9);
   o.evaluate_every = checked_int(values, "eval-every", 0, int64_t{1} << 40);
@@ -140,8 +161,13 @@ trainer::TrainOptions train_options(const po::variables_map& values, trainer::Mi
   o.memory_limit = memory_limit(values);
   if (o.session.fused_backward) mix.run_tags.push_back("run:fused-backward");
   if (o.session.accumulate > 1) mix.run_tags.push_back("run:accumulate");
-  if (o.session.memory.tiled_mlp) mix.run_tags.push_back("run:tiled-mlp");
-  if (o.session.memory.tiled_loss) mix.run_tags.push_back("run:tiled-loss");
+  if (memory.tiled_mlp) mix.run_tags.push_back("run:tiled-mlp");
+  if (memory.tiled_loss) mix.run_tags.push_back("run:tiled-loss");
+  if (memory.stream_rows > 0) mix.run_tags.push_back("run:streambp");
+  if (memory.chunk_rows > 0) mix.run_tags.push_back("run:seco");
+  mix.zero_offload = values.count("zero-offload") > 0;
+  if (mix.zero_offload) mix.run_tags.push_back("run:zero-offload");
+  if (memory.offload != trainer::Offload::kNone) mix.run_tags.push_back("run:act-offload");
   if (o.session.clip > 0) (given(values, "clip") ? mix.run_tags : mix.yielding_tags).push_back("run:clip-global-norm");
   return o;
 }

@@ -143,7 +143,7 @@ int32_t tn_trainer_plan(tn_trainer* t, char** out) {
     const trainer::TrainOptions& o = t->options;
     const trainer::ModelSource source = cli::open_model(t->values);
     const trainer::RunShape shape{o.batch, o.session.sequence, o.held_out > 0 || !o.evaluation_data.empty(), std::max<int64_t>(o.steps, 1)};
-    const MemoryUse use = trainer::plan_run(*t->runtime, source, o.session, shape, o.compute);
+    const trainer::RunMemory use = trainer::plan_run(*t->runtime, source, o.session, shape, o.compute);
     std::vector<trainer::Alternative> ways;
     if (o.memory_limit > 0 && use.total_peak > o.memory_limit)
       ways = trainer::what_would_fit(*t->runtime, source, o.session, shape, o.compute, o.memory_limit);

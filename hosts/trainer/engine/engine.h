@@ -52,6 +52,7 @@ class Engine {
   const tn_host* host() const { return host_; }
   const tn_device_api* api() const { return api_; }
   tn_device* device() const { return device_; }
+  tn_stream* stream() const { return stream_; }
   // Operators and techniques by name since profiling began; for `bench step --profile`.
   const std::map<std::string, Profiled>& profile() const { return profile_; }
   void set_profiling(bool on) { profiling_ = on; }

@@ -36,6 +36,7 @@ class Tensor {
     return static_cast<T*>(data_);
   }
   tn_dtype dtype() const { return dtype_; }
+  tn_device_id device() const { return device_; }
   int ndim() const { return ndim_; }
   int64_t dim(int i) const { return shape_[i < 0 ? ndim_ + i : i]; }
   const int64_t* shape() const { return shape_.data(); }

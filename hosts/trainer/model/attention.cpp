@@ -26,14 +26,14 @@ namespace {
 
 class Binds {
  public:
-  Tensor add(uint32_t port, Tensor t) {
-    refs_.push_back(t.ref()), keep_.push_back(std::move(t)), ports_.push_back(port);
+  Tensor add(uint32_t port, Tensor t, uint32_t flags = 0) {
+    refs_.push_back(t.ref()), keep_.push_back(std::move(t)), ports_.push_back({port, flags});
     return keep_.back();
   }
   void seal() {
     for (size_t i = 0; i < refs_.size(); ++i) {
       refs_[i] = keep_[i].ref();
-      binds_.push_back({sizeof(tn_port_bind), ports_[i], 0, 0, &refs_[i].t});
+      binds_.push_back({sizeof(tn_port_bind), ports_[i].first, ports_[i].second, 0, &refs_[i].t});
     }
     for (const tn_port_bind& b : binds_) pointers_.push_back(&b);
   }
@@ -43,7 +43,7 @@ class Binds {
  private:
   std::vector<Tensor> keep_;
   std::vector<Tensor::Ref> refs_;
-  std::vector<uint32_t> ports_;
+  std::vector<std::pair<uint32_t, uint32_t>> ports_;  // port, TN_BIND_*
   std::vector<tn_port_bind> binds_;
   std::vector<const tn_port_bind*> pointers_;
 };
@@ -82,6 +82,22 @@ void AttentionLayer::backward(Engine& engine, int64_t batch, int64_t t, const Se
   binds.add(TN_PORT_DO, heads(d_o, b)), binds.add(TN_PORT_DQ, heads(dq, b)), binds.add(TN_PORT_DK, heads(dk, b)), binds.add(TN_PORT_DV, heads(dv, b));
   binds.seal();
   engine.with_workspace(plan.backward, "attention backward", [&](const tn_exec* exec) {
+    const tn_attention_call call{sizeof(tn_attention_call), 0, exec, 0, {}, 0};
+    return api_->backward(self_, &call, &s.shape, binds.data(), binds.size());
+  });
+}
+
+void AttentionLayer::backward_rows(Engine& engine, int64_t q_pos, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse,
+                                   const Tensor& d_o, const Tensor& dq, const Tensor& dk, const Tensor& dv) const {
+  const Shape s(1, q.dim(0), k.dim(0), q_pos, window_, nullptr, TN_PHASE_TRAIN, q.dtype());
+  tn_attention_plan plan{sizeof(tn_attention_plan)};
+  check(api_->plan(self_, engine.api(), engine.device(), &s.shape, &plan), "planning attention");
+  Binds binds;
+  binds.add(TN_PORT_Q, heads(q, 1)), binds.add(TN_PORT_K, heads(k, 1)), binds.add(TN_PORT_V, heads(v, 1)), binds.add(TN_PORT_O, heads(o, 1));
+  binds.add(TN_PORT_LSE, lse), binds.add(TN_PORT_DO, heads(d_o, 1)), binds.add(TN_PORT_DQ, heads(dq, 1));
+  binds.add(TN_PORT_DK, heads(dk, 1), TN_BIND_ACCUMULATE), binds.add(TN_PORT_DV, heads(dv, 1), TN_BIND_ACCUMULATE);
+  binds.seal();
+  engine.with_workspace(plan.backward.workspace_bytes, "attention backward", [&](const tn_exec* exec) {
     const tn_attention_call call{sizeof(tn_attention_call), 0, exec, 0, {}, 0};
     return api_->backward(self_, &call, &s.shape, binds.data(), binds.size());
   });

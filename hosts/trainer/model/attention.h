@@ -24,6 +24,11 @@ class AttentionLayer {
   void backward(Engine& engine, int64_t batch, int64_t t, const Segments* packed, const Tensor& q, const Tensor& k, const Tensor& v,
                 const Tensor& o, const Tensor& lse, const Tensor& d_o, const Tensor& dq, const Tensor& dk, const Tensor& dv) const;
 
+  // Some rows of one document against its keys up to the last of them: q [Tq, Hq, d] from position q_pos on, k, v [Tk, Hkv, d], lse [1, Hq, Tq].
+  // dk and dv (f32) are added to.
+  void backward_rows(Engine& engine, int64_t q_pos, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse,
+                     const Tensor& d_o, const Tensor& dq, const Tensor& dk, const Tensor& dv) const;
+
  private:
   struct Shape;
   const tn_attention_api* api_;

@@ -6,22 +6,9 @@
 #include "hosts/trainer/model/attention.h"
 #include "hosts/trainer/model/config.h"
 #include "hosts/trainer/model/linear.h"
+#include "hosts/trainer/schedule/options.h"
 
 namespace tenon::trainer {
-
-// What a block keeps from forward to backward (Chen et al. 2016; the flash cut after LightSeq).
-enum class Checkpointing {
-  kNone,      // everything that the backward formulas need
-  kFlashCut,  // input, attention output and its log-sum-exp: attention itself is never repeated
-  kBlock      // input only
-};
-
-struct MemoryOptions {
-  Checkpointing checkpointing = Checkpointing::kNone;
-  bool tiled_mlp = false;
-  bool tiled_loss = false;
-  int64_t loss_tile_bytes = 32 << 20;
-};
 
 // One pass over a micro-batch: `sequences` sequences of `length` tokens, rows = tokens in order.
 struct Pass {
@@ -41,6 +28,12 @@ struct SavedBlock {
   SavedLinear linears[7], sublayers[2];
 };
 
+// Keys and values of one layer for rows that are run in parts: [rows, Hkv, d], rotated. dk, dv: f32 sums of their gradients, where there is
+// a backward.
+struct Keys {
+  Tensor k, v, dk, dv;
+};
+
 // Codes a linear's weight with the Gram matrix of its inputs over `tokens` tokens.
 using CodeLinear = std::function<void(Linear& linear, const Tensor& gram, int64_t tokens)>;
 
@@ -56,10 +49,23 @@ class TransformerBlock {
   const Tensor* inv_freq = nullptr;
   double rope_scale = 1;
 
-  // y = block(x), [rows, hidden]. When pass.train, `saved` receives what pass.memory.checkpointing says.
+  // y = block(x), [rows, hidden]. When pass.train, `saved` receives what pass.memory says.
   Tensor forward(Engine& engine, const Pass& pass, const Tensor& x, SavedBlock* saved) const;
   // Gradient of the input, in the memory of dy; `saved` is consumed. want_dx false: nothing upstream trains.
-  void backward(Engine& engine, Pass pass, SavedBlock& saved, Tensor& dy, bool want_dx, const GradientReady& ready) const;
+  void backward(Engine& engine, Pass pass, SavedBlock& saved, const Tensor& dy, bool want_dx, const GradientReady& ready) const;
+  // Whether anything in the block trains.
+  bool trains() const;
+  // Every gradient of the block is complete.
+  void announce(const GradientReady& ready) const;
+
+  // Rows [begin, begin + n) of a pass by themselves (schedule/rows.cpp), x being their input. Rows see those before them through `keys`.
+  // Forward parts run in ascending order, backward in descending order, so that a part's own gradients dk, dv are complete when its turn comes.
+  Keys keys(Engine& engine, int64_t rows, bool gradients) const;
+  void make_keys(Engine& engine, const Pass& pass, int64_t begin, const Tensor& x, const Keys& keys) const;
+  // y: [n, hidden]. keys_there: make_keys() or an earlier forward made those of these rows. saved: receives all that backward_rows() needs.
+  void forward_rows(Engine& engine, const Pass& pass, int64_t begin, const Tensor& x, const Keys& keys, bool keys_there, const Tensor& y, SavedBlock* saved) const;
+  // dy becomes the gradient of x, in place; gradients of what earlier rows gave are added to keys. Announces nothing.
+  void backward_rows(Engine& engine, const Pass& pass, int64_t begin, SavedBlock& saved, const Keys& keys, const Tensor& dy, bool want_dx) const;
 
   // The two halves of a block, residual included: forward() is one after the other. What is saved is all that backward needs.
   Tensor attention_half(Engine& engine, const Pass& pass, const Tensor& x, SavedBlock* saved) const;
@@ -77,11 +83,19 @@ class TransformerBlock {
 
  private:
   void project_qkv(Engine& engine, const Pass& pass, const Tensor& h, SavedBlock& s, bool save) const;
-  void attention_output(Engine& engine, const Pass& pass, const Tensor& o, const Tensor& x, const Tensor& middle, SavedBlock& s, bool save) const;
-  void announce(int first, int last, Parameter* norm, const GradientReady& ready) const;
+  Tensor project_heads(Engine& engine, const Pass& pass, const LinearCall& call, int which, const Tensor& h, const Tensor* to, SavedBlock& s) const;
+  void attention_output(Engine& engine, const LinearCall& call, const Tensor& o, const Tensor& x, const Tensor& middle, SavedBlock& s) const;
+  Tensor attention_rows(Engine& engine, const Pass& pass, int64_t begin, const Tensor& x, const Keys& keys, bool keys_there, SavedBlock* saved) const;
+  void announce_half(int first, int last, Parameter* norm, const GradientReady& ready) const;
+  void mlp_into(Engine& engine, const Pass& pass, int64_t begin, const Tensor& middle, const Tensor& y, SavedBlock* saved) const;
   Tensor mlp_rows(Engine& engine, const Pass& pass, int64_t begin, const Tensor& middle, const Tensor& out, SavedBlock* saved, bool save) const;
+  void whole_mlp_backward(Engine& engine, const Pass& pass, int64_t begin, SavedBlock& s, const Tensor& dy) const;
   void mlp_backward(Engine& engine, const Pass& pass, int64_t begin, SavedBlock& s, const Tensor& dy, bool fresh) const;
+  bool needs_attention_gradient(bool want_dx) const;
   void attention_backward(Engine& engine, const Pass& pass, SavedBlock& s, const Tensor& dy, bool want_dx) const;
+  Tensor attention_output_backward(Engine& engine, const LinearCall& call, SavedBlock& s, const Tensor& dy, bool wanted) const;
+  void qkv_backward(Engine& engine, const Pass& pass, int64_t begin, SavedBlock& s, Tensor dq, Tensor dk, Tensor dv, const Tensor& dy, bool want_dx) const;
+  void stream_backward(Engine& engine, const Pass& pass, SavedBlock& s, const Tensor& dy, bool want_dx) const;
   LinearCall call_at(const Pass& pass, int64_t row_begin, bool save) const;
 };
 

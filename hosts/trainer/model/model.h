@@ -8,8 +8,12 @@
 
 #include "hosts/trainer/model/block.h"
 #include "hosts/trainer/model/region.h"
+#include "hosts/trainer/schedule/activations.h"
+#include "hosts/trainer/schedule/chunks.h"
 
 namespace tenon::trainer {
+
+class SavedBlocks;
 
 // The attention plugin of the run; the model makes one instance per layer.
 struct AttentionPlugin {
@@ -61,6 +65,9 @@ class Model {
   double train(const HostBatch& batch, const LinearCall& call, const MemoryOptions& memory, double grad_scale, bool last,
                const GradientReady& ready);
 
+  // Where what blocks save between forward and backward goes; null: it stays. The stage outlives the model, or the next call.
+  void save_through(ActivationStage* stage) { stage_ = stage; }
+
   // Runs sequences of one length through the model and has every quantized weight coded, in the order in which they run.
   void calibrate(const std::vector<std::vector<int32_t>>& sequences, const CodeLinear& code, const std::function<void(size_t, size_t)>& progress);
 
@@ -70,7 +77,9 @@ class Model {
   void end_cache();
 
  private:
-  struct Uploaded;
+  struct Uploaded {
+    Tensor ids, labels, positions;
+  };
   Parameter& add(std::string name, uint32_t role, int32_t block, tn_dtype dtype, std::initializer_list<int64_t> shape);
   TransformerBlock& add_side_block(Adapter& adapter, const tn_side_block& side, uint32_t id);
   void attach_region(Adapter& adapter);
@@ -80,8 +89,17 @@ class Model {
   void add_scales(Linear& linear);
   void embed(const std::vector<int32_t>& ids, const Tensor& uploaded, const Tensor& x);
   Uploaded upload(const HostBatch& batch);
-  double loss_and_gradient(bool normed, const Tensor& x, const Tensor& labels, const Pass& pass, double grad_scale, Tensor* dx, std::vector<double>* losses,
-                           const GradientReady* ready);
+  double loss_and_gradient(bool normed, const Tensor& x, const Tensor& labels, const Pass& pass, int64_t begin, double grad_scale, Tensor* dx,
+                           std::vector<double>* losses);
+  void announce_head(const GradientReady& ready);
+  Tensor embedded(const Tensor& ids);
+  void embedding_backward(const Tensor& ids, const Tensor& dx);
+  size_t lowest_trained() const;
+  // Each: the sum of nats; gradients of all but the embedding announced where it is finite.
+  double train_region(const Uploaded& u, const Pass& pass, double grad_scale, const GradientReady& announce);
+  double train_blocks(const Uploaded& u, const Pass& pass, double grad_scale, const GradientReady& announce);
+  double train_chunks(const Uploaded& u, Pass pass, double grad_scale, const ChunkPicks& picks, const GradientReady& announce);
+  void run_again(Pass pass, size_t first, size_t end, SavedBlocks& saved);
 
   Engine& engine_;
   ModelConfig config_;
@@ -102,6 +120,7 @@ class Model {
   std::vector<std::unique_ptr<TransformerBlock>> side_blocks_;
   friend struct RegionBinding;
   std::vector<tn_attention*> attention_;
+  ActivationStage* stage_ = nullptr;
   std::vector<Tensor> cache_k_, cache_v_;
   int64_t cached_ = 0;
 };

@@ -30,6 +30,7 @@ struct Parameter {
   Category gradient_category = Category::kGradients;
   tn_dtype gradient_dtype = kF32;
   Tensor gradient;             // empty until the first contribution of a step
+  Tensor host_value, host_gradient;  // where updates run on the host (host_updates.h): its copies; else empty
   Tensor master;               // f32, when the run keeps masters
   std::vector<Tensor> states;  // the optimizer's, in its order
   std::vector<std::string> state_names;
@@ -45,7 +46,10 @@ struct Parameter {
   // The value as the model sees it now: itself, or a displaced copy in workspace.
   Tensor seen(Engine& engine) const;
 
-  void drop_gradient() { gradient = tap_x = tap_dy = Tensor(), tap_rows = 0; }
+  // What an update reads and writes.
+  const Tensor& updated_value() const { return host_value ? host_value : value; }
+  const Tensor& updated_gradient() const { return host_value ? host_gradient : gradient; }
+  void drop_gradient() { gradient = host_gradient = tap_x = tap_dy = Tensor(), tap_rows = 0; }
 
   // The gradient's buffer and the beta with which to add to it: 0 for the first contribution of a step, which allocates.
   double open_gradient(Engine& engine);

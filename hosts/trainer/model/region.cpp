@@ -62,7 +62,7 @@ struct RegionPass::Table {
       Kept kept{&b, part, {}};
       SavedBlock* saved = token ? &kept.saved : nullptr;
       Pass pass = p.pass_;
-      if (part != TN_BLOCK_WHOLE) pass.memory.checkpointing = Checkpointing::kNone;
+      if (part != TN_BLOCK_WHOLE) pass.memory.checkpointing = Checkpointing::kNone, pass.memory.block_policies.clear(), pass.memory.stream_rows = 0;
       pass.train = saved != nullptr;
       *y = p.hold(part == TN_BLOCK_WHOLE ? b.forward(p.engine_, pass, input, saved)
                   : part == TN_BLOCK_ATTENTION ? b.attention_half(p.engine_, pass, input, saved)

@@ -35,13 +35,14 @@ class Items {
  public:
   void add(const Parameter& p, uint32_t flags, double lr, double grad_scale, uint64_t seed, int64_t step) {
     Held& h = held_.emplace_back();
-    h.param = p.value.ref();
-    if (p.gradient) h.grad = p.gradient.ref();
+    h.param = p.updated_value().ref();
+    const bool with_gradient = static_cast<bool>(p.updated_gradient());
+    if (with_gradient) h.grad = p.updated_gradient().ref();
     if (p.master) h.master = p.master.ref();
     for (const Tensor& s : p.states) h.state_refs.push_back(s.ref());
     for (Tensor::Ref& r : h.state_refs) h.states.push_back(&r.t);
     h.item = {sizeof(tn_item), p.uid, flags | TN_ITEM_GRAD_MAY_BE_CLOBBERED, static_cast<uint32_t>(h.states.size()), &h.param.t,
-              p.master ? &h.master.t : nullptr, p.gradient ? &h.grad.t : nullptr, h.states.data(), p.updates, lr * p.lr_scale, p.decay_scale, grad_scale,
+              p.master ? &h.master.t : nullptr, with_gradient ? &h.grad.t : nullptr, h.states.data(), p.updates, lr * p.lr_scale, p.decay_scale, grad_scale,
               {seed, p.uid, kUpdateStream ^ static_cast<uint32_t>(step)}};
     pointers_.push_back(&h.item);
   }
@@ -62,8 +63,9 @@ class Items {
 }  // namespace
 
 Optimizer::Optimizer(Engine& engine, const tn_optimizer_api* api, tn_optimizer* self, std::vector<Parameter*> params, WeightUpdate update,
-                     uint64_t seed, const OptimizerExtensions& extensions)
-    : engine_(engine), api_(api), self_(self), params_(std::move(params)), extensions_(extensions), own_wgrad_{extensions.wgrad, self}, update_(update), seed_(seed) {
+                     uint64_t seed, const OptimizerExtensions& extensions, HostUpdates* host_updates)
+    : engine_(engine), api_(api), self_(self), params_(std::move(params)), extensions_(extensions), own_wgrad_{extensions.wgrad, self}, update_(update), seed_(seed),
+      host_updates_(host_updates) {
   bind();
   for (Parameter* p : params_) {
     by_uid_[p->uid] = p;
@@ -118,7 +120,7 @@ void Optimizer::lay_out(Parameter& p) {
 void Optimizer::make_master(Parameter& p) {
   if (update_ != WeightUpdate::kMaster || p.value.dtype() == kF32 || p.master) return;
   p.master = engine_.empty(Category::kOptimizerState, kF32, p.value.shape(), p.value.ndim());
-  engine_.axpby(1, p.value, 0, p.master);
+  engine_.axpby(1, p.updated_value(), 0, p.master);
 }
 
 void Optimizer::set_taps(Parameter& p, uint32_t planned) {
@@ -196,7 +198,10 @@ void Optimizer::apply(const std::vector<Parameter*>& list, double lr, double gra
     degraded_ = degraded_ || status == TN_DEGRADED;
     return status;
   }, cost);
-  for (Parameter* p : list) p->drop_gradient();
+  for (Parameter* p : list) {
+    p->drop_gradient();
+    if (host_updates_) host_updates_->give_value(*p);
+  }
 }
 
 double Optimizer::loss_at(const tn_displacement& at, const std::function<double()>& loss) {
@@ -249,7 +254,7 @@ void Optimizer::apply_one(Parameter& p, double lr, double grad_scale) { apply({&
 void Optimizer::apply_all(double lr, double grad_scale) {
   std::vector<Parameter*> list;
   for (Parameter* p : params_)
-    if (p->gradient) list.push_back(p);
+    if (p->updated_gradient()) list.push_back(p);
   apply(list, lr, grad_scale);
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "hosts/trainer/model/parameter.h"
+#include "hosts/trainer/optim/host_updates.h"
 #include "tenon/linear_wgrad.h"
 #include "tenon/observe.h"
 
@@ -37,9 +38,10 @@ struct DrivenStep {
 
 class Optimizer {
  public:
-  // params: everything that trains, in uid order; they outlive this. Allocates states (and masters, copied from the values).
+  // params: everything that trains, in uid order; they outlive this. Allocates states (and masters, copied from the values). engine: where
+  // updates run; with host_updates it is the host's.
   Optimizer(Engine& engine, const tn_optimizer_api* api, tn_optimizer* self, std::vector<Parameter*> params, WeightUpdate update, uint64_t seed,
-            const OptimizerExtensions& extensions = {});
+            const OptimizerExtensions& extensions = {}, HostUpdates* host_updates = nullptr);
 
   const std::vector<Parameter*>& parameters() const { return params_; }
   bool one_at_a_time() const { return (api_->caps & TN_OPTIMIZER_ONE_AT_A_TIME) != 0; }
@@ -88,6 +90,7 @@ class Optimizer {
   uint64_t seed_;
   int64_t step_ = 0;
   bool degraded_ = false;
+  HostUpdates* host_updates_;
 };
 
 }  // namespace tenon::trainer

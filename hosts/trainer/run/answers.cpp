@@ -12,8 +12,9 @@ json use_json(const MemoryUse& use) {
   return j;
 }
 
-json plan_json(const MemoryUse& use, uint64_t limit, const std::vector<Alternative>& ways, int64_t parameters) {
+json plan_json(const RunMemory& use, uint64_t limit, const std::vector<Alternative>& ways, int64_t parameters) {
   json j{{"planned_bytes", use.total_peak},
+         {"planned_offloaded_bytes", use.offloaded},
          {"fits", limit == 0 || use.total_peak <= limit},
          {"parameters", parameters},
          {"limit", limit},
@@ -27,6 +28,8 @@ json result_json(const TrainResult& r, int64_t parameters) {
   json j{{"steps", r.steps},
          {"planned_bytes", r.planned.total_peak},
          {"peak_bytes", r.measured.total_peak},
+         {"planned_offloaded_bytes", r.planned.offloaded},
+         {"offloaded_bytes", r.measured.offloaded},
          {"planned", use_json(r.planned)},
          {"peak", use_json(r.measured)},
          {"tokens_per_second", r.tokens_per_second},

@@ -83,7 +83,7 @@ void save_checkpoint(const std::string& output, int64_t step, Session& session, 
   const auto all = contents(session);
   for (const auto& [key, tensor] : all) specs.push_back({key, file_dtype(tensor.dtype()), file_shape(tensor)});
   SafetensorsWriter writer((fs::path(folder.path()) / "tensors.safetensors").string(), specs);
-  for (const auto& [key, tensor] : all) write_tensor(session.engine(), tensor, [&](ByteSpan bytes) { writer.write(key, bytes); });
+  for (const auto& [key, tensor] : all) write_tensor(session.engine_of(tensor), tensor, [&](ByteSpan bytes) { writer.write(key, bytes); });
   writer.commit();
 
   Json updates = Json::object();
@@ -152,7 +152,7 @@ int64_t load_checkpoint(const std::string& folder, Session& session, const RunId
     blobs.push_back(unhex(blob.get<std::string>(), what));
   }
   session.optimizer()->load_small_states(blobs, [&](uint32_t uid) { return reader.find(std::to_string(uid) + ".master") != nullptr; });
-  for (const auto& [key, tensor] : contents(session)) read_tensor(session.engine(), reader, key, tensor);
+  for (const auto& [key, tensor] : contents(session)) read_tensor(session.engine_of(tensor), reader, key, tensor);
   const Json& updates = get_object(state, "updates", what);
   for (Parameter* p : session.optimizer()->parameters()) p->updates = get_int(updates, std::to_string(p->uid), 0, int64_t{1} << 60, what);
   session.tokens_seen = get_int(state, "tokens_seen", 0, int64_t{1} << 60, what);

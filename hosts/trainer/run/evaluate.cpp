@@ -30,7 +30,13 @@ HostBatch to_host_batch(const Batch& batch, bool isolate) {
   return h;
 }
 
-Evaluation evaluate(Model& model, const Dataset& data, bool isolate, const std::function<void(size_t, size_t)>& progress) {
+MemoryOptions evaluation_options(const MemoryOptions& memory) {
+  MemoryOptions m;
+  m.stream_rows = std::max(memory.stream_rows, memory.chunk_rows);
+  return m;
+}
+
+Evaluation evaluate(Model& model, const Dataset& data, bool isolate, const std::function<void(size_t, size_t)>& progress, const MemoryOptions& memory) {
   const size_t rows = static_cast<size_t>(evaluation_rows(data.length()));
   Evaluation e;
   double nats = 0;
@@ -38,7 +44,7 @@ Evaluation evaluate(Model& model, const Dataset& data, bool isolate, const std::
     std::vector<uint64_t> windows(std::min(rows, data.size() - w));
     std::iota(windows.begin(), windows.end(), w);
     const Batch batch = data.batch(windows);
-    nats += model.evaluate(to_host_batch(batch, isolate));
+    nats += model.evaluate(to_host_batch(batch, isolate), nullptr, memory);
     e.tokens += batch.predicted;
     if (progress) progress(w + windows.size(), data.size());
   }

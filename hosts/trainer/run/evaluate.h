@@ -17,7 +17,11 @@ struct Evaluation {
   int64_t tokens = 0;  // predicted
 };
 
+// What of a run's memory options evaluation takes over: blocks in slices. Its tiles of logits are its own.
+MemoryOptions evaluation_options(const MemoryOptions& memory);
+
 // Over every window, in order. progress(done, of) is called after each pass (may be empty). Throws Error when nothing is predicted.
-Evaluation evaluate(Model& model, const Dataset& data, bool isolate, const std::function<void(size_t, size_t)>& progress = {});
+Evaluation evaluate(Model& model, const Dataset& data, bool isolate, const std::function<void(size_t, size_t)>& progress = {},
+                    const MemoryOptions& memory = {});
 
 }  // namespace tenon::trainer

@@ -10,6 +10,30 @@ Catalog open_catalog(std::vector<std::string> stores) {
                        {{"optimizer:one-at-a-time", "needs an optimizer that can update one parameter at a time; choose another optimizer or drop --fused-backward"}},
                        {{"run:clip-global-norm", "frees each gradient before the global norm is known; pass --clip 0 or drop --fused-backward"},
                         {"run:accumulate", "frees each gradient before the next micro-batch adds to it; pass --accumulate 1 or drop --fused-backward"}}});
+  const auto in_rows = [](const char* flag) {
+    const std::string drop = std::string("; drop ") + flag;
+    return std::pair{std::vector<Relation>{{"attention:row-ranges", "calls attention for some rows against the keys before them; choose an attention that can do that, such as flash-attention" + drop}},
+                     std::vector<Relation>{{"adapter:region", "runs blocks in an order of its own, and so does this adapter" + drop},
+                                           {"optimizer:own-wgrad", "cuts samples apart, and this optimizer takes gradients sample by sample" + drop}}};
+  };
+  const auto [stream_needs, stream_conflicts] = in_rows("--streambp");
+  catalog.add_feature({"streambp", "backward in slices of rows", {}, stream_needs, stream_conflicts});
+  auto [chunk_needs, chunk_conflicts] = in_rows("--seco");
+  chunk_conflicts.push_back({"optimizer:drives", "orders a backward pass, and this optimizer has none; drop --seco"});
+  catalog.add_feature({"seco", "training in chunks of rows", {}, chunk_needs, chunk_conflicts});
+  catalog.add_feature({"act-offload",
+                       "saved activations outside of the device's memory",
+                       {},
+                       {},
+                       {{"adapter:region", "moves what the trainer's own order of blocks saves, and this adapter has another; drop --act-offload"},
+                        {"optimizer:drives", "moves what waits for a backward pass, and this optimizer has none; drop --act-offload"}}});
+  catalog.add_feature({"zero-offload",
+                       "updates on the host",
+                       {},
+                       {},
+                       {{"optimizer:drives", "keeps optimizer states and updates on the host, and this optimizer probes the weights on the device; drop --zero-offload"},
+                        {"optimizer:own-wgrad", "updates on the host, and this optimizer computes on the device inside the backward pass; drop --zero-offload"},
+                        {"optimizer:observes", "updates on the host, and this optimizer observes activations on the device; drop --zero-offload"}}});
   return catalog;
 }
 

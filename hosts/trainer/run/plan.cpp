@@ -4,20 +4,32 @@
 #include <functional>
 
 #include "core/error.h"
+#include "hosts/trainer/run/evaluate.h"
+#include "hosts/trainer/run/inference.h"
 
 namespace tenon::trainer {
 
 namespace {
 constexpr int64_t kForeseenSteps = 10000, kForeseenChoices = 64;
+constexpr int64_t kSlice = 512;  // the default of --streambp and --seco
+
+// Slices take the place of any policy of recomputation.
+void with_slices(SessionOptions& o) {
+  o.memory = {};
+  o.memory.stream_rows = kSlice, o.memory.tiled_loss = true;
 }
+
+}  // namespace
 
 int64_t evaluation_rows(int64_t sequence) { return std::max<int64_t>(1, 1024 / std::max<int64_t>(sequence, 1)); }
 
-MemoryUse plan_run(const Runtime& runtime, const ModelSource& source, const SessionOptions& options, const RunShape& shape, tn_dtype compute) {
+RunMemory plan_run(const Runtime& runtime, const ModelSource& source, const SessionOptions& options, const RunShape& shape, tn_dtype compute) {
   const auto engine = runtime.engine(compute, 0, true);  // outlives the adapters' parameters
+  const auto host = runtime.host_engine(true);
   const auto set = runtime.instantiate();
+  RunMemory planned;
   {
-    Session session(*engine, source, set->techniques, options);
+    Session session(*engine, source, set->techniques, options, host.get());
     if (options.train) {
       // Two micro-batches have the peak of any greater number: the second meets gradients that the first left.
       const std::vector<HostBatch> micro(std::min<int64_t>(options.accumulate, 2), shape_batch(shape.batch, shape.sequence, source.config().vocab));
@@ -31,9 +43,11 @@ MemoryUse plan_run(const Runtime& runtime, const ModelSource& source, const Sess
       }
     }
     if (shape.evaluates || !options.train)
-      session.model().evaluate(shape_batch(evaluation_rows(shape.sequence), shape.sequence, source.config().vocab));
+      session.model().evaluate(shape_batch(evaluation_rows(shape.sequence), shape.sequence, source.config().vocab), nullptr, evaluation_options(options.memory));
+    planned.offloaded = session.offloaded_bytes();
   }
-  return engine->memory().use();
+  static_cast<MemoryUse&>(planned) = engine->memory().use();
+  return planned;
 }
 
 std::vector<Alternative> what_would_fit(const Runtime& runtime, const ModelSource& source, const SessionOptions& options, const RunShape& shape,
@@ -51,6 +65,7 @@ std::vector<Alternative> what_would_fit(const Runtime& runtime, const ModelSourc
       {"--grad-checkpoint --tiled-loss", [&](SessionOptions& o, RunShape&, tn_dtype&) { checkpoint(o), o.memory.tiled_loss = true; }},
       {"--grad-checkpoint --tiled-loss --tiled-mlp",
        [&](SessionOptions& o, RunShape&, tn_dtype&) { checkpoint(o), o.memory.tiled_loss = o.memory.tiled_mlp = true; }},
+      {"--streambp", [](SessionOptions& o, RunShape&, tn_dtype&) { with_slices(o); }},
       {"--grad-checkpoint --tiled-loss --tiled-mlp --dtype bf16",
        [&](SessionOptions& o, RunShape&, tn_dtype& c) { checkpoint(o), o.memory.tiled_loss = o.memory.tiled_mlp = true, o.storage = c = kBF16; }}};
   if (!options.fused_backward && options.clip == 0 && options.accumulate == 1)
@@ -73,6 +88,45 @@ std::vector<Alternative> what_would_fit(const Runtime& runtime, const ModelSourc
   }
   if (fitting.empty()) fitting.push_back(smallest);
   return fitting;
+}
+
+int64_t longest_sequence(const Runtime& runtime, const ModelSource& source, const SessionOptions& options, const RunShape& shape, tn_dtype compute,
+                         uint64_t limit) {
+  constexpr int64_t kStep = 16;
+  const auto fits = [&](int64_t units) {
+    SessionOptions o = options;
+    RunShape s = shape;
+    o.sequence = s.sequence = units * kStep;
+    return plan_run(runtime, source, o, s, compute).total_peak <= limit;
+  };
+  int64_t low = 0, high = 1;  // in steps; low fits, high does not
+  for (; high * kStep <= kLongestSequence && fits(high); high *= 2) low = high;
+  high = std::min(high, kLongestSequence / kStep + 1);
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    (fits(middle) ? low : high) = middle;
+  }
+  return low * kStep;
+}
+
+std::vector<LongestWith> longest_by_schedule(const Runtime& runtime, const ModelSource& source, const SessionOptions& options, const RunShape& shape,
+                                             tn_dtype compute, uint64_t limit) {
+  const std::pair<const char*, std::function<void(MemoryOptions&)>> schedules[] = {
+      {"(every activation kept)", [](MemoryOptions&) {}},
+      {"--grad-checkpoint block", [](MemoryOptions& m) { m.checkpointing = Checkpointing::kBlock; }},
+      {"--grad-checkpoint block --tiled-loss", [](MemoryOptions& m) { m.checkpointing = Checkpointing::kBlock, m.tiled_loss = true; }},
+      {"--grad-checkpoint block --tiled-loss --tiled-mlp", [](MemoryOptions& m) { m.checkpointing = Checkpointing::kBlock, m.tiled_loss = m.tiled_mlp = true; }},
+      {"--seco", [](MemoryOptions& m) { m.chunk_rows = kSlice, m.tiled_loss = true; }},
+      {"--streambp", [](MemoryOptions& m) { m.stream_rows = kSlice, m.tiled_loss = true; }},
+      {"--streambp --act-offload", [](MemoryOptions& m) { m.stream_rows = kSlice, m.tiled_loss = true, m.offload = Offload::kAuto; }}};
+  std::vector<LongestWith> all;
+  for (const auto& [flags, apply] : schedules) {
+    SessionOptions o = options;
+    o.memory = {};
+    apply(o.memory);
+    all.push_back({flags, longest_sequence(runtime, source, o, shape, compute, limit)});
+  }
+  return all;
 }
 
 }  // namespace tenon::trainer

@@ -43,6 +43,20 @@ std::string plugin_for(const Catalog& catalog, const std::string& config_json, c
   return id;
 }
 
+// The CPU as a device.
+Device open_host(const Catalog& catalog) {
+  PluginFilter filter;
+  filter.kind = "device";
+  for (const PluginRow& row : catalog.list(filter)) {
+    try {
+      Device device = Device::open(catalog, row.id);
+      if (device.id().type == TN_CPU) return device;
+    } catch (const Error&) {  // a card that is not there
+    }
+  }
+  throw Error(TN_E_NOT_FOUND, "--zero-offload updates on the host, and no device plugin for the CPU is installed; install onednn or drop --zero-offload");
+}
+
 }  // namespace
 
 std::string stored_quantizer(const Catalog& catalog, const std::string& model) {
@@ -91,6 +105,7 @@ TechniqueSet::~TechniqueSet() {
 
 Runtime::Runtime(const Catalog& catalog, const MixRequest& request)
     : catalog_(catalog), request_(request), device_(Device::open(catalog, request.device)), info_(device_.info()) {
+  if (request.zero_offload && info_.id.type != TN_CPU) host_device_ = open_host(catalog);
   std::vector<std::string> configs(std::max(request.adapters.size(), request.adapter_from.size()));
   std::vector<std::string> adapter_specs = request.adapters;
   for (size_t i = 0; i < request.adapter_from.size(); ++i) {
@@ -126,7 +141,7 @@ Runtime::Runtime(const Catalog& catalog, const MixRequest& request)
     const Spec spec = catalog.spec(TN_KIND_QUANTIZER, request.stored_quantizer);
     stored_ = std::make_unique<Part>(Part{spec, catalog.load(spec.id, device_.backend()), {}, {}});
   }
-  for (const MixOptimizer& o : optimizers) optimizers_.push_back({o, catalog.load(o.spec.id, device_.backend())});
+  for (const MixOptimizer& o : optimizers) optimizers_.push_back({o, catalog.load(o.spec.id, update_backend())});
   size_t adapter = 0;
   for (size_t i = 0; i < parts.size(); ++i) {
     Part part{others[i], catalog.load(others[i].id, device_.backend()), {}, {}};
@@ -156,6 +171,11 @@ std::unique_ptr<Engine> Runtime::engine(tn_dtype compute, uint64_t limit_bytes, 
   return std::make_unique<Engine>(host(), &device_.api(), device_.handle(), info_.id, compute, limit_bytes, dry);
 }
 
+std::unique_ptr<Engine> Runtime::host_engine(bool dry) const {
+  if (!host_device_) return nullptr;
+  return std::make_unique<Engine>(host(), &host_device_->api(), host_device_->handle(), host_device_->id(), kF32, 0, dry);
+}
+
 Quantizer Runtime::ggml_decoder(std::string_view type) const {
   auto it = decoders_.find(type);
   if (it == decoders_.end()) {
@@ -175,7 +195,7 @@ Quantizer Runtime::ggml_decoder(std::string_view type) const {
 
 std::pair<const tn_plugin*, tn_optimizer*> Runtime::open_inner(std::string_view text) const {
   const Spec spec = catalog_.spec(TN_KIND_OPTIMIZER, text);
-  const auto it = inner_.try_emplace(spec.id, catalog_.load(spec.id, device_.backend())).first;
+  const auto it = inner_.try_emplace(spec.id, catalog_.load(spec.id, update_backend())).first;
   const HyperArray hypers(spec);
   tn_optimizer* self = nullptr;
   tenon::check(it->second.api<tn_optimizer_api>().create(host(), hypers.data(), hypers.size(), &self), "creating the inner optimizer " + spec.id);

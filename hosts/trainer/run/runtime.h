@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@ struct MixRequest {
   std::string stored_quantizer;           // what reads the model's own quantized weights (stored_quantizer())
   std::vector<std::string> adapters;      // specs, in order
   std::vector<std::string> adapter_from;  // PEFT folders; the i-th shapes and fills the i-th adapter
+  bool zero_offload = false;              // updates run on the host, where the device has memory of its own
   std::vector<std::string> run_tags;      // beyond those that follow from the mix: "run:fused-backward" …
   std::vector<std::string> yielding_tags;  // likewise, but of defaults that give way where the mix is only possible without them
 };
@@ -53,6 +55,10 @@ class Runtime {
   const std::string& backend() const { return device_.backend(); }
 
   std::unique_ptr<Engine> engine(tn_dtype compute, uint64_t limit_bytes, bool dry) const;
+  // Where updates run: an engine of the host, or null where they run on the device: zero_offload was not asked for, or the device computes in host
+  // memory as it is.
+  std::unique_ptr<Engine> host_engine(bool dry) const;
+  bool gains_nothing_from_zero_offload() const { return request_.zero_offload && !host_device_; }
   // A fresh set of instances.
   std::unique_ptr<TechniqueSet> instantiate() const;
 
@@ -71,6 +77,8 @@ class Runtime {
   const tn_layout* quantizer_layout() const;                  // org.tenon.layout/1 of the quantizer, or null
 
  private:
+  // What optimizers must have an object for.
+  const std::string& update_backend() const { return (host_device_ ? *host_device_ : device_).backend(); }
   std::string joined(uint32_t kind, std::string (*form)(const Spec&)) const;
   Quantizer ggml_decoder(std::string_view type) const;
   std::pair<const tn_plugin*, tn_optimizer*> open_inner(std::string_view text) const;
@@ -78,6 +86,7 @@ class Runtime {
   const Catalog& catalog_;
   MixRequest request_;
   Device device_;
+  std::optional<Device> host_device_;
   tn_device_info info_{};
   std::vector<Spec> specs_;
   std::vector<std::string> yielded_;

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "core/error.h"
 #include "hosts/trainer/run/adapter_steps.h"
 #include "hosts/trainer/run/calibration.h"
+#include "hosts/trainer/schedule/offload.h"
 
 namespace tenon::trainer {
 namespace {
@@ -24,11 +26,13 @@ ModelOptions Session::model_options(const Techniques& t, const SessionOptions& o
   return m;
 }
 
-Session::Session(Engine& engine, const ModelSource& source, Techniques techniques, const SessionOptions& options)
+Session::Session(Engine& engine, const ModelSource& source, Techniques techniques, const SessionOptions& options, Engine* host)
     : engine_(engine),
       techniques_(std::move(techniques)),
       options_(options),
+      stage_(options.train ? offload_stage(engine, options.memory.offload, options.offload_folder) : nullptr),
       model_(engine, source.config(), model_options(techniques_, options), techniques_.attention, options.sequence) {
+  model_.save_through(stage_.get());
   for (Adapter* a : techniques_.adapters) model_.attach(*a);
   model_.allocate();
   const bool calibrated = techniques_.quantizer && techniques_.quantizer->calibrate;
@@ -53,8 +57,21 @@ Session::Session(Engine& engine, const ModelSource& source, Techniques technique
   }
   if (options_.train) {
     if (trained.empty()) throw Error(TN_E_ARGUMENT, "nothing in this mix trains; drop --quantizer or add --adapter");
-    optimizer_ = std::make_unique<Optimizers>(engine_, techniques_.optimizers, std::move(trained), options_.update, options_.seed);
+    start_optimizers(std::move(trained), host);
   }
+}
+
+void Session::start_optimizers(std::vector<Parameter*> trained, Engine* host) {
+  if (host) {
+    for (const Adapter* a : techniques_.adapters)
+      if (a->steps) throw Error(TN_E_CONFLICT, "adapter " + a->name + " changes its parameters between steps, which --zero-offload keeps on the host; drop one of the two");
+    host_updates_ = std::make_unique<HostUpdates>(engine_, *host, trained);
+  }
+  optimizer_ = std::make_unique<Optimizers>(host ? *host : engine_, techniques_.optimizers, std::move(trained), options_.update, options_.seed, host_updates_.get());
+}
+
+uint64_t Session::offloaded_bytes() const {
+  return (stage_ ? stage_->peak_bytes() : 0) + (host_updates_ ? host_updates_->host().memory().use().total_peak : 0);
 }
 
 // Codes the weights with text in view: the base alone, before any adapter has its starting values.
@@ -114,7 +131,7 @@ int64_t Session::trainable_parameters() const {
 }
 
 bool Session::measure(const Parameter& p, double& sum_of_squares) {
-  const auto [squares, bad] = engine_.sum_squares(p.gradient);
+  const auto [squares, bad] = engine_of(p.updated_gradient()).sum_squares(p.updated_gradient());
   sum_of_squares += squares;
   return bad == 0 && std::isfinite(squares);
 }
@@ -130,6 +147,7 @@ StepResult Session::step(int64_t step, int64_t total_steps, const std::vector<Ho
   for (const HostBatch& b : micro_batches)
     for (int32_t label : b.labels) r.tokens += label >= 0;
   const double weight = r.tokens > 0 ? 1.0 / static_cast<double>(r.tokens) : 0.0;
+  if (host_updates_ && !std::exchange(values_settled_, true)) host_updates_->values_came();
   const tn_step abi_step{sizeof(tn_step), static_cast<uint32_t>(micro_batches.size()), step, total_steps, tokens_seen, options_.seed};
   optimizer_->plan(abi_step);
   if (optimizer_->drives()) return driven_step(std::move(r), abi_step, micro_batches, rate, weight);
@@ -141,17 +159,21 @@ StepResult Session::step(int64_t step, int64_t total_steps, const std::vector<Ho
   };
   const GradientReady fused = [&](Parameter& p) {
     if (!p.gradient) return;
+    if (host_updates_) host_updates_->take_gradient(p);
     if (!r.skipped && !measure(p, squares)) stop("the gradient of " + p.name + " (parameters updated before it in this step keep their update)");
     if (r.skipped)
-      p.gradient = Tensor();
+      p.drop_gradient();
     else
       optimizer_->apply_one(p, rate, 1);
   };
-  const GradientReady keep = [](Parameter&) {};
+  const GradientReady keep = [&](Parameter& p) {
+    if (host_updates_) host_updates_->take_gradient(p);
+  };
   for (size_t m = 0; m < micro_batches.size() && !r.skipped; ++m) {
     LinearCall call;
     call.step = step, call.micro_batch = static_cast<int64_t>(m), call.seed = options_.seed;
-    const bool last = m + 1 == micro_batches.size();
+    // The host takes the gradient of every micro-batch, and adds them up.
+    const bool last = m + 1 == micro_batches.size() || host_updates_;
     nats += model_.train(micro_batches[m], call, options_.memory, weight, last, options_.fused_backward ? fused : keep);
     if (!std::isfinite(nats)) stop("the loss");
   }
@@ -159,7 +181,7 @@ StepResult Session::step(int64_t step, int64_t total_steps, const std::vector<Ho
   if (!options_.fused_backward) {
     if (!r.skipped)
       for (const Parameter* p : optimizer_->parameters())
-        if (p->gradient && !measure(*p, squares)) {
+        if (p->updated_gradient() && !measure(*p, squares)) {
           stop("the gradient of " + p->name);
           break;
         }
@@ -170,6 +192,7 @@ StepResult Session::step(int64_t step, int64_t total_steps, const std::vector<Ho
     }
   }
   optimizer_->drop_gradients();
+  if (host_updates_) host_updates_->finish();
   r.grad_norm = std::sqrt(squares);
   Advice advice = optimizer_->finish(abi_step);
   r.metrics = std::move(advice.metrics), r.degraded = advice.degraded, r.batch_multiplier = advice.batch_multiplier;

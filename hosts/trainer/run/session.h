@@ -32,6 +32,7 @@ struct SessionOptions {
   tn_dtype storage = kF32;
   WeightUpdate update = WeightUpdate::kStochastic;
   MemoryOptions memory;
+  std::string offload_folder;   // of saved activations in a file
   std::vector<std::vector<int32_t>> calibration;  // text for a quantizer that asks for it (calibration.h)
   std::function<void(size_t, size_t)> calibrating;  // blocks coded, of how many
   bool train = true;            // false: evaluation and generation only, no optimizer
@@ -49,8 +50,9 @@ struct StepResult {
 
 class Session {
  public:
-  // Allocates and fills everything: weights, adapters, states.
-  Session(Engine& engine, const ModelSource& source, Techniques techniques, const SessionOptions& options);
+  // Allocates and fills everything: weights, adapters, states. host: where updates run, as Techniques' optimizers are objects for (zero_offload); null: on
+  // the engine.
+  Session(Engine& engine, const ModelSource& source, Techniques techniques, const SessionOptions& options, Engine* host = nullptr);
 
   Engine& engine() { return engine_; }
   Model& model() { return model_; }
@@ -67,6 +69,11 @@ class Session {
   // Asks the optimizers what trains in a step, without taking it. True: that, or its states, differs from the step before.
   bool plan(int64_t step, int64_t total_steps);
 
+  // The most that was kept outside of the device's memory: saved activations, and what belongs to updates on the host.
+  uint64_t offloaded_bytes() const;
+  // The engine in whose memory a tensor of the session lies.
+  Engine& engine_of(const Tensor& t) { return host_updates_ && t.device().type == TN_CPU ? host_updates_->host() : engine_; }
+
   // Steps taken and tokens seen so far, for checkpoints.
   int64_t tokens_seen = 0;
 
@@ -76,11 +83,15 @@ class Session {
   void start(Adapter& adapter, const ModelSource& source);
   StepResult driven_step(StepResult r, const tn_step& step, const std::vector<HostBatch>& micro_batches, Rate rate, double weight);
   bool measure(const Parameter& p, double& sum_of_squares);
+  void start_optimizers(std::vector<Parameter*> trained, Engine* host);
 
   Engine& engine_;
   Techniques techniques_;
   SessionOptions options_;
+  std::unique_ptr<ActivationStage> stage_;
   Model model_;
+  std::unique_ptr<HostUpdates> host_updates_;
+  bool values_settled_ = false;  // host copies are of the values with which training goes on
   std::unique_ptr<Optimizers> optimizer_;
 };
 

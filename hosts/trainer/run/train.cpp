@@ -138,9 +138,12 @@ TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& 
   prepare_output(o);
 
   const auto engine = runtime.engine(o.compute, o.memory_limit, false);  // outlives the adapters' parameters
+  const auto host_engine = runtime.host_engine(false);
   const auto set = runtime.instantiate();
+  if (runtime.gains_nothing_from_zero_offload())
+    note(runtime.device_info().name + std::string(" computes in host memory, where gradients, optimizer states and updates are as it is: --zero-offload changes nothing"));
   o.session.calibrating = events.calibrating;
-  Session session(*engine, source, set->techniques, o.session);
+  Session session(*engine, source, set->techniques, o.session, host_engine.get());
   result.trainable_parameters = session.trainable_parameters();
   const RunIdentity identity = identity_of(runtime, source, o);
   int64_t done = 0;
@@ -164,7 +167,7 @@ TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& 
     if (line.contains("loss") && line["loss"].is_number()) result.last_loss = line["loss"].get<double>();
   const auto evaluate_now = [&](int64_t step) {
     if (!held_out) return;
-    result.evaluations.push_back({step, evaluate(session.model(), *held_out, o.isolate_documents)});
+    result.evaluations.push_back({step, evaluate(session.model(), *held_out, o.isolate_documents, {}, evaluation_options(o.session.memory))});
     const EvaluationPoint& point = result.evaluations.back();
     if (step > 0) metrics.append({{"step", step}, {"eval_loss", point.value.loss}, {"eval_perplexity", point.value.perplexity}});
     if (events.evaluated) events.evaluated(point);
@@ -210,10 +213,10 @@ TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& 
     if (done < o.steps) evaluate_now(o.steps);
     write_final(o.output, session, source);
     result.final_folder = (fs::path(o.output) / "final").string();
-    result.measured = engine->memory().use();  // what follows is not part of the forecast
+    result.measured = {engine->memory().use(), session.offloaded_bytes()};  // what follows is not part of the forecast
     if (events.finished) events.finished(session);
   } else {
-    result.measured = engine->memory().use();
+    result.measured = {engine->memory().use(), session.offloaded_bytes()};
   }
   metrics.sync();
   return result;

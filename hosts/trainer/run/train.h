@@ -53,7 +53,7 @@ struct TrainEvents {
 };
 
 struct TrainResult {
-  MemoryUse planned, measured;
+  RunMemory planned, measured;
   int64_t steps = 0, trainable_parameters = 0;  // steps: done in total, earlier runs included
   double tokens_per_second = 0;                 // of this run's steps, the first left out
   double seconds = 0;

@@ -25,6 +25,14 @@ inline Status allocate(void** out, uint64_t n, bool pooled) {
   return pooled ? TN_GPU_NAME(MallocAsync)(out, n, nullptr) : TN_GPU_NAME(Malloc)(out, n);
 }
 inline Status release(void* memory, bool pooled) { return pooled ? TN_GPU_NAME(FreeAsync)(memory, nullptr) : TN_GPU_NAME(Free)(memory); }
+// Page-locked memory of the host.
+#if defined(__HIP__)
+inline Status host_allocate(void** out, uint64_t n) { return hipHostMalloc(out, n, hipHostMallocDefault); }
+inline Status host_release(void* memory) { return hipHostFree(memory); }
+#else
+inline Status host_allocate(void** out, uint64_t n) { return cudaHostAlloc(out, n, cudaHostAllocDefault); }
+inline Status host_release(void* memory) { return cudaFreeHost(memory); }
+#endif
 inline Status copy(void* to, const void* from, uint64_t n, uint32_t direction, Stream stream) {
   const auto kind = direction == TN_COPY_TO_DEVICE ? TN_GPU_NAME(MemcpyHostToDevice)
                     : direction == TN_COPY_TO_HOST ? TN_GPU_NAME(MemcpyDeviceToHost)

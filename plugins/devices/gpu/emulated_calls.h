@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <map>
@@ -113,6 +114,11 @@ inline Status release(void* memory, bool) {
   Arena::get().release(memory);
   return kSuccess;
 }
+inline Status host_allocate(void** out, uint64_t n) {
+  *out = std::aligned_alloc(TN_ALIGNMENT, (n + TN_ALIGNMENT - 1) / TN_ALIGNMENT * TN_ALIGNMENT);
+  return *out ? kSuccess : Status::kOutOfMemory;
+}
+inline Status host_release(void* memory) { return std::free(memory), kSuccess; }
 // As with a card: a copy from the host has read its source when it returns, and one to the host waits for what is before it.
 inline Status copy(void* to, const void* from, uint64_t n, uint32_t direction, Stream stream) {
   if (direction == TN_COPY_TO_DEVICE) {

@@ -2,6 +2,7 @@
 #include "devices/gpu/device.h"
 #include "devices/ops/table.h"
 #include "sdk/plugin.h"
+#include "tenon/host_memory.h"
 
 namespace {
 
@@ -97,6 +98,22 @@ void release(tn_device* device, void* memory) {
   (void)gpu::set_device(device->index);
   (void)gpu::release(memory, device->properties.pools);
 }
+int32_t host_allocate(tn_device* device, uint64_t n_bytes, void** out) {
+  return on(device, [&] {
+    if (n_bytes == 0 || !out) sdk::fail(TN_E_ARGUMENT, "an allocation needs at least one byte and a place for its address");
+    *out = nullptr;
+    const gpu::Status s = gpu::host_allocate(out, n_bytes);
+    if (s == gpu::kSuccess) return;
+    (void)sdk::gpu::last_error();
+    if (s != sdk::gpu::kOutOfMemory) require(s, "an allocation on the host");
+    sdk::fail(TN_E_MEMORY, "the system locks no further " + std::to_string(n_bytes) + " bytes of host memory; offload less, or raise its limit of locked memory");
+  });
+}
+void host_release(tn_device* device, void* memory) {
+  if (!memory) return;
+  (void)gpu::set_device(device->index);
+  (void)gpu::host_release(memory);
+}
 int32_t copy(tn_device* device, tn_stream* stream, void* to, const void* from, uint64_t n_bytes, uint32_t direction) {
   return on(device, [&] {
     if (direction < TN_COPY_TO_DEVICE || direction > TN_COPY_WITHIN)
@@ -161,7 +178,11 @@ int32_t pack(tn_device* device, tn_stream*, const tn_gemm*, void*) {
 }
 
 constexpr tn_ops kOps = ops::ops_table<Backend>();
-const void* device_extension(const char* id) { return std::string_view(id) == TN_EXT_OPS ? &kOps : nullptr; }
+constexpr tn_host_memory kHostMemory = {sizeof(tn_host_memory), 0, host_allocate, host_release};
+const void* device_extension(const char* id) {
+  const std::string_view asked = id;
+  return asked == TN_EXT_OPS ? static_cast<const void*>(&kOps) : asked == TN_EXT_HOST_MEMORY ? &kHostMemory : nullptr;
+}
 
 constexpr tn_device_api kApi = {TN_SIZE_TO(tn_device_api, get_extension),
                                 0,

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "hosts/trainer/schedule/parse.h"
 #include "tests/unit/trainer/tiny.h"
 
 namespace tenon::trainer {
@@ -46,6 +47,114 @@ TEST_P(MemoryFeatures, RecomputationIsBitIdenticalAndTilesAreEqualWithinRounding
 INSTANTIATE_TEST_SUITE_P(Mixes, MemoryFeatures,
                          testing::Values(std::vector<std::string>{}, std::vector<std::string>{"lora:r=4,target_modules=all-linear,lora_dropout=0.2"},
                                          std::vector<std::string>{"lora:r=4,target_modules=all-linear", "lora:r=2,target_modules=q_proj+down_proj"}));
+
+// Tiles that do not divide the rows, some of which hold ignored labels only.
+TEST(TiledLoss, EqualsTheDenseLossForEveryTile) {
+  const tiny::Folder folder;
+  for (const char* model : {"llama", "qwen2"}) {  // an own head; a tied one, whose weight also gets the embedding's gradient
+    tiny::Run run(tiny::model_folder(folder, model), tiny::mix(), {});
+    HostBatch batch = tiny::input();
+    for (size_t r = 4; r < 13; ++r) batch.labels[r] = -1;
+    Gradients plain;
+    const double loss = run.gradients(batch, {}, plain);
+    for (int64_t rows = 1; rows <= 29; ++rows) {
+      MemoryOptions memory;
+      memory.tiled_loss = true, memory.loss_tile_bytes = 96 * 4 * rows;
+      Gradients tiled;
+      EXPECT_NEAR(run.gradients(batch, memory, tiled), loss, 1e-6 * loss) << rows;
+      EXPECT_LT(relative_distance(plain, tiled), 1e-6) << rows;
+    }
+  }
+}
+
+TEST(TiledLoss, OfNothingIsNothing) {
+  const tiny::Folder folder;
+  tiny::Run run(tiny::model_folder(folder, "llama"), tiny::mix(), {});
+  HostBatch batch = tiny::input();
+  std::fill(batch.labels.begin(), batch.labels.end(), -1);
+  for (const bool tiled : {false, true}) {
+    MemoryOptions memory;
+    memory.tiled_loss = tiled, memory.loss_tile_bytes = 96 * 4 * 5;
+    LinearCall call;
+    EXPECT_EQ(run.session->model().train(batch, call, memory, 1, true, [](Parameter&) {}), 0);
+    for (const Parameter* p : run.session->optimizer()->parameters())
+      for (const float g : tiny::host_copy(*run.engine, p->gradient)) EXPECT_EQ(g, 0) << p->name;
+    run.session->optimizer()->drop_gradients();
+    const StepResult step = run.session->step(1, 1, {batch}, 1e-3);
+    EXPECT_EQ(step.loss, 0);
+    EXPECT_FALSE(step.skipped);
+  }
+}
+
+// 14 and 28 rows in tiles of 32 columns' worth: less than one tile, and with 45 rows of three sequences one and a rest.
+TEST(TiledMlp, EqualsTheWholeForOneSequenceAndForThree) {
+  const tiny::Folder folder;
+  tiny::Run run(tiny::model_folder(folder, "llama"), tiny::mix(), {});
+  for (const int64_t sequences : {1, 3}) {
+    const HostBatch batch = shape_batch(sequences, sequences == 1 ? 33 : 15, 96);
+    Gradients plain, tiled;
+    MemoryOptions memory;
+    memory.tiled_mlp = true;
+    const double loss = run.gradients(batch, {}, plain);
+    EXPECT_NEAR(run.gradients(batch, memory, tiled), loss, 1e-6 * loss);
+    EXPECT_LT(relative_distance(plain, tiled), 1e-6);
+  }
+}
+
+// What is alive between forward and backward, against the sum of what each policy keeps: a row of a block has its input, attention's output and
+// log-sum-exps, q, k and v, the middle, gate and up.
+TEST(GradCheckpoint, KeepsTheBytesOfTheFormula) {
+  const Runtime runtime(tiny::catalog(), tiny::mix());
+  const ModelSource source = ModelSource::open("preset:60m", 320);
+  const ModelConfig& c = source.config();
+  constexpr int64_t kRows = 512;
+  struct Case {
+    const char* policy;
+    int64_t numbers;  // f32, of a row and block
+  };
+  const int64_t n = c.hidden, kv = c.kv_width(), f = c.intermediate, h = c.heads;
+  for (const auto& [policy, numbers] : {Case{"block", n}, Case{"flash-cut", 2 * n + h}, Case{"keep:qkv", 2 * n + 2 * kv + 1}, Case{"keep:mlp+middle", 2 * n + 2 * f + 1},
+                                        Case{"none", 4 * n + 2 * kv + 2 * f + h + 2}}) {
+    const auto engine = runtime.engine(kF32, 0, true);
+    const auto set = runtime.instantiate();
+    SessionOptions options;
+    options.sequence = kRows;
+    Session session(*engine, source, set->techniques, options);
+    MemoryOptions memory;
+    memory.tiled_loss = true;
+    parse_checkpointing(policy, memory);
+    uint64_t alive = 0;
+    session.model().train(shape_batch(1, kRows, 320), {}, memory, 1, true, [&](Parameter&) {
+      if (!alive) alive = engine->memory().use().live[static_cast<size_t>(Category::kActivations)];
+    });
+    session.optimizer()->drop_gradients();
+    const double formula = 4.0 * static_cast<double>(numbers * kRows * c.layers), passing = 4.0 * static_cast<double>(n * kRows);
+    EXPECT_NEAR(static_cast<double>(alive), formula + passing, 0.05 * formula) << policy;
+  }
+}
+
+// Parameters are the same bits as of the plain loop, and gradients of one tensor at a time are alive.
+TEST(FusedBackward, IsThePlainLoopWithTheMemoryOfOneGradient) {
+  const tiny::Folder folder;
+  for (const char* model : {"llama", "qwen2"})  // qwen2: a tied head, complete only after the embedding
+    for (const char* optimizer : {"adamw", "sgd:momentum=0.9"}) {
+      SessionOptions plain, fused;
+      fused.fused_backward = true;
+      tiny::Run a(tiny::model_folder(folder, model), tiny::mix(optimizer), plain), b(tiny::model_folder(folder, model), tiny::mix(optimizer), fused);
+      for (int64_t step = 1; step <= 4; ++step)
+        EXPECT_EQ(a.session->step(step, 4, {tiny::input()}, 1e-3).loss, b.session->step(step, 4, {tiny::input()}, 1e-3).loss);
+      int64_t all = 0, largest = 0;
+      for (size_t i = 0; i < a.session->optimizer()->parameters().size(); ++i) {
+        const Parameter &p = *a.session->optimizer()->parameters()[i], &q = *b.session->optimizer()->parameters()[i];
+        EXPECT_EQ(tiny::host_copy(*a.engine, p.value), tiny::host_copy(*b.engine, q.value)) << p.name;
+        all += p.value.bytes(), largest = std::max(largest, p.value.bytes());
+      }
+      const auto gradients = [](tiny::Run& run) { return static_cast<int64_t>(run.engine->memory().use().peak[static_cast<size_t>(Category::kGradients)]); };
+      EXPECT_GE(gradients(a), all);
+      // The gradients of one half of a block, or of the head beside the norm, are together for a moment.
+      EXPECT_LT(gradients(b), all / 2 + largest);
+    }
+}
 
 struct PlannedMix {
   const char *name, *model, *optimizer;

@@ -42,7 +42,7 @@ inline std::string model_folder(const Folder& folder, const std::string& model, 
 }
 
 inline const Catalog& catalog() {
-  static const Catalog c({std::string(TENON_BINARY_DIR) + "/lib/tenon"});
+  static const Catalog c = open_catalog({std::string(TENON_BINARY_DIR) + "/lib/tenon"});
   return c;
 }
 
@@ -82,7 +82,7 @@ inline std::vector<float> host_copy(Engine& engine, const Tensor& t) {
 struct Run {
   Runtime runtime;
   ModelSource source;
-  std::unique_ptr<Engine> engine;
+  std::unique_ptr<Engine> engine, host;
   std::unique_ptr<TechniqueSet> set;
   std::unique_ptr<Session> session;
 
@@ -91,15 +91,16 @@ struct Run {
       : runtime(plugins, request), source(ModelSource::open(model, 320)) {
     options.sequence = std::max<int64_t>(options.sequence, 14), options.storage = compute;
     engine = runtime.engine(compute, 0, false);
+    host = runtime.host_engine(false);
     set = runtime.instantiate();
-    session = std::make_unique<Session>(*engine, source, set->techniques, options);
+    session = std::make_unique<Session>(*engine, source, set->techniques, options, host.get());
   }
 
   // Loss of one batch and every gradient, by parameter name.
-  double gradients(const HostBatch& batch, const MemoryOptions& memory, std::map<std::string, std::vector<float>>& out) {
+  double gradients(const HostBatch& batch, const MemoryOptions& memory, std::map<std::string, std::vector<float>>& out, uint64_t seed = 7) {
     const double n = predicted(batch);
     LinearCall call;
-    call.step = 1, call.seed = 7;
+    call.step = 1, call.seed = seed;
     const double nats = session->model().train(batch, call, memory, 1 / n, true, [](Parameter&) {});
     for (const Parameter* p : session->optimizer()->parameters()) out[p->name] = host_copy(*engine, p->gradient);
     session->optimizer()->drop_gradients();

@@ -3,31 +3,24 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "hosts/trainer/random.h"
 
 namespace tenon::trainer {
 namespace {
 
-// SplitMix64 (Steele, Lea and Flood 2014) read at a counter.
-uint64_t mix(uint64_t z) {
-  z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-  z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-  return z ^ z >> 31;
-}
-
 class Draws {
  public:
-  Draws(uint64_t seed, uint64_t stream) : key_(mix(mix(seed + kStep) ^ (stream * kStep + kStep))) {}
+  Draws(uint64_t seed, uint64_t stream) : key_(split_mix(split_mix(seed + kSplitMixStep) ^ (stream * kSplitMixStep + kSplitMixStep))) {}
 
   // Uniform in [0, n), without bias (Lemire 2019).
   uint64_t below(uint64_t n) {
     for (;;) {
-      const auto wide = static_cast<unsigned __int128>(mix(key_ + ++counter_ * kStep)) * n;
+      const auto wide = static_cast<unsigned __int128>(split_mix(key_ + ++counter_ * kSplitMixStep)) * n;
       if (uint64_t(wide) >= -n % n) return uint64_t(wide >> 64);
     }
   }
 
  private:
-  static constexpr uint64_t kStep = 0x9E3779B97F4A7C15u;
   uint64_t key_, counter_ = 0;
 };
 

@@ -1,0 +1,99 @@
+// From hidden states to the loss and back.
+#include <algorithm>
+#include <numeric>
+
+#include "hosts/trainer/model/model.h"
+
+namespace tenon::trainer {
+
+// Loss of final hidden states x (normed: of what the head reads) in tiles of rows, the first of which is row `begin` of the micro-batch. With dx,
+// also the gradient of x, which may take x's memory, and of the head and final norm, for which `announce_head` follows.
+double Model::loss_and_gradient(bool normed, const Tensor& x, const Tensor& labels, const Pass& pass, int64_t begin, double grad_scale, Tensor* dx,
+                                std::vector<double>* losses) {
+  const int64_t rows = x.dim(0);
+  const bool tiled = !dx || pass.memory.tiled_loss;
+  // Evaluation keeps logits in f32; a training pass in the compute type, like the activations around it.
+  const tn_dtype logit_type = dx ? engine_.compute() : kF32;
+  const int64_t tile = tiled ? std::clamp<int64_t>(pass.memory.loss_tile_bytes / (config_.vocab * element_bytes(logit_type)), 1, rows) : rows;
+  const auto activation = [&](int64_t n) { return engine_.empty(Category::kActivations, engine_.compute(), {n, config_.hidden}); };
+  const Tensor nats = engine_.empty(Category::kActivations, kF64, {rows});
+  const Tensor* dweight = dx && !normed && final_norm_->trainable ? &final_norm_->open_zeroed_gradient(engine_) : nullptr;
+  for (int64_t r = 0; r < rows; r += tile) {
+    const int64_t end = std::min(r + tile, rows);
+    const Tensor in = x.rows(r, end);
+    Tensor h = in, rstd, dh;
+    if (!normed) {
+      h = activation(end - r);
+      if (dx) rstd = engine_.empty(Category::kActivations, kF32, {end - r});
+      engine_.rms_norm(in, final_norm_->seen(engine_), config_.norm_eps, h, dx ? &rstd : nullptr);
+    }
+    if (dx) dh = activation(end - r);
+    {
+      const Tensor logits = engine_.empty(Category::kActivations, logit_type, {end - r, config_.vocab}), nats_rows = nats.rows(r, end);
+      SavedLinear saved;
+      LinearCall call = pass.call;
+      call.row_begin = begin + r;
+      call.flags = dx ? uint32_t{TN_CALL_TRAIN} | TN_CALL_SAVE : 0u;
+      head_.forward(engine_, call, h, logits, &saved);
+      engine_.cross_entropy(logits, labels.rows(r, end), dx ? grad_scale : 0, &nats_rows);
+      if (dx) head_.backward(engine_, call, logits, h, &dh, 0, &saved);
+    }
+    if (!dx) continue;
+    if (!normed) {
+      h = activation(end - r);
+      engine_.rms_norm_backward(dh, in, final_norm_->value, rstd, 0, h, dweight);
+      dh = h;
+    }
+    // Tiles leave their gradient where their rows were, so that no second tensor of all rows is needed.
+    if (end - r == rows) *dx = dh;
+    else engine_.copy(dh, in);
+  }
+  if (dx && tile < rows) *dx = x;
+  std::vector<double> host(rows, 0.0);
+  engine_.download(nats, host.data());
+  const double sum = std::accumulate(host.begin(), host.end(), 0.0);
+  if (losses) losses->insert(losses->end(), host.begin(), host.end());
+  return sum;
+}
+
+// Gradients of the head and, unless a region has its own say in it, of the final norm are complete.
+void Model::announce_head(const GradientReady& ready) {
+  if (final_norm_->trainable) ready(*final_norm_);
+  if (!config_.tied && head_.trains_weight()) ready(*head_.weight);
+  for (const Adapter* a : head_.adapters)
+    for (uint32_t id : a->site_params.at(head_.site))
+      if (a->param_sites[id] >= 0) ready(*a->parameters[id]);
+}
+
+// The stack of blocks without gradients. *normed: a region ran it, and the final norm with it.
+Tensor Model::hidden(const Tensor& x, const Pass& pass, bool* normed) {
+  *normed = region_.adapter != nullptr;
+  if (*normed) return RegionPass(engine_, region_, pass, 0).forward(x);
+  Tensor h = x;
+  for (const auto& b : blocks_) h = b->forward(engine_, pass, h, nullptr);
+  return h;
+}
+
+// Rows of the embedding; of a displaced one only those that the batch asks for are made.
+void Model::embed(const std::vector<int32_t>& ids, const Tensor& uploaded, const Tensor& x) {
+  if (!embedding_->displaced) return engine_.embedding(embedding_->value, uploaded, x);
+  for (size_t r = 0; r < ids.size(); ++r) {
+    const int64_t row = static_cast<int64_t>(r);
+    embedding_->displaced->read(engine_, embedding_->uid, embedding_->value, ids[r] * config_.hidden, x.rows(row, row + 1));
+  }
+}
+
+double Model::evaluate(const HostBatch& batch, std::vector<double>* losses, const MemoryOptions& memory) {
+  const Uploaded u = upload(batch);
+  Pass pass;
+  pass.memory = memory;
+  pass.sequences = batch.sequences, pass.length = batch.length, pass.positions = u.positions;
+  if (!batch.segments.begin.empty()) pass.segments = &batch.segments;
+  Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {pass.rows(), config_.hidden});
+  embed(batch.ids, u.ids, x);
+  bool normed = false;
+  x = hidden(x, pass, &normed);
+  return loss_and_gradient(normed, x, u.labels, pass, 0, 0, nullptr, losses);
+}
+
+}  // namespace tenon::trainer
