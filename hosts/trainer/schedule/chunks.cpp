@@ -66,8 +66,16 @@ double Model::train_chunks(const Uploaded& u, Pass pass, double grad_scale, cons
     }
     embedding_backward(u.ids.rows(begin, end), dx);
   }
-  announce_head(announce);
-  for (size_t l = layers; l-- > lowest;) blocks_[l]->announce(announce);
+  const auto tell = [&](const GradientReady& ready) {
+    announce_head(ready);
+    for (size_t l = layers; l-- > lowest;) blocks_[l]->announce(ready);
+  };
+  // Where chance picked no chunk the gradient is zero, and optimizers see that.
+  if (std::find(picks.picked.begin(), picks.picked.end(), true) == picks.picked.end()) {
+    tell([&](Parameter& p) { p.open_zeroed_gradient(engine_); });
+    if (embedding_->trainable) embedding_->open_zeroed_gradient(engine_);
+  }
+  tell(announce);
   return nats;
 }
 

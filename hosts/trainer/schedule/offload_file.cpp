@@ -4,9 +4,12 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <map>
+#include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "hosts/trainer/schedule/offload_stages.h"

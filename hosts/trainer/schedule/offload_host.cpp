@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <deque>
 #include <optional>
+#include <utility>
 
 #include "core/error.h"
 #include "hosts/trainer/engine/copy_stream.h"

@@ -1,5 +1,7 @@
 #include "hosts/trainer/schedule/saved_blocks.h"
 
+#include <utility>
+
 namespace tenon::trainer {
 namespace {
 

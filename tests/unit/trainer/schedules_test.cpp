@@ -122,7 +122,7 @@ INSTANTIATE_TEST_SUITE_P(Mixes, Rows,
                                          Mix{"every_head_its_keys", "llama2", {}, ""}, Mix{"dropout", "mistral", {kAll}, ""},
                                          Mix{"keys_and_values", "qwen3", {"lora:r=4,target_modules=k_proj+v_proj"}, ""},
                                          Mix{"two", "llama", {"lora:r=4,target_modules=all-linear", "lora:r=2,target_modules=k_proj+down_proj"}, ""},
-                                         Mix{"dora", "llama", {"dora:r=4,target_modules=all-linear"}, ""}, Mix{"sublayers", "llama", {"compacter"}, ""},
+                                         Mix{"dora", "llama", {"dora:r=4,target_modules=all-linear"}, ""}, Mix{"sublayers", "llama", {"compacter:reduction_factor=4"}, ""},
                                          Mix{"four_bits", "llama", {kAll}, "nf4"}),
                          [](const auto& info) { return std::string(info.param.name); });
 
@@ -274,7 +274,9 @@ TEST(OffloadToAFile, IsWhatThePlanSays) {
     EXPECT_EQ(planned.offloaded, run.session->offloaded_bytes()) << policy;
     EXPECT_EQ(planned.total_peak, run.engine->memory().use().total_peak) << policy;
     // Inputs of two blocks, 28 rows of 32 numbers each, in pages of 4096 bytes.
-    if (std::string(policy) == "block") EXPECT_EQ(planned.offloaded, 2 * 4096u);
+    if (std::string(policy) == "block") {
+      EXPECT_EQ(planned.offloaded, 2 * 4096u);
+    }
   }
 }
 
