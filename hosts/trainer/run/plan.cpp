@@ -102,7 +102,7 @@ int64_t longest_sequence(const Runtime& runtime, const ModelSource& source, cons
   int64_t low = 0, high = 1;  // in steps; low fits, high does not
   for (; high * kStep <= kLongestSequence && fits(high); high *= 2) low = high;
   high = std::min(high, kLongestSequence / kStep + 1);
-  while (high - low > 1) {
+  while (high - low > std::max<int64_t>(1, low / 128)) {
     const int64_t middle = low + (high - low) / 2;
     (fits(middle) ? low : high) = middle;
   }

@@ -34,7 +34,7 @@ struct Alternative {
 std::vector<Alternative> what_would_fit(const Runtime& runtime, const ModelSource& source, const SessionOptions& options, const RunShape& shape,
                                         tn_dtype compute, uint64_t limit);
 
-// The longest sequence with which such a run fits into `limit`, to 16 tokens; 0: none does. Of shape, the sequence is not looked at.
+// The longest sequence with which such a run fits into `limit`, to 16 tokens or a 128th of it; 0: none does. Of shape, the sequence is not looked at.
 int64_t longest_sequence(const Runtime& runtime, const ModelSource& source, const SessionOptions& options, const RunShape& shape, tn_dtype compute,
                          uint64_t limit);
 
