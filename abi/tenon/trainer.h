@@ -56,12 +56,12 @@ TN_API int32_t tn_trainer_recipe_keys(char** json);
 TN_API int32_t tn_trainer_create(const char* const* stores, uint64_t n, const char* recipe, tn_trainer** out);
 TN_API void tn_trainer_destroy(tn_trainer* trainer);
 
-/* What the run would allocate: {"planned_bytes", "categories": {name: bytes}, "parameters", "limit", "fits", "alternatives": [{"flags",
+/* What the run would allocate: {"planned_bytes", "planned_offloaded_bytes", "categories": {name: bytes}, "parameters", "limit", "fits", "alternatives": [{"flags",
  * "planned_bytes", "fits"}]}; alternatives where a "memory-limit" does not hold. No weight is read and no memory of that size used. */
 TN_API int32_t tn_trainer_plan(tn_trainer* trainer, char** json);
 
 /* Trains; returns when the run is done or stopped. "data" and "output" are needed. events: null = tell nothing. json (may be null):
- * {"steps", "loss", "evaluations": [{"step", "loss", "perplexity"}], "stopped", "final", "planned_bytes", "peak_bytes", "planned", "peak",
+ * {"steps", "loss", "evaluations": [{"step", "loss", "perplexity"}], "stopped", "final", "planned_bytes", "peak_bytes", "planned_offloaded_bytes", "offloaded_bytes", "planned", "peak",
  * "tokens_per_second", "seconds", "trainable_parameters", "parameters", "skipped_steps"}. */
 TN_API int32_t tn_trainer_run(tn_trainer* trainer, const tn_trainer_events* events, char** json);
 

@@ -5,6 +5,7 @@
 #include "core/catalog/catalog.h"
 #include "hosts/cli/arguments.h"
 #include "hosts/cli/command.h"
+#include "hosts/cli/mix_flags.h"
 #include "hosts/cli/output.h"
 #include "hosts/trainer/run/features.h"
 #include "hosts/trainer/run/mix.h"
@@ -41,6 +42,8 @@ int run_check(const std::vector<std::string>& arguments) {
     for (const std::string& a : values["adapter"].as<std::vector<std::string>>()) specs.push_back(catalog.spec(TN_KIND_ADAPTER, a));
   take("quantizer", TN_KIND_QUANTIZER);
   take("attention", TN_KIND_ATTENTION);
+  const bool in_rows = values.count("streambp") || values.count("seco");  // which ask something of attention
+  if (in_rows && !values.count("attention")) specs.push_back(catalog.spec(TN_KIND_ATTENTION, kDefaultAttention));
   if (specs.empty() && optimizers.empty()) throw Usage("name at least one of --optimizer, --adapter, --quantizer, --attention");
   std::vector<std::string> tags;
   for (const char* feature : {"fused-backward", "streambp", "seco", "act-offload", "zero-offload", "accumulate"})

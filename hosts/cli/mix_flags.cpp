@@ -20,7 +20,7 @@ void add_mix_flags(po::options_description& options, bool training) {
   add("quantizer", po::value<std::string>(), "quantizer plugin that holds the linear weights, e.g. nf4:double_quant=true; none: decode a model that is stored quantized");
   add("calibration", po::value<std::string>(),
       training ? "text with which a quantizer that asks for it codes the weights (gptq); default: --data" : "text with which a quantizer that asks for it codes the weights (gptq)");
-  add("attention", po::value<std::string>()->default_value("flash-attention"), "attention plugin");
+  add("attention", po::value<std::string>()->default_value(kDefaultAttention), "attention plugin");
   add("device", po::value<std::string>()->default_value("auto"), "auto, or the id of a device plugin: onednn, cuda, hip");
   add("dtype", po::value<std::string>()->default_value("f32"), "weights and activations: f32 or bf16");
   add("memory-limit", po::value<std::string>(), "refuse to use more than this, e.g. 800MB or 4GiB");

@@ -191,6 +191,7 @@ TN_TRAINER_DEGRADED = 2
 TN_EXT_CALIBRATE = b"org.tenon.calibrate/1"
 TN_EXT_COMBINE = b"org.tenon.combine/1"
 TN_EXT_DRIVE = b"org.tenon.drive/1"
+TN_EXT_HOST_MEMORY = b"org.tenon.host-memory/1"
 TN_EXT_INNER = b"org.tenon.inner/1"
 TN_EXT_LINEAR_WGRAD = b"org.tenon.linear-wgrad/1"
 TN_EXT_OBSERVE = b"org.tenon.observe/1"
@@ -419,6 +420,10 @@ class tn_driven(_Struct):
 
 
 class tn_drive(_Struct):
+    pass
+
+
+class tn_host_memory(_Struct):
     pass
 
 
@@ -1066,6 +1071,13 @@ tn_drive._fields_ = [
     ("perturb", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.c_uint32, c.POINTER(tn_tensor), c.POINTER(tn_displacement), c.c_int64, c.c_int64, c.POINTER(tn_tensor))),
 ]
 
+tn_host_memory._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("alloc", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint64, c.POINTER(c.c_void_p))),
+    ("free", c.CFUNCTYPE(None, c.c_void_p, c.c_void_p)),
+]
+
 tn_inner._fields_ = [
     ("struct_size", c.c_uint32),
     ("reserved", c.c_uint32),
@@ -1397,6 +1409,7 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     "TN_EXEC_DETERMINISTIC",
     "TN_ABI_MAJOR",
     "TN_ABI_MINOR",
+    tn_host_memory,
     tn_inner,
     tn_samples,
     tn_linear_wgrad,

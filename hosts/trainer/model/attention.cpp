@@ -97,7 +97,7 @@ void AttentionLayer::backward_rows(Engine& engine, int64_t q_pos, const Tensor& 
   binds.add(TN_PORT_LSE, lse), binds.add(TN_PORT_DO, heads(d_o, 1)), binds.add(TN_PORT_DQ, heads(dq, 1));
   binds.add(TN_PORT_DK, heads(dk, 1), TN_BIND_ACCUMULATE), binds.add(TN_PORT_DV, heads(dv, 1), TN_BIND_ACCUMULATE);
   binds.seal();
-  engine.with_workspace(plan.backward.workspace_bytes, "attention backward", [&](const tn_exec* exec) {
+  engine.with_workspace(plan.backward, "attention backward", [&](const tn_exec* exec) {
     const tn_attention_call call{sizeof(tn_attention_call), 0, exec, 0, {}, 0};
     return api_->backward(self_, &call, &s.shape, binds.data(), binds.size());
   });

@@ -13,12 +13,6 @@ namespace {
 constexpr int64_t kForeseenSteps = 10000, kForeseenChoices = 64;
 constexpr int64_t kSlice = 512;  // the default of --streambp and --seco
 
-// Slices take the place of any policy of recomputation.
-void with_slices(SessionOptions& o) {
-  o.memory = {};
-  o.memory.stream_rows = kSlice, o.memory.tiled_loss = true;
-}
-
 }  // namespace
 
 int64_t evaluation_rows(int64_t sequence) { return std::max<int64_t>(1, 1024 / std::max<int64_t>(sequence, 1)); }
@@ -53,28 +47,28 @@ RunMemory plan_run(const Runtime& runtime, const ModelSource& source, const Sess
 std::vector<Alternative> what_would_fit(const Runtime& runtime, const ModelSource& source, const SessionOptions& options, const RunShape& shape,
                                         tn_dtype compute, uint64_t limit) {
   struct Change {
-    const char* flags;
+    std::string flags;
     std::function<void(SessionOptions&, RunShape&, tn_dtype&)> apply;
   };
+  const auto bf16 = [](SessionOptions& o, tn_dtype& c) { o.storage = c = kBF16; };
+  std::vector<Change> changes;
+  const bool in_rows = options.memory.stream_rows > 0 || options.memory.chunk_rows > 0;  // which excludes policies, and has tiles of its own
   const auto checkpoint = [](SessionOptions& o) {
     if (o.memory.checkpointing == Checkpointing::kNone) o.memory.checkpointing = Checkpointing::kFlashCut;
   };
-  std::vector<Change> changes{
-      {"--tiled-loss", [](SessionOptions& o, RunShape&, tn_dtype&) { o.memory.tiled_loss = true; }},
-      {"--grad-checkpoint", [&](SessionOptions& o, RunShape&, tn_dtype&) { checkpoint(o); }},
-      {"--grad-checkpoint --tiled-loss", [&](SessionOptions& o, RunShape&, tn_dtype&) { checkpoint(o), o.memory.tiled_loss = true; }},
-      {"--grad-checkpoint --tiled-loss --tiled-mlp",
-       [&](SessionOptions& o, RunShape&, tn_dtype&) { checkpoint(o), o.memory.tiled_loss = o.memory.tiled_mlp = true; }},
-      {"--streambp", [](SessionOptions& o, RunShape&, tn_dtype&) { with_slices(o); }},
-      {"--grad-checkpoint --tiled-loss --tiled-mlp --dtype bf16",
-       [&](SessionOptions& o, RunShape&, tn_dtype& c) { checkpoint(o), o.memory.tiled_loss = o.memory.tiled_mlp = true, o.storage = c = kBF16; }}};
+  const auto thrifty = [=](SessionOptions& o) {
+    if (!in_rows) checkpoint(o), o.memory.tiled_loss = o.memory.tiled_mlp = true;
+  };
+  const std::string flags = in_rows ? "" : "--grad-checkpoint --tiled-loss --tiled-mlp ";
+  if (!in_rows)
+    changes = {{"--tiled-loss", [](SessionOptions& o, RunShape&, tn_dtype&) { o.memory.tiled_loss = true; }},
+               {"--grad-checkpoint", [=](SessionOptions& o, RunShape&, tn_dtype&) { checkpoint(o); }},
+               {"--grad-checkpoint --tiled-loss", [=](SessionOptions& o, RunShape&, tn_dtype&) { checkpoint(o), o.memory.tiled_loss = true; }},
+               {"--grad-checkpoint --tiled-loss --tiled-mlp", [=](SessionOptions& o, RunShape&, tn_dtype&) { thrifty(o); }}};
+  changes.push_back({flags + "--dtype bf16", [=](SessionOptions& o, RunShape&, tn_dtype& c) { thrifty(o), bf16(o, c); }});
   if (!options.fused_backward && options.clip == 0 && options.accumulate == 1)
-    changes.push_back({"--grad-checkpoint --tiled-loss --tiled-mlp --dtype bf16 --fused-backward", [&](SessionOptions& o, RunShape&, tn_dtype& c) {
-                         checkpoint(o), o.memory.tiled_loss = o.memory.tiled_mlp = o.fused_backward = true, o.storage = c = kBF16;
-                       }});
-  changes.push_back({"--grad-checkpoint --tiled-loss --tiled-mlp --dtype bf16 --batch-size 1", [&](SessionOptions& o, RunShape& s, tn_dtype& c) {
-                       checkpoint(o), o.memory.tiled_loss = o.memory.tiled_mlp = true, o.storage = c = kBF16, s.batch = 1;
-                     }});
+    changes.push_back({flags + "--dtype bf16 --fused-backward", [=](SessionOptions& o, RunShape&, tn_dtype& c) { thrifty(o), bf16(o, c), o.fused_backward = true; }});
+  changes.push_back({flags + "--dtype bf16 --batch-size 1", [=](SessionOptions& o, RunShape& s, tn_dtype& c) { thrifty(o), bf16(o, c), s.batch = 1; }});
   std::vector<Alternative> fitting;
   Alternative smallest;
   for (const Change& change : changes) {

@@ -191,6 +191,7 @@ const (
 	TN_EXT_CALIBRATE              = "org.tenon.calibrate/1"
 	TN_EXT_COMBINE                = "org.tenon.combine/1"
 	TN_EXT_DRIVE                  = "org.tenon.drive/1"
+	TN_EXT_HOST_MEMORY            = "org.tenon.host-memory/1"
 	TN_EXT_INNER                  = "org.tenon.inner/1"
 	TN_EXT_LINEAR_WGRAD           = "org.tenon.linear-wgrad/1"
 	TN_EXT_OBSERVE                = "org.tenon.observe/1"
@@ -800,6 +801,13 @@ type Drive struct {
 	Reserved   uint32
 	Drive      unsafe.Pointer
 	Perturb    unsafe.Pointer
+}
+
+type HostMemory struct {
+	StructSize uint32
+	Reserved   uint32
+	Alloc      unsafe.Pointer
+	Free       unsafe.Pointer
 }
 
 type Inner struct {
@@ -1648,6 +1656,14 @@ func GoldenLayout() []string {
 	add("TN_EXEC_DETERMINISTIC = %d", TN_EXEC_DETERMINISTIC)
 	add("TN_ABI_MAJOR = %d", TN_ABI_MAJOR)
 	add("TN_ABI_MINOR = %d", TN_ABI_MINOR)
+	{
+		var s HostMemory
+		add("struct tn_host_memory size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  alloc offset %d size %d", unsafe.Offsetof(s.Alloc), unsafe.Sizeof(s.Alloc))
+		add("  free offset %d size %d", unsafe.Offsetof(s.Free), unsafe.Sizeof(s.Free))
+	}
 	{
 		var s Inner
 		add("struct tn_inner size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))

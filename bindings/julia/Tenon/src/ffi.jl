@@ -179,6 +179,7 @@ const TN_TRAINER_DEGRADED = Int32(2)
 const TN_EXT_CALIBRATE = "org.tenon.calibrate/1"
 const TN_EXT_COMBINE = "org.tenon.combine/1"
 const TN_EXT_DRIVE = "org.tenon.drive/1"
+const TN_EXT_HOST_MEMORY = "org.tenon.host-memory/1"
 const TN_EXT_INNER = "org.tenon.inner/1"
 const TN_EXT_LINEAR_WGRAD = "org.tenon.linear-wgrad/1"
 const TN_EXT_OBSERVE = "org.tenon.observe/1"
@@ -778,6 +779,13 @@ struct tn_drive
     perturb::Ptr{Cvoid}
 end
 
+struct tn_host_memory
+    struct_size::UInt32
+    reserved::UInt32
+    alloc::Ptr{Cvoid}
+    free::Ptr{Cvoid}
+end
+
 struct tn_inner
     struct_size::UInt32
     reserved::UInt32
@@ -1109,6 +1117,7 @@ const LAYOUT = [
     "TN_EXEC_DETERMINISTIC" => TN_EXEC_DETERMINISTIC,
     "TN_ABI_MAJOR" => TN_ABI_MAJOR,
     "TN_ABI_MINOR" => TN_ABI_MINOR,
+    tn_host_memory => ["struct_size", "reserved", "alloc", "free"],
     tn_inner => ["struct_size", "reserved", "open"],
     tn_samples => ["struct_size", "reserved", "n", "begin", "grad_scale"],
     tn_linear_wgrad => ["struct_size", "reserved", "estimate", "wgrad"],

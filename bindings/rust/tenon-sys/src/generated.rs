@@ -182,6 +182,7 @@ pub const TN_TRAINER_DEGRADED: u32 = 2;
 pub const TN_EXT_CALIBRATE: &[u8] = b"org.tenon.calibrate/1\0";
 pub const TN_EXT_COMBINE: &[u8] = b"org.tenon.combine/1\0";
 pub const TN_EXT_DRIVE: &[u8] = b"org.tenon.drive/1\0";
+pub const TN_EXT_HOST_MEMORY: &[u8] = b"org.tenon.host-memory/1\0";
 pub const TN_EXT_INNER: &[u8] = b"org.tenon.inner/1\0";
 pub const TN_EXT_LINEAR_WGRAD: &[u8] = b"org.tenon.linear-wgrad/1\0";
 pub const TN_EXT_OBSERVE: &[u8] = b"org.tenon.observe/1\0";
@@ -938,6 +939,15 @@ pub struct tn_drive {
     pub reserved: u32,
     pub drive: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, step: *const tn_step, driver: *const tn_driver, out: *mut tn_driven) -> i32>,
     pub perturb: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, exec: *const tn_exec, uid: u32, param: *const tn_tensor, at: *const tn_displacement, begin: i64, end: i64, out: *mut tn_tensor) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_host_memory {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub alloc: Option<unsafe extern "C" fn(device: *mut tn_device, n_bytes: u64, out: *mut *mut c_void) -> i32>,
+    pub free: Option<unsafe extern "C" fn(device: *mut tn_device, memory: *mut c_void)>,
 }
 
 #[repr(C)]
@@ -1710,6 +1720,15 @@ pub fn layout() -> Vec<String> {
     lines.push(format!("TN_EXEC_DETERMINISTIC = {}", TN_EXEC_DETERMINISTIC));
     lines.push(format!("TN_ABI_MAJOR = {}", TN_ABI_MAJOR));
     lines.push(format!("TN_ABI_MINOR = {}", TN_ABI_MINOR));
+    {
+        let m = MaybeUninit::<tn_host_memory>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_host_memory size {} align {}", size_of::<tn_host_memory>(), align_of::<tn_host_memory>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_host_memory| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_host_memory| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  alloc offset {} size {}", unsafe { addr_of!((*p).alloc) as usize - p as usize }, width(|p: *const tn_host_memory| unsafe { addr_of!((*p).alloc) })));
+        lines.push(format!("  free offset {} size {}", unsafe { addr_of!((*p).free) as usize - p as usize }, width(|p: *const tn_host_memory| unsafe { addr_of!((*p).free) })));
+    }
     {
         let m = MaybeUninit::<tn_inner>::uninit();
         let p = m.as_ptr();
