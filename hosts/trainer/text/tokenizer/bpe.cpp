@@ -34,14 +34,11 @@ class Bpe final : public Model {
   void merge_short(std::vector<uint32_t>& symbols) const;
   void merge_long(std::vector<uint32_t>& symbols) const;
   void learn_joints();
-  const uint32_t* find(std::string_view token) const {
-    const auto it = raw_ids_.find(token);
-    return it == raw_ids_.end() ? nullptr : &it->second;
-  }
+  const uint32_t* find(std::string_view token) const { return raw_ids_.find(token); }
 
   BpeOptions options_;
-  std::vector<std::string> raw_tokens_;                     // what the ids spell in the pieces' alphabet
-  std::unordered_map<std::string_view, uint32_t> raw_ids_;  // views into raw_tokens_
+  std::vector<std::string> raw_tokens_;  // what the ids spell in the pieces' alphabet
+  StringTable raw_ids_;                  // of raw_tokens_
   std::array<uint32_t, 256> byte_ids_;                      // raw_bytes: the byte; byte_fallback: the token "<0x..>"
   bool all_bytes_ = true;
   uint32_t unk_id_ = kNone;
@@ -56,7 +53,7 @@ Bpe::Bpe(const Vocabulary& vocabulary, const BpeOptions& options, const std::str
     : options_(options), merges_(options.merges.size()) {
   const auto& o = options;
   raw_tokens_.resize(vocabulary.tokens.size());
-  raw_ids_.reserve(vocabulary.tokens.size() * 2);
+  raw_ids_.start(raw_tokens_);
   for (uint32_t id = 0; id < raw_tokens_.size(); ++id) {
     if (!vocabulary.present[id]) continue;
     if (!o.raw_bytes) {
@@ -65,7 +62,7 @@ Bpe::Bpe(const Vocabulary& vocabulary, const BpeOptions& options, const std::str
       raw_tokens_[id].clear();
       continue;
     }
-    raw_ids_.emplace(raw_tokens_[id], id);
+    raw_ids_.insert(id);
   }
   for (int b = 0; b < 256; ++b) {
     const auto* id = find(o.raw_bytes ? std::string(1, char(b)) : byte_token(static_cast<unsigned char>(b)));
@@ -79,10 +76,11 @@ Bpe::Bpe(const Vocabulary& vocabulary, const BpeOptions& options, const std::str
                   where + ": the unknown token \"" + o.unk_token + "\" is not in the vocabulary; the file is damaged");
     unk_id_ = *id;
   }
+  std::string joined;
   for (uint32_t i = 0; i < o.merges.size(); ++i) {
     const auto& [a, b] = o.merges[i];
     const bool prefixed = !o.subword_prefix.empty() && b.size() > o.subword_prefix.size();
-    const std::string joined = a + (prefixed ? b.substr(o.subword_prefix.size()) : b);
+    joined.assign(a).append(b, prefixed ? o.subword_prefix.size() : 0);
     const auto *ia = vocabulary.find(a), *ib = vocabulary.find(b), *ij = vocabulary.find(joined);
     if (!ia || !ib || !ij)
       throw Error(TN_E_FORMAT, where + ": merge " + std::to_string(i) + " (\"" + a + "\" \"" + b +

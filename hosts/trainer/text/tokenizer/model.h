@@ -6,10 +6,10 @@
 #include <mutex>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "hosts/trainer/text/tokenizer/flat_table.h"
+#include "hosts/trainer/text/tokenizer/string_table.h"
 
 namespace tenon::trainer {
 
@@ -17,14 +17,11 @@ namespace tenon::trainer {
 struct Vocabulary {
   std::vector<std::string> tokens;
   std::vector<bool> present;
-  std::unordered_map<std::string_view, uint32_t> ids;  // views into `tokens`, which is complete before ids is filled
+  StringTable ids;  // of `tokens`, which is complete before ids is filled
 
   // Fills `ids`; of equal strings the first id wins.
   void index();
-  const uint32_t* find(std::string_view token) const {
-    const auto it = ids.find(token);
-    return it == ids.end() ? nullptr : &it->second;
-  }
+  const uint32_t* find(std::string_view token) const { return ids.find(token); }
 };
 
 // Word -> ids, cleared when full so that memory stays bounded on any text.

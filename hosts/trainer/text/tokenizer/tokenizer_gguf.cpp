@@ -28,6 +28,7 @@ Tokenizer Tokenizer::from_gguf(GgufVocabulary v, const std::string& where) {
                                  " entries for " + std::to_string(count) + " tokens; the file is damaged");
   std::vector<std::pair<std::string, uint32_t>> tokens;
   std::vector<AddedToken> added;
+  tokens.reserve(count);
   for (uint32_t id = 0; id < count; ++id) {
     tokens.emplace_back(v.tokens[id], id);
     const int32_t type = v.token_types.empty() ? 1 : v.token_types[id];

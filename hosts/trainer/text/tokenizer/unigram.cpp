@@ -17,7 +17,7 @@ class Unigram final : public Model {
  public:
   Unigram(const Vocabulary& vocabulary, const UnigramOptions& options, const std::string& where)
       : vocabulary_(vocabulary), options_(options), token_at_(1, kNone) {
-    if (vocabulary.ids.empty())
+    if (vocabulary.ids.size() == 0)
       throw Error(TN_E_FORMAT, where + ": the Unigram vocabulary is empty; the file is damaged");
     double lowest = std::numeric_limits<double>::infinity();
     for (uint32_t id = 0; id < vocabulary.tokens.size(); ++id) {

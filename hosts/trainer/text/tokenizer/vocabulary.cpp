@@ -33,26 +33,13 @@ const Alphabet& alphabet() {
 }  // namespace
 
 void Vocabulary::index() {
-  ids.clear();
-  ids.reserve(tokens.size() * 2);
+  ids.start(tokens);
   for (uint32_t id = 0; id < tokens.size(); ++id)
-    if (present[id]) ids.emplace(tokens[id], id);
+    if (present[id]) ids.insert(id);
 }
 
 uint64_t WordCache::hash(std::string_view word) {
-  uint64_t h = word.size() * 0x9E3779B97F4A7C15u;
-  const char* p = word.data();
-  size_t n = word.size();
-  for (; n >= 8; n -= 8, p += 8) {
-    uint64_t w;
-    std::memcpy(&w, p, 8);
-    h = (h ^ w) * 0xD6E8FEB86659FD93u;
-    h ^= h >> 32;
-  }
-  uint64_t tail = 0;
-  for (size_t i = 0; i < n; ++i) tail |= uint64_t(static_cast<unsigned char>(p[i])) << 8 * i;
-  h = (h ^ tail) * 0xD6E8FEB86659FD93u;
-  h ^= h >> 29;
+  const uint64_t h = hash_word(word);
   return h == FlatTable<int>::kEmpty ? 0 : h;
 }
 
@@ -85,6 +72,7 @@ int char_to_byte(char32_t c) {
 
 bool spelled_bytes(std::string_view token, std::string& bytes) {
   bytes.clear();
+  bytes.reserve(token.size());
   for (size_t i = 0; i < token.size();) {
     const int b = char_to_byte(next_utf8(token, i));
     if (b < 0) return false;
