@@ -3,7 +3,8 @@
  * Tensors come through named ports, masks as structured terms over global positions, never as a T×T tensor. Calls may be partial
  * (emit O and LSE to be merged) and accumulate gradients, so one kernel serves packing, sliced schedules, rings and decoding.
  * Conventions: layout [B, T, H, d], any strides with unit stride along d; query head h uses key head floor(h / (Hq / Hkv)); LSE is
- * natural-log f32 [B, Hq, Tq] of the scaled scores; a row that sees no key has O = 0, LSE = −inf and no gradient. */
+ * natural-log f32 [B, Hq, Tq] of the scaled scores; a row that sees no key has O = 0, LSE = −inf and no gradient. A kernel that is no
+ * softmax writes to LSE the log of what it divided the row by, and says what it computes with org.tenon.attention-form/1. */
 #ifndef TENON_ATTENTION_H
 #define TENON_ATTENTION_H
 
@@ -28,7 +29,12 @@ enum {
   TN_PORT_DK = 9,
   TN_PORT_DV = 10,
   TN_PORT_D_LSE = 11,
-  TN_PORT_D_SINK_LOGIT = 12
+  TN_PORT_D_SINK_LOGIT = 12,
+  TN_PORT_STATE_IN = 13,    /* decode state, see tn_attention_state; unbound: a sequence begins */
+  TN_PORT_STATE_OUT = 14,
+  TN_PORT_D_STATE_IN = 15,  /* gradients of states that are f32 numbers, in the state's own layout */
+  TN_PORT_D_STATE_OUT = 16,
+  TN_PORT_LOG_DECAY = 17    /* f32 [Hq], <= 0: the log of what one position takes off, instead of the kernel's own */
 };
 
 enum { TN_BIND_ACCUMULATE = 1 /* add into the tensor instead of overwriting it */ };
@@ -45,13 +51,26 @@ enum {
   TN_MASK_UNDEFINED = 0,
   TN_MASK_CAUSAL = 1, /* j <= i */
   TN_MASK_WINDOW = 2, /* i − left <= j <= i + right, both ends inclusive, −1 = unbounded; a Hugging Face sliding_window W is left = W − 1 */
-  TN_MASK_SINK = 3    /* with WINDOW: keys j < n stay visible */
+  TN_MASK_SINK = 3,   /* with WINDOW: keys j < n stay visible */
+  TN_MASK_BLOCKS = 4  /* only keys in the tiles of `blocks` */
 };
+/* Visible tiles of block_q × block_k positions. Query tile i (positions i · block_q …) sees the key tiles
+ * column[row_begin[i] … row_begin[i + 1]), ascending; a tile beyond the map sees nothing. Map m has row_begin + m · (n_rows + 1), all maps
+ * one `column`. Host memory. Kernels derive the column order of a backward pass themselves. */
+typedef struct tn_block_map {
+  uint32_t struct_size;
+  uint32_t n_maps;           /* 1 for all heads, or one for each of this rank's key heads */
+  uint32_t block_q, block_k; /* powers of two, 16 or more */
+  int64_t n_rows, n_columns; /* query tiles, key tiles */
+  const int64_t* row_begin;  /* [n_maps, n_rows + 1] */
+  const int32_t* column;
+} tn_block_map;              /* fence 0.9 */
 typedef struct tn_mask_term {
   uint32_t struct_size;
   uint32_t kind;        /* TN_MASK_*; a kind that the plugin does not know makes plan() answer TN_E_UNSUPPORTED */
   int64_t left, right;  /* WINDOW */
   int64_t n;            /* SINK */
+  const tn_block_map* blocks; /* BLOCKS; null in other kinds */
 } tn_mask_term;         /* fence 0.9 */
 
 /* Segment s: query rows [q_begin, +q_len) see keys [k_begin, +k_len) of the flattened [1, nnz, H, d] tensors, and no others; q_pos and
@@ -86,6 +105,7 @@ typedef struct tn_attention_shape {
   const tn_segments* segments; /* or null: every batch entry is one segment */
   tn_dtype dtype;              /* of q, k, v, o */
   uint16_t reserved[2];
+  int64_t state_tokens;        /* with a state port: the `tokens` that state() was asked about */
 } tn_attention_shape; /* fence 0.9 */
 
 /* A plan is a value: it owns nothing and may be copied. */
@@ -96,14 +116,21 @@ typedef struct tn_attention_plan {
   tn_estimate forward, backward; /* workspace, FLOPs, traffic; forward.saved_bytes: what backward needs beyond q, k, v, o and lse */
 } tn_attention_plan; /* fence 0.9 */
 
+/* What a mixer remembers of a sequence while it is decoded. The host owns it and may copy, keep or drop it as bytes: nothing in it depends on
+ * where it lies. It cannot be shortened, so a host that may go back keeps a copy.
+ *   PER_TOKEN  grows with the sequence. Of a core kernel it is the rows of k and v: the host appends them and binds K and V over all rows so
+ *              far; no state port.
+ *   FIXED      the same size for every length.
+ *   RING       old positions are overwritten: grows more slowly than the sequence, or not at all.
+ * FIXED, RING and every state of a sub-layer mixer are opaque: the host binds STATE_IN (after position q_pos − 1) and STATE_OUT (after the
+ * call's last row), which may be the same memory, and q, k and v with the call's rows alone (t_k = t_q, k_pos = q_pos). Both are
+ * u8 [B, bytes], with segments [segments, bytes]; each row is aligned to TN_ALIGNMENT. PREFILL begins a sequence, DECODE goes on with one. */
 enum { TN_STATE_UNDEFINED = 0, TN_STATE_PER_TOKEN = 1, TN_STATE_FIXED = 2, TN_STATE_RING = 3 };
-/* Decode state of one sequence: kind, bytes fixed and per token. PER_TOKEN of k and v: the host appends, the kernel reads. */
 typedef struct tn_attention_state {
   uint32_t struct_size;
-  uint32_t kind; /* TN_STATE_* */
-  uint64_t fixed_bytes, bytes_per_token;
-  int64_t ring_tokens; /* RING: tokens kept */
-} tn_attention_state;  /* fence 0.9 */
+  uint32_t kind;  /* TN_STATE_* */
+  uint64_t bytes; /* of one sequence of up to the asked number of tokens */
+} tn_attention_state; /* fence 0.9 */
 
 typedef struct tn_attention_call {
   uint32_t struct_size;
@@ -129,7 +156,7 @@ typedef struct tn_attention_api {
                      uint64_t n_binds);
   int32_t (*backward)(tn_attention* self, const tn_attention_call* call, const tn_attention_shape* shape, const tn_port_bind* const* binds,
                       uint64_t n_binds);
-  int32_t (*state)(tn_attention* self, const tn_dtype* dtype, tn_attention_state* out);                             /* [any-thread] */
+  int32_t (*state)(tn_attention* self, const tn_dtype* dtype, int64_t tokens, tn_attention_state* out);             /* [any-thread] */
 } tn_attention_api; /* fence 0.9 */
 
 #endif

@@ -115,8 +115,8 @@ class Call {
   tn_attention* instance_;
   int64_t batch_ = 0, tokens_ = 0;
   tn_dtype dtype_{};
-  tn_mask_term causal_{TN_SIZE_TO(tn_mask_term, n), TN_MASK_CAUSAL, 0, 0, 0},
-      near_{TN_SIZE_TO(tn_mask_term, n), TN_MASK_WINDOW, 0, -1, 0};
+  tn_mask_term causal_{TN_SIZE_TO(tn_mask_term, blocks), TN_MASK_CAUSAL, 0, 0, 0, nullptr},
+      near_{TN_SIZE_TO(tn_mask_term, blocks), TN_MASK_WINDOW, 0, -1, 0, nullptr};
   const tn_mask_term* mask_[2]{&causal_, &near_};
   tn_attention_shape shape_{};
   tn_attention_plan plan_{};

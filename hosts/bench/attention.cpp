@@ -1,5 +1,7 @@
 #include "hosts/trainer/model/attention.h"
 
+#include <optional>
+
 #include "core/plugins/host.h"
 #include "hosts/bench/bench.h"
 
@@ -22,10 +24,11 @@ class Subject {
  public:
   Subject(trainer::Engine& engine, const trainer::AttentionPlugin& plugin, const Shape& s, int64_t tokens,
           tn_dtype dtype)
-      : engine_(engine), api_(plugin.api), tokens_(tokens) {
+      : engine_(engine), api_(plugin.api), tokens_(tokens), dtype_(dtype) {
     const tn_attention_config config{
         TN_SIZE_TO(tn_attention_config, softcap), s.heads, s.kv_heads, s.d, s.d, 0, 1, 0, s.heads, 0, 0, 0};
     check(api_->create(host(), plugin.hypers, plugin.n_hypers, &config, &self_), "creating attention");
+    layer_.emplace(api_, self_, config, 0);
     const int64_t q = s.heads, k = s.kv_heads, d = s.d;
     uint32_t uid = 0;
     for (Tensor* t : {&q_, &o_, &d_o_, &dq_}) *t = random(dtype, {tokens, q, d}, ++uid);
@@ -37,14 +40,14 @@ class Subject {
   Subject(const Subject&) = delete;
 
   void forward() {
-    trainer::AttentionLayer(api_, self_, 0).forward(engine_, 1, tokens_, tokens_, 0, nullptr, q_, k_, v_, o_, &lse_);
+    layer_->forward(engine_, 1, tokens_, tokens_, 0, nullptr, q_, k_, v_, o_, &lse_);
     engine_.synchronize();
   }
   void backward() {
-    trainer::AttentionLayer(api_, self_, 0)
-        .backward(engine_, 1, tokens_, nullptr, q_, k_, v_, o_, lse_, d_o_, dq_, dk_, dv_);
+    layer_->backward(engine_, 1, tokens_, nullptr, q_, k_, v_, o_, lse_, d_o_, dq_, dk_, dv_);
     engine_.synchronize();
   }
+  double forward_operations() const { return layer_->forward_estimate(engine_, 1, tokens_, dtype_).flops; }
 
  private:
   Tensor random(tn_dtype dtype, std::initializer_list<int64_t> shape, uint32_t uid) {
@@ -56,6 +59,8 @@ class Subject {
   const tn_attention_api* api_;
   tn_attention* self_ = nullptr;
   int64_t tokens_;
+  tn_dtype dtype_;
+  std::optional<trainer::AttentionLayer> layer_;
   Tensor q_, k_, v_, o_, lse_, d_o_, dq_, dk_, dv_;
 };
 
@@ -80,6 +85,40 @@ Figures attention(const Catalog& catalog, const Setting& setting) {
       actions.push_back({key + "_backward_gigaflops", 2.5 * flops, 1e9, [s] { s->backward(); }});
     }
   return measure(actions, setting.repeat);
+}
+
+Figures attention_lengths(const Catalog& catalog, const Setting& setting) {
+  constexpr int64_t kLongestDense = 8192;  // its time grows with the square
+  trainer::MixRequest request, dense;
+  request.device = dense.device = setting.device, request.attention = setting.attention;
+  const trainer::Runtime runtime(catalog, request), exact(catalog, dense);
+  const auto set = runtime.instantiate(), exact_set = exact.instantiate();
+  const auto engine = runtime.engine(kF32, 0, false);
+  const bool compares = request.attention != dense.attention;
+  const Shape& shape = kShapes[0];
+  Figures out;
+  for (const int64_t tokens : setting.lengths) {
+    Subject subject(*engine, set->techniques.attention, shape, tokens, kF32);
+    std::optional<Subject> peer;
+    if (compares && tokens <= kLongestDense) peer.emplace(*engine, exact_set->techniques.attention, shape, tokens, kF32);
+    const std::string key = std::to_string(tokens) + "_";
+    std::vector<Action> actions{{key + "forward_seconds", 0, 0, [&] { subject.forward(); }},
+                                {key + "backward_seconds", 0, 0, [&] { subject.backward(); }}};
+    if (peer) {
+      actions.push_back({key + "exact_forward_seconds", 0, 0, [&] { peer->forward(); }});
+      actions.push_back({key + "exact_backward_seconds", 0, 0, [&] { peer->backward(); }});
+    }
+    const Figures f = measure(actions, setting.repeat);
+    out.insert(out.end(), f.begin(), f.end());
+    const double n = static_cast<double>(tokens), pairs = n * (n + 1) / 2,
+                 share = subject.forward_operations() / (2.0 * shape.heads * pairs * 2 * shape.d);
+    out.push_back({key + "tokens_per_second", n / (f[0].value + f[1].value)});
+    out.push_back({key + "share_of_exact_operations", share});
+    if (!peer) continue;
+    out.push_back({key + "forward_time_over_share", f[0].value / (share * f[2].value)});
+    out.push_back({key + "backward_time_over_share", f[1].value / (share * f[3].value)});
+  }
+  return out;
 }
 
 }  // namespace tenon::bench

@@ -12,6 +12,8 @@ struct Setting {
   bool quick = false;  // small sizes: shows that it works, measures nothing
   std::string optimizer = {};   // optimizer_matrix: what is measured
   std::string model = {}, text = {};  // open_model, tokenize: a path, and the text itself
+  std::string attention = {};  // attention_lengths: what is measured, and over how many tokens
+  std::vector<int64_t> lengths = {};
 };
 
 // Copy, triad and matrix products of the device plugin.
@@ -34,6 +36,10 @@ Figures open_model(const Catalog& catalog, const Setting& setting);
 Figures tokenize(const Catalog& catalog, const Setting& setting);
 // Reading a prompt, and decoding one token at a time after it, always the likeliest.
 Figures generate(trainer::Model& model, const std::vector<int32_t>& prompt, int64_t new_tokens, const Setting& setting);
+// `setting.attention` over sequences of `setting.lengths` (causal, 9 query heads over 3 key heads of 64, f32): seconds, tokens a second
+// forward and backward, and what share of exact attention's operations it does. Up to 8192 tokens exact attention runs in turn with it, and
+// time_over_share says how far its time is from that share.
+Figures attention_lengths(const Catalog& catalog, const Setting& setting);
 // Nanoseconds of calls through the ABI that do next to nothing.
 Figures abi_call(const Catalog& catalog, const Setting& setting);
 

@@ -4,11 +4,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/files/json.h"
@@ -20,6 +22,7 @@
 #include "hosts/cli/run_self.h"
 #include "hosts/cli/train_flags.h"
 #include "hosts/trainer/run/features.h"
+#include "hosts/trainer/run/inference.h"
 #include "hosts/trainer/run/plan.h"
 
 namespace tenon::cli {
@@ -203,7 +206,7 @@ constexpr Measurement kMeasurements[] = {
     {"optimizer-step", "AdamW, 8-bit AdamW and a GaLore refresh; with --optimizer a step of it against its bound",
      bench::optimizer_step},
     {"nf4", "encoding and decoding of NF4", bench::nf4},
-    {"attention", "causal attention, forward and backward", bench::attention},
+    {"attention", "causal attention, forward and backward; with --attention or --lengths a plugin's curve over lengths", bench::attention},
     {"abi-call", "calls through the plugin interface that do next to nothing", bench::abi_call},
     {"step", "a training step of --model with any mix: tokens/s, share of the product speed, memory planned and used",
      nullptr},
@@ -213,13 +216,30 @@ constexpr Measurement kMeasurements[] = {
     {"lora-step", "LoRA and QLoRA steps of --model, f32 and bf16", nullptr},
 };
 
+// "1k,64k": tokens.
+std::vector<int64_t> lengths(const std::string& text) {
+  std::vector<int64_t> out;
+  std::stringstream parts(text);
+  for (std::string part; std::getline(parts, part, ',');) {
+    int64_t unit = 1, n = 0;
+    std::string digits = part;
+    if (!digits.empty() && (digits.back() == 'k' || digits.back() == 'K')) unit = 1024, digits.pop_back();
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), n);
+    if (error != std::errc{} || end != digits.data() + digits.size() || n < 1 || n > trainer::kLongestSequence / unit)
+      throw Usage("--lengths " + part + " is not a number of tokens such as 512 or 4k");
+    out.push_back(n * unit);
+  }
+  if (out.empty()) throw Usage("--lengths needs numbers of tokens, as in 1k,4k,64k");
+  return out;
+}
+
 std::string help() {
   std::string text =
       "tenon bench NAME [flags]\n\nMeasures and prints figures whose keys end in their unit: medians of runs that take "
       "turns.\n\n";
   for (const Measurement& m : kMeasurements)
     text += std::string("  ") + m.name + std::string(16 - std::string(m.name).size(), ' ') + m.summary + "\n";
-  return text + "\n  tenon bench step --model SmolLM2.gguf --adapter lora:r=16 --profile\n";
+  return text + "\n  tenon bench step --model SmolLM2.gguf --adapter lora:r=16 --profile\n  tenon bench attention --attention lightning-attention --lengths 1k,4k,16k,64k\n";
 }
 
 void print_people(const StepReport& report) {
@@ -240,6 +260,7 @@ int run_bench(const std::vector<std::string>& arguments) {
   auto add = options.add_options();
   add("name", po::value<std::string>(), "what to measure (also without the flag)");
   add("repeat", po::value<std::string>(), "turns of each measurement; default 7");
+  add("lengths", po::value<std::string>(), "attention: tokens of the sequences, e.g. 1k,4k,64k; with --attention default 1k,2k,4k,8k");
   add("quick", "small sizes: shows that it works, measures nothing");
   add("profile", "of a step: time, bytes and operations by operator, with the bound of each");
   add("new-tokens", po::value<std::string>()->default_value("64"), "of generate: how many are decoded");
@@ -261,6 +282,8 @@ int run_bench(const std::vector<std::string>& arguments) {
 
   if (name == "open" || name == "tokenize") setting.model = required(values, "model");
   if (name == "tokenize" || name == "generate") setting.text = read_text(required(values, "data"), "--data");
+  setting.attention = values["attention"].as<std::string>();
+  setting.lengths = lengths(value_or<std::string>(values, "lengths", setting.quick ? "128,256" : "1k,2k,4k,8k"));
 
   const Catalog catalog = trainer::open_catalog();
   StepReport report;
@@ -270,7 +293,9 @@ int run_bench(const std::vector<std::string>& arguments) {
     names.emplace_back(m.name);
     if (name != m.name) continue;
     found = true;
-    if (name == "optimizer-step" && !values["optimizer"].defaulted())
+    if (name == "attention" && (!values["attention"].defaulted() || values.count("lengths")))
+      report.figures = bench::attention_lengths(catalog, setting);
+    else if (name == "optimizer-step" && !values["optimizer"].defaulted())
       report.figures = bench::optimizer_matrix(catalog, setting);
     else if (m.run)
       report.figures = m.run(catalog, setting);

@@ -43,7 +43,7 @@ int run_check(const std::vector<std::string>& arguments) {
   take("quantizer", TN_KIND_QUANTIZER);
   take("attention", TN_KIND_ATTENTION);
   const bool in_rows = values.count("streambp") || values.count("seco");  // which ask something of attention
-  if (in_rows && !values.count("attention")) specs.push_back(catalog.spec(TN_KIND_ATTENTION, kDefaultAttention));
+  if (in_rows && !values.count("attention")) specs.push_back(catalog.spec(TN_KIND_ATTENTION, trainer::kDefaultAttention));
   if (specs.empty() && optimizers.empty()) throw Usage("name at least one of --optimizer, --adapter, --quantizer, --attention");
   std::vector<std::string> tags;
   for (const char* feature : {"fused-backward", "streambp", "seco", "act-offload", "zero-offload", "accumulate"})

@@ -20,7 +20,7 @@ void add_mix_flags(po::options_description& options, bool training) {
   add("quantizer", po::value<std::string>(), "quantizer plugin that holds the linear weights, e.g. nf4:double_quant=true; none: decode a model that is stored quantized");
   add("calibration", po::value<std::string>(),
       training ? "text with which a quantizer that asks for it codes the weights (gptq); default: --data" : "text with which a quantizer that asks for it codes the weights (gptq)");
-  add("attention", po::value<std::string>()->default_value(kDefaultAttention), "attention plugin");
+  add("attention", po::value<std::string>()->default_value(trainer::kDefaultAttention), "attention plugin; default: that which the model was trained with");
   add("device", po::value<std::string>()->default_value("auto"), "auto, or the id of a device plugin: onednn, cuda, hip");
   add("dtype", po::value<std::string>()->default_value("f32"), "weights and activations: f32 or bf16");
   add("memory-limit", po::value<std::string>(), "refuse to use more than this, e.g. 800MB or 4GiB");
@@ -45,6 +45,7 @@ trainer::MixRequest mix_request(const Catalog& catalog, const po::variables_map&
   r.quantizer = value_or<std::string>(values, "quantizer", r.stored_quantizer);
   if (r.quantizer == "none") r.quantizer.clear();
   r.attention = values["attention"].as<std::string>();
+  if (values["attention"].defaulted() && values.count("model")) r.attention = trainer::stored_attention(values["model"].as<std::string>());
   r.device = values["device"].as<std::string>();
   return r;
 }

@@ -7,7 +7,6 @@
 
 namespace tenon::cli {
 
-inline constexpr const char* kDefaultAttention = "flash-attention";
 
 // Adds --adapter-from, --quantizer, --attention, --device, --dtype and --memory-limit; training adds --optimizer and --adapter.
 void add_mix_flags(po::options_description& options, bool training);

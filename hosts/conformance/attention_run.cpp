@@ -14,10 +14,14 @@ bool is_gradient(uint32_t port) {
   return port == TN_PORT_DQ || port == TN_PORT_DK || port == TN_PORT_DV;
 }
 
+bool is_state(uint32_t port) {
+  return port == TN_PORT_STATE_IN || port == TN_PORT_STATE_OUT;
+}
+
 }  // namespace
 
 AttentionRun::AttentionRun(Subject& subject, const Spec& spec, const AttentionCase& c)
-    : c_(c), bench_(subject.bench()), api_(subject.api<tn_attention_api>()) {
+    : c_(c), bench_(subject.bench()), plugin_(subject.plugin()), api_(subject.api<tn_attention_api>()) {
   expect(api_.placement == TN_PLACEMENT_CORE, "the battery asked a sub-layer mixer for a kernel");
   Longer<tn_attention_config> config;
   config.value = {0,
@@ -69,10 +73,10 @@ const tn_attention_shape& AttentionRun::shape() {
                columns_[3].data(),
                columns_[4].data(),
                columns_[5].data()};
-  tn_attention_shape& s = *shape_.get(TN_SIZE_TO(tn_attention_shape, reserved), c_.longer);
+  tn_attention_shape& s = *shape_.get(TN_SIZE_TO(tn_attention_shape, state_tokens), c_.longer);
   s.phase = c_.phase, s.flags = c_.flags, s.n_mask = static_cast<uint32_t>(terms_.size()), s.batch = c_.batch,
   s.t_q = c_.t_q, s.t_k = c_.t_k, s.q_pos = c_.q_pos, s.k_pos = c_.k_pos;
-  s.mask = terms_.data(), s.segments = c_.segments.empty() ? nullptr : &segments_, s.dtype = c_.dtype;
+  s.mask = terms_.data(), s.segments = c_.segments.empty() ? nullptr : &segments_, s.dtype = c_.dtype, s.state_tokens = c_.state_tokens;
   return s;
 }
 
@@ -86,7 +90,7 @@ void AttentionRun::add(uint32_t port, const char* name, tn_dtype dtype, std::vec
     strides[1] = shape[2] * shape[3] + kGap, strides[0] = strides[1] * shape[1];
     n = strides[0] * shape[0];
   }
-  tensors_[port] = std::make_unique<Tensor>(bench_, std::string("port ") + name, dtype, std::vector<int64_t>{n});
+  tensors_[port] = std::make_shared<Tensor>(bench_, std::string("port ") + name, dtype, std::vector<int64_t>{n});
   shapes_[port] = std::move(shape), strides_[port] = std::move(strides);
   views_[port] = {
       tensors_[port]->data(), bench_.id, static_cast<int32_t>(shapes_[port].size()), dtype, shapes_[port].data(),
@@ -124,11 +128,11 @@ int32_t AttentionRun::call(bool backward, bool accumulate) {
   std::vector<Longer<tn_port_bind>> binds(views_.size());
   std::vector<const tn_port_bind*> list;
   for (auto& [port, view] : views_) {
-    if (!backward && port > TN_PORT_LSE) continue;
+    if (!backward && port > TN_PORT_LSE && !is_state(port)) continue;
     tn_port_bind& b = *binds[list.size()].get(TN_SIZE_TO(tn_port_bind, tensor), c_.longer);
     b.port = port, b.flags = accumulate && is_gradient(port) ? uint32_t{TN_BIND_ACCUMULATE} : 0u, b.tensor = &view;
     list.push_back(&b);
-    const bool written = backward ? is_gradient(port) : port == TN_PORT_O || port == TN_PORT_LSE;
+    const bool written = backward ? is_gradient(port) : port == TN_PORT_O || port == TN_PORT_LSE || is_state(port);
     if (!written) at(port).seal();
   }
   const Exec exec(bench_, backward ? plan().backward.workspace_bytes : plan().forward.workspace_bytes, c_.poison);
@@ -142,6 +146,13 @@ int32_t AttentionRun::call(bool backward, bool accumulate) {
   return status;
 }
 
+bool AttentionRun::try_forward() {
+  return accepted(call(false, false), "forward");
+}
+void AttentionRun::bind_state(uint32_t port, std::shared_ptr<Tensor> state) {
+  tensors_[port] = std::move(state);
+  views_[port] = *tensors_[port]->get();
+}
 void AttentionRun::forward() {
   must(call(false, false), "forward");
 }
@@ -154,6 +165,16 @@ sdk::DenseAttention AttentionRun::dense() {
   const auto widen = [](const std::vector<float>& x) { return std::vector<double>(x.begin(), x.end()); };
   a.mask = c_.mask, a.segments = c_.segments, a.q_pos = c_.q_pos, a.k_pos = c_.k_pos, a.dropout = c_.dropout,
   a.rng = kRng;
+  form_ = plugin_.extension<tn_attention_form>(TN_EXT_ATTENTION_FORM);
+  if (form_) {
+    must(form_->form(self(), &a.form, &a.epsilon), "form");
+    expect(a.form >= TN_FORM_SOFTMAX && a.form <= TN_FORM_LINEAR_RMS, "the form of the kernel is one that the ABI does not know");
+    a.factor = [this](int64_t h, int64_t i, int64_t j) {
+      double x = 0;
+      must(form_->factors(self(), static_cast<uint32_t>(h), i, j, 1, &x), "factors");
+      return x;
+    };
+  }
   a.q = widen(values(TN_PORT_Q)), a.k = widen(values(TN_PORT_K)), a.v = widen(values(TN_PORT_V));
   return a;
 }

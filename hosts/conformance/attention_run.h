@@ -9,17 +9,18 @@
 #include "hosts/conformance/subject.h"
 #include "sdk/attention/reference.h"
 #include "sdk/dtype.h"
+#include "tenon/attention_form.h"
 
 namespace tenon::conformance {
 
 inline tn_mask_term causal_mask() {
-  return {TN_SIZE_TO(tn_mask_term, n), TN_MASK_CAUSAL, 0, 0, 0};
+  return {TN_SIZE_TO(tn_mask_term, blocks), TN_MASK_CAUSAL, 0, 0, 0, nullptr};
 }
 inline tn_mask_term window_mask(int64_t left, int64_t right) {
-  return {TN_SIZE_TO(tn_mask_term, n), TN_MASK_WINDOW, left, right, 0};
+  return {TN_SIZE_TO(tn_mask_term, blocks), TN_MASK_WINDOW, left, right, 0, nullptr};
 }
 inline tn_mask_term sink_mask(int64_t n) {
-  return {TN_SIZE_TO(tn_mask_term, n), TN_MASK_SINK, 0, 0, n};
+  return {TN_SIZE_TO(tn_mask_term, blocks), TN_MASK_SINK, 0, 0, n, nullptr};
 }
 
 struct AttentionCase {
@@ -35,6 +36,7 @@ struct AttentionCase {
   bool wide_rows = false;  // q, k and v as views with gaps between their rows
   bool longer = false;
   uint8_t poison = 0xFF;
+  int64_t state_tokens = 0;  // of the decode state that the call has
 };
 
 class AttentionRun {
@@ -43,6 +45,10 @@ class AttentionRun {
   AttentionRun(Subject& subject, const Spec& spec, const AttentionCase& c);
 
   void forward();
+  // False where the plugin refuses in words.
+  bool try_forward();
+  // A decode state for the calls to come: u8 [1, n].
+  void bind_state(uint32_t port, std::shared_ptr<Tensor> state);
   // accumulate: dq, dk and dv are added to.
   void backward(bool accumulate = false);
   Tensor& at(uint32_t port) { return *tensors_.at(port); }
@@ -61,9 +67,11 @@ class AttentionRun {
 
   AttentionCase c_;
   Bench& bench_;
+  const LoadedPlugin& plugin_;
+  const tn_attention_form* form_ = nullptr;
   const tn_attention_api& api_;
   std::unique_ptr<Instance<tn_attention_api, tn_attention>> instance_;
-  std::map<uint32_t, std::unique_ptr<Tensor>> tensors_;
+  std::map<uint32_t, std::shared_ptr<Tensor>> tensors_;
   std::map<uint32_t, tn_tensor> views_;
   std::map<uint32_t, std::vector<int64_t>> shapes_, strides_;
   Longer<tn_attention_shape> shape_;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "sdk/plugin.h"
-#include "tenon/attention.h"
+#include "tenon/attention_form.h"
 
 namespace tenon::sdk {
 
@@ -32,8 +32,17 @@ struct AttentionThunks {
                           uint64_t n) {
     return guard(of(self)->host, [&] { of(self)->kernel.backward(*call, *shape, binds, n); });
   }
-  static int32_t state(tn_attention* self, const tn_dtype* dtype, tn_attention_state* out) {
-    return guard(of(self)->host, [&] { of(self)->kernel.state(*dtype, *out); });
+  static int32_t state(tn_attention* self, const tn_dtype* dtype, int64_t tokens, tn_attention_state* out) {
+    return guard(of(self)->host, [&] {
+      if (tokens < 0) fail(TN_E_ARGUMENT, "a sequence has 0 or more tokens");
+      of(self)->kernel.state(*dtype, tokens, *out);
+    });
+  }
+  static int32_t form(tn_attention* self, uint32_t* form, double* epsilon) {
+    return guard(of(self)->host, [&] { of(self)->kernel.form(*form, *epsilon); });
+  }
+  static int32_t factors(tn_attention* self, uint32_t head, int64_t i, int64_t j, int64_t n, double* out) {
+    return guard(of(self)->host, [&] { of(self)->kernel.factors(head, i, j, n, out); });
   }
 };
 
@@ -41,6 +50,12 @@ template <class T>
 constexpr tn_attention_api attention_api() {
   using F = AttentionThunks<T>;
   return {TN_SIZE_TO(tn_attention_api, state), TN_PLACEMENT_CORE, F::create, F::destroy, F::supports, F::plan, F::forward, F::backward, F::state};
+}
+// org.tenon.attention-form/1 over T's form() and factors().
+template <class T>
+constexpr tn_attention_form attention_form() {
+  using F = AttentionThunks<T>;
+  return {TN_SIZE_TO(tn_attention_form, factors), 0, F::form, F::factors};
 }
 
 }  // namespace tenon::sdk

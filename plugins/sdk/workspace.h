@@ -15,7 +15,7 @@ class Workspace {
   explicit Workspace(const tn_exec& exec) : base_(static_cast<char*>(exec.workspace)), size_(exec.workspace_bytes) {}
 
   // n values of T, aligned to TN_ALIGNMENT.
-  template <class T>
+  template <class T = float>
   T* take(int64_t n) {
     const uint64_t at = used_;
     used_ += (static_cast<uint64_t>(n) * sizeof(T) + TN_ALIGNMENT - 1) / TN_ALIGNMENT * TN_ALIGNMENT;

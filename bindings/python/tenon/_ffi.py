@@ -118,11 +118,17 @@ TN_PORT_DK = 9
 TN_PORT_DV = 10
 TN_PORT_D_LSE = 11
 TN_PORT_D_SINK_LOGIT = 12
+TN_PORT_STATE_IN = 13
+TN_PORT_STATE_OUT = 14
+TN_PORT_D_STATE_IN = 15
+TN_PORT_D_STATE_OUT = 16
+TN_PORT_LOG_DECAY = 17
 TN_BIND_ACCUMULATE = 1
 TN_MASK_UNDEFINED = 0
 TN_MASK_CAUSAL = 1
 TN_MASK_WINDOW = 2
 TN_MASK_SINK = 3
+TN_MASK_BLOCKS = 4
 TN_PHASE_UNDEFINED = 0
 TN_PHASE_TRAIN = 1
 TN_PHASE_PREFILL = 2
@@ -132,6 +138,10 @@ TN_STATE_UNDEFINED = 0
 TN_STATE_PER_TOKEN = 1
 TN_STATE_FIXED = 2
 TN_STATE_RING = 3
+TN_FORM_UNDEFINED = 0
+TN_FORM_SOFTMAX = 1
+TN_FORM_LINEAR = 2
+TN_FORM_LINEAR_RMS = 3
 TN_SITE_WEIGHT = 1
 TN_SITE_OPTIMIZER_STATE = 2
 TN_SITE_ACTIVATION = 4
@@ -188,6 +198,7 @@ TN_MEMORY_WORKSPACE = 6
 TN_MEMORY_CODEC = 7
 TN_TRAINER_SKIPPED = 1
 TN_TRAINER_DEGRADED = 2
+TN_EXT_ATTENTION_FORM = b"org.tenon.attention-form/1"
 TN_EXT_CALIBRATE = b"org.tenon.calibrate/1"
 TN_EXT_COMBINE = b"org.tenon.combine/1"
 TN_EXT_DRIVE = b"org.tenon.drive/1"
@@ -303,6 +314,10 @@ class tn_port_bind(_Struct):
     pass
 
 
+class tn_block_map(_Struct):
+    pass
+
+
 class tn_mask_term(_Struct):
     pass
 
@@ -332,6 +347,10 @@ class tn_attention_call(_Struct):
 
 
 class tn_attention_api(_Struct):
+    pass
+
+
+class tn_attention_form(_Struct):
     pass
 
 
@@ -770,12 +789,24 @@ tn_port_bind._fields_ = [
     ("tensor", c.POINTER(tn_tensor)),
 ]
 
+tn_block_map._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("n_maps", c.c_uint32),
+    ("block_q", c.c_uint32),
+    ("block_k", c.c_uint32),
+    ("n_rows", c.c_int64),
+    ("n_columns", c.c_int64),
+    ("row_begin", c.POINTER(c.c_int64)),
+    ("column", c.POINTER(c.c_int32)),
+]
+
 tn_mask_term._fields_ = [
     ("struct_size", c.c_uint32),
     ("kind", c.c_uint32),
     ("left", c.c_int64),
     ("right", c.c_int64),
     ("n", c.c_int64),
+    ("blocks", c.POINTER(tn_block_map)),
 ]
 
 tn_segments._fields_ = [
@@ -818,6 +849,7 @@ tn_attention_shape._fields_ = [
     ("segments", c.POINTER(tn_segments)),
     ("dtype", tn_dtype),
     ("reserved", c.c_uint16 * 2),
+    ("state_tokens", c.c_int64),
 ]
 
 tn_attention_plan._fields_ = [
@@ -832,9 +864,7 @@ tn_attention_plan._fields_ = [
 tn_attention_state._fields_ = [
     ("struct_size", c.c_uint32),
     ("kind", c.c_uint32),
-    ("fixed_bytes", c.c_uint64),
-    ("bytes_per_token", c.c_uint64),
-    ("ring_tokens", c.c_int64),
+    ("bytes", c.c_uint64),
 ]
 
 tn_attention_call._fields_ = [
@@ -855,7 +885,14 @@ tn_attention_api._fields_ = [
     ("plan", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_device_api), c.c_void_p, c.POINTER(tn_attention_shape), c.POINTER(tn_attention_plan))),
     ("forward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_attention_call), c.POINTER(tn_attention_shape), c.POINTER(c.POINTER(tn_port_bind)), c.c_uint64)),
     ("backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_attention_call), c.POINTER(tn_attention_shape), c.POINTER(c.POINTER(tn_port_bind)), c.c_uint64)),
-    ("state", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_dtype), c.POINTER(tn_attention_state))),
+    ("state", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_dtype), c.c_int64, c.POINTER(tn_attention_state))),
+]
+
+tn_attention_form._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("form", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(c.c_uint32), c.POINTER(c.c_double))),
+    ("factors", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32, c.c_int64, c.c_int64, c.c_int64, c.POINTER(c.c_double))),
 ]
 
 tn_target._fields_ = [
@@ -1340,6 +1377,7 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     "TN_ADAPTER_MERGES",
     "TN_ADAPTER_SURROGATE_GRADIENT",
     tn_port_bind,
+    tn_block_map,
     tn_mask_term,
     tn_segments,
     tn_attention_config,
@@ -1364,11 +1402,17 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     "TN_PORT_DV",
     "TN_PORT_D_LSE",
     "TN_PORT_D_SINK_LOGIT",
+    "TN_PORT_STATE_IN",
+    "TN_PORT_STATE_OUT",
+    "TN_PORT_D_STATE_IN",
+    "TN_PORT_D_STATE_OUT",
+    "TN_PORT_LOG_DECAY",
     "TN_BIND_ACCUMULATE",
     "TN_MASK_UNDEFINED",
     "TN_MASK_CAUSAL",
     "TN_MASK_WINDOW",
     "TN_MASK_SINK",
+    "TN_MASK_BLOCKS",
     "TN_PHASE_UNDEFINED",
     "TN_PHASE_TRAIN",
     "TN_PHASE_PREFILL",
@@ -1378,6 +1422,11 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     "TN_STATE_PER_TOKEN",
     "TN_STATE_FIXED",
     "TN_STATE_RING",
+    tn_attention_form,
+    "TN_FORM_UNDEFINED",
+    "TN_FORM_SOFTMAX",
+    "TN_FORM_LINEAR",
+    "TN_FORM_LINEAR_RMS",
     tn_calibration_plan,
     tn_calibrate,
     "TN_STATISTIC_UNDEFINED",

@@ -101,11 +101,10 @@ class Kernel {
       d_sink.at(0, h, 0) = static_cast<float>(g.d_sink_logit[h]) + (d_sink.accumulate ? d_sink.at(0, h, 0) : 0.0f);
   }
   // Keys and values of each token, kept by the host.
-  void state(const tn_dtype& dtype, tn_attention_state& out) const {
+  void state(const tn_dtype& dtype, int64_t tokens, tn_attention_state& out) const {
     require_dtype(dtype);
     out.kind = TN_STATE_PER_TOKEN;
-    out.fixed_bytes = 0, out.ring_tokens = 0;
-    out.bytes_per_token = static_cast<uint64_t>(config_.n_kv_heads) * (config_.d_qk + config_.d_v) * (dtype.bits / 8);
+    out.bytes = static_cast<uint64_t>(tokens) * config_.n_kv_heads * (config_.d_qk + config_.d_v) * (dtype.bits / 8);
   }
 
  private:

@@ -1,4 +1,4 @@
-// The attention core of one layer: a plugin's kernel, its masks and its plans.
+// The attention core of one layer: a plugin's kernel, its masks, its plans, and what it remembers while decoding.
 #pragma once
 
 #include <vector>
@@ -13,10 +13,20 @@ struct Segments {
   std::vector<int64_t> begin, length;
 };
 
+// What one layer remembers of a sequence of up to `tokens` tokens, in accounted memory. PER_TOKEN: k and v; other kinds: bytes that only the
+// kernel reads.
+struct DecodeState {
+  uint32_t kind = TN_STATE_UNDEFINED;
+  int64_t tokens = 0;
+  Tensor k, v;   // [tokens, Hkv, d]
+  Tensor bytes;  // u8 [1, n]
+};
+
 class AttentionLayer {
  public:
   // window: keys that a query sees including its own, 0 = all. The instance is the caller's.
-  AttentionLayer(const tn_attention_api* api, tn_attention* self, int64_t window) : api_(api), self_(self), window_(window) {}
+  AttentionLayer(const tn_attention_api* api, tn_attention* self, const tn_attention_config& config, int64_t window)
+      : api_(api), self_(self), config_(config), window_(window) {}
 
   // q [B·Tq, Hq, d], k, v [B·Tk, Hkv, d] → o [B·Tq, Hq, d]; lse f32 [B, Hq, Tq] or null. q_pos: position of the first query (keys start at 0).
   void forward(Engine& engine, int64_t batch, int64_t t_q, int64_t t_k, int64_t q_pos, const Segments* packed, const Tensor& q,
@@ -29,10 +39,19 @@ class AttentionLayer {
   void backward_rows(Engine& engine, int64_t q_pos, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse,
                      const Tensor& d_o, const Tensor& dq, const Tensor& dk, const Tensor& dv) const;
 
+  // Room for a sequence of up to `tokens` tokens.
+  DecodeState start(Engine& engine, int64_t tokens) const;
+  // o of the rows q, k, v that follow `past` others of the sequence; the state then includes them.
+  void decode(Engine& engine, DecodeState& state, int64_t past, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o) const;
+
+  tn_estimate forward_estimate(Engine& engine, int64_t batch, int64_t t, tn_dtype dtype) const;
+
  private:
   struct Shape;
+  tn_attention_plan plan(Engine& engine, const tn_attention_shape& shape) const;
   const tn_attention_api* api_;
   tn_attention* self_;
+  tn_attention_config config_;
   int64_t window_;
 };
 

@@ -152,22 +152,20 @@ Tensor TransformerBlock::mlp_rows(Engine& e, const Pass& pass, int64_t begin, co
   return h;
 }
 
-Tensor TransformerBlock::decode(Engine& e, const Pass& pass, const Tensor& x, int64_t past, const Tensor& cache_k, const Tensor& cache_v) const {
-  return mlp_half(e, pass, decode_attention(e, pass, x, past, cache_k, cache_v), nullptr);
+Tensor TransformerBlock::decode(Engine& e, const Pass& pass, const Tensor& x, int64_t past, DecodeState& state) const {
+  return mlp_half(e, pass, decode_attention(e, pass, x, past, state), nullptr);
 }
 
-Tensor TransformerBlock::decode_attention(Engine& e, const Pass& pass, const Tensor& x, int64_t past, const Tensor& cache_k,
-                                          const Tensor& cache_v) const {
-  const int64_t rows = x.dim(0), end = past + rows;
+Tensor TransformerBlock::decode_attention(Engine& e, const Pass& pass, const Tensor& x, int64_t past, DecodeState& state) const {
+  const int64_t rows = x.dim(0);
   SavedBlock s;
   {
     const Tensor h = activation(e, rows, config->hidden);
     e.rms_norm(x, norm1->seen(e), config->norm_eps, h, nullptr);
     project_qkv(e, pass, h, s, false);
   }
-  e.copy(s.k, cache_k.rows(past, end)), e.copy(s.v, cache_v.rows(past, end));
   const Tensor o = e.empty(Category::kActivations, e.compute(), {rows, config->heads, config->head_dim});
-  attention->forward(e, 1, rows, end, past, nullptr, s.q, cache_k.rows(0, end), cache_v.rows(0, end), o, nullptr);
+  attention->decode(e, state, past, s.q, s.k, s.v, o);
   Tensor middle = activation(e, rows, config->hidden);
   attention_output(e, call_at(pass, 0, false), o, x, middle, s);
   return middle;

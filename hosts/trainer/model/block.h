@@ -73,10 +73,10 @@ class TransformerBlock {
   // dy becomes the gradient of the half's input, in place.
   void attention_half_backward(Engine& engine, const Pass& pass, SavedBlock& saved, const Tensor& dy, const GradientReady& ready) const;
   void mlp_half_backward(Engine& engine, const Pass& pass, SavedBlock& saved, const Tensor& dy, const GradientReady& ready) const;
-  Tensor decode_attention(Engine& engine, const Pass& pass, const Tensor& x, int64_t past, const Tensor& cache_k, const Tensor& cache_v) const;
+  Tensor decode_attention(Engine& engine, const Pass& pass, const Tensor& x, int64_t past, DecodeState& state) const;
 
-  // One decoding step over a cache: k and v of the new rows are appended at position `past` to cache_k, cache_v [capacity, Hkv, d].
-  Tensor decode(Engine& engine, const Pass& pass, const Tensor& x, int64_t past, const Tensor& cache_k, const Tensor& cache_v) const;
+  // One decoding step: rows x follow `past` others, of which the state knows what attention remembers; then of these too.
+  Tensor decode(Engine& engine, const Pass& pass, const Tensor& x, int64_t past, DecodeState& state) const;
 
   // Codes the block's quantized weights; x, hidden states of each calibration sequence, end as the block's outputs (calibrate.cpp).
   void calibrate(Engine& engine, const Pass& pass, std::vector<Tensor>& x, const CodeLinear& code);

@@ -156,6 +156,7 @@ ModelConfig parse_config(const nlohmann::json& j, const std::string& what) {
   } else if (auto e = find_int(j, "eos_token_id", 0, kMaxVocab, what)) {
     c.eos.push_back(*e);
   }
+  c.attention = find_string(j, kAttentionKey, what).value_or("");
   c.file_dtype = find_string(j, "dtype", what).value_or(text_of(j, "torch_dtype", what, ""));
   check_shape(c, what);
   return c;
@@ -198,6 +199,7 @@ nlohmann::json config_to_json(const ModelConfig& c, const std::string& dtype) {
   if (c.model_type == "llama") j["attention_bias"] = c.qkv_bias, j["mlp_bias"] = c.mlp_bias;
   if (c.model_type == "qwen3") j["attention_bias"] = c.qkv_bias;
   if (c.bos >= 0) j["bos_token_id"] = c.bos;
+  if (!c.attention.empty()) j[kAttentionKey] = c.attention;
   if (c.eos.size() == 1) j["eos_token_id"] = c.eos[0];
   if (c.eos.size() > 1) j["eos_token_id"] = c.eos;
   const RopeScaling& r = c.rope;

@@ -38,6 +38,7 @@ struct ModelConfig {
   // How a folder's linear weights are stored where they are quantized: quant_method ("bitsandbytes") and the whole quantization_config as
   // JSON text. Empty: plain.
   std::string stored_layout, stored_config;
+  std::string attention;   // spec of the plugin that the model was trained with, as its file states; empty: exact attention
   std::string file_dtype;  // "float32", "bfloat16", … as the file states; may be empty
 
   int64_t q_width() const { return heads * head_dim; }
@@ -47,6 +48,9 @@ struct ModelConfig {
   // inv_freq[head_dim / 2] and the factor on cos and sin; length: tokens of the longest sequence (only kDynamic looks at it).
   std::vector<float> inverse_frequencies(int64_t length, double& attention_scale) const;
 };
+
+// The key of config.json under which ModelConfig::attention stands; other programs skip it.
+inline constexpr const char* kAttentionKey = "tenon_attention";
 
 // Reads both spellings of config.json (rope_theta + rope_scaling + torch_dtype; rope_parameters + dtype). Refuses what the trainer does
 // not compute (other architectures, activations, partial rotary …) and every impossible number, in one sentence that names `what`.

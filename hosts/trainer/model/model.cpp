@@ -97,7 +97,7 @@ AttentionLayer Model::attention_layer(const ModelConfig& c, int64_t layer) {
                               static_cast<uint32_t>(c.layers), 0, static_cast<uint32_t>(c.heads), 0, 0, 0};
   check(attention_plugin_.api->create(engine_.host(), attention_plugin_.hypers, attention_plugin_.n_hypers, &a, &instance), "creating an attention layer");
   attention_.push_back(instance);
-  return AttentionLayer(attention_plugin_.api, instance, c.window[layer]);
+  return AttentionLayer(attention_plugin_.api, instance, a, c.window[layer]);
 }
 
 void Model::add_scales(Linear& linear) {

@@ -71,7 +71,7 @@ class Model {
   // Runs sequences of one length through the model and has every quantized weight coded, in the order in which they run.
   void calibrate(const std::vector<std::vector<int32_t>>& sequences, const CodeLinear& code, const std::function<void(size_t, size_t)>& progress);
 
-  // Decoding. reset() before a new sequence; feed() appends tokens and returns f32 logits of the last one on the host.
+  // Decoding. start_cache() before a new sequence of up to `capacity` tokens; feed() appends tokens and returns f32 logits of the last one on the host.
   void start_cache(int64_t capacity);
   std::vector<float> feed(const std::vector<int32_t>& ids);
   void end_cache();
@@ -121,7 +121,7 @@ class Model {
   friend struct RegionBinding;
   std::vector<tn_attention*> attention_;
   ActivationStage* stage_ = nullptr;
-  std::vector<Tensor> cache_k_, cache_v_;
+  std::vector<DecodeState> states_;  // by block, the region's own behind the model's
   int64_t cached_ = 0;
 };
 

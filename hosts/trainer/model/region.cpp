@@ -108,9 +108,8 @@ Tensor RegionPass::at(const tn_tensor* t) const {
 }
 
 Tensor RegionPass::decode(const TransformerBlock& b, uint32_t block, uint32_t part, const Tensor& x) {
-  const Tensor &k = stack_.cache_k->at(block), &v = stack_.cache_v->at(block);
   if (part == TN_BLOCK_MLP) return b.mlp_half(engine_, pass_, x, nullptr);
-  const Tensor middle = b.decode_attention(engine_, pass_, x, stack_.cached, k, v);
+  const Tensor middle = b.decode_attention(engine_, pass_, x, stack_.cached, stack_.states->at(block));
   return part == TN_BLOCK_WHOLE ? b.mlp_half(engine_, pass_, middle, nullptr) : middle;
 }
 

@@ -16,8 +16,8 @@ struct RegionStack {
   Parameter* final_norm = nullptr;
   double norm_eps = 0;
   int64_t hidden = 0;
-  // Decoding: caches [capacity, Hkv, d] by block, and how many rows they hold.
-  std::vector<Tensor>*cache_k = nullptr, *cache_v = nullptr;
+  // Decoding: what attention remembers, by block, and how many rows that is.
+  std::vector<DecodeState>* states = nullptr;
   int64_t cached = 0;
 };
 

@@ -73,11 +73,14 @@ void write_model(const std::string& folder, Session& session, const ModelSource&
   writer.commit();
 
   if (source.is_preset() || source.is_gguf()) {
-    write_json_file(at(folder, "config.json"), config_to_json(source.config(), dtype_name(dtype)));
+    ModelConfig config = source.config();
+    config.attention = session.techniques().attention_spec;
+    write_json_file(at(folder, "config.json"), config_to_json(config, dtype_name(dtype)));
   } else {
     Json config = read_json_file(at(source.path(), "config.json"));
     config[config.contains("dtype") ? "dtype" : "torch_dtype"] = dtype_name(dtype);
-    config.erase("quantization_config");
+    config.erase("quantization_config"), config.erase(kAttentionKey);
+    if (const std::string& attention = session.techniques().attention_spec; !attention.empty()) config[kAttentionKey] = attention;
     write_json_file(at(folder, "config.json"), config);
   }
   copy_tokenizer_files(source.path(), source.gguf(), folder);

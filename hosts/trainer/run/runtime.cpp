@@ -25,6 +25,16 @@ std::string read_adapter_config(const std::string& folder) {
   return read_json_file(path, limits).dump();
 }
 
+// config.json of a model folder and its path; null where there is none.
+std::pair<Json, std::string> folder_config(const std::string& model) {
+  const std::string path = (fs::path(model) / "config.json").string();
+  std::error_code ec;
+  if (!fs::is_regular_file(path, ec)) return {nullptr, path};
+  JsonLimits limits;
+  limits.max_bytes = 16 << 20;
+  return {read_json_file(path, limits), path};
+}
+
 // The adapter plugin that reads this PEFT type: the layout "peft:TYPE+KEY" is of files in which KEY is true, "peft:TYPE" of the others.
 std::string plugin_for(const Catalog& catalog, const std::string& config_json, const std::string& folder) {
   const Json j = Json::parse(config_json);
@@ -59,13 +69,14 @@ Device open_host(const Catalog& catalog) {
 
 }  // namespace
 
+std::string stored_attention(const std::string& model) {
+  const auto [config, path] = folder_config(model);
+  const std::string spec = config.is_object() ? find_string(config, kAttentionKey, path).value_or("") : "";
+  return spec.empty() ? kDefaultAttention : spec;
+}
+
 std::string stored_quantizer(const Catalog& catalog, const std::string& model) {
-  const std::string path = (fs::path(model) / "config.json").string();
-  std::error_code ec;
-  if (!fs::is_regular_file(path, ec)) return {};
-  JsonLimits limits;
-  limits.max_bytes = 16 << 20;
-  const Json config = read_json_file(path, limits);
+  const auto [config, path] = folder_config(model);
   if (!config.is_object()) return {};
   const Json* q = find_object(config, "quantization_config", path);
   if (!q) return {};
@@ -256,6 +267,8 @@ std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
   }
   set->attention_hypers_ = std::make_unique<HyperArray>(attention_->spec);
   t.attention = {&attention_->plugin.api<tn_attention_api>(), set->attention_hypers_->data(), set->attention_hypers_->size()};
+  const std::string spec = short_form(attention_->spec);
+  t.attention_spec = spec == kDefaultAttention ? "" : spec;
   t.decoder.ggml = [this](std::string_view type) { return ggml_decoder(type); };
   return set;
 }

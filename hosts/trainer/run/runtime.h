@@ -13,10 +13,12 @@
 
 namespace tenon::trainer {
 
+inline constexpr const char* kDefaultAttention = "flash-attention";  // exact, so a model need not say that it was trained with it
+
 // A mix as a user writes it. Empty = none.
 struct MixRequest {
   std::string optimizer;  // one, or several with what each takes: see parse_optimizers
-  std::string quantizer, attention = "flash-attention", device = "auto";
+  std::string quantizer, attention = kDefaultAttention, device = "auto";
   std::string stored_quantizer;           // what reads the model's own quantized weights (stored_quantizer())
   std::vector<std::string> adapters;      // specs, in order
   std::vector<std::string> adapter_from;  // PEFT folders; the i-th shapes and fills the i-th adapter
@@ -109,6 +111,9 @@ class Runtime {
 // The quantizer, as a spec, whose external layout holds the weights of the model in this folder; "" where they are plain. Throws Error where no
 // installed plugin reads them.
 std::string stored_quantizer(const Catalog& catalog, const std::string& model);
+
+// The attention plugin, as a spec, that the model in this folder was trained with, or kDefaultAttention.
+std::string stored_attention(const std::string& model);
 
 // A sink that appends to `text`, which outlives it.
 inline tn_sink append_to(std::string& text) {

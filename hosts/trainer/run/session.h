@@ -18,6 +18,7 @@ struct Techniques {
   std::vector<OptimizerMember> optimizers;  // in the order of the user's clauses
   bool tunes_scales = false;                // of quantized weights, and nothing else
   AttentionPlugin attention;
+  std::string attention_spec;  // with what differs from its defaults; empty: that of kDefaultAttention
   const Quantizer* quantizer = nullptr;  // or null
   std::vector<Adapter*> adapters;
   WeightDecoder decoder;

@@ -1,8 +1,10 @@
 // What the interface promises beyond values: strides, accumulation, determinism, partial calls, memory, refusals.
 #include "sdk/attention/merge.h"
-#include "test_case.h"
+#include "sdk/testing/attention.h"
 
 namespace tenon::flash::testing {
+
+using namespace sdk::testing::attention;
 namespace {
 
 class Contract : public Objects {};
@@ -200,8 +202,8 @@ TEST_P(Contract, PlanCountsTheVisibleWork) {
   EXPECT_GT(plan.tile_q, 0u);
   EXPECT_GT(plan.tile_k, 0u);
   tn_attention_state state{};
-  ASSERT_EQ(run.api()->state(run.self(), &sdk::kBF16, &state), TN_OK);
-  EXPECT_EQ(state.bytes_per_token, 2u * 48 * 2);
+  ASSERT_EQ(run.api()->state(run.self(), &sdk::kBF16, 100, &state), TN_OK);
+  EXPECT_EQ(state.bytes, 100u * 2 * 48 * 2);
 }
 
 TEST_P(Contract, RefusalsNameTheReason) {

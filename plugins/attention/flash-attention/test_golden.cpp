@@ -1,8 +1,10 @@
 // Agreement with the golden vectors: the definition in f64, checked where they were made against PyTorch's attention.
-#include "test_case.h"
+#include "sdk/testing/attention.h"
 #include "tests/reference/golden.h"
 
 namespace tenon::flash::testing {
+
+using namespace sdk::testing::attention;
 namespace {
 
 class Golden : public Objects {};

@@ -1,7 +1,9 @@
 // Outputs and gradients against the dense f64 evaluator, over shapes, masks and options.
-#include "test_case.h"
+#include "sdk/testing/attention.h"
 
 namespace tenon::flash::testing {
+
+using namespace sdk::testing::attention;
 namespace {
 
 class Values : public Objects {};

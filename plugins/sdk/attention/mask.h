@@ -18,8 +18,9 @@ struct Mask {
   int64_t sink = 0;               // leading positions that a window does not hide
 };
 
-// Several windows intersect. Refuses unknown kinds, negative sizes and a second sink.
-inline Mask lower_mask(const tn_attention_shape& shape) {
+// Several windows intersect. Refuses unknown kinds, negative sizes and a second sink. BLOCKS are refused too, or with
+// `skip_blocks` left to the caller.
+inline Mask lower_mask(const tn_attention_shape& shape, bool skip_blocks = false) {
   Mask mask;
   const auto narrower = [](int64_t a, int64_t b) { return a < 0 ? b : b < 0 ? a : a < b ? a : b; };
   for (uint32_t t = 0; t < shape.n_mask; ++t) {
@@ -38,6 +39,9 @@ inline Mask lower_mask(const tn_attention_shape& shape) {
         if (mask.sink > 0)
           fail(TN_E_UNSUPPORTED, "an attention mask can have one sink; merge the sinks into the larger one");
         mask.sink = term.n;
+        break;
+      case TN_MASK_BLOCKS:
+        if (!skip_blocks) fail(TN_E_UNSUPPORTED, "attention masks of tiles are not known here; a block-sparse kernel takes them");
         break;
       default:
         fail(TN_E_UNSUPPORTED,

@@ -6,11 +6,13 @@
 #pragma once
 
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <vector>
 
 #include "sdk/attention/dropout.h"
 #include "sdk/attention/segments.h"
+#include "tenon/attention_form.h"
 
 namespace tenon::sdk {
 
@@ -23,6 +25,9 @@ struct DenseAttention {
   double dropout = 0;
   tn_rng rng{};
   int64_t head_offset = 0;
+  uint32_t form = TN_FORM_SOFTMAX;  // what the kernel computes (org.tenon.attention-form/1)
+  double epsilon = 0;
+  std::function<double(int64_t h, int64_t i, int64_t j)> factor{};  // of that form, by head and global positions; none: 1
   std::vector<double> q, k, v, sink_logit;  // sink_logit: [heads] or empty
 
   struct Output {
@@ -41,6 +46,12 @@ struct DenseAttention {
       for (size_t n = 0; n < row.p.size(); ++n)
         for (int64_t c = 0; c < e; ++c)
           out.o[q_index(row, e) + c] += row.p[n] * row.keep[n] * v[k_index(row, n, e) + c];
+      if (form == TN_FORM_LINEAR_RMS && !row.p.empty()) {
+        double* o = &out.o[q_index(row, e)];
+        const double divisor = rms(o);
+        for (int64_t c = 0; c < e; ++c) o[c] /= divisor;
+        out.lse[lse_index(row)] = std::log(divisor);
+      }
     });
     return out;
   }
@@ -51,6 +62,7 @@ struct DenseAttention {
                 std::vector<double>(sink_logit.size())};
     each_row([&](const Row& row) {
       if (std::isinf(row.lse)) return;
+      if (form != TN_FORM_SOFTMAX) return linear_backward(row, d_o, g);
       const double* go = &d_o[q_index(row, e)];
       const double gl = d_lse.empty() ? 0.0 : d_lse[lse_index(row)];
       std::vector<double> dp(row.p.size());
@@ -79,6 +91,35 @@ struct DenseAttention {
     std::vector<double> p, keep, slope;  // weight, dropout factor, d softcap
     double lse;
   };
+  double rms(const double* row) const {
+    double sum = 0;
+    for (int64_t c = 0; c < e; ++c) sum += row[c] * row[c];
+    return std::sqrt(sum / static_cast<double>(e) + epsilon);
+  }
+  // row.p is factor · q·k, row.slope the factor.
+  void linear_backward(const Row& row, const std::vector<double>& d_o, Gradients& g) const {
+    std::vector<double> go(d_o.begin() + q_index(row, e), d_o.begin() + q_index(row, e) + e);
+    if (form == TN_FORM_LINEAR_RMS) {
+      std::vector<double> o(e);
+      for (size_t n = 0; n < row.p.size(); ++n)
+        for (int64_t c = 0; c < e; ++c) o[c] += row.p[n] * v[k_index(row, n, e) + c];
+      const double divisor = rms(o.data());
+      double mean = 0;
+      for (int64_t c = 0; c < e; ++c) mean += go[c] * o[c] / divisor / static_cast<double>(e);
+      for (int64_t c = 0; c < e; ++c) go[c] = (go[c] - o[c] / divisor * mean) / divisor;
+    }
+    for (size_t n = 0; n < row.p.size(); ++n) {
+      double ds = 0;
+      for (int64_t c = 0; c < e; ++c) {
+        ds += go[c] * v[k_index(row, n, e) + c] * row.slope[n];
+        g.dv[k_index(row, n, e) + c] += row.p[n] * go[c];
+      }
+      for (int64_t c = 0; c < d; ++c) {
+        g.dq[q_index(row, d) + c] += ds * k[k_index(row, n, d) + c];
+        g.dk[k_index(row, n, d) + c] += ds * q[q_index(row, d) + c];
+      }
+    }
+  }
   double scaling() const { return scale != 0 ? scale : 1.0 / std::sqrt(static_cast<double>(d)); }
   int64_t q_index(const Row& r, int64_t width) const { return ((r.b * t_q + r.i) * heads + r.h) * width; }
   int64_t k_index(const Row& r, size_t n, int64_t width) const {
@@ -86,17 +127,26 @@ struct DenseAttention {
   }
   int64_t lse_index(const Row& r) const { return (r.b * heads + r.h) * t_q + r.i; }
 
-  bool sees(int64_t i, int64_t j) const {
+  static bool in_map(const tn_block_map& m, int64_t g, int64_t i, int64_t j) {
+    const int64_t row = i / m.block_q;
+    if (i < 0 || j < 0 || row >= m.n_rows) return false;
+    const int64_t* begin = m.row_begin + (m.n_maps == 1 ? 0 : g) * (m.n_rows + 1) + row;
+    for (int64_t n = begin[0]; n < begin[1]; ++n)
+      if (m.column[n] == j / m.block_k) return true;
+    return false;
+  }
+  bool sees(int64_t h, int64_t i, int64_t j) const {
     int64_t sink = 0;
     for (const tn_mask_term& t : mask)
       if (t.kind == TN_MASK_SINK) sink = t.n;
     for (const tn_mask_term& t : mask) {
+      if (t.kind == TN_MASK_BLOCKS && !in_map(*t.blocks, h / (heads / kv_heads), i, j)) return false;
       if (t.kind == TN_MASK_CAUSAL && j > i) return false;
       if (t.kind == TN_MASK_WINDOW && j >= sink &&
           ((t.left >= 0 && j < i - t.left) || (t.right >= 0 && j > i + t.right)))
         return false;
     }
-    return true;
+    return form != TN_FORM_SOFTMAX || !factor || factor(h, i, j) != 0;
   }
 
   template <class Visit>
@@ -116,16 +166,25 @@ struct DenseAttention {
     const tn_rng key = dropout_key(rng, dropout_batch, head_offset + h);
     double top = -std::numeric_limits<double>::infinity();
     for (int64_t j = 0; j < s.k_len; ++j) {
-      if (!sees(s.q_pos + i, s.k_pos + j)) continue;
+      if (!sees(h, s.q_pos + i, s.k_pos + j)) continue;
       r.keys.push_back(s.k_begin + j);
       double x = 0;
       for (int64_t c = 0; c < d; ++c) x += q[q_index(r, d) + c] * k[k_index(r, r.keys.size() - 1, d) + c];
+      if (form != TN_FORM_SOFTMAX) {
+        r.slope.push_back(factor(h, s.q_pos + i, s.k_pos + j));
+        r.p.push_back(x * r.slope.back()), r.keep.push_back(1);
+        continue;
+      }
       x *= scaling();
       const double bent = softcap > 0 ? std::tanh(x / softcap) : 0.0;
       r.p.push_back(softcap > 0 ? softcap * bent : x);
       r.slope.push_back(1 - bent * bent);
       r.keep.push_back(drop.threshold ? keep_factor(drop, key, s.q_pos + i, s.k_pos + j) : 1.0);
       top = std::max(top, r.p.back());
+    }
+    if (form != TN_FORM_SOFTMAX) {
+      r.lse = r.p.empty() ? top : 0;
+      return r;
     }
     if (!sink_logit.empty()) top = std::max(top, sink_logit[h]);
     double sum = sink_logit.empty() || std::isinf(top) ? 0.0 : std::exp(sink_logit[h] - top);

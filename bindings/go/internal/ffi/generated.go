@@ -118,11 +118,17 @@ const (
 	TN_PORT_DV                    = 10
 	TN_PORT_D_LSE                 = 11
 	TN_PORT_D_SINK_LOGIT          = 12
+	TN_PORT_STATE_IN              = 13
+	TN_PORT_STATE_OUT             = 14
+	TN_PORT_D_STATE_IN            = 15
+	TN_PORT_D_STATE_OUT           = 16
+	TN_PORT_LOG_DECAY             = 17
 	TN_BIND_ACCUMULATE            = 1
 	TN_MASK_UNDEFINED             = 0
 	TN_MASK_CAUSAL                = 1
 	TN_MASK_WINDOW                = 2
 	TN_MASK_SINK                  = 3
+	TN_MASK_BLOCKS                = 4
 	TN_PHASE_UNDEFINED            = 0
 	TN_PHASE_TRAIN                = 1
 	TN_PHASE_PREFILL              = 2
@@ -132,6 +138,10 @@ const (
 	TN_STATE_PER_TOKEN            = 1
 	TN_STATE_FIXED                = 2
 	TN_STATE_RING                 = 3
+	TN_FORM_UNDEFINED             = 0
+	TN_FORM_SOFTMAX               = 1
+	TN_FORM_LINEAR                = 2
+	TN_FORM_LINEAR_RMS            = 3
 	TN_SITE_WEIGHT                = 1
 	TN_SITE_OPTIMIZER_STATE       = 2
 	TN_SITE_ACTIVATION            = 4
@@ -188,6 +198,7 @@ const (
 	TN_MEMORY_CODEC               = 7
 	TN_TRAINER_SKIPPED            = 1
 	TN_TRAINER_DEGRADED           = 2
+	TN_EXT_ATTENTION_FORM         = "org.tenon.attention-form/1"
 	TN_EXT_CALIBRATE              = "org.tenon.calibrate/1"
 	TN_EXT_COMBINE                = "org.tenon.combine/1"
 	TN_EXT_DRIVE                  = "org.tenon.drive/1"
@@ -502,12 +513,24 @@ type PortBind struct {
 	Tensor     *Tensor
 }
 
+type BlockMap struct {
+	StructSize uint32
+	NMaps      uint32
+	BlockQ     uint32
+	BlockK     uint32
+	NRows      int64
+	NColumns   int64
+	RowBegin   *int64
+	Column     *int32
+}
+
 type MaskTerm struct {
 	StructSize uint32
 	Kind       uint32
 	Left       int64
 	Right      int64
 	N          int64
+	Blocks     *BlockMap
 }
 
 type Segments struct {
@@ -537,19 +560,20 @@ type AttentionConfig struct {
 }
 
 type AttentionShape struct {
-	StructSize uint32
-	Phase      uint32
-	Flags      uint32
-	NMask      uint32
-	Batch      int64
-	TQ         int64
-	TK         int64
-	QPos       int64
-	KPos       int64
-	Mask       **MaskTerm
-	Segments   *Segments
-	Dtype      Dtype
-	Reserved   [2]uint16
+	StructSize  uint32
+	Phase       uint32
+	Flags       uint32
+	NMask       uint32
+	Batch       int64
+	TQ          int64
+	TK          int64
+	QPos        int64
+	KPos        int64
+	Mask        **MaskTerm
+	Segments    *Segments
+	Dtype       Dtype
+	Reserved    [2]uint16
+	StateTokens int64
 }
 
 type AttentionPlan struct {
@@ -562,11 +586,9 @@ type AttentionPlan struct {
 }
 
 type AttentionState struct {
-	StructSize    uint32
-	Kind          uint32
-	FixedBytes    uint64
-	BytesPerToken uint64
-	RingTokens    int64
+	StructSize uint32
+	Kind       uint32
+	Bytes      uint64
 }
 
 type AttentionCall struct {
@@ -588,6 +610,13 @@ type AttentionAPI struct {
 	Forward    unsafe.Pointer
 	Backward   unsafe.Pointer
 	State      unsafe.Pointer
+}
+
+type AttentionForm struct {
+	StructSize uint32
+	Reserved   uint32
+	Form       unsafe.Pointer
+	Factors    unsafe.Pointer
 }
 
 type Target struct {
@@ -1335,6 +1364,18 @@ func GoldenLayout() []string {
 		add("  tensor offset %d size %d", unsafe.Offsetof(s.Tensor), unsafe.Sizeof(s.Tensor))
 	}
 	{
+		var s BlockMap
+		add("struct tn_block_map size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  n_maps offset %d size %d", unsafe.Offsetof(s.NMaps), unsafe.Sizeof(s.NMaps))
+		add("  block_q offset %d size %d", unsafe.Offsetof(s.BlockQ), unsafe.Sizeof(s.BlockQ))
+		add("  block_k offset %d size %d", unsafe.Offsetof(s.BlockK), unsafe.Sizeof(s.BlockK))
+		add("  n_rows offset %d size %d", unsafe.Offsetof(s.NRows), unsafe.Sizeof(s.NRows))
+		add("  n_columns offset %d size %d", unsafe.Offsetof(s.NColumns), unsafe.Sizeof(s.NColumns))
+		add("  row_begin offset %d size %d", unsafe.Offsetof(s.RowBegin), unsafe.Sizeof(s.RowBegin))
+		add("  column offset %d size %d", unsafe.Offsetof(s.Column), unsafe.Sizeof(s.Column))
+	}
+	{
 		var s MaskTerm
 		add("struct tn_mask_term size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
 		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
@@ -1342,6 +1383,7 @@ func GoldenLayout() []string {
 		add("  left offset %d size %d", unsafe.Offsetof(s.Left), unsafe.Sizeof(s.Left))
 		add("  right offset %d size %d", unsafe.Offsetof(s.Right), unsafe.Sizeof(s.Right))
 		add("  n offset %d size %d", unsafe.Offsetof(s.N), unsafe.Sizeof(s.N))
+		add("  blocks offset %d size %d", unsafe.Offsetof(s.Blocks), unsafe.Sizeof(s.Blocks))
 	}
 	{
 		var s Segments
@@ -1387,6 +1429,7 @@ func GoldenLayout() []string {
 		add("  segments offset %d size %d", unsafe.Offsetof(s.Segments), unsafe.Sizeof(s.Segments))
 		add("  dtype offset %d size %d", unsafe.Offsetof(s.Dtype), unsafe.Sizeof(s.Dtype))
 		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  state_tokens offset %d size %d", unsafe.Offsetof(s.StateTokens), unsafe.Sizeof(s.StateTokens))
 	}
 	{
 		var s AttentionPlan
@@ -1403,9 +1446,7 @@ func GoldenLayout() []string {
 		add("struct tn_attention_state size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
 		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
 		add("  kind offset %d size %d", unsafe.Offsetof(s.Kind), unsafe.Sizeof(s.Kind))
-		add("  fixed_bytes offset %d size %d", unsafe.Offsetof(s.FixedBytes), unsafe.Sizeof(s.FixedBytes))
-		add("  bytes_per_token offset %d size %d", unsafe.Offsetof(s.BytesPerToken), unsafe.Sizeof(s.BytesPerToken))
-		add("  ring_tokens offset %d size %d", unsafe.Offsetof(s.RingTokens), unsafe.Sizeof(s.RingTokens))
+		add("  bytes offset %d size %d", unsafe.Offsetof(s.Bytes), unsafe.Sizeof(s.Bytes))
 	}
 	{
 		var s AttentionCall
@@ -1446,11 +1487,17 @@ func GoldenLayout() []string {
 	add("TN_PORT_DV = %d", TN_PORT_DV)
 	add("TN_PORT_D_LSE = %d", TN_PORT_D_LSE)
 	add("TN_PORT_D_SINK_LOGIT = %d", TN_PORT_D_SINK_LOGIT)
+	add("TN_PORT_STATE_IN = %d", TN_PORT_STATE_IN)
+	add("TN_PORT_STATE_OUT = %d", TN_PORT_STATE_OUT)
+	add("TN_PORT_D_STATE_IN = %d", TN_PORT_D_STATE_IN)
+	add("TN_PORT_D_STATE_OUT = %d", TN_PORT_D_STATE_OUT)
+	add("TN_PORT_LOG_DECAY = %d", TN_PORT_LOG_DECAY)
 	add("TN_BIND_ACCUMULATE = %d", TN_BIND_ACCUMULATE)
 	add("TN_MASK_UNDEFINED = %d", TN_MASK_UNDEFINED)
 	add("TN_MASK_CAUSAL = %d", TN_MASK_CAUSAL)
 	add("TN_MASK_WINDOW = %d", TN_MASK_WINDOW)
 	add("TN_MASK_SINK = %d", TN_MASK_SINK)
+	add("TN_MASK_BLOCKS = %d", TN_MASK_BLOCKS)
 	add("TN_PHASE_UNDEFINED = %d", TN_PHASE_UNDEFINED)
 	add("TN_PHASE_TRAIN = %d", TN_PHASE_TRAIN)
 	add("TN_PHASE_PREFILL = %d", TN_PHASE_PREFILL)
@@ -1460,6 +1507,18 @@ func GoldenLayout() []string {
 	add("TN_STATE_PER_TOKEN = %d", TN_STATE_PER_TOKEN)
 	add("TN_STATE_FIXED = %d", TN_STATE_FIXED)
 	add("TN_STATE_RING = %d", TN_STATE_RING)
+	{
+		var s AttentionForm
+		add("struct tn_attention_form size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  form offset %d size %d", unsafe.Offsetof(s.Form), unsafe.Sizeof(s.Form))
+		add("  factors offset %d size %d", unsafe.Offsetof(s.Factors), unsafe.Sizeof(s.Factors))
+	}
+	add("TN_FORM_UNDEFINED = %d", TN_FORM_UNDEFINED)
+	add("TN_FORM_SOFTMAX = %d", TN_FORM_SOFTMAX)
+	add("TN_FORM_LINEAR = %d", TN_FORM_LINEAR)
+	add("TN_FORM_LINEAR_RMS = %d", TN_FORM_LINEAR_RMS)
 	{
 		var s CalibrationPlan
 		add("struct tn_calibration_plan size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))

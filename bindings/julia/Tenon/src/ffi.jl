@@ -106,11 +106,17 @@ const TN_PORT_DK = Int32(9)
 const TN_PORT_DV = Int32(10)
 const TN_PORT_D_LSE = Int32(11)
 const TN_PORT_D_SINK_LOGIT = Int32(12)
+const TN_PORT_STATE_IN = Int32(13)
+const TN_PORT_STATE_OUT = Int32(14)
+const TN_PORT_D_STATE_IN = Int32(15)
+const TN_PORT_D_STATE_OUT = Int32(16)
+const TN_PORT_LOG_DECAY = Int32(17)
 const TN_BIND_ACCUMULATE = Int32(1)
 const TN_MASK_UNDEFINED = Int32(0)
 const TN_MASK_CAUSAL = Int32(1)
 const TN_MASK_WINDOW = Int32(2)
 const TN_MASK_SINK = Int32(3)
+const TN_MASK_BLOCKS = Int32(4)
 const TN_PHASE_UNDEFINED = Int32(0)
 const TN_PHASE_TRAIN = Int32(1)
 const TN_PHASE_PREFILL = Int32(2)
@@ -120,6 +126,10 @@ const TN_STATE_UNDEFINED = Int32(0)
 const TN_STATE_PER_TOKEN = Int32(1)
 const TN_STATE_FIXED = Int32(2)
 const TN_STATE_RING = Int32(3)
+const TN_FORM_UNDEFINED = Int32(0)
+const TN_FORM_SOFTMAX = Int32(1)
+const TN_FORM_LINEAR = Int32(2)
+const TN_FORM_LINEAR_RMS = Int32(3)
 const TN_SITE_WEIGHT = Int32(1)
 const TN_SITE_OPTIMIZER_STATE = Int32(2)
 const TN_SITE_ACTIVATION = Int32(4)
@@ -176,6 +186,7 @@ const TN_MEMORY_WORKSPACE = Int32(6)
 const TN_MEMORY_CODEC = Int32(7)
 const TN_TRAINER_SKIPPED = Int32(1)
 const TN_TRAINER_DEGRADED = Int32(2)
+const TN_EXT_ATTENTION_FORM = "org.tenon.attention-form/1"
 const TN_EXT_CALIBRATE = "org.tenon.calibrate/1"
 const TN_EXT_COMBINE = "org.tenon.combine/1"
 const TN_EXT_DRIVE = "org.tenon.drive/1"
@@ -478,12 +489,24 @@ struct tn_port_bind
     tensor::Ptr{tn_tensor}
 end
 
+struct tn_block_map
+    struct_size::UInt32
+    n_maps::UInt32
+    block_q::UInt32
+    block_k::UInt32
+    n_rows::Int64
+    n_columns::Int64
+    row_begin::Ptr{Int64}
+    column::Ptr{Int32}
+end
+
 struct tn_mask_term
     struct_size::UInt32
     kind::UInt32
     left::Int64
     right::Int64
     n::Int64
+    blocks::Ptr{tn_block_map}
 end
 
 struct tn_segments
@@ -526,6 +549,7 @@ struct tn_attention_shape
     segments::Ptr{tn_segments}
     dtype::tn_dtype
     reserved::NTuple{2,UInt16}
+    state_tokens::Int64
 end
 
 struct tn_attention_plan
@@ -540,9 +564,7 @@ end
 struct tn_attention_state
     struct_size::UInt32
     kind::UInt32
-    fixed_bytes::UInt64
-    bytes_per_token::UInt64
-    ring_tokens::Int64
+    bytes::UInt64
 end
 
 struct tn_attention_call
@@ -564,6 +586,13 @@ struct tn_attention_api
     forward::Ptr{Cvoid}
     backward::Ptr{Cvoid}
     state::Ptr{Cvoid}
+end
+
+struct tn_attention_form
+    struct_size::UInt32
+    reserved::UInt32
+    form::Ptr{Cvoid}
+    factors::Ptr{Cvoid}
 end
 
 struct tn_target
@@ -1048,12 +1077,13 @@ const LAYOUT = [
     "TN_ADAPTER_MERGES" => TN_ADAPTER_MERGES,
     "TN_ADAPTER_SURROGATE_GRADIENT" => TN_ADAPTER_SURROGATE_GRADIENT,
     tn_port_bind => ["struct_size", "port", "flags", "reserved", "tensor"],
-    tn_mask_term => ["struct_size", "kind", "left", "right", "n"],
+    tn_block_map => ["struct_size", "n_maps", "block_q", "block_k", "n_rows", "n_columns", "row_begin", "column"],
+    tn_mask_term => ["struct_size", "kind", "left", "right", "n", "blocks"],
     tn_segments => ["struct_size", "n", "q_begin", "q_len", "k_begin", "k_len", "q_pos", "k_pos"],
     tn_attention_config => ["struct_size", "n_heads", "n_kv_heads", "d_qk", "d_v", "layer", "n_layers", "head_offset", "n_heads_global", "reserved", "scale", "softcap"],
-    tn_attention_shape => ["struct_size", "phase", "flags", "n_mask", "batch", "t_q", "t_k", "q_pos", "k_pos", "mask", "segments", "dtype", "reserved"],
+    tn_attention_shape => ["struct_size", "phase", "flags", "n_mask", "batch", "t_q", "t_k", "q_pos", "k_pos", "mask", "segments", "dtype", "reserved", "state_tokens"],
     tn_attention_plan => ["struct_size", "tile_q", "tile_k", "reserved", "forward", "backward"],
-    tn_attention_state => ["struct_size", "kind", "fixed_bytes", "bytes_per_token", "ring_tokens"],
+    tn_attention_state => ["struct_size", "kind", "bytes"],
     tn_attention_call => ["struct_size", "flags", "exec", "dropout", "rng", "step"],
     tn_attention_api => ["struct_size", "placement", "create", "destroy", "supports", "plan", "forward", "backward", "state"],
     "TN_PLACEMENT_UNDEFINED" => TN_PLACEMENT_UNDEFINED,
@@ -1072,11 +1102,17 @@ const LAYOUT = [
     "TN_PORT_DV" => TN_PORT_DV,
     "TN_PORT_D_LSE" => TN_PORT_D_LSE,
     "TN_PORT_D_SINK_LOGIT" => TN_PORT_D_SINK_LOGIT,
+    "TN_PORT_STATE_IN" => TN_PORT_STATE_IN,
+    "TN_PORT_STATE_OUT" => TN_PORT_STATE_OUT,
+    "TN_PORT_D_STATE_IN" => TN_PORT_D_STATE_IN,
+    "TN_PORT_D_STATE_OUT" => TN_PORT_D_STATE_OUT,
+    "TN_PORT_LOG_DECAY" => TN_PORT_LOG_DECAY,
     "TN_BIND_ACCUMULATE" => TN_BIND_ACCUMULATE,
     "TN_MASK_UNDEFINED" => TN_MASK_UNDEFINED,
     "TN_MASK_CAUSAL" => TN_MASK_CAUSAL,
     "TN_MASK_WINDOW" => TN_MASK_WINDOW,
     "TN_MASK_SINK" => TN_MASK_SINK,
+    "TN_MASK_BLOCKS" => TN_MASK_BLOCKS,
     "TN_PHASE_UNDEFINED" => TN_PHASE_UNDEFINED,
     "TN_PHASE_TRAIN" => TN_PHASE_TRAIN,
     "TN_PHASE_PREFILL" => TN_PHASE_PREFILL,
@@ -1086,6 +1122,11 @@ const LAYOUT = [
     "TN_STATE_PER_TOKEN" => TN_STATE_PER_TOKEN,
     "TN_STATE_FIXED" => TN_STATE_FIXED,
     "TN_STATE_RING" => TN_STATE_RING,
+    tn_attention_form => ["struct_size", "reserved", "form", "factors"],
+    "TN_FORM_UNDEFINED" => TN_FORM_UNDEFINED,
+    "TN_FORM_SOFTMAX" => TN_FORM_SOFTMAX,
+    "TN_FORM_LINEAR" => TN_FORM_LINEAR,
+    "TN_FORM_LINEAR_RMS" => TN_FORM_LINEAR_RMS,
     tn_calibration_plan => ["struct_size", "statistic", "sequences", "length"],
     tn_calibrate => ["struct_size", "reserved", "plan", "estimate", "encode"],
     "TN_STATISTIC_UNDEFINED" => TN_STATISTIC_UNDEFINED,

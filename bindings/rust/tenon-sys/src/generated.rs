@@ -109,11 +109,17 @@ pub const TN_PORT_DK: u32 = 9;
 pub const TN_PORT_DV: u32 = 10;
 pub const TN_PORT_D_LSE: u32 = 11;
 pub const TN_PORT_D_SINK_LOGIT: u32 = 12;
+pub const TN_PORT_STATE_IN: u32 = 13;
+pub const TN_PORT_STATE_OUT: u32 = 14;
+pub const TN_PORT_D_STATE_IN: u32 = 15;
+pub const TN_PORT_D_STATE_OUT: u32 = 16;
+pub const TN_PORT_LOG_DECAY: u32 = 17;
 pub const TN_BIND_ACCUMULATE: u32 = 1;
 pub const TN_MASK_UNDEFINED: u32 = 0;
 pub const TN_MASK_CAUSAL: u32 = 1;
 pub const TN_MASK_WINDOW: u32 = 2;
 pub const TN_MASK_SINK: u32 = 3;
+pub const TN_MASK_BLOCKS: u32 = 4;
 pub const TN_PHASE_UNDEFINED: u32 = 0;
 pub const TN_PHASE_TRAIN: u32 = 1;
 pub const TN_PHASE_PREFILL: u32 = 2;
@@ -123,6 +129,10 @@ pub const TN_STATE_UNDEFINED: u32 = 0;
 pub const TN_STATE_PER_TOKEN: u32 = 1;
 pub const TN_STATE_FIXED: u32 = 2;
 pub const TN_STATE_RING: u32 = 3;
+pub const TN_FORM_UNDEFINED: u32 = 0;
+pub const TN_FORM_SOFTMAX: u32 = 1;
+pub const TN_FORM_LINEAR: u32 = 2;
+pub const TN_FORM_LINEAR_RMS: u32 = 3;
 pub const TN_SITE_WEIGHT: u32 = 1;
 pub const TN_SITE_OPTIMIZER_STATE: u32 = 2;
 pub const TN_SITE_ACTIVATION: u32 = 4;
@@ -179,6 +189,7 @@ pub const TN_MEMORY_WORKSPACE: u32 = 6;
 pub const TN_MEMORY_CODEC: u32 = 7;
 pub const TN_TRAINER_SKIPPED: u32 = 1;
 pub const TN_TRAINER_DEGRADED: u32 = 2;
+pub const TN_EXT_ATTENTION_FORM: &[u8] = b"org.tenon.attention-form/1\0";
 pub const TN_EXT_CALIBRATE: &[u8] = b"org.tenon.calibrate/1\0";
 pub const TN_EXT_COMBINE: &[u8] = b"org.tenon.combine/1\0";
 pub const TN_EXT_DRIVE: &[u8] = b"org.tenon.drive/1\0";
@@ -582,12 +593,26 @@ pub struct tn_port_bind {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
+pub struct tn_block_map {
+    pub struct_size: u32,
+    pub n_maps: u32,
+    pub block_q: u32,
+    pub block_k: u32,
+    pub n_rows: i64,
+    pub n_columns: i64,
+    pub row_begin: *const i64,
+    pub column: *const i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub struct tn_mask_term {
     pub struct_size: u32,
     pub kind: u32,
     pub left: i64,
     pub right: i64,
     pub n: i64,
+    pub blocks: *const tn_block_map,
 }
 
 #[repr(C)]
@@ -636,6 +661,7 @@ pub struct tn_attention_shape {
     pub segments: *const tn_segments,
     pub dtype: tn_dtype,
     pub reserved: [u16; 2],
+    pub state_tokens: i64,
 }
 
 #[repr(C)]
@@ -654,9 +680,7 @@ pub struct tn_attention_plan {
 pub struct tn_attention_state {
     pub struct_size: u32,
     pub kind: u32,
-    pub fixed_bytes: u64,
-    pub bytes_per_token: u64,
-    pub ring_tokens: i64,
+    pub bytes: u64,
 }
 
 #[repr(C)]
@@ -681,7 +705,16 @@ pub struct tn_attention_api {
     pub plan: Option<unsafe extern "C" fn(self_: *mut tn_attention, api: *const tn_device_api, device: *mut tn_device, shape: *const tn_attention_shape, out: *mut tn_attention_plan) -> i32>,
     pub forward: Option<unsafe extern "C" fn(self_: *mut tn_attention, call: *const tn_attention_call, shape: *const tn_attention_shape, binds: *const *const tn_port_bind, n_binds: u64) -> i32>,
     pub backward: Option<unsafe extern "C" fn(self_: *mut tn_attention, call: *const tn_attention_call, shape: *const tn_attention_shape, binds: *const *const tn_port_bind, n_binds: u64) -> i32>,
-    pub state: Option<unsafe extern "C" fn(self_: *mut tn_attention, dtype: *const tn_dtype, out: *mut tn_attention_state) -> i32>,
+    pub state: Option<unsafe extern "C" fn(self_: *mut tn_attention, dtype: *const tn_dtype, tokens: i64, out: *mut tn_attention_state) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_attention_form {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub form: Option<unsafe extern "C" fn(self_: *mut tn_attention, form: *mut u32, epsilon: *mut f64) -> i32>,
+    pub factors: Option<unsafe extern "C" fn(self_: *mut tn_attention, head: u32, i: i64, j: i64, n: i64, out: *mut f64) -> i32>,
 }
 
 #[repr(C)]
@@ -1374,6 +1407,19 @@ pub fn layout() -> Vec<String> {
         lines.push(format!("  tensor offset {} size {}", unsafe { addr_of!((*p).tensor) as usize - p as usize }, width(|p: *const tn_port_bind| unsafe { addr_of!((*p).tensor) })));
     }
     {
+        let m = MaybeUninit::<tn_block_map>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_block_map size {} align {}", size_of::<tn_block_map>(), align_of::<tn_block_map>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_block_map| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  n_maps offset {} size {}", unsafe { addr_of!((*p).n_maps) as usize - p as usize }, width(|p: *const tn_block_map| unsafe { addr_of!((*p).n_maps) })));
+        lines.push(format!("  block_q offset {} size {}", unsafe { addr_of!((*p).block_q) as usize - p as usize }, width(|p: *const tn_block_map| unsafe { addr_of!((*p).block_q) })));
+        lines.push(format!("  block_k offset {} size {}", unsafe { addr_of!((*p).block_k) as usize - p as usize }, width(|p: *const tn_block_map| unsafe { addr_of!((*p).block_k) })));
+        lines.push(format!("  n_rows offset {} size {}", unsafe { addr_of!((*p).n_rows) as usize - p as usize }, width(|p: *const tn_block_map| unsafe { addr_of!((*p).n_rows) })));
+        lines.push(format!("  n_columns offset {} size {}", unsafe { addr_of!((*p).n_columns) as usize - p as usize }, width(|p: *const tn_block_map| unsafe { addr_of!((*p).n_columns) })));
+        lines.push(format!("  row_begin offset {} size {}", unsafe { addr_of!((*p).row_begin) as usize - p as usize }, width(|p: *const tn_block_map| unsafe { addr_of!((*p).row_begin) })));
+        lines.push(format!("  column offset {} size {}", unsafe { addr_of!((*p).column) as usize - p as usize }, width(|p: *const tn_block_map| unsafe { addr_of!((*p).column) })));
+    }
+    {
         let m = MaybeUninit::<tn_mask_term>::uninit();
         let p = m.as_ptr();
         lines.push(format!("struct tn_mask_term size {} align {}", size_of::<tn_mask_term>(), align_of::<tn_mask_term>()));
@@ -1382,6 +1428,7 @@ pub fn layout() -> Vec<String> {
         lines.push(format!("  left offset {} size {}", unsafe { addr_of!((*p).left) as usize - p as usize }, width(|p: *const tn_mask_term| unsafe { addr_of!((*p).left) })));
         lines.push(format!("  right offset {} size {}", unsafe { addr_of!((*p).right) as usize - p as usize }, width(|p: *const tn_mask_term| unsafe { addr_of!((*p).right) })));
         lines.push(format!("  n offset {} size {}", unsafe { addr_of!((*p).n) as usize - p as usize }, width(|p: *const tn_mask_term| unsafe { addr_of!((*p).n) })));
+        lines.push(format!("  blocks offset {} size {}", unsafe { addr_of!((*p).blocks) as usize - p as usize }, width(|p: *const tn_mask_term| unsafe { addr_of!((*p).blocks) })));
     }
     {
         let m = MaybeUninit::<tn_segments>::uninit();
@@ -1430,6 +1477,7 @@ pub fn layout() -> Vec<String> {
         lines.push(format!("  segments offset {} size {}", unsafe { addr_of!((*p).segments) as usize - p as usize }, width(|p: *const tn_attention_shape| unsafe { addr_of!((*p).segments) })));
         lines.push(format!("  dtype offset {} size {}", unsafe { addr_of!((*p).dtype) as usize - p as usize }, width(|p: *const tn_attention_shape| unsafe { addr_of!((*p).dtype) })));
         lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_attention_shape| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  state_tokens offset {} size {}", unsafe { addr_of!((*p).state_tokens) as usize - p as usize }, width(|p: *const tn_attention_shape| unsafe { addr_of!((*p).state_tokens) })));
     }
     {
         let m = MaybeUninit::<tn_attention_plan>::uninit();
@@ -1448,9 +1496,7 @@ pub fn layout() -> Vec<String> {
         lines.push(format!("struct tn_attention_state size {} align {}", size_of::<tn_attention_state>(), align_of::<tn_attention_state>()));
         lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_attention_state| unsafe { addr_of!((*p).struct_size) })));
         lines.push(format!("  kind offset {} size {}", unsafe { addr_of!((*p).kind) as usize - p as usize }, width(|p: *const tn_attention_state| unsafe { addr_of!((*p).kind) })));
-        lines.push(format!("  fixed_bytes offset {} size {}", unsafe { addr_of!((*p).fixed_bytes) as usize - p as usize }, width(|p: *const tn_attention_state| unsafe { addr_of!((*p).fixed_bytes) })));
-        lines.push(format!("  bytes_per_token offset {} size {}", unsafe { addr_of!((*p).bytes_per_token) as usize - p as usize }, width(|p: *const tn_attention_state| unsafe { addr_of!((*p).bytes_per_token) })));
-        lines.push(format!("  ring_tokens offset {} size {}", unsafe { addr_of!((*p).ring_tokens) as usize - p as usize }, width(|p: *const tn_attention_state| unsafe { addr_of!((*p).ring_tokens) })));
+        lines.push(format!("  bytes offset {} size {}", unsafe { addr_of!((*p).bytes) as usize - p as usize }, width(|p: *const tn_attention_state| unsafe { addr_of!((*p).bytes) })));
     }
     {
         let m = MaybeUninit::<tn_attention_call>::uninit();
@@ -1493,11 +1539,17 @@ pub fn layout() -> Vec<String> {
     lines.push(format!("TN_PORT_DV = {}", TN_PORT_DV));
     lines.push(format!("TN_PORT_D_LSE = {}", TN_PORT_D_LSE));
     lines.push(format!("TN_PORT_D_SINK_LOGIT = {}", TN_PORT_D_SINK_LOGIT));
+    lines.push(format!("TN_PORT_STATE_IN = {}", TN_PORT_STATE_IN));
+    lines.push(format!("TN_PORT_STATE_OUT = {}", TN_PORT_STATE_OUT));
+    lines.push(format!("TN_PORT_D_STATE_IN = {}", TN_PORT_D_STATE_IN));
+    lines.push(format!("TN_PORT_D_STATE_OUT = {}", TN_PORT_D_STATE_OUT));
+    lines.push(format!("TN_PORT_LOG_DECAY = {}", TN_PORT_LOG_DECAY));
     lines.push(format!("TN_BIND_ACCUMULATE = {}", TN_BIND_ACCUMULATE));
     lines.push(format!("TN_MASK_UNDEFINED = {}", TN_MASK_UNDEFINED));
     lines.push(format!("TN_MASK_CAUSAL = {}", TN_MASK_CAUSAL));
     lines.push(format!("TN_MASK_WINDOW = {}", TN_MASK_WINDOW));
     lines.push(format!("TN_MASK_SINK = {}", TN_MASK_SINK));
+    lines.push(format!("TN_MASK_BLOCKS = {}", TN_MASK_BLOCKS));
     lines.push(format!("TN_PHASE_UNDEFINED = {}", TN_PHASE_UNDEFINED));
     lines.push(format!("TN_PHASE_TRAIN = {}", TN_PHASE_TRAIN));
     lines.push(format!("TN_PHASE_PREFILL = {}", TN_PHASE_PREFILL));
@@ -1507,6 +1559,19 @@ pub fn layout() -> Vec<String> {
     lines.push(format!("TN_STATE_PER_TOKEN = {}", TN_STATE_PER_TOKEN));
     lines.push(format!("TN_STATE_FIXED = {}", TN_STATE_FIXED));
     lines.push(format!("TN_STATE_RING = {}", TN_STATE_RING));
+    {
+        let m = MaybeUninit::<tn_attention_form>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_attention_form size {} align {}", size_of::<tn_attention_form>(), align_of::<tn_attention_form>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_attention_form| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_attention_form| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  form offset {} size {}", unsafe { addr_of!((*p).form) as usize - p as usize }, width(|p: *const tn_attention_form| unsafe { addr_of!((*p).form) })));
+        lines.push(format!("  factors offset {} size {}", unsafe { addr_of!((*p).factors) as usize - p as usize }, width(|p: *const tn_attention_form| unsafe { addr_of!((*p).factors) })));
+    }
+    lines.push(format!("TN_FORM_UNDEFINED = {}", TN_FORM_UNDEFINED));
+    lines.push(format!("TN_FORM_SOFTMAX = {}", TN_FORM_SOFTMAX));
+    lines.push(format!("TN_FORM_LINEAR = {}", TN_FORM_LINEAR));
+    lines.push(format!("TN_FORM_LINEAR_RMS = {}", TN_FORM_LINEAR_RMS));
     {
         let m = MaybeUninit::<tn_calibration_plan>::uninit();
         let p = m.as_ptr();

@@ -7,11 +7,14 @@
 #include <vector>
 
 #include "sdk/attention/dropout.h"
+#include "sdk/attention/flash/pattern.h"
 #include "sdk/attention/mask.h"
 #include "sdk/attention/segments.h"
-#include "simd.h"
+#include "sdk/panel/simd.h"
 
-namespace tenon::flash {
+namespace tenon::sdk::flash {
+
+using namespace panel;
 
 inline constexpr int64_t kTileRows = 96;    // query rows of a tile; rows are (query, head of the group), heads fastest
 inline constexpr int64_t kEdgeRows = 24;    // rows taken at a time where a mask cuts the tile
@@ -35,9 +38,11 @@ struct Problem {
   sdk::Mask mask;
   std::vector<sdk::Segment> segments;
   bool listed;  // segments came as a list
-  std::vector<RowTile> tiles;
+  std::shared_ptr<const BlockPattern> pattern;  // null: the mask alone decides
+  std::vector<RowTile> tiles;                   // each within one query tile of the pattern
 
-  Problem(const tn_attention_config& config, const tn_attention_shape& shape)
+  Problem(const tn_attention_config& config, const tn_attention_shape& shape,
+          std::shared_ptr<const BlockPattern> blocks = nullptr)
       : batch(shape.batch),
         t_q(shape.t_q),
         t_k(shape.t_k),
@@ -51,12 +56,20 @@ struct Problem {
         scale(config.scale != 0 ? config.scale : 1.0 / std::sqrt(static_cast<double>(d))),
         softcap(config.softcap),
         head_offset(config.head_offset),
-        mask(sdk::lower_mask(shape)),
+        mask(sdk::lower_mask(shape, true)),
         segments(sdk::lower_segments(shape)),
-        listed(shape.segments != nullptr) {
+        listed(shape.segments != nullptr),
+        pattern(std::move(blocks)) {
     for (size_t s = 0; s < segments.size(); ++s)
-      for (int64_t row = 0, n = segments[s].q_len * group; row < n; row += kTileRows)
-        tiles.push_back({static_cast<int32_t>(s), static_cast<int32_t>(std::min(kTileRows, n - row)), row});
+      for (int64_t row = 0, n = segments[s].q_len * group, rows; row < n; row += rows) {
+        rows = std::min(kTileRows, n - row);
+        if (pattern) {
+          const int64_t position = segments[s].q_pos + row / group,
+                        next = (floor_div(position, pattern->block_q) + 1) * pattern->block_q;
+          rows = std::min(rows, (next - segments[s].q_pos) * group - row);
+        }
+        tiles.push_back({static_cast<int32_t>(s), static_cast<int32_t>(rows), row});
+      }
   }
 
   int64_t groups() const { return batch * kv_heads; }
@@ -88,6 +101,27 @@ struct Problem {
            keys.begin >= s.k_begin;
   }
 
+  // Appends the runs of key rows that some row of the tile may see, under mask and pattern; those within `limit`.
+  void key_runs(const RowTile& t, int64_t kv_head, std::vector<sdk::Run>& out) const {
+    key_runs(t, kv_head, {0, t_k}, out);
+  }
+  void key_runs(const RowTile& t, int64_t kv_head, sdk::Run limit, std::vector<sdk::Run>& out) const {
+    const sdk::VisibleKeys seen = keys(t);
+    for (sdk::Run r : {seen.sink, seen.window}) {
+      r = {std::max(r.begin, limit.begin), std::min(r.end, limit.end)};
+      if (!r.size()) continue;
+      if (!pattern) {
+        out.push_back(r);
+        continue;
+      }
+      const sdk::Segment& s = segments[t.segment];
+      const int64_t shift = s.k_pos - s.k_begin;
+      const size_t first = out.size();
+      pattern->runs(kv_head, floor_div(s.q_pos + query(t, 0), pattern->block_q), {r.begin + shift, r.end + shift}, out);
+      for (size_t n = first; n < out.size(); ++n) out[n].begin -= shift, out[n].end -= shift;
+    }
+  }
+
   // Rows [row, row + n) of a tile as a tile of their own.
   static RowTile part(const RowTile& t, int64_t row, int64_t n) {
     return {t.segment, static_cast<int32_t>(std::min<int64_t>(n, t.rows - row)), t.first + row};
@@ -96,15 +130,28 @@ struct Problem {
   // Pairs of query row and key, over all heads and batch entries.
   double visible_pairs() const {
     double pairs = 0;
-    for (const sdk::Segment& s : segments)
-      for (int64_t i = 0; i < s.q_len; ++i) {
-        const sdk::VisibleKeys v = sdk::visible_keys(mask, s.q_pos + i, s.k_pos, s.k_len);
-        pairs += static_cast<double>(v.sink.size() + v.window.size());
+    std::vector<sdk::Run> runs;
+    for (int64_t g = 0; g < (pattern ? kv_heads : 1); ++g)
+      for (const RowTile& t : tiles) {
+        runs.clear();
+        key_runs(t, g, runs);
+        for (const sdk::Run& run : runs)
+          for (int64_t r = 0, step; r < t.rows; r += step) {
+            const bool all = full(t, run);
+            step = all ? t.rows : std::min<int64_t>(group - (t.first + r) % group, t.rows - r);  // heads of one query
+            pairs += static_cast<double>(step * (all ? run.size() : visible_in(keys(t, r), run)));
+          }
       }
-    return pairs * static_cast<double>(batch * heads);
+    return pairs * static_cast<double>(batch) * static_cast<double>(pattern ? 1 : kv_heads);
   }
 
  private:
+  static int64_t visible_in(const sdk::VisibleKeys& seen, sdk::Run run) {
+    int64_t n = 0;
+    for (const sdk::Run& r : {seen.sink, seen.window})
+      n += sdk::Run{std::max(r.begin, run.begin), std::min(r.end, run.end)}.size();
+    return n;
+  }
   static sdk::VisibleKeys shifted(sdk::VisibleKeys v, int64_t by) {
     return {{v.sink.begin + by, v.sink.end + by}, {v.window.begin + by, v.window.end + by}};
   }
@@ -134,4 +181,4 @@ void each_hidden(const sdk::VisibleKeys& seen, int64_t base, int64_t n, sdk::Run
   if (from < n) f(from, n);
 }
 
-}  // namespace tenon::flash
+}  // namespace tenon::sdk::flash

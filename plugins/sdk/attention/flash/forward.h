@@ -9,10 +9,10 @@
 
 #include <omp.h>
 
-#include "forward_tile.h"
-#include "workspace.h"
+#include "sdk/attention/flash/forward_tile.h"
+#include "sdk/workspace.h"
 
-namespace tenon::flash {
+namespace tenon::sdk::flash {
 
 struct ForwardSchedule {
   bool split;
@@ -26,9 +26,11 @@ struct ForwardSchedule {
     int64_t reads = 0, longest = 0;
     max_rows = 0;
     for (const RowTile& t : p.tiles) {
-      const KeyTiles keys{p.keys(t)};
-      reads += keys.count(), longest = std::max(longest, keys.count());
       max_rows = std::max<int64_t>(max_rows, t.rows);
+      int64_t most = 0;
+      for (int64_t g = 0; g < (p.pattern ? p.kv_heads : 1); ++g)
+        most = std::max(most, static_cast<int64_t>(key_tiles(p, t, g).size()));
+      reads += most, longest = std::max(longest, most);
     }
     const int64_t tasks = std::max<int64_t>(1, p.groups() * static_cast<int64_t>(p.tiles.size()));
     split = reads * kTileKeys < 2 * p.t_k || p.t_k == 0;
@@ -49,7 +51,7 @@ struct ForwardMemory {
   std::vector<float*> tile_k, tile_v;              // split, per thread
   int64_t k_stride, v_stride;
 
-  ForwardMemory(Workspace& w, const Problem& p, const ForwardSchedule& s, int64_t threads)
+  ForwardMemory(sdk::Workspace& w, const Problem& p, const ForwardSchedule& s, int64_t threads)
       : k_stride(round_up(p.t_k, kPanel) * p.d), v_stride(p.t_k * p.e_padded) {
     if (!s.split) k = w.take(s.wave * k_stride), v = w.take(s.wave * v_stride);
     if (s.parts > 1) {
@@ -87,15 +89,11 @@ inline void forward_packed(const ForwardCall& call, const ForwardSchedule& plan,
       read_queries(p, call.ports.q, tile, b, head, p.query_factor(), p.d_padded, scratch.query);
       Running run = scratch.run;
       clear(p, tile.rows, run);
-      const KeyTiles keys{p.keys(tile)};
-      for (int64_t t = 0, count = keys.count(); t < count; ++t) {
-        const sdk::Run range = keys.at(t);
-        const int64_t base = range.begin / kPanel * kPanel;
-        attend(call, tile, b, head,
-               {range, base, memory.k + slot * memory.k_stride + base * p.d,
-                memory.v + slot * memory.v_stride + range.begin * p.e_padded},
-               scratch);
-      }
+      const std::vector<sdk::Run> keys = key_tiles(p, tile, head);
+      attend_all(call, tile, b, head, keys.data(), static_cast<int64_t>(keys.size()), false, scratch, [&](sdk::Run range) {
+        return KeyRun{range, 0, memory.k + slot * memory.k_stride,
+                      memory.v + slot * memory.v_stride + range.begin * p.e_padded};
+      });
       finish(call, tile, b, head, run);
     }
   }
@@ -144,14 +142,14 @@ inline void forward_split(const ForwardCall& call, const ForwardSchedule& plan, 
       const RowTile& tile = p.tiles[task % tiles];
       read_queries(p, call.ports.q, tile, b, head, p.query_factor(), p.d_padded, scratch.query);
       clear(p, tile.rows, run);
-      const KeyTiles keys{p.keys(tile)};
-      const int64_t count = keys.count();
-      for (int64_t t = count * part / plan.parts; t < count * (part + 1) / plan.parts; ++t) {
-        const sdk::Run range = keys.at(t);
-        pack_transposed(call.ports.k, b, head, range.begin, range.end, memory.tile_k[thread]);
-        pack_rows(call.ports.v, b, head, range.begin, range.end, p.e_padded, memory.tile_v[thread]);
-        attend(call, tile, b, head, {range, range.begin, memory.tile_k[thread], memory.tile_v[thread]}, scratch);
-      }
+      const std::vector<sdk::Run> keys = key_tiles(p, tile, head);
+      const int64_t count = static_cast<int64_t>(keys.size()), first = count * part / plan.parts;
+      attend_all(call, tile, b, head, keys.data() + first, count * (part + 1) / plan.parts - first, true, scratch,
+                 [&](sdk::Run range) {
+                   pack_transposed(call.ports.k, b, head, range.begin, range.end, memory.tile_k[thread]);
+                   pack_rows(call.ports.v, b, head, range.begin, range.end, p.e_padded, memory.tile_v[thread]);
+                   return KeyRun{range, range.begin, memory.tile_k[thread], memory.tile_v[thread]};
+                 });
       if (plan.parts == 1) {
         finish(call, tile, b, head, run);
       } else {
@@ -169,4 +167,4 @@ inline void forward_split(const ForwardCall& call, const ForwardSchedule& plan, 
   }
 }
 
-}  // namespace tenon::flash
+}  // namespace tenon::sdk::flash

@@ -10,20 +10,20 @@
 
 #include "sdk/attention/reference.h"
 #include "sdk/testing/host.h"
-#include "tenon/attention.h"
+#include "tenon/attention_form.h"
 
-namespace tenon::flash::testing {
+namespace tenon::sdk::testing::attention {
 
-using sdk::testing::Tensor;
+using testing::Tensor;
 
 inline tn_mask_term causal() {
-  return {sizeof(tn_mask_term), TN_MASK_CAUSAL, 0, 0, 0};
+  return {sizeof(tn_mask_term), TN_MASK_CAUSAL, 0, 0, 0, nullptr};
 }
 inline tn_mask_term window(int64_t left, int64_t right) {
-  return {sizeof(tn_mask_term), TN_MASK_WINDOW, left, right, 0};
+  return {sizeof(tn_mask_term), TN_MASK_WINDOW, left, right, 0, nullptr};
 }
 inline tn_mask_term sink(int64_t n) {
-  return {sizeof(tn_mask_term), TN_MASK_SINK, 0, 0, n};
+  return {sizeof(tn_mask_term), TN_MASK_SINK, 0, 0, n, nullptr};
 }
 
 struct Case {
@@ -35,6 +35,8 @@ struct Case {
   tn_dtype dtype = sdk::kF32;
   bool sink_logit = false, partial = false, d_lse = false;
   uint32_t phase = TN_PHASE_TRAIN;
+  uint32_t layer = 0, layers = 1, head_offset = 0, heads_global = 0;  // 0: heads
+  int64_t state_tokens = 0;
   double amplitude = 1;  // standard deviation of q and k
 };
 
@@ -74,21 +76,23 @@ inline std::vector<float> noise(int64_t n, double amplitude, std::mt19937& rando
 // The plugin object under test with one case.
 class Runner {
  public:
-  Runner(const std::string& object, const Case& c) : c_(c), plugin_(sdk::testing::load_plugin(host_, object)) {
+  Runner(const std::string& object, const Case& c, const std::map<std::string, std::string>& hypers = {})
+      : c_(c), plugin_(sdk::testing::load_plugin(host_, object)) {
     api_ = static_cast<const tn_attention_api*>(plugin_.api);
     config_ = {sizeof config_,
                static_cast<uint32_t>(c.heads),
                static_cast<uint32_t>(c.kv_heads),
                static_cast<uint32_t>(c.d),
                static_cast<uint32_t>(c.e),
-               0,
-               1,
-               0,
-               static_cast<uint32_t>(c.heads),
+               c.layer,
+               c.layers,
+               c.head_offset,
+               c.heads_global ? c.heads_global : static_cast<uint32_t>(c.heads),
                0,
                c.scale,
                c.softcap};
-    EXPECT_EQ(api_->create(host_.get(), nullptr, 0, &config_, &self_), TN_OK) << host_.error;
+    const sdk::testing::HyperValues values(plugin_, hypers);
+    EXPECT_EQ(api_->create(host_.get(), values.data(), plugin_.n_hypers, &config_, &self_), TN_OK) << host_.error;
     std::mt19937 random(7);
     const auto add = [&](uint32_t port, tn_dtype dtype, std::vector<int64_t> shape, double amplitude) {
       Tensor t(dtype, std::move(shape));
@@ -128,6 +132,14 @@ class Runner {
     sdk::DenseAttention a{c_.batch, c_.t_q, c_.t_k, c_.heads, c_.kv_heads, c_.d, c_.e, c_.scale, c_.softcap};
     a.mask = c_.mask, a.segments = c_.segments, a.q_pos = c_.q_pos, a.k_pos = c_.k_pos, a.dropout = c_.dropout,
     a.rng = rng;
+    if (const auto* form = static_cast<const tn_attention_form*>(plugin_.get_extension(TN_EXT_ATTENTION_FORM))) {
+      EXPECT_EQ(form->form(self_, &a.form, &a.epsilon), TN_OK);
+      a.factor = [this, form](int64_t h, int64_t i, int64_t j) {
+        double x = 0;
+        EXPECT_EQ(form->factors(self_, static_cast<uint32_t>(h), i, j, 1, &x), TN_OK);
+        return x;
+      };
+    }
     a.q = widen(values(TN_PORT_Q)), a.k = widen(values(TN_PORT_K)), a.v = widen(values(TN_PORT_V));
     if (c_.sink_logit) a.sink_logit = widen(values(TN_PORT_SINK_LOGIT));
     return a;
@@ -167,7 +179,9 @@ class Runner {
                                    c_.k_pos,
                                    terms.data(),
                                    c_.segments.empty() ? nullptr : &segments,
-                                   c_.dtype};
+                                   c_.dtype,
+                                   {},
+                                   c_.state_tokens};
     return f(&shape);
   }
   template <class Pass>
@@ -234,4 +248,4 @@ inline void expect_backward(Runner& run, const Case& c, double tolerance) {
 
 using Objects = ::testing::TestWithParam<std::string>;
 
-}  // namespace tenon::flash::testing
+}  // namespace tenon::sdk::testing::attention

@@ -1,11 +1,11 @@
 // The inner loop of the forward pass: one row tile against a run of keys.
 #pragma once
 
-#include "pack.h"
-#include "softmax.h"
-#include "workspace.h"
+#include "sdk/panel/pack.h"
+#include "sdk/attention/flash/softmax.h"
+#include "sdk/workspace.h"
 
-namespace tenon::flash {
+namespace tenon::sdk::flash {
 
 struct ForwardPorts {
   sdk::HeadRows q, k, v, o;
@@ -23,25 +23,21 @@ struct ForwardCall {
 struct ForwardScratch {
   float *query, *score;
   Running run;
-  explicit ForwardScratch(Workspace& w, const Problem& p)
+  explicit ForwardScratch(sdk::Workspace& w, const Problem& p)
       : query(w.take(kTileRows * p.d_padded)),
         score(w.take(kTileRows * kTileKeys)),
         run{w.take(kTileRows), w.take(kTileRows), w.take(kTileRows * p.e_padded)} {}
 };
 
 // The key tiles of a row tile: its visible keys cut every kTileKeys rows, beginning where a panel begins.
-struct KeyTiles {
-  sdk::VisibleKeys keys;
-  static int64_t origin(sdk::Run r) { return r.begin / kPanel * kPanel; }
-  static int64_t count(sdk::Run r) { return r.size() ? (r.end - origin(r) + kTileKeys - 1) / kTileKeys : 0; }
-  int64_t count() const { return count(keys.sink) + count(keys.window); }
-  sdk::Run at(int64_t n) const {
-    const bool in_sink = n < count(keys.sink);
-    const sdk::Run run = in_sink ? keys.sink : keys.window;
-    const int64_t begin = origin(run) + (in_sink ? n : n - count(keys.sink)) * kTileKeys;
-    return {std::max(begin, run.begin), std::min(begin + kTileKeys, run.end)};
-  }
-};
+inline std::vector<sdk::Run> key_tiles(const Problem& p, const RowTile& tile, int64_t kv_head) {
+  std::vector<sdk::Run> runs, tiles;
+  p.key_runs(tile, kv_head, runs);
+  for (const sdk::Run& run : runs)
+    for (int64_t at = run.begin / kPanel * kPanel; at < run.end; at += kTileKeys)
+      tiles.push_back({std::max(at, run.begin), std::min(at + kTileKeys, run.end)});
+  return tiles;
+}
 
 inline void read_queries(const Problem& p, const sdk::HeadRows& x, const RowTile& tile, int64_t b, int64_t kv_head,
                          float factor, int64_t padded, float* to) {
@@ -57,16 +53,23 @@ inline tn_rng row_key(const Problem& p, const tn_rng& rng, const RowTile& tile, 
                           static_cast<uint64_t>(p.head_offset + head));
 }
 
-// A run of keys as the forward products read it: `k` has the panels from key `base` on, `v` the rows from keys.begin
+// A run of keys as the forward products read it: `k` has the panels from key `origin` on, `v` the rows from keys.begin
 // on.
 struct KeyRun {
   sdk::Run keys;
-  int64_t base;
+  int64_t origin;
   const float *k, *v;
+  int64_t base() const { return origin + (keys.begin - origin) / kLanes * kLanes; }  // the first column computed
+  int64_t columns() const { return round_up(keys.end - base(), kLanes); }
   // The same for fewer keys.
   KeyRun narrowed(sdk::Run to, const Problem& p) const {
-    const int64_t skipped = (to.begin - base) / kPanel * kPanel;
-    return {to, base + skipped, k + skipped * p.d, v + (to.begin - keys.begin) * p.e_padded};
+    return {to, origin, k, v + (to.begin - keys.begin) * p.e_padded};
+  }
+  void scores(const Problem& p, int64_t rows, const float* query, float* to) const {
+    multiply_columns(rows, columns(), p.d, {query, p.d_padded}, k, base() - origin, to, kTileKeys);
+  }
+  void add_values(const Problem& p, int64_t rows, const float* weight, float* out) const {
+    multiply<false>(rows, p.e_padded, keys.size(), {weight, kTileKeys}, row_major(v, p.e_padded), out, p.e_padded, true);
   }
 };
 
@@ -85,21 +88,42 @@ inline void drop_weights(const ForwardCall& call, const RowTile& tile, int64_t r
 inline void attend_rows(const ForwardCall& call, const RowTile& part, int64_t row, int64_t b, int64_t kv_head,
                         const KeyRun& run, bool whole, const ForwardScratch& s) {
   const Problem& p = call.problem;
-  const int64_t n = round_up(run.keys.end - run.base, kLanes), offset = run.keys.begin - run.base;
+  const int64_t n = run.columns(), offset = run.keys.begin - run.base();
   float* out = s.run.out + row * p.e_padded;
-  multiply<false>(part.rows, n, p.d, {s.query + row * p.d_padded, p.d_padded}, packed(run.k, p.d), s.score, kTileKeys,
-                  false);
+  run.scores(p, part.rows, s.query + row * p.d_padded, s.score);
   for (int64_t r = 0; r < part.rows; ++r) {
     float* score = s.score + r * kTileKeys;
     if (p.softcap > 0) bend(score, n, p.cap());
     if (!whole)
-      each_hidden(p.keys(part, r), run.base, n, run.keys,
+      each_hidden(p.keys(part, r), run.base(), n, run.keys,
                   [&](int64_t from, int64_t to) { std::fill(score + from, score + to, -INFINITY); });
     softmax_row(score, n, s.run.top[row + r], s.run.sum[row + r], out + r * p.e_padded, p.e_padded);
     if (call.dropout.threshold) drop_weights(call, part, r, b, kv_head, run.keys, score + offset);
   }
-  multiply<false>(part.rows, p.e_padded, run.keys.end - run.keys.begin, {s.score + offset, kTileKeys},
-                  row_major(run.v, p.e_padded), out, p.e_padded, true);
+  run.add_values(p, part.rows, s.score + offset, out);
+}
+
+// A run without hidden keys and without columns beyond its own.
+inline bool is_whole(const Problem& p, const RowTile& tile, const KeyRun& run) {
+  return run.keys.begin == run.base() && run.keys.size() == run.columns() && p.full(tile, run.keys);
+}
+
+// Whole runs of at most kTileKeys keys together: one softmax for all of them.
+inline void attend_pieces(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head,
+                          const std::vector<KeyRun>& pieces, const ForwardScratch& s) {
+  const Problem& p = call.problem;
+  int64_t n = 0;
+  for (const KeyRun& run : pieces) run.scores(p, tile.rows, s.query, s.score + n), n += run.columns();
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    float* score = s.score + r * kTileKeys;
+    if (p.softcap > 0) bend(score, n, p.cap());
+    softmax_row(score, n, s.run.top[r], s.run.sum[r], s.run.out + r * p.e_padded, p.e_padded);
+    if (call.dropout.threshold)
+      for (const KeyRun& run : pieces)
+        drop_weights(call, tile, r, b, kv_head, run.keys, score), score += run.columns();
+  }
+  n = 0;
+  for (const KeyRun& run : pieces) run.add_values(p, tile.rows, s.score + n, s.run.out), n += run.columns();
 }
 
 // One row tile against one run of keys, in fewer rows at a time where the mask cuts it, so that little hidden work is
@@ -107,15 +131,39 @@ inline void attend_rows(const ForwardCall& call, const RowTile& part, int64_t ro
 inline void attend(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, const KeyRun& run,
                    const ForwardScratch& s) {
   const Problem& p = call.problem;
-  const auto aligned = [](const KeyRun& r) { return r.keys.begin == r.base && (r.keys.end - r.base) % kLanes == 0; };
-  if (aligned(run) && p.full(tile, run.keys)) return attend_rows(call, tile, 0, b, kv_head, run, true, s);
+  if (is_whole(p, tile, run)) return attend_rows(call, tile, 0, b, kv_head, run, true, s);
   for (int64_t row = 0; row < tile.rows; row += kEdgeRows) {
     const RowTile part = Problem::part(tile, row, kEdgeRows);
     const sdk::Run keys = clip(p.keys(part), run.keys);
     if (!keys.size()) continue;
     const KeyRun narrow = run.narrowed(keys, p);
-    attend_rows(call, part, row, b, kv_head, narrow, aligned(narrow) && p.full(part, keys), s);
+    attend_rows(call, part, row, b, kv_head, narrow, is_whole(p, part, narrow), s);
   }
+}
+
+// One row tile against all of its keys; at(tile) is the KeyRun of one key tile, valid until the next is asked for where
+// `reused`. Short whole tiles, as patterns leave them, are gathered.
+template <class At>
+void attend_all(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, const sdk::Run* tiles,
+                int64_t count, bool reused, const ForwardScratch& s, At at) {
+  std::vector<KeyRun> pieces;
+  int64_t gathered = 0;
+  const auto flush = [&] {
+    if (pieces.size() == 1) attend(call, tile, b, kv_head, pieces[0], s);
+    if (pieces.size() > 1) attend_pieces(call, tile, b, kv_head, pieces, s);
+    pieces.clear(), gathered = 0;
+  };
+  for (int64_t t = 0; t < count; ++t) {
+    const KeyRun run = at(tiles[t]);
+    if (reused || !is_whole(call.problem, tile, run)) {
+      flush();
+      attend(call, tile, b, kv_head, run, s);
+      continue;
+    }
+    if (gathered + run.columns() > kTileKeys) flush();
+    pieces.push_back(run), gathered += run.columns();
+  }
+  flush();
 }
 
 // Adds the sink logit, divides, and writes O and L.
@@ -137,4 +185,4 @@ inline void finish(const ForwardCall& call, const RowTile& tile, int64_t b, int6
   }
 }
 
-}  // namespace tenon::flash
+}  // namespace tenon::sdk::flash

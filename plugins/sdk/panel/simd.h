@@ -7,7 +7,7 @@
 
 #include "sdk/vector_math.h"
 
-namespace tenon::flash {
+namespace tenon::sdk::panel {
 
 #if defined(__AVX512F__)
 inline constexpr int64_t kLanes = 16, kPanelVectors = 4;  // 32 registers: 6 × 4 sums, 4 of B, 1 of A
@@ -60,6 +60,10 @@ TN_FN float horizontal_sum(Vec v) {
   }
 }
 
+// Rounds towards minus infinity.
+constexpr int64_t floor_div(int64_t n, int64_t by) {
+  return n >= 0 ? n / by : -((by - 1 - n) / by);
+}
 constexpr int64_t round_up(int64_t n, int64_t to) {
   return (n + to - 1) / to * to;
 }
@@ -83,4 +87,4 @@ TN_FN void transpose(Vec (&v)[kLanes]) {
   }
 }
 
-}  // namespace tenon::flash
+}  // namespace tenon::sdk::panel

@@ -9,9 +9,9 @@
 
 #include <atomic>
 
-#include "backward_tile.h"
+#include "sdk/attention/flash/backward_tile.h"
 
-namespace tenon::flash {
+namespace tenon::sdk::flash {
 
 using Turn = std::atomic<int32_t>;
 static_assert(Turn::is_always_lock_free && sizeof(Turn) == sizeof(int32_t));
@@ -36,7 +36,7 @@ struct BackwardMemory {
   int64_t rows;
   std::vector<BackwardScratch> scratch;
 
-  BackwardMemory(Workspace& w, const Problem& p, const BackwardSchedule& s, int64_t threads)
+  BackwardMemory(sdk::Workspace& w, const Problem& p, const BackwardSchedule& s, int64_t threads)
       : dq(w.take(s.wave * p.t_q * p.group * p.d_padded)),
         lse(w.take(s.wave * p.t_q * p.group)),
         dot(w.take(s.wave * p.t_q * p.group)),
@@ -47,23 +47,51 @@ struct BackwardMemory {
   }
 };
 
-// The chunks that a row tile visits, numbered in order: two runs of chunks that may meet.
-struct ChunkVisits {
-  sdk::Run sink, window;
-  explicit ChunkVisits(sdk::VisibleKeys keys) : sink(chunks(keys.sink)), window(chunks(keys.window)) {
-    if (sink.size() && window.size()) window.begin = std::max(window.begin, sink.end);
+// The chunks that each row tile visits, numbered in order: runs of chunks, by key head where a pattern tells them apart.
+class ChunkVisits {
+ public:
+  explicit ChunkVisits(const Problem& p) : tiles_(p.tiles.size()), by_head_(p.pattern != nullptr), first_{0} {
+    std::vector<sdk::Run> keys;
+    for (int64_t g = 0; g < (by_head_ ? p.kv_heads : 1); ++g)
+      for (const RowTile& tile : p.tiles) {
+        keys.clear();
+        p.key_runs(tile, g, keys);
+        int64_t numbered = 0;
+        for (const sdk::Run& r : keys) {
+          sdk::Run c{r.begin / kChunkKeys, (r.end + kChunkKeys - 1) / kChunkKeys};
+          if (runs_.size() > first_.back()) c.begin = std::max(c.begin, runs_.back().chunks.end);
+          if (!c.size()) continue;
+          runs_.push_back({c, numbered}), numbered += c.size();
+        }
+        first_.push_back(runs_.size());
+      }
   }
-  int64_t count() const { return sink.size() + window.size(); }
+  int64_t count(int64_t kv_head, size_t tile) const {
+    const size_t at = place(kv_head, tile);
+    if (first_[at] == first_[at + 1]) return 0;
+    const Visit& last = runs_[first_[at + 1] - 1];
+    return last.number + last.chunks.size();
+  }
   // The number of chunk c, or −1.
-  int64_t number(int64_t c) const {
-    if (c >= sink.begin && c < sink.end) return c - sink.begin;
-    return c >= window.begin && c < window.end ? sink.size() + c - window.begin : -1;
+  int64_t number(int64_t kv_head, size_t tile, int64_t c) const {
+    const size_t at = place(kv_head, tile);
+    const auto begin = runs_.begin() + static_cast<int64_t>(first_[at]), end = runs_.begin() + static_cast<int64_t>(first_[at + 1]);
+    const auto after = std::upper_bound(begin, end, c, [](int64_t chunk, const Visit& v) { return chunk < v.chunks.begin; });
+    if (after == begin) return -1;
+    const Visit& v = *(after - 1);
+    return c < v.chunks.end ? v.number + c - v.chunks.begin : -1;
   }
 
  private:
-  static sdk::Run chunks(sdk::Run r) {
-    return r.size() ? sdk::Run{r.begin / kChunkKeys, (r.end + kChunkKeys - 1) / kChunkKeys} : sdk::Run{0, 0};
-  }
+  struct Visit {
+    sdk::Run chunks;
+    int64_t number;  // of the first
+  };
+  size_t place(int64_t kv_head, size_t tile) const { return (by_head_ ? static_cast<size_t>(kv_head) * tiles_ : 0) + tile; }
+  size_t tiles_;
+  bool by_head_;
+  std::vector<size_t> first_;
+  std::vector<Visit> runs_;
 };
 
 inline void write_query_gradient(const BackwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head,
@@ -75,7 +103,7 @@ inline void write_query_gradient(const BackwardCall& call, const RowTile& tile, 
 }
 
 // L and D of one row tile; dQ of a tile that sees no key is final here.
-inline void prepare_rows(const BackwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head,
+inline void prepare_rows(const BackwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, bool unseen,
                          const BackwardScratch& s, float* lse, float* dot, float* dq) {
   const Problem& p = call.problem;
   for (int64_t r = 0; r < tile.rows; ++r) {
@@ -90,7 +118,7 @@ inline void prepare_rows(const BackwardCall& call, const RowTile& tile, int64_t 
     lse[r] = seen ? l * kLog2E : INFINITY;
     dot[r] = seen ? sum : 0.0f;
   }
-  if (ChunkVisits(p.keys(tile)).count() == 0) {
+  if (unseen) {
     std::memset(dq, 0, sizeof(float) * tile.rows * p.d_padded);
     write_query_gradient(call, tile, b, kv_head, dq);
   }
@@ -107,7 +135,8 @@ struct GroupView {
   Turn* turns;
 };
 
-inline void backward_chunk(const BackwardCall& call, const GroupView& g, int64_t c, const BackwardScratch& s) {
+inline void backward_chunk(const BackwardCall& call, const ChunkVisits& visits, const GroupView& g, int64_t c,
+                           const BackwardScratch& s) {
   const Problem& p = call.problem;
   const sdk::Run chunk{c * kChunkKeys, std::min((c + 1) * kChunkKeys, p.t_k)};
   const int64_t size = chunk.end - chunk.begin;
@@ -116,19 +145,18 @@ inline void backward_chunk(const BackwardCall& call, const GroupView& g, int64_t
   pack_rows(call.ports.k, g.b, g.kv_head, chunk.begin, chunk.end, p.d_padded, s.k_rows);
   std::memset(s.dk, 0, sizeof(float) * size * p.d_padded);
   std::memset(s.dv, 0, sizeof(float) * size * p.e_padded);
+  std::vector<sdk::Run> runs;
   for (size_t t = 0; t < p.tiles.size(); ++t) {
     const RowTile& tile = p.tiles[t];
-    const sdk::VisibleKeys seen = p.keys(tile);
-    const ChunkVisits visits(seen);
-    const int64_t number = visits.number(c);
+    const int64_t number = visits.number(g.kv_head, t, c);
     if (number < 0) continue;
-    const sdk::Run keys = clip(seen, chunk);
+    chunk_runs(p, tile, g.kv_head, chunk, runs);
     const int64_t row = p.first_row(tile);
-    chunk_against_rows(call, tile, g.b, g.kv_head, chunk, keys, g.lse + row, g.dot + row, s);
+    chunk_against_rows(call, tile, g.b, g.kv_head, chunk, runs, g.lse + row, g.dot + row, s);
     float* dq = g.dq + row * p.d_padded;
     wait_for(g.turns[t], static_cast<int32_t>(number));
-    add_query_gradient(p, tile, chunk, keys, s, dq, number > 0);
-    if (number + 1 == visits.count()) write_query_gradient(call, tile, g.b, g.kv_head, dq);
+    add_query_gradient(p, tile, chunk, runs, s, dq, number > 0);
+    if (number + 1 == visits.count(g.kv_head, t)) write_query_gradient(call, tile, g.b, g.kv_head, dq);
     g.turns[t].store(static_cast<int32_t>(number + 1), std::memory_order_release);
   }
   const float dk_factor = static_cast<float>(p.scale) / p.query_factor();
@@ -154,6 +182,7 @@ inline void backward_all(const BackwardCall& call, const BackwardSchedule& plan,
   const Problem& p = call.problem;
   const int64_t tiles = static_cast<int64_t>(p.tiles.size());
   const bool with_sink = call.ports.sink_logit && call.ports.d_sink_logit;
+  const ChunkVisits visits(p);
   std::atomic<int64_t> next{0};
   const auto group = [&](int64_t first, int64_t slot) {
     return GroupView{
@@ -169,7 +198,7 @@ inline void backward_all(const BackwardCall& call, const BackwardSchedule& plan,
       const GroupView g = group(first, n / tiles);
       const RowTile& tile = p.tiles[n % tiles];
       const int64_t row = p.first_row(tile);
-      prepare_rows(call, tile, g.b, g.kv_head, scratch, g.lse + row, g.dot + row, g.dq + row * p.d_padded);
+      prepare_rows(call, tile, g.b, g.kv_head, visits.count(g.kv_head, static_cast<size_t>(n % tiles)) == 0, scratch, g.lse + row, g.dot + row, g.dq + row * p.d_padded);
       new (&g.turns[n % tiles]) Turn(0);
     }
 #pragma omp for
@@ -181,7 +210,7 @@ inline void backward_all(const BackwardCall& call, const BackwardSchedule& plan,
 #pragma omp single
     next.store(0);
     for (int64_t n; (n = next.fetch_add(1)) < wave * plan.chunks;)
-      backward_chunk(call, group(first, n % wave), n / wave, scratch);
+      backward_chunk(call, visits, group(first, n % wave), n / wave, scratch);
 #pragma omp barrier
   }
   for (int64_t h = 0; h < (with_sink ? p.heads : 0); ++h) {
@@ -192,4 +221,4 @@ inline void backward_all(const BackwardCall& call, const BackwardSchedule& plan,
   }
 }
 
-}  // namespace tenon::flash
+}  // namespace tenon::sdk::flash

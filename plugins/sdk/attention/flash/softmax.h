@@ -2,10 +2,10 @@
 // summed before is brought to the new maximum.
 #pragma once
 
-#include "gemm.h"
-#include "problem.h"
+#include "sdk/panel/gemm.h"
+#include "sdk/attention/flash/problem.h"
 
-namespace tenon::flash {
+namespace tenon::sdk::flash {
 
 // A row tile on its way over the keys. sum: Σ exp2(S − top); out: Σ exp2(S − top) · V, [rows, e_padded].
 struct Running {
@@ -48,4 +48,4 @@ inline void softmax_row(float* score, int64_t n, float& top, float& sum, float* 
   sum += horizontal_sum(total);
 }
 
-}  // namespace tenon::flash
+}  // namespace tenon::sdk::flash

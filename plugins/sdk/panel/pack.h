@@ -2,9 +2,9 @@
 #pragma once
 
 #include "sdk/attention/ports.h"
-#include "simd.h"
+#include "sdk/panel/simd.h"
 
-namespace tenon::flash {
+namespace tenon::sdk::panel {
 
 inline constexpr int64_t kMaxWidth = 512;  // of a head
 inline constexpr int64_t kAhead = 24;      // rows that are fetched before they are read
@@ -44,4 +44,4 @@ inline void pack_transposed(const sdk::HeadRows& x, int64_t b, int64_t h, int64_
   }
 }
 
-}  // namespace tenon::flash
+}  // namespace tenon::sdk::panel

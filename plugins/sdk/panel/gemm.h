@@ -1,4 +1,4 @@
-// C (+)= A · B over f32 panels: the register-blocked heart of every product in this technique.
+// C (+)= A · B over f32 panels: the register-blocked heart of the products in CPU attention kernels.
 //
 // A is row-major [m, k] (or its transpose, [k, m]) and read one number at a time; B comes in panels of kPanel columns,
 // each [k, ldb]: a packed tile has ldb = kPanel, a row-major matrix is the case ldb = its width. One micro-kernel keeps
@@ -6,9 +6,9 @@
 // m and k are free.
 #pragma once
 
-#include "simd.h"
+#include "sdk/panel/simd.h"
 
-namespace tenon::flash {
+namespace tenon::sdk::panel {
 
 struct Left {
   const float* data;
@@ -59,18 +59,18 @@ using MicroKernel = void (*)(int64_t, const float*, int64_t, const float*, int64
 template <bool Transposed>
 inline constexpr MicroKernel kKernels[kRows][kPanelVectors] = {
 #if defined(__AVX512F__)
-#define TENON_FLASH_ROW(m)                                                                          \
+#define TENON_PANEL_ROW(m)                                                                          \
   {                                                                                                 \
     micro_kernel<m, 1, Transposed>, micro_kernel<m, 2, Transposed>, micro_kernel<m, 3, Transposed>, \
         micro_kernel<m, 4, Transposed>                                                              \
   }
 #else
-#define TENON_FLASH_ROW(m) \
+#define TENON_PANEL_ROW(m) \
   { micro_kernel<m, 1, Transposed>, micro_kernel<m, 2, Transposed> }
 #endif
-    TENON_FLASH_ROW(1), TENON_FLASH_ROW(2), TENON_FLASH_ROW(3),
-    TENON_FLASH_ROW(4), TENON_FLASH_ROW(5), TENON_FLASH_ROW(6)};
-#undef TENON_FLASH_ROW
+    TENON_PANEL_ROW(1), TENON_PANEL_ROW(2), TENON_PANEL_ROW(3),
+    TENON_PANEL_ROW(4), TENON_PANEL_ROW(5), TENON_PANEL_ROW(6)};
+#undef TENON_PANEL_ROW
 
 template <bool Transposed>
 inline void multiply(int64_t m, int64_t n, int64_t k, Left a, Right b, float* c, int64_t ldc, bool add) {
@@ -85,4 +85,19 @@ inline void multiply(int64_t m, int64_t n, int64_t k, Left a, Right b, float* c,
   }
 }
 
-}  // namespace tenon::flash
+// C = A · columns [column, column + n) of a packed B whose first panel is at `panels`; both are multiples of kLanes.
+inline void multiply_columns(int64_t m, int64_t n, int64_t k, Left a, const float* panels, int64_t column, float* c,
+                             int64_t ldc) {
+  for (int64_t at = 0, step; at < n; at += step) {
+    const int64_t from = column + at, within = from % kPanel;
+    step = kPanel - within < n - at ? kPanel - within : n - at;
+    const float* b = panels + from / kPanel * kPanel * k + within;
+    for (int64_t row = 0; row < m; row += kRows) {
+      const int64_t rows = m - row < kRows ? m - row : kRows;
+      kKernels<false>[rows - 1][step / kLanes - 1](k, a.data + row * a.stride, a.stride, b, kPanel, c + row * ldc + at,
+                                                   ldc, false);
+    }
+  }
+}
+
+}  // namespace tenon::sdk::panel
