@@ -100,7 +100,8 @@ Figures attention_lengths(const Catalog& catalog, const Setting& setting) {
   for (const int64_t tokens : setting.lengths) {
     Subject subject(*engine, set->techniques.attention, shape, tokens, kF32);
     std::optional<Subject> peer;
-    if (compares && tokens <= kLongestDense) peer.emplace(*engine, exact_set->techniques.attention, shape, tokens, kF32);
+    if (compares && tokens <= kLongestDense)
+      peer.emplace(*engine, exact_set->techniques.attention, shape, tokens, kF32);
     const std::string key = std::to_string(tokens) + "_";
     std::vector<Action> actions{{key + "forward_seconds", 0, 0, [&] { subject.forward(); }},
                                 {key + "backward_seconds", 0, 0, [&] { subject.backward(); }}};

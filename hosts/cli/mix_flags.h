@@ -7,7 +7,6 @@
 
 namespace tenon::cli {
 
-
 // Adds --adapter-from, --quantizer, --attention, --device, --dtype and --memory-limit; training adds --optimizer and --adapter.
 void add_mix_flags(po::options_description& options, bool training);
 void add_model_flags(po::options_description& options);

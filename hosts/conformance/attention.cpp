@@ -86,26 +86,32 @@ void expect_close(const std::vector<float>& got, const std::vector<float>& want,
 }
 
 void forward(Subject& s) {
-  each_case(s, [&](AttentionRun& run, const AttentionCase& c, const std::string& name) {
-    run.forward();
-    const auto want = run.dense().forward();
-    const double tolerance = c.amplitude > 2 ? 1e-3 : 2e-5;
-    expect_close(run.values(TN_PORT_O), narrow(want.o), tolerance, "o of " + name);
-    expect_close(run.values(TN_PORT_LSE), narrow(want.lse), tolerance, "lse of " + name);
-  }, true);
+  each_case(
+      s,
+      [&](AttentionRun& run, const AttentionCase& c, const std::string& name) {
+        run.forward();
+        const auto want = run.dense().forward();
+        const double tolerance = c.amplitude > 2 ? 1e-3 : 2e-5;
+        expect_close(run.values(TN_PORT_O), narrow(want.o), tolerance, "o of " + name);
+        expect_close(run.values(TN_PORT_LSE), narrow(want.lse), tolerance, "lse of " + name);
+      },
+      true);
 }
 
 void backward(Subject& s) {
-  each_case(s, [&](AttentionRun& run, const AttentionCase& c, const std::string& name) {
-    run.forward();
-    run.backward();
-    const std::vector<float> d_o = run.values(TN_PORT_DO);
-    const auto want = run.dense().backward({d_o.begin(), d_o.end()}, {});
-    const double tolerance = c.amplitude > 2 ? 5e-3 : 1e-4;
-    expect_close(run.values(TN_PORT_DQ), narrow(want.dq), tolerance, "dq of " + name);
-    expect_close(run.values(TN_PORT_DK), narrow(want.dk), tolerance, "dk of " + name);
-    expect_close(run.values(TN_PORT_DV), narrow(want.dv), tolerance, "dv of " + name);
-  }, true);
+  each_case(
+      s,
+      [&](AttentionRun& run, const AttentionCase& c, const std::string& name) {
+        run.forward();
+        run.backward();
+        const std::vector<float> d_o = run.values(TN_PORT_DO);
+        const auto want = run.dense().backward({d_o.begin(), d_o.end()}, {});
+        const double tolerance = c.amplitude > 2 ? 5e-3 : 1e-4;
+        expect_close(run.values(TN_PORT_DQ), narrow(want.dq), tolerance, "dq of " + name);
+        expect_close(run.values(TN_PORT_DK), narrow(want.dk), tolerance, "dk of " + name);
+        expect_close(run.values(TN_PORT_DV), narrow(want.dv), tolerance, "dv of " + name);
+      },
+      true);
 }
 
 void finite_differences(Subject& s) {
@@ -145,12 +151,14 @@ void low_precision(Subject& s) {
         ++ran;
         const std::vector<float> d_o = run.values(TN_PORT_DO);
         const auto want = run.dense().forward();
+        // Through a norm of o the gradient is what is left of a difference, and o itself is rounded.
+        const double tolerance = run.dense().form == TN_FORM_LINEAR_RMS ? 0.1 : 0.05;
         const auto gradients = run.dense().backward({d_o.begin(), d_o.end()}, {});
         const std::string name = std::string(" of ") + c.name + (dtype.code == TN_BFLOAT ? " in bf16" : " in f16");
         expect_close(run.values(TN_PORT_O), narrow(want.o), 0.02, "o" + name);
-        expect_close(run.values(TN_PORT_DQ), narrow(gradients.dq), 0.05, "dq" + name);
-        expect_close(run.values(TN_PORT_DK), narrow(gradients.dk), 0.05, "dk" + name);
-        expect_close(run.values(TN_PORT_DV), narrow(gradients.dv), 0.05, "dv" + name);
+        expect_close(run.values(TN_PORT_DQ), narrow(gradients.dq), tolerance, "dq" + name);
+        expect_close(run.values(TN_PORT_DK), narrow(gradients.dk), tolerance, "dk" + name);
+        expect_close(run.values(TN_PORT_DV), narrow(gradients.dv), tolerance, "dv" + name);
       } catch (const NotApplicable&) {
       }
     }
@@ -225,7 +233,8 @@ void partial_results(Subject& s) {
 tn_attention_state state_of(AttentionRun& run, int64_t tokens) {
   Longer<tn_attention_state> state;
   const tn_dtype dtype = sdk::kF32;
-  if (!accepted(run.api().state(run.self(), &dtype, tokens, state.get(TN_SIZE_TO(tn_attention_state, bytes), false)), "state"))
+  if (!accepted(run.api().state(run.self(), &dtype, tokens, state.get(TN_SIZE_TO(tn_attention_state, bytes), false)),
+                "state"))
     throw NotApplicable{"the kernel does not decode"};
   return state.value;
 }
@@ -244,21 +253,24 @@ void carried_state(Subject& s, const std::map<std::string, std::string>& values)
   auto state = std::make_shared<Tensor>(s.bench(), "the decode state", sdk::kU8, shape);
   for (const auto& [begin, end] : kFed) {
     AttentionCase c = whole;
-    c.t_q = c.t_k = end - begin, c.q_pos = c.k_pos = begin, c.state_tokens = 40, c.phase = begin == 0 ? TN_PHASE_PREFILL : TN_PHASE_DECODE;
+    c.t_q = c.t_k = end - begin, c.q_pos = c.k_pos = begin, c.state_tokens = 40,
+    c.phase = begin == 0 ? TN_PHASE_PREFILL : TN_PHASE_DECODE;
     AttentionRun piece(s, s.spec(values), c);
     for (const uint32_t port : {TN_PORT_Q, TN_PORT_K, TN_PORT_V}) {
       const int64_t width = port == TN_PORT_Q ? c.heads * c.d : port == TN_PORT_K ? c.kv_heads * c.d : c.kv_heads * c.e;
       piece.set(port, slice(all.values(port), begin * width, end * width));
     }
     // In place for tokens, into a copy for the rest.
-    const auto out = end - begin == 1 ? state : std::make_shared<Tensor>(s.bench(), "the next decode state", sdk::kU8, shape);
+    const auto out =
+        end - begin == 1 ? state : std::make_shared<Tensor>(s.bench(), "the next decode state", sdk::kU8, shape);
     if (out != state) out->fill(0xFF);
     if (begin > 0) piece.bind_state(TN_PORT_STATE_IN, state);
     piece.bind_state(TN_PORT_STATE_OUT, out);
     piece.forward();
     state = out;
     expect_close(piece.values(TN_PORT_O), slice(want, begin * c.heads * c.e, end * c.heads * c.e), 2e-5,
-                 "o of positions " + std::to_string(begin) + " to " + std::to_string(end) + ", fed with the decode state and " + words(values));
+                 "o of positions " + std::to_string(begin) + " to " + std::to_string(end) +
+                     ", fed with the decode state and " + words(values));
   }
 }
 
@@ -272,15 +284,18 @@ void decoding(Subject& s) {
       run.forward();
       expect_close(run.values(TN_PORT_O), narrow(run.dense().forward().o), 2e-5, "o of a prefill");
       const tn_attention_state few = state_of(run, 16), many = state_of(run, 4096);
-      expect(few.kind >= TN_STATE_PER_TOKEN && few.kind <= TN_STATE_RING, "the decode state has a kind that the ABI does not know");
-      expect(many.kind == few.kind && many.bytes >= few.bytes, "the decode state of 4096 tokens is smaller, or of another kind, than that of 16");
+      expect(few.kind >= TN_STATE_PER_TOKEN && few.kind <= TN_STATE_RING,
+             "the decode state has a kind that the ABI does not know");
+      expect(many.kind == few.kind && many.bytes >= few.bytes,
+             "the decode state of 4096 tokens is smaller, or of another kind, than that of 16");
       if (few.kind == TN_STATE_FIXED) expect(many.bytes == few.bytes, "a FIXED decode state grows with the sequence");
       ++ran;
       if (few.kind != TN_STATE_PER_TOKEN) {
         carried_state(s, values);
         continue;
       }
-      expect(many.bytes == uint64_t{4096} * c.kv_heads * (c.d + c.e) * 4, "a PER_TOKEN decode state is not the rows of k and v");
+      expect(many.bytes == uint64_t{4096} * c.kv_heads * (c.d + c.e) * 4,
+             "a PER_TOKEN decode state is not the rows of k and v");
       c.phase = TN_PHASE_DECODE, c.t_q = 1, c.t_k = 37, c.q_pos = 36;
       AttentionRun one(s, s.spec(values), c);
       one.forward();

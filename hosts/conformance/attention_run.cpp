@@ -76,7 +76,8 @@ const tn_attention_shape& AttentionRun::shape() {
   tn_attention_shape& s = *shape_.get(TN_SIZE_TO(tn_attention_shape, state_tokens), c_.longer);
   s.phase = c_.phase, s.flags = c_.flags, s.n_mask = static_cast<uint32_t>(terms_.size()), s.batch = c_.batch,
   s.t_q = c_.t_q, s.t_k = c_.t_k, s.q_pos = c_.q_pos, s.k_pos = c_.k_pos;
-  s.mask = terms_.data(), s.segments = c_.segments.empty() ? nullptr : &segments_, s.dtype = c_.dtype, s.state_tokens = c_.state_tokens;
+  s.mask = terms_.data(), s.segments = c_.segments.empty() ? nullptr : &segments_, s.dtype = c_.dtype,
+  s.state_tokens = c_.state_tokens;
   return s;
 }
 
@@ -168,7 +169,8 @@ sdk::DenseAttention AttentionRun::dense() {
   form_ = plugin_.extension<tn_attention_form>(TN_EXT_ATTENTION_FORM);
   if (form_) {
     must(form_->form(self(), &a.form, &a.epsilon), "form");
-    expect(a.form >= TN_FORM_SOFTMAX && a.form <= TN_FORM_LINEAR_RMS, "the form of the kernel is one that the ABI does not know");
+    expect(a.form >= TN_FORM_SOFTMAX && a.form <= TN_FORM_LINEAR_RMS,
+           "the form of the kernel is one that the ABI does not know");
     a.factor = [this](int64_t h, int64_t i, int64_t j) {
       double x = 0;
       must(form_->factors(self(), static_cast<uint32_t>(h), i, j, 1, &x), "factors");

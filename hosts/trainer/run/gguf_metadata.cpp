@@ -55,6 +55,7 @@ void put_shape(GgufMetadata& m, const ModelConfig& c) {
   u32("rope.dimension_count", c.head_dim);
   u32("vocab_size", c.vocab);
   put_rope(m, at, c.rope);
+  if (!c.attention.empty()) refuse("the attention " + c.attention + ", and other programs would run exact attention");
   const int64_t window = c.window.empty() ? 0 : c.window[0];
   if (std::any_of(c.window.begin(), c.window.end(), [&](int64_t w) { return w != window; })) refuse("a sliding window in some layers only");
   if (window > 0) u32("attention.sliding_window", window);

@@ -1,4 +1,5 @@
-// Against dense attention with the expanded mask, in f64; and against flash-attention's own definition where the map is full.
+// Against dense attention with the expanded mask, in f64; and against flash-attention's own definition where the map is
+// full.
 #include "sdk/testing/attention.h"
 
 namespace tenon::block_sparse::testing {
@@ -15,7 +16,8 @@ struct Map {
   std::vector<int64_t> begin;
   std::vector<int32_t> column;
   tn_block_map map{};
-  Map(uint32_t maps, uint32_t block_q, uint32_t block_k, int64_t rows, int64_t columns, const std::function<bool(int64_t, int64_t, int64_t)>& shown) {
+  Map(uint32_t maps, uint32_t block_q, uint32_t block_k, int64_t rows, int64_t columns,
+      const std::function<bool(int64_t, int64_t, int64_t)>& shown) {
     for (uint32_t m = 0; m < maps; ++m) {
       begin.push_back(static_cast<int64_t>(column.size()));
       for (int64_t i = 0; i < rows; ++i) {
@@ -40,7 +42,8 @@ TEST_P(BlockSparse, AFullCausalMapIsTheDenseKernelBitForBit) {
     ASSERT_EQ(run->forward(), TN_OK) << run->error();
     ASSERT_EQ(run->backward(), TN_OK) << run->error();
   }
-  for (const uint32_t port : {TN_PORT_O, TN_PORT_LSE}) EXPECT_EQ(a.bindings.at(port).raw(), b.bindings.at(port).raw()) << port;
+  for (const uint32_t port : {TN_PORT_O, TN_PORT_LSE})
+    EXPECT_EQ(a.bindings.at(port).raw(), b.bindings.at(port).raw()) << port;
   EXPECT_LT(error(b.values(TN_PORT_DQ), widen(a.values(TN_PORT_DQ))), 1e-6);
 }
 
@@ -48,11 +51,19 @@ TEST_P(BlockSparse, RandomMapsAreDenseAttentionUnderTheExpandedMask) {
   std::mt19937 random(5);
   for (int trial = 0; trial < 6; ++trial) {
     const uint32_t block_q = 16u << trial % 3, block_k = 16u << (trial + 1) % 3, maps = trial % 2 ? 2 : 1;
-    Case c{.batch = 1 + trial % 2, .t_q = 250, .t_k = 250, .heads = 6, .kv_heads = 2, .d = 32, .e = 24, .mask = {causal()}};
+    Case c{.batch = 1 + trial % 2,
+           .t_q = 250,
+           .t_k = 250,
+           .heads = 6,
+           .kv_heads = 2,
+           .d = 32,
+           .e = 24,
+           .mask = {causal()}};
     if (trial == 3) c.mask.push_back(window(100, 0)), c.mask.push_back(sink(5)), c.dropout = 0.2;
     if (trial == 4) c.mask.clear(), c.softcap = 4;
     if (trial == 5) c.t_q = 60, c.q_pos = 190, c.sink_logit = true;
-    const Map map(maps, block_q, block_k, 256 / block_q, 256 / block_k, [&](int64_t, int64_t, int64_t) { return random() % 3 == 0; });
+    const Map map(maps, block_q, block_k, 256 / block_q, 256 / block_k,
+                  [&](int64_t, int64_t, int64_t) { return random() % 3 == 0; });
     c.mask.push_back(map.term());
     SCOPED_TRACE(trial);
     Runner run(GetParam(), c, {{"pattern", "none"}, {"require_diagonal", "false"}});
@@ -76,7 +87,8 @@ TEST_P(BlockSparse, GeneratedPatternsShowWhatTheySay) {
       const Hypers hypers{{"pattern", pattern}, {"block", "32"}, {"local_blocks", "2"}, {"vert_stride", "3"}};
       Runner run(GetParam(), c, hypers);
       for (int64_t i = 0; i < 300; i += 7)
-        for (int64_t j = 0; j < 300; j += 5) ASSERT_EQ(run.dense().factor(0, i, j) != 0, shows(pattern, i / 32, j / 32)) << i << " " << j;
+        for (int64_t j = 0; j < 300; j += 5)
+          ASSERT_EQ(run.dense().factor(0, i, j) != 0, shows(pattern, i / 32, j / 32)) << i << " " << j;
       expect_forward(run, 2e-6);
       expect_backward(run, c, 1e-5);
       tn_attention_plan plan{};
@@ -113,7 +125,15 @@ TEST_P(BlockSparse, EmptyRowsAreZero) {
 }
 
 TEST_P(BlockSparse, SameBitsForAnyNumberOfThreads) {
-  const Case c{.batch = 2, .t_q = 500, .t_k = 500, .heads = 6, .kv_heads = 2, .d = 16, .e = 16, .mask = {causal()}, .dropout = 0.1};
+  const Case c{.batch = 2,
+               .t_q = 500,
+               .t_k = 500,
+               .heads = 6,
+               .kv_heads = 2,
+               .d = 16,
+               .e = 16,
+               .mask = {causal()},
+               .dropout = 0.1};
   std::map<uint32_t, std::vector<uint8_t>> first;
   for (const int threads : {1, 2, 5}) {
     Runner run(GetParam(), c, {{"block", "16"}});

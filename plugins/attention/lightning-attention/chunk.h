@@ -29,11 +29,13 @@ void scaled_rows(const float* from, int64_t rows, int64_t width, Factor factor, 
 }
 
 // Columns of P that a row block ending before row `last` of q needs.
-inline int64_t seen_columns(const Chunk& c, int64_t last) { return std::clamp<int64_t>(c.q_at + last - c.k_at, 0, c.nk); }
+inline int64_t seen_columns(const Chunk& c, int64_t last) {
+  return std::clamp<int64_t>(c.q_at + last - c.k_at, 0, c.nk);
+}
 
 // scores[nq, chunk padded] = (A · packed B) ∘ λ^(i−j); zero where a row does not see the column.
-inline void decayed_scores(const Chunk& c, const Powers& powers, int64_t k, const float* a, int64_t lda, const float* panels, float* scores,
-                           int64_t ld) {
+inline void decayed_scores(const Chunk& c, const Powers& powers, int64_t k, const float* a, int64_t lda,
+                           const float* panels, float* scores, int64_t ld) {
   const int64_t width = round_up(c.nk, kLanes);
   for (int64_t row = 0; row < c.nq; row += kRowBlock) {
     const int64_t rows = std::min(kRowBlock, c.nq - row), n = round_up(seen_columns(c, row + rows), kLanes);
@@ -48,15 +50,18 @@ inline void decayed_scores(const Chunk& c, const Powers& powers, int64_t k, cons
 }
 
 // out[nq, n] (+)= scores · B, B row-major over the chunk's keys.
-inline void times_scores(const Chunk& c, const float* scores, int64_t ld, const float* b, int64_t width, float* out, bool add) {
+inline void times_scores(const Chunk& c, const float* scores, int64_t ld, const float* b, int64_t width, float* out,
+                         bool add) {
   for (int64_t row = 0; row < c.nq; row += kRowBlock) {
     const int64_t rows = std::min(kRowBlock, c.nq - row);
-    multiply<false>(rows, width, seen_columns(c, row + rows), {scores + row * ld, ld}, row_major(b, width), out + row * width, width, add);
+    multiply<false>(rows, width, seen_columns(c, row + rows), {scores + row * ld, ld}, row_major(b, width),
+                    out + row * width, width, add);
   }
 }
 
 // state [k width, v width padded] = λ^n state + (diag(weight) A)ᵀ B; A and B are [rows, ...], A is scaled already.
-inline void advance(float* state, int64_t m, int64_t a_width, int64_t b_width, int64_t rows, const float* a, const float* b, float decay) {
+inline void advance(float* state, int64_t m, int64_t a_width, int64_t b_width, int64_t rows, const float* a,
+                    const float* b, float decay) {
   scale_all(state, m * b_width, decay);
   if (rows > 0) multiply<true>(m, b_width, rows, {a, a_width}, row_major(b, b_width), state, b_width, true);
 }
@@ -73,7 +78,8 @@ inline void transpose_all(const float* from, int64_t rows, int64_t columns, floa
 }
 
 // Rows of a port as f32 [n, padded], times a factor, zero beyond the width.
-inline void read_rows(const sdk::HeadRows& x, int64_t b, int64_t h, int64_t row, int64_t n, int64_t padded, float factor, float* to) {
+inline void read_rows(const sdk::HeadRows& x, int64_t b, int64_t h, int64_t row, int64_t n, int64_t padded,
+                      float factor, float* to) {
   for (int64_t r = 0; r < n; ++r, to += padded) {
     if (r + kAhead < n) x.prefetch(b, row + r + kAhead, h);
     x.read(b, row + r, h, factor, to);

@@ -1,5 +1,5 @@
-// The forward pass. Where (sequence, head) pairs are few, spans run in parallel: first what each span adds to the state,
-// then the states at their beginnings, then the outputs.
+// The forward pass. Where (sequence, head) pairs are few, spans run in parallel: first what each span adds to the
+// state, then the states at their beginnings, then the outputs.
 #pragma once
 
 #include <omp.h>
@@ -17,9 +17,14 @@ struct ForwardPorts {
 struct ForwardScratch {
   float *query, *query_decayed, *key, *key_panels, *value, *score, *out, *state;
   ForwardScratch(sdk::Workspace& w, const Problem& p)
-      : query(w.take(p.chunk * p.d_padded)), query_decayed(w.take(p.chunk * p.d_padded)), key(w.take(p.chunk * p.d_padded)),
-        key_panels(w.take(round_up(p.chunk, kPanel) * p.d)), value(w.take(p.chunk * p.e_padded)),
-        score(w.take(p.chunk * round_up(p.chunk, kLanes))), out(w.take(p.chunk * p.e_padded)), state(w.take(p.d_padded * p.e_padded)) {}
+      : query(w.take(p.chunk * p.d_padded)),
+        query_decayed(w.take(p.chunk * p.d_padded)),
+        key(w.take(p.chunk * p.d_padded)),
+        key_panels(w.take(round_up(p.chunk, kPanel) * p.d)),
+        value(w.take(p.chunk * p.e_padded)),
+        score(w.take(p.chunk * round_up(p.chunk, kLanes))),
+        out(w.take(p.chunk * p.e_padded)),
+        state(w.take(p.d_padded * p.e_padded)) {}
 };
 
 struct ForwardSchedule {
@@ -35,7 +40,8 @@ struct ForwardMemory {
   float* begin = nullptr;  // [task of (batch, line, head), span]: the state at a span's beginning
   std::vector<ForwardScratch> scratch;
   ForwardMemory(sdk::Workspace& w, const Problem& p, const ForwardSchedule& s, int64_t threads) {
-    if (s.by_span) begin = w.take(p.batch * static_cast<int64_t>(p.lines.size()) * p.heads * s.spans * p.d_padded * p.e_padded);
+    if (s.by_span)
+      begin = w.take(p.batch * static_cast<int64_t>(p.lines.size()) * p.heads * s.spans * p.d_padded * p.e_padded);
     for (int64_t t = 0; t < threads; ++t) scratch.emplace_back(w, p);
   }
 };
@@ -53,18 +59,19 @@ inline void write_state(const Problem& p, const float* from, const sdk::StateByt
 }
 
 // S over one chunk.
-inline void advance_state(const Problem& p, const ForwardPorts& ports, const Chunk& c, const Powers& powers, int64_t b, int64_t g,
-                          const ForwardScratch& s, float* state) {
+inline void advance_state(const Problem& p, const ForwardPorts& ports, const Chunk& c, const Powers& powers, int64_t b,
+                          int64_t g, const ForwardScratch& s, float* state) {
   if (c.nk > 0) {
     read_rows(ports.k, b, g, c.k_row, c.nk, p.d_padded, 1.0f, s.key);
-    scaled_rows(s.key, c.nk, p.d_padded, [&](int64_t j) { return powers[c.n - 1 - c.k_at - j]; }, s.key);
+    scaled_rows(
+        s.key, c.nk, p.d_padded, [&](int64_t j) { return powers[c.n - 1 - c.k_at - j]; }, s.key);
   }
   advance(state, p.d, p.d_padded, p.e_padded, c.nk, s.key, s.value, powers.over(c.n));
 }
 
 // Divides by the root of the mean square where that is asked for; the log of the divisor is the row's LSE.
-inline void finish_rows(const Problem& p, const ForwardPorts& ports, const Line& line, const Chunk& c, int64_t position, int64_t b, int64_t h,
-                        float* out) {
+inline void finish_rows(const Problem& p, const ForwardPorts& ports, const Line& line, const Chunk& c, int64_t position,
+                        int64_t b, int64_t h, float* out) {
   for (int64_t r = 0; r < c.nq; ++r, out += p.e_padded) {
     const bool seen = p.carried || (line.segment.k_len > 0 && position + c.q_at + r >= line.segment.k_pos);
     float factor = 1.0f, lse = seen ? 0.0f : -INFINITY;
@@ -79,14 +86,17 @@ inline void finish_rows(const Problem& p, const ForwardPorts& ports, const Line&
   }
 }
 
-inline void forward_chunk(const Problem& p, const ForwardPorts& ports, const Line& line, const Chunk& c, int64_t position, const Powers& powers,
-                          int64_t b, int64_t h, const ForwardScratch& s, float* state) {
+inline void forward_chunk(const Problem& p, const ForwardPorts& ports, const Line& line, const Chunk& c,
+                          int64_t position, const Powers& powers, int64_t b, int64_t h, const ForwardScratch& s,
+                          float* state) {
   const int64_t g = h / p.group, ld = round_up(p.chunk, kLanes);
   if (c.nk > 0) read_rows(ports.v, b, g, c.k_row, c.nk, p.e_padded, 1.0f, s.value);
   if (c.nq > 0) {
     read_rows(ports.q, b, h, c.q_row, c.nq, p.d_padded, p.scale, s.query);
-    scaled_rows(s.query, c.nq, p.d_padded, [&](int64_t r) { return powers[c.q_at + r + 1]; }, s.query_decayed);
-    multiply<false>(c.nq, p.e_padded, p.d, {s.query_decayed, p.d_padded}, row_major(state, p.e_padded), s.out, p.e_padded, false);
+    scaled_rows(
+        s.query, c.nq, p.d_padded, [&](int64_t r) { return powers[c.q_at + r + 1]; }, s.query_decayed);
+    multiply<false>(c.nq, p.e_padded, p.d, {s.query_decayed, p.d_padded}, row_major(state, p.e_padded), s.out,
+                    p.e_padded, false);
     if (c.nk > 0) {
       pack_transposed(ports.k, b, g, c.k_row, c.k_row + c.nk, s.key_panels);
       decayed_scores(c, powers, p.d, s.query, p.d_padded, s.key_panels, s.score, ld);
@@ -97,8 +107,10 @@ inline void forward_chunk(const Problem& p, const ForwardPorts& ports, const Lin
   advance_state(p, ports, c, powers, b, g, s, state);
 }
 
-inline void forward_all(const Problem& p, const ForwardPorts& ports, const ForwardSchedule& plan, const ForwardMemory& memory, int threads) {
-  const int64_t lines = static_cast<int64_t>(p.lines.size()), pairs = p.batch * lines * p.heads, size = p.d_padded * p.e_padded;
+inline void forward_all(const Problem& p, const ForwardPorts& ports, const ForwardSchedule& plan,
+                        const ForwardMemory& memory, int threads) {
+  const int64_t lines = static_cast<int64_t>(p.lines.size()), pairs = p.batch * lines * p.heads,
+                size = p.d_padded * p.e_padded;
   const auto begin_of = [&](int64_t pair, int64_t span) { return memory.begin + (pair * plan.spans + span) * size; };
   const auto row_of = [&](int64_t pair) { return p.listed ? pair / p.heads % lines : pair / p.heads / lines; };
 #pragma omp parallel num_threads(threads)
@@ -115,7 +127,8 @@ inline void forward_all(const Problem& p, const ForwardPorts& ports, const Forwa
         std::memset(state, 0, sizeof(float) * size);
         for (size_t c = line.spans[span].first; c < line.spans[span].last; ++c) {
           const Chunk& chunk = line.chunks[c];
-          if (chunk.nk > 0) read_rows(ports.v, pair / p.heads / lines, h / p.group, chunk.k_row, chunk.nk, p.e_padded, 1.0f, s.value);
+          if (chunk.nk > 0)
+            read_rows(ports.v, pair / p.heads / lines, h / p.group, chunk.k_row, chunk.nk, p.e_padded, 1.0f, s.value);
           advance_state(p, ports, chunk, powers, pair / p.heads / lines, h / p.group, s, state);
         }
       }

@@ -17,11 +17,12 @@ namespace tenon::lightning {
 
 using namespace sdk::panel;
 
-inline constexpr int64_t kSpanChunks = 8;   // chunks between two states that a backward pass keeps
-inline constexpr int64_t kMinTasks = 32;    // with fewer (sequence, head) pairs a forward pass works on spans in parallel too
+inline constexpr int64_t kSpanChunks = 8;  // chunks between two states that a backward pass keeps
+inline constexpr int64_t kMinTasks =
+    32;  // with fewer (sequence, head) pairs a forward pass works on spans in parallel too
 inline constexpr int64_t kMaxChunk = 256;
-inline constexpr int64_t kRowBlock = 24;    // rows that are cut off at the diagonal together
-inline constexpr double kEpsilon = 1e-6;    // of the output norm
+inline constexpr int64_t kRowBlock = 24;  // rows that are cut off at the diagonal together
+inline constexpr double kEpsilon = 1e-6;  // of the output norm
 
 struct Chunk {
   int64_t n;                // positions
@@ -43,13 +44,18 @@ struct Line {
 // λ^t of one head: of the decay across a chunk, of rows, and of pairs.
 class Powers {
  public:
-  Powers(double sigma, int64_t chunk) : sigma_(sigma), chunk_(chunk), up_(static_cast<size_t>(chunk) + 1), down_(static_cast<size_t>(3 * chunk + kLanes)) {
+  Powers(double sigma, int64_t chunk)
+      : sigma_(sigma),
+        chunk_(chunk),
+        up_(static_cast<size_t>(chunk) + 1),
+        down_(static_cast<size_t>(3 * chunk + kLanes)) {
     for (int64_t t = 0; t <= chunk; ++t) up_[t] = over(t);
     for (int64_t t = 0; t < chunk; ++t) down_[t] = up_[chunk - 1 - t];
   }
   float over(int64_t n) const { return static_cast<float>(std::exp(-sigma_ * static_cast<double>(n))); }
   float operator[](int64_t t) const { return up_[static_cast<size_t>(t)]; }
-  // Of a query that stands `ahead` positions behind a chunk's first key: λ^(ahead − j) for key j <= ahead, 0 for later ones.
+  // Of a query that stands `ahead` positions behind a chunk's first key: λ^(ahead − j) for key j <= ahead, 0 for later
+  // ones.
   const float* pairs(int64_t ahead) const { return down_.data() + (chunk_ - 1 - ahead); }
 
  private:
@@ -64,22 +70,38 @@ struct Problem {
   bool norm, listed, carried;  // carried: a state comes in
   std::vector<double> sigma;   // per head
   std::vector<Line> lines;
-  std::vector<char> touched;   // rows of k that some chunk has
+  std::vector<char> touched;  // rows of k that some chunk has
   int64_t max_spans = 0;
 
-  Problem(const tn_attention_config& c, const tn_attention_shape& shape, int64_t chunk_, bool norm_, std::vector<double> sigma_, bool state_in,
-          bool state_out)
-      : batch(shape.batch), t_q(shape.t_q), t_k(shape.t_k), heads(c.n_heads), kv_heads(c.n_kv_heads), group(heads / kv_heads), d(c.d_qk), e(c.d_v),
-        d_padded(round_up(d, kLanes)), e_padded(round_up(e, kLanes)), chunk(chunk_), scale(c.scale != 0 ? static_cast<float>(c.scale) : 1.0f),
-        norm(norm_), listed(shape.segments != nullptr), carried(state_in), sigma(std::move(sigma_)), touched(static_cast<size_t>(shape.t_k)) {
+  Problem(const tn_attention_config& c, const tn_attention_shape& shape, int64_t chunk_, bool norm_,
+          std::vector<double> sigma_, bool state_in, bool state_out)
+      : batch(shape.batch),
+        t_q(shape.t_q),
+        t_k(shape.t_k),
+        heads(c.n_heads),
+        kv_heads(c.n_kv_heads),
+        group(heads / kv_heads),
+        d(c.d_qk),
+        e(c.d_v),
+        d_padded(round_up(d, kLanes)),
+        e_padded(round_up(e, kLanes)),
+        chunk(chunk_),
+        scale(c.scale != 0 ? static_cast<float>(c.scale) : 1.0f),
+        norm(norm_),
+        listed(shape.segments != nullptr),
+        carried(state_in),
+        sigma(std::move(sigma_)),
+        touched(static_cast<size_t>(shape.t_k)) {
     const sdk::Mask mask = sdk::lower_mask(shape);
     if (!mask.causal || mask.left >= 0 || mask.right >= 0)
       sdk::fail(TN_E_UNSUPPORTED, "lightning-attention is a recurrence: its mask is causal, without windows and sinks");
     if (shape.flags & TN_ATTENTION_PARTIAL)
-      sdk::fail(TN_E_UNSUPPORTED, "partial results of lightning-attention do not merge by their log-sum; carry the state instead");
+      sdk::fail(TN_E_UNSUPPORTED,
+                "partial results of lightning-attention do not merge by their log-sum; carry the state instead");
     for (const sdk::Segment& s : sdk::lower_segments(shape)) {
       if ((state_in || state_out) && (s.q_pos != s.k_pos || s.q_len != s.k_len || s.q_begin != s.k_begin))
-        sdk::fail(TN_E_ARGUMENT, "with a state, the rows of a segment of lightning-attention are queries and keys alike");
+        sdk::fail(TN_E_ARGUMENT,
+                  "with a state, the rows of a segment of lightning-attention are queries and keys alike");
       lines.push_back(cut(s));
     }
   }

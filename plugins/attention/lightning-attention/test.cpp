@@ -16,19 +16,45 @@ std::vector<std::pair<std::string, Case>> cases() {
       {"a tail", {.batch = 2, .t_q = 213, .t_k = 213, .heads = 4, .kv_heads = 2, .d = 24, .e = 40, .mask = {causal()}}},
       {"one token", {.t_q = 1, .t_k = 1, .heads = 3, .kv_heads = 3, .d = 8, .e = 8, .mask = {causal()}}},
       {"many spans", {.t_q = 913, .t_k = 913, .heads = 2, .kv_heads = 1, .d = 16, .e = 16, .mask = {causal()}}},
-      {"a later layer", {.t_q = 70, .t_k = 70, .heads = 6, .kv_heads = 1, .d = 16, .e = 16, .mask = {causal()}, .layer = 2, .layers = 4}},
-      {"a later slice", {.t_q = 33, .t_k = 200, .heads = 2, .kv_heads = 1, .d = 16, .e = 16, .mask = {causal()}, .q_pos = 167}},
-      {"keys long before", {.t_q = 33, .t_k = 90, .heads = 2, .kv_heads = 1, .d = 16, .e = 16, .mask = {causal()}, .q_pos = 300, .k_pos = 9}},
-      {"rows that see nothing", {.t_q = 40, .t_k = 40, .heads = 2, .kv_heads = 1, .d = 16, .e = 16, .mask = {causal()}, .k_pos = 25}},
-      {"later keys", {.t_q = 20, .t_k = 90, .heads = 2, .kv_heads = 1, .d = 16, .e = 16, .mask = {causal()}, .q_pos = 3}}};
+      {"a later layer",
+       {.t_q = 70,
+        .t_k = 70,
+        .heads = 6,
+        .kv_heads = 1,
+        .d = 16,
+        .e = 16,
+        .mask = {causal()},
+        .layer = 2,
+        .layers = 4}},
+      {"a later slice",
+       {.t_q = 33, .t_k = 200, .heads = 2, .kv_heads = 1, .d = 16, .e = 16, .mask = {causal()}, .q_pos = 167}},
+      {"keys long before",
+       {.t_q = 33,
+        .t_k = 90,
+        .heads = 2,
+        .kv_heads = 1,
+        .d = 16,
+        .e = 16,
+        .mask = {causal()},
+        .q_pos = 300,
+        .k_pos = 9}},
+      {"rows that see nothing",
+       {.t_q = 40, .t_k = 40, .heads = 2, .kv_heads = 1, .d = 16, .e = 16, .mask = {causal()}, .k_pos = 25}},
+      {"later keys",
+       {.t_q = 20, .t_k = 90, .heads = 2, .kv_heads = 1, .d = 16, .e = 16, .mask = {causal()}, .q_pos = 3}}};
   Case ragged{.t_q = 300, .t_k = 310, .heads = 4, .kv_heads = 2, .d = 16, .e = 24, .mask = {causal()}};
-  ragged.segments = {{0, 130, 0, 130, 0, 0}, {130, 1, 130, 1, 0, 0}, {131, 0, 131, 0, 0, 0}, {131, 100, 140, 100, 0, 0}, {240, 30, 250, 60, 30, 0}};
+  ragged.segments = {{0, 130, 0, 130, 0, 0},
+                     {130, 1, 130, 1, 0, 0},
+                     {131, 0, 131, 0, 0, 0},
+                     {131, 100, 140, 100, 0, 0},
+                     {240, 30, 250, 60, 30, 0}};
   out.emplace_back("ragged with uncovered rows", ragged);
   return out;
 }
 
 TEST_P(Lightning, EqualsTheMaskedForm) {
-  for (const Hypers& hypers : {Hypers{}, kPlain, Hypers{{"chunk", "16"}}, Hypers{{"chunk", "128"}, {"norm", "false"}}, Hypers{{"decay", "none"}}})
+  for (const Hypers& hypers : {Hypers{}, kPlain, Hypers{{"chunk", "16"}}, Hypers{{"chunk", "128"}, {"norm", "false"}},
+                               Hypers{{"decay", "none"}}})
     for (const auto& [name, c] : cases()) {
       SCOPED_TRACE(name);
       if (!hypers.empty() && c.t_q > 400) continue;
@@ -48,7 +74,8 @@ TEST_P(Lightning, WithoutDecayItIsACumulativeSum) {
   for (int64_t t = 0; t < 150; ++t)
     for (int64_t x = 0; x < 8; ++x) {
       double want = 0;
-      for (int64_t r = 0; r < 16; ++r) sum[r * 8 + x] += static_cast<double>(k[t * 16 + r]) * v[t * 8 + x], want += q[t * 16 + r] * sum[r * 8 + x];
+      for (int64_t r = 0; r < 16; ++r)
+        sum[r * 8 + x] += static_cast<double>(k[t * 16 + r]) * v[t * 8 + x], want += q[t * 16 + r] * sum[r * 8 + x];
       worst = std::max(worst, std::abs(want - o[t * 8 + x])), top = std::max(top, std::abs(want));
     }
   EXPECT_LT(worst / top, 1e-5);
@@ -107,7 +134,8 @@ TEST_P(Lightning, CarriedStatesAreOneCall) {
       part.t_q = part.t_k = end - begin, part.q_pos = part.k_pos = begin, part.state_tokens = 300;
       part.phase = begin == 0 ? TN_PHASE_PREFILL : TN_PHASE_DECODE;
       Runner run(GetParam(), part, hypers);
-      for (const uint32_t port : {TN_PORT_Q, TN_PORT_K, TN_PORT_V}) run.bindings.at(port).assign(rows(whole, port, c, begin, end));
+      for (const uint32_t port : {TN_PORT_Q, TN_PORT_K, TN_PORT_V})
+        run.bindings.at(port).assign(rows(whole, port, c, begin, end));
       if (begin > 0) bind_state(run, TN_PORT_STATE_IN, part, state);
       bind_state(run, TN_PORT_STATE_OUT, part, std::vector<float>(c.batch * c.heads * c.d * c.e, NAN));
       ASSERT_EQ(run.forward(), TN_OK) << run.error();
@@ -124,7 +152,8 @@ TEST_P(Lightning, GradientsMatchCentralDifferences) {
     Runner run(GetParam(), c, hypers);
     std::mt19937 random(3);
     const int64_t n = c.heads * c.d * c.e;
-    bind_state(run, TN_PORT_STATE_IN, c, noise(n, 1, random)), bind_state(run, TN_PORT_STATE_OUT, c, std::vector<float>(n));
+    bind_state(run, TN_PORT_STATE_IN, c, noise(n, 1, random)),
+        bind_state(run, TN_PORT_STATE_OUT, c, std::vector<float>(n));
     ASSERT_EQ(run.forward(), TN_OK) << run.error();
     const auto d_state = noise(n, 1, random);
     bind_state(run, TN_PORT_D_STATE_OUT, c, d_state), bind_state(run, TN_PORT_D_STATE_IN, c, std::vector<float>(n));
@@ -149,7 +178,8 @@ TEST_P(Lightning, GradientsMatchCentralDifferences) {
         EXPECT_NEAR((up - down) / (2 * step), want[i], 5e-3 * std::max(1.0f, std::abs(want[i]))) << name << " " << i;
       }
     };
-    const auto dq = run.values(TN_PORT_DQ), dk = run.values(TN_PORT_DK), dv = run.values(TN_PORT_DV), ds = floats_of(run, TN_PORT_D_STATE_IN);
+    const auto dq = run.values(TN_PORT_DQ), dk = run.values(TN_PORT_DK), dv = run.values(TN_PORT_DV),
+               ds = floats_of(run, TN_PORT_D_STATE_IN);
     check(run.bindings.at(TN_PORT_Q).as<float>(), dq, dq.size(), "q");
     check(run.bindings.at(TN_PORT_K).as<float>(), dk, dk.size(), "k");
     check(run.bindings.at(TN_PORT_V).as<float>(), dv, dv.size(), "v");
@@ -159,7 +189,8 @@ TEST_P(Lightning, GradientsMatchCentralDifferences) {
 
 TEST_P(Lightning, HalfTypesStayWithinTheirRounding) {
   for (const tn_dtype dtype : {sdk::kBF16, sdk::kF16}) {
-    const Case c{.t_q = 200, .t_k = 200, .heads = 4, .kv_heads = 2, .d = 32, .e = 32, .mask = {causal()}, .dtype = dtype};
+    const Case c{
+        .t_q = 200, .t_k = 200, .heads = 4, .kv_heads = 2, .d = 32, .e = 32, .mask = {causal()}, .dtype = dtype};
     Runner run(GetParam(), c);
     const double step = dtype.code == TN_BFLOAT ? 0x1p-8 : 0x1p-11;
     expect_forward(run, step);
@@ -214,7 +245,9 @@ TEST_P(Lightning, TheHostMayGiveTheDecays) {
   run.bindings.tensors.emplace(TN_PORT_LOG_DECAY, sdk::testing::Tensor(sdk::kF32, {2}, {-0.3f, 0.0f}));
   ASSERT_EQ(run.forward(), TN_OK) << run.error();
   sdk::DenseAttention dense = run.dense();
-  dense.factor = [](int64_t h, int64_t i, int64_t j) { return h == 0 ? std::exp(-0.3 * static_cast<double>(i - j)) : 1.0; };
+  dense.factor = [](int64_t h, int64_t i, int64_t j) {
+    return h == 0 ? std::exp(-0.3 * static_cast<double>(i - j)) : 1.0;
+  };
   EXPECT_LT(error(run.values(TN_PORT_O), dense.forward().o), 1e-5);
   run.bindings.at(TN_PORT_LOG_DECAY).assign({0.1f, 0.0f});
   EXPECT_EQ(run.forward(), TN_E_ARGUMENT);
@@ -232,7 +265,8 @@ TEST_P(Lightning, RefusalsNameTheReason) {
   refuses({.t_q = 4, .t_k = 4, .mask = {causal()}, .dropout = 0.1}, TN_E_UNSUPPORTED, "dropout");
   refuses({.t_q = 4, .t_k = 4, .mask = {causal()}, .sink_logit = true}, TN_E_UNSUPPORTED, "sinks");
   refuses({.t_q = 4, .t_k = 4, .mask = {causal()}, .partial = true}, TN_E_UNSUPPORTED, "state");
-  refuses({.t_q = 4, .t_k = 4, .mask = {causal()}, .segments = {{0, 2, 0, 3, 1, 0}, {2, 2, 2, 2, 0, 0}}}, TN_E_UNSUPPORTED, "share keys");
+  refuses({.t_q = 4, .t_k = 4, .mask = {causal()}, .segments = {{0, 2, 0, 3, 1, 0}, {2, 2, 2, 2, 0, 0}}},
+          TN_E_UNSUPPORTED, "share keys");
   const Case c{.t_q = 4, .t_k = 4, .d = 4, .e = 4, .mask = {causal()}};
   Runner run(GetParam(), c);
   run.bindings.tensors.emplace(TN_PORT_STATE_OUT, sdk::testing::Tensor(sdk::kU8, {1, 12}));

@@ -1,7 +1,7 @@
 // The decode state: of each key head the tiles that later queries can see. Heads of a group have the same number of
-// slots. A group's memory is k [heads, rows, d], then v [heads, rows, e], in the type of the call; rows = slots · block.
-// The first `band` slots are the band, tile j in slot j mod band; a tile of the head's shard that leaves the band moves to
-// the next slot behind them.
+// slots. A group's memory is k [heads, rows, d], then v [heads, rows, e], in the type of the call; rows = slots ·
+// block. The first `band` slots are the band, tile j in slot j mod band; a tile of the head's shard that leaves the
+// band moves to the next slot behind them.
 #pragma once
 
 #include "pattern.h"
@@ -21,7 +21,8 @@ class Cache {
   // tokens: the longest sequence. Two groups at the most: sharded heads, dense heads.
   Cache(const Sharding& s, int64_t kv_heads, int64_t d, int64_t e, tn_dtype dtype, int64_t tokens)
       : s_(s), d_(d), e_(e), dtype_(dtype), tokens_(tokens) {
-    const int64_t tiles = (tokens + s.block - 1) / s.block, sharded = std::clamp<int64_t>(s.dense_from - s.first_head, 0, kv_heads);
+    const int64_t tiles = (tokens + s.block - 1) / s.block,
+                  sharded = std::clamp<int64_t>(s.dense_from - s.first_head, 0, kv_heads);
     const int64_t band = std::min(tiles, s.local), rest = tiles - band;
     if (sharded > 0) add({0, sharded, band, (rest + s.stride - 1) / s.stride, 0});
     if (sharded < kv_heads) add({sharded, kv_heads - sharded, tiles, 0, 0});
@@ -31,9 +32,12 @@ class Cache {
   const std::vector<Group>& groups() const { return groups_; }
 
   sdk::HeadRows keys(const Group& g, char* state) const { return rows_at(g, state + g.at, d_); }
-  sdk::HeadRows values(const Group& g, char* state) const { return rows_at(g, state + g.at + static_cast<uint64_t>(g.heads * g.rows(s_.block) * d_ * size()), e_); }
+  sdk::HeadRows values(const Group& g, char* state) const {
+    return rows_at(g, state + g.at + static_cast<uint64_t>(g.heads * g.rows(s_.block) * d_ * size()), e_);
+  }
 
-  // The row of a group's memory that holds position p of a sequence whose last position is `last`, or −1: p is forgotten.
+  // The row of a group's memory that holds position p of a sequence whose last position is `last`, or −1: p is
+  // forgotten.
   int64_t row(const Group& g, int64_t head, int64_t p, int64_t last) const {
     const int64_t j = p / s_.block, within = p % s_.block;
     if (last / s_.block - j < g.band) return j % g.band * s_.block + within;

@@ -32,10 +32,13 @@ class Pattern final : public sdk::flash::BlockPattern {
   explicit Pattern(const Sharding& s) : BlockPattern(s.block), s_(s) {}
   void runs(int64_t g, int64_t i, Run limit, std::vector<Run>& out) const override {
     const size_t first = out.size();
-    const auto show = [&](int64_t begin, int64_t end) { sdk::flash::append_run(out, first, begin * s_.block, end * s_.block, limit); };
+    const auto show = [&](int64_t begin, int64_t end) {
+      sdk::flash::append_run(out, first, begin * s_.block, end * s_.block, limit);
+    };
     if (s_.dense(g)) return show(0, i + 1);
     const int64_t band = std::max<int64_t>(0, i - s_.local + 1), from = sdk::panel::floor_div(limit.begin, s_.block);
-    for (int64_t j = s_.first_kept(g) + s_.kept_before(g, from) * s_.stride; j < band && j * s_.block < limit.end; j += s_.stride)
+    for (int64_t j = s_.first_kept(g) + s_.kept_before(g, from) * s_.stride; j < band && j * s_.block < limit.end;
+         j += s_.stride)
       show(j, j + 1);
     show(band, i + 1);
   }

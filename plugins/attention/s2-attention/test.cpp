@@ -23,7 +23,12 @@ TEST_P(S2, StrideOneIsDenseCausal) {
 TEST_P(S2, ShardsFollowTheFormula) {
   for (const int64_t stride : {4, 8}) {
     Case c{.t_q = 1, .t_k = 1, .heads = 8, .kv_heads = 4, .mask = {causal()}};
-    Runner run(GetParam(), c, {{"block", "16"}, {"local_blocks", "3"}, {"vert_stride", std::to_string(stride)}, {"head_sliding_offset", "1"}, {"num_dense_heads", "1"}});
+    Runner run(GetParam(), c,
+               {{"block", "16"},
+                {"local_blocks", "3"},
+                {"vert_stride", std::to_string(stride)},
+                {"head_sliding_offset", "1"},
+                {"num_dense_heads", "1"}});
     const auto dense = run.dense();
     for (int64_t h = 0; h < 8; ++h)
       for (int64_t i = 0; i < 30; ++i)
@@ -35,7 +40,8 @@ TEST_P(S2, ShardsFollowTheFormula) {
 }
 
 TEST_P(S2, HeadsTogetherSeeEverything) {
-  Runner run(GetParam(), {.t_q = 4096, .t_k = 4096, .heads = 8, .kv_heads = 8, .mask = {causal()}}, {{"local_blocks", "2"}});
+  Runner run(GetParam(), {.t_q = 4096, .t_k = 4096, .heads = 8, .kv_heads = 8, .mask = {causal()}},
+             {{"local_blocks", "2"}});
   const auto dense = run.dense();
   int64_t seen = 0;
   for (int64_t i = 0; i < 64; ++i)
@@ -55,7 +61,8 @@ TEST_P(S2, ARankHoldsItsShareOfTheHeads) {
   const Hypers hypers{{"block", "16"}, {"local_blocks", "1"}, {"vert_stride", "4"}, {"num_dense_heads", "1"}};
   Runner whole(GetParam(), all, hypers), rank(GetParam(), slice, hypers);
   for (int64_t h = 0; h < 4; ++h)
-    for (int64_t j = 0; j < 20; ++j) EXPECT_EQ(rank.dense().factor(h, 320, j * 16), whole.dense().factor(4 + h, 320, j * 16));
+    for (int64_t j = 0; j < 20; ++j)
+      EXPECT_EQ(rank.dense().factor(h, 320, j * 16), whole.dense().factor(4 + h, 320, j * 16));
 }
 
 TEST_P(S2, ForwardAndBackwardAreDenseUnderTheShards) {
@@ -67,7 +74,8 @@ TEST_P(S2, ForwardAndBackwardAreDenseUnderTheShards) {
   Case ragged = plain;
   ragged.batch = 1, ragged.segments = {{0, 170, 0, 170, 0, 0}, {170, 130, 170, 130, 0, 0}};
   for (const Case& c : {plain, slice, extras, ragged})
-    for (const Hypers& hypers : {kSmall, Hypers{{"block", "64"}, {"local_blocks", "1"}, {"vert_stride", "2"}, {"num_dense_heads", "1"}}}) {
+    for (const Hypers& hypers :
+         {kSmall, Hypers{{"block", "64"}, {"local_blocks", "1"}, {"vert_stride", "2"}, {"num_dense_heads", "1"}}}) {
       Runner run(GetParam(), c, hypers);
       expect_forward(run, 2e-6);
       expect_backward(run, c, 1e-5);
@@ -77,7 +85,8 @@ TEST_P(S2, ForwardAndBackwardAreDenseUnderTheShards) {
 // Tokens one by one (and a few at once) with the cache, from several prompts on, against the whole sequence.
 TEST_P(S2, DecodingWithEvictionEqualsPrefill) {
   const Case c{.t_q = 190, .t_k = 190, .heads = 6, .kv_heads = 3, .d = 16, .e = 8, .mask = {causal()}};
-  for (const Hypers& hypers : {kSmall, Hypers{{"block", "16"}, {"local_blocks", "1"}, {"vert_stride", "3"}, {"num_dense_heads", "1"}}})
+  for (const Hypers& hypers :
+       {kSmall, Hypers{{"block", "16"}, {"local_blocks", "1"}, {"vert_stride", "3"}, {"num_dense_heads", "1"}}})
     for (const int64_t prompt : {1, 40, 129}) {
       Runner whole(GetParam(), c, hypers);
       ASSERT_EQ(whole.forward(), TN_OK) << whole.error();
@@ -88,19 +97,22 @@ TEST_P(S2, DecodingWithEvictionEqualsPrefill) {
       for (int64_t at = 0, n; at < 190; at += n) {
         n = at == 0 ? prompt : std::min<int64_t>(at % 5 == 0 ? 3 : 1, 190 - at);
         Case part = c;
-        part.t_q = part.t_k = n, part.q_pos = part.k_pos = at, part.state_tokens = 200, part.phase = at == 0 ? TN_PHASE_PREFILL : TN_PHASE_DECODE;
+        part.t_q = part.t_k = n, part.q_pos = part.k_pos = at, part.state_tokens = 200,
+        part.phase = at == 0 ? TN_PHASE_PREFILL : TN_PHASE_DECODE;
         Runner run(GetParam(), part, hypers);
         const auto rows = [&](uint32_t port, int64_t width) {
           const auto all = whole.values(port);
           return std::vector<float>(all.begin() + at * width, all.begin() + (at + n) * width);
         };
-        run.bindings.at(TN_PORT_Q).assign(rows(TN_PORT_Q, 96)), run.bindings.at(TN_PORT_K).assign(rows(TN_PORT_K, 48)), run.bindings.at(TN_PORT_V).assign(rows(TN_PORT_V, 24));
+        run.bindings.at(TN_PORT_Q).assign(rows(TN_PORT_Q, 96)), run.bindings.at(TN_PORT_K).assign(rows(TN_PORT_K, 48)),
+            run.bindings.at(TN_PORT_V).assign(rows(TN_PORT_V, 24));
         for (const uint32_t port : {TN_PORT_STATE_IN, TN_PORT_STATE_OUT})
           if (port == TN_PORT_STATE_OUT || at > 0) run.bindings.tensors.emplace(port, state.clone());
         if (at > 0) run.bindings.views[TN_PORT_STATE_IN] = run.bindings.at(TN_PORT_STATE_OUT).get();  // in place
         ASSERT_EQ(run.forward(), TN_OK) << run.error();
         std::memcpy(state.as<char>(), run.bindings.at(TN_PORT_STATE_OUT).as<char>(), info.bytes);
-        ASSERT_LT(error(run.values(TN_PORT_O), widen(rows(TN_PORT_O, 48))), 1e-5) << "position " << at << " after a prompt of " << prompt;
+        ASSERT_LT(error(run.values(TN_PORT_O), widen(rows(TN_PORT_O, 48))), 1e-5)
+            << "position " << at << " after a prompt of " << prompt;
       }
     }
 }
@@ -108,7 +120,8 @@ TEST_P(S2, DecodingWithEvictionEqualsPrefill) {
 // b · (n_l + ceil((T/b − n_l)/v)) tokens of each sharded key head.
 TEST_P(S2, TheCacheHoldsTheBandAndAShareOfTheRest) {
   const auto bytes = [&](const Hypers& hypers, int64_t tokens) {
-    Runner run(GetParam(), {.t_q = 1, .t_k = 1, .heads = 8, .kv_heads = 4, .d = 32, .e = 32, .mask = {causal()}}, hypers);
+    Runner run(GetParam(), {.t_q = 1, .t_k = 1, .heads = 8, .kv_heads = 4, .d = 32, .e = 32, .mask = {causal()}},
+               hypers);
     tn_attention_state state{};
     EXPECT_EQ(run.api()->state(run.self(), &sdk::kBF16, tokens, &state), TN_OK);
     EXPECT_EQ(state.kind, uint32_t{TN_STATE_RING});
@@ -143,10 +156,13 @@ TEST_P(S2, RefusalsAndWarnings) {
   Runner acausal(GetParam(), {.t_q = 4, .t_k = 4});
   EXPECT_EQ(acausal.forward(), TN_E_UNSUPPORTED);
   EXPECT_NE(acausal.error().find("causal"), std::string::npos) << acausal.error();
-  Runner window_state(GetParam(), {.t_q = 4, .t_k = 4, .mask = {causal(), window(2, 0)}, .phase = TN_PHASE_PREFILL, .state_tokens = 8});
+  Runner window_state(
+      GetParam(), {.t_q = 4, .t_k = 4, .mask = {causal(), window(2, 0)}, .phase = TN_PHASE_PREFILL, .state_tokens = 8});
   EXPECT_EQ(window_state.forward(), TN_E_UNSUPPORTED);
   EXPECT_NE(window_state.error().find("windows"), std::string::npos) << window_state.error();
-  Runner past(GetParam(), {.t_q = 1, .t_k = 1, .mask = {causal()}, .q_pos = 8, .k_pos = 8, .phase = TN_PHASE_DECODE, .state_tokens = 8});
+  Runner past(
+      GetParam(),
+      {.t_q = 1, .t_k = 1, .mask = {causal()}, .q_pos = 8, .k_pos = 8, .phase = TN_PHASE_DECODE, .state_tokens = 8});
   EXPECT_EQ(past.forward(), TN_E_ARGUMENT);
   EXPECT_NE(past.error().find("8 tokens"), std::string::npos) << past.error();
 

@@ -41,7 +41,8 @@ inline Mask lower_mask(const tn_attention_shape& shape, bool skip_blocks = false
         mask.sink = term.n;
         break;
       case TN_MASK_BLOCKS:
-        if (!skip_blocks) fail(TN_E_UNSUPPORTED, "attention masks of tiles are not known here; a block-sparse kernel takes them");
+        if (!skip_blocks)
+          fail(TN_E_UNSUPPORTED, "attention masks of tiles are not known here; a block-sparse kernel takes them");
         break;
       default:
         fail(TN_E_UNSUPPORTED,

@@ -129,10 +129,10 @@ struct StateBytes {
 
 inline StateBytes state_bytes(const tn_port_bind& bind, const char* name, int64_t rows, uint64_t bytes) {
   const tn_tensor& t = *bind.tensor;
-  if (t.ndim != 2 || t.shape[0] != rows || static_cast<uint64_t>(t.shape[1]) != bytes || t.dtype.code != TN_UINT || t.dtype.bits != 8 ||
-      (t.shape[1] > 1 && t.strides[1] != 1))
-    fail(TN_E_ARGUMENT, std::string("attention port ") + name + " must be u8 [" + std::to_string(rows) + ", " + std::to_string(bytes) +
-                            "], what state() answers for the tokens of the call");
+  if (t.ndim != 2 || t.shape[0] != rows || static_cast<uint64_t>(t.shape[1]) != bytes || t.dtype.code != TN_UINT ||
+      t.dtype.bits != 8 || (t.shape[1] > 1 && t.strides[1] != 1))
+    fail(TN_E_ARGUMENT, std::string("attention port ") + name + " must be u8 [" + std::to_string(rows) + ", " +
+                            std::to_string(bytes) + "], what state() answers for the tokens of the call");
   return {data<char>(t), t.strides[0]};
 }
 

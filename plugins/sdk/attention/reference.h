@@ -27,7 +27,8 @@ struct DenseAttention {
   int64_t head_offset = 0;
   uint32_t form = TN_FORM_SOFTMAX;  // what the kernel computes (org.tenon.attention-form/1)
   double epsilon = 0;
-  std::function<double(int64_t h, int64_t i, int64_t j)> factor{};  // of that form, by head and global positions; none: 1
+  std::function<double(int64_t h, int64_t i, int64_t j)>
+      factor{};                             // of that form, by head and global positions; none: 1
   std::vector<double> q, k, v, sink_logit;  // sink_logit: [heads] or empty
 
   struct Output {

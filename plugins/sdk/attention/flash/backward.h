@@ -47,7 +47,8 @@ struct BackwardMemory {
   }
 };
 
-// The chunks that each row tile visits, numbered in order: runs of chunks, by key head where a pattern tells them apart.
+// The chunks that each row tile visits, numbered in order: runs of chunks, by key head where a pattern tells them
+// apart.
 class ChunkVisits {
  public:
   explicit ChunkVisits(const Problem& p) : tiles_(p.tiles.size()), by_head_(p.pattern != nullptr), first_{0} {
@@ -75,8 +76,10 @@ class ChunkVisits {
   // The number of chunk c, or −1.
   int64_t number(int64_t kv_head, size_t tile, int64_t c) const {
     const size_t at = place(kv_head, tile);
-    const auto begin = runs_.begin() + static_cast<int64_t>(first_[at]), end = runs_.begin() + static_cast<int64_t>(first_[at + 1]);
-    const auto after = std::upper_bound(begin, end, c, [](int64_t chunk, const Visit& v) { return chunk < v.chunks.begin; });
+    const auto begin = runs_.begin() + static_cast<int64_t>(first_[at]),
+               end = runs_.begin() + static_cast<int64_t>(first_[at + 1]);
+    const auto after =
+        std::upper_bound(begin, end, c, [](int64_t chunk, const Visit& v) { return chunk < v.chunks.begin; });
     if (after == begin) return -1;
     const Visit& v = *(after - 1);
     return c < v.chunks.end ? v.number + c - v.chunks.begin : -1;
@@ -87,7 +90,9 @@ class ChunkVisits {
     sdk::Run chunks;
     int64_t number;  // of the first
   };
-  size_t place(int64_t kv_head, size_t tile) const { return (by_head_ ? static_cast<size_t>(kv_head) * tiles_ : 0) + tile; }
+  size_t place(int64_t kv_head, size_t tile) const {
+    return (by_head_ ? static_cast<size_t>(kv_head) * tiles_ : 0) + tile;
+  }
   size_t tiles_;
   bool by_head_;
   std::vector<size_t> first_;
@@ -198,7 +203,8 @@ inline void backward_all(const BackwardCall& call, const BackwardSchedule& plan,
       const GroupView g = group(first, n / tiles);
       const RowTile& tile = p.tiles[n % tiles];
       const int64_t row = p.first_row(tile);
-      prepare_rows(call, tile, g.b, g.kv_head, visits.count(g.kv_head, static_cast<size_t>(n % tiles)) == 0, scratch, g.lse + row, g.dot + row, g.dq + row * p.d_padded);
+      prepare_rows(call, tile, g.b, g.kv_head, visits.count(g.kv_head, static_cast<size_t>(n % tiles)) == 0, scratch,
+                   g.lse + row, g.dot + row, g.dq + row * p.d_padded);
       new (&g.turns[n % tiles]) Turn(0);
     }
 #pragma omp for

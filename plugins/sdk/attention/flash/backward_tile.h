@@ -117,8 +117,8 @@ inline void chunk_runs(const Problem& p, const RowTile& tile, int64_t kv_head, s
   out.resize(kept);
 }
 
-// The chunk that the scratch holds against those runs of it. `lse` and `dot` are the tile's. Adds to dK and dV and leaves
-// dS ready for dQ.
+// The chunk that the scratch holds against those runs of it. `lse` and `dot` are the tile's. Adds to dK and dV and
+// leaves dS ready for dQ.
 inline void chunk_against_rows(const BackwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head,
                                sdk::Run chunk, const std::vector<sdk::Run>& runs, const float* lse, const float* dot,
                                const BackwardScratch& s) {
@@ -137,8 +137,8 @@ inline void chunk_against_rows(const BackwardCall& call, const RowTile& tile, in
 }
 
 // dQ of the tile, before scaling: dS · K over the same keys.
-inline void add_query_gradient(const Problem& p, const RowTile& tile, sdk::Run chunk,
-                               const std::vector<sdk::Run>& runs, const BackwardScratch& s, float* dq, bool add) {
+inline void add_query_gradient(const Problem& p, const RowTile& tile, sdk::Run chunk, const std::vector<sdk::Run>& runs,
+                               const BackwardScratch& s, float* dq, bool add) {
   for (const sdk::Run& run : runs) {
     const int64_t at = run.begin - chunk.begin;
     multiply<false>(tile.rows, p.d_padded, run.size(), {s.d_score + at, kChunkKeys},

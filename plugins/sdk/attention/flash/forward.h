@@ -90,10 +90,11 @@ inline void forward_packed(const ForwardCall& call, const ForwardSchedule& plan,
       Running run = scratch.run;
       clear(p, tile.rows, run);
       const std::vector<sdk::Run> keys = key_tiles(p, tile, head);
-      attend_all(call, tile, b, head, keys.data(), static_cast<int64_t>(keys.size()), false, scratch, [&](sdk::Run range) {
-        return KeyRun{range, 0, memory.k + slot * memory.k_stride,
-                      memory.v + slot * memory.v_stride + range.begin * p.e_padded};
-      });
+      attend_all(call, tile, b, head, keys.data(), static_cast<int64_t>(keys.size()), false, scratch,
+                 [&](sdk::Run range) {
+                   return KeyRun{range, 0, memory.k + slot * memory.k_stride,
+                                 memory.v + slot * memory.v_stride + range.begin * p.e_padded};
+                 });
       finish(call, tile, b, head, run);
     }
   }

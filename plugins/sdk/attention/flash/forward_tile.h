@@ -1,8 +1,8 @@
 // The inner loop of the forward pass: one row tile against a run of keys.
 #pragma once
 
-#include "sdk/panel/pack.h"
 #include "sdk/attention/flash/softmax.h"
+#include "sdk/panel/pack.h"
 #include "sdk/workspace.h"
 
 namespace tenon::sdk::flash {
@@ -69,7 +69,8 @@ struct KeyRun {
     multiply_columns(rows, columns(), p.d, {query, p.d_padded}, k, base() - origin, to, kTileKeys);
   }
   void add_values(const Problem& p, int64_t rows, const float* weight, float* out) const {
-    multiply<false>(rows, p.e_padded, keys.size(), {weight, kTileKeys}, row_major(v, p.e_padded), out, p.e_padded, true);
+    multiply<false>(rows, p.e_padded, keys.size(), {weight, kTileKeys}, row_major(v, p.e_padded), out, p.e_padded,
+                    true);
   }
 };
 
@@ -119,8 +120,7 @@ inline void attend_pieces(const ForwardCall& call, const RowTile& tile, int64_t 
     if (p.softcap > 0) bend(score, n, p.cap());
     softmax_row(score, n, s.run.top[r], s.run.sum[r], s.run.out + r * p.e_padded, p.e_padded);
     if (call.dropout.threshold)
-      for (const KeyRun& run : pieces)
-        drop_weights(call, tile, r, b, kv_head, run.keys, score), score += run.columns();
+      for (const KeyRun& run : pieces) drop_weights(call, tile, r, b, kv_head, run.keys, score), score += run.columns();
   }
   n = 0;
   for (const KeyRun& run : pieces) run.add_values(p, tile.rows, s.score + n, s.run.out), n += run.columns();

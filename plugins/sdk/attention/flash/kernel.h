@@ -30,9 +30,9 @@ int threads_that_fit(const char* id, const tn_exec& exec, const Problem& p, cons
   while (threads > 1 && workspace_bytes<Memory>(p, s, threads) > exec.workspace_bytes) --threads;
   const uint64_t needed = workspace_bytes<Memory>(p, s, threads);
   if (needed > exec.workspace_bytes)
-    fail(TN_E_ARGUMENT, std::string(id) + " " + pass + " needs a workspace of " +
-                                 std::to_string(needed) + " bytes but has " + std::to_string(exec.workspace_bytes) +
-                                 "; allocate what plan() answers");
+    fail(TN_E_ARGUMENT, std::string(id) + " " + pass + " needs a workspace of " + std::to_string(needed) +
+                            " bytes but has " + std::to_string(exec.workspace_bytes) +
+                            "; allocate what plan() answers");
   return static_cast<int>(threads);
 }
 
@@ -60,11 +60,11 @@ class Kernel {
     const std::string name = id;
     if (config.n_heads == 0 || config.n_kv_heads == 0 || config.n_heads % config.n_kv_heads != 0)
       fail(TN_E_ARGUMENT, name + " got " + std::to_string(config.n_heads) + " query heads and " +
-                                   std::to_string(config.n_kv_heads) +
-                                   " key heads; the number of key heads must divide the number of query heads");
+                              std::to_string(config.n_kv_heads) +
+                              " key heads; the number of key heads must divide the number of query heads");
     if (config.d_qk == 0 || config.d_v == 0 || config.d_qk > kMaxWidth || config.d_v > kMaxWidth)
       fail(TN_E_UNSUPPORTED, name + " got head widths " + std::to_string(config.d_qk) + " and " +
-                                      std::to_string(config.d_v) + "; widths of 1 to 512 are supported");
+                                 std::to_string(config.d_v) + "; widths of 1 to 512 are supported");
     if (!(config.softcap >= 0) || !std::isfinite(config.softcap) || !std::isfinite(config.scale))
       fail(TN_E_ARGUMENT, name + " needs a finite scale and a finite soft cap of 0 or more");
   }
@@ -168,6 +168,7 @@ class Kernel {
     if (!same(d, kF32) && !same(d, kBF16) && !same(d, kF16))
       fail(TN_E_UNSUPPORTED, std::string(id_) + " stores q, k, v and o as f32, bf16 or f16");
   }
+
  private:
   std::shared_ptr<const BlockPattern> pattern_of(const tn_attention_shape& shape) const {
     std::shared_ptr<const BlockPattern> all = own_;

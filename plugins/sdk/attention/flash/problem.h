@@ -37,7 +37,7 @@ struct Problem {
   uint32_t head_offset;
   sdk::Mask mask;
   std::vector<sdk::Segment> segments;
-  bool listed;  // segments came as a list
+  bool listed;                                  // segments came as a list
   std::shared_ptr<const BlockPattern> pattern;  // null: the mask alone decides
   std::vector<RowTile> tiles;                   // each within one query tile of the pattern
 

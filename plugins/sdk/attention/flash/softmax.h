@@ -2,8 +2,8 @@
 // summed before is brought to the new maximum.
 #pragma once
 
-#include "sdk/panel/gemm.h"
 #include "sdk/attention/flash/problem.h"
+#include "sdk/panel/gemm.h"
 
 namespace tenon::sdk::flash {
 
