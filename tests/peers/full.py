@@ -1,4 +1,5 @@
-"""Every weight of SmolLM2-135M, AdamW: torch, fused optimizer. In bf16 both sides keep weights and states in bf16."""
+"""Every weight of SmolLM2-135M, AdamW: torch, fused optimizer. In bf16 both sides keep weights and states in bf16 and round to nearest, as torch does;
+Tenon's default there, stochastic rounding, is another rule."""
 import harness
 import training
 from torch_side import dtype_of
@@ -12,5 +13,5 @@ class Full(training.TorchTraining):
 
 
 if __name__ == "__main__":
-    harness.main(__doc__ + training.__doc__, {"torch": Full, "tenon": training.TenonTraining}, training.cases(TITLE, 6, 1.5, 0.45),
+    harness.main(__doc__ + training.__doc__, {"torch": Full, "tenon": training.TenonTraining}, training.cases(TITLE, 6, 1.5, 0.45, {"weight-update": "nearest"}, 2e-5),
                  after=training.fastest(TITLE, 1.5, 0.45))
