@@ -14,6 +14,7 @@ struct Setting {
   std::string model = {}, text = {};  // open_model, tokenize: a path, and the text itself
   std::string attention = {};  // attention_lengths: what is measured, and over how many tokens
   std::vector<int64_t> lengths = {};
+  std::string states = {}, activations = {}, quantizer = {};  // codec, quantized_linear: likewise
 };
 
 // Copy, triad and matrix products of the device plugin.
@@ -26,6 +27,11 @@ Figures optimizer_step(const Catalog& catalog, const Setting& setting);
 Figures optimizer_matrix(const Catalog& catalog, const Setting& setting);
 // Encoding and decoding of a 2048 × 5632 weight.
 Figures nf4(const Catalog& catalog, const Setting& setting);
+// Encoding and decoding of a 4096 × 4096 tensor by the codecs of --states and --activations, f32 and bf16, beside a copy. Bytes are those
+// that the codec estimates to move.
+Figures codec(const Catalog& catalog, const Setting& setting);
+// Forward products of a 2048 × 2048 weight in the form of --quantizer beside the dense f32 product, by rows of the input.
+Figures quantized_linear(const Catalog& catalog, const Setting& setting);
 // Causal attention of two model shapes, forward and backward. Operations: 2 · heads · T² · d forward, 2.5 times that
 // backward.
 Figures attention(const Catalog& catalog, const Setting& setting);

@@ -205,6 +205,8 @@ constexpr Measurement kMeasurements[] = {
     {"device", "copy, triad and matrix products of the device", bench::device},
     {"optimizer-step", "AdamW, 8-bit AdamW and a GaLore refresh; with --optimizer a step of it against its bound",
      bench::optimizer_step},
+    {"codec", "encoding and decoding by --states and --activations against a copy", bench::codec},
+    {"quantized-linear", "products of --quantizer beside dense f32 ones", bench::quantized_linear},
     {"nf4", "encoding and decoding of NF4", bench::nf4},
     {"attention", "causal attention, forward and backward; with --attention or --lengths a plugin's curve over lengths", bench::attention},
     {"abi-call", "calls through the plugin interface that do next to nothing", bench::abi_call},
@@ -238,7 +240,7 @@ std::string help() {
       "tenon bench NAME [flags]\n\nMeasures and prints figures whose keys end in their unit: medians of runs that take "
       "turns.\n\n";
   for (const Measurement& m : kMeasurements)
-    text += std::string("  ") + m.name + std::string(16 - std::string(m.name).size(), ' ') + m.summary + "\n";
+    text += std::string("  ") + m.name + std::string(18 - std::string(m.name).size(), ' ') + m.summary + "\n";
   return text + "\n  tenon bench step --model SmolLM2.gguf --adapter lora:r=16 --profile\n  tenon bench attention --attention lightning-attention --lengths 1k,4k,16k,64k\n";
 }
 
@@ -275,6 +277,8 @@ int run_bench(const std::vector<std::string>& arguments) {
   bench::Setting setting;
   setting.device = values["device"].as<std::string>();
   setting.optimizer = values["optimizer"].as<std::string>();
+  setting.states = value_or<std::string>(values, "states", ""), setting.activations = value_or<std::string>(values, "activations", "");
+  setting.quantizer = value_or<std::string>(values, "quantizer", "");
   setting.quick = values.count("quick") > 0;
   setting.repeat = values.count("repeat") ? static_cast<int>(checked_int(values, "repeat", 1, 100000))
                    : setting.quick        ? 2

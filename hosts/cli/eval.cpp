@@ -12,6 +12,11 @@
 #include "hosts/trainer/run/inference.h"
 
 namespace tenon::cli {
+namespace {
+
+constexpr int64_t kCachedStep = 16;  // tokens that are read together through --kv-cache
+
+}  // namespace
 
 int run_eval(const std::vector<std::string>& arguments) {
   po::options_description options("Flags");
@@ -38,8 +43,11 @@ int run_eval(const std::vector<std::string>& arguments) {
   trainer::Runtime runtime(catalog, mix_request(catalog, values, false));
   trainer::Inference inference = open_inference(runtime, source, values, length);
   ProgressLine progress("evaluating");
-  const trainer::Evaluation e = trainer::evaluate(inference.model(), data, windows.isolate_documents,
-                                                  [&](size_t done, size_t of) { progress.update(static_cast<double>(done) / static_cast<double>(of), ""); });
+  const auto report = [&](size_t done, size_t of) { progress.update(static_cast<double>(done) / static_cast<double>(of), ""); };
+  const bool cached = inference.session().techniques().kv_cache != nullptr;
+  if (cached && windows.isolate_documents) throw Usage("--kv-cache reads a window as one text; drop --isolate-documents");
+  const trainer::Evaluation e = cached ? trainer::evaluate_cached(inference.model(), data, kCachedStep, report)
+                                       : trainer::evaluate(inference.model(), data, windows.isolate_documents, report);
   progress.clear();
   const MemoryUse use = inference.engine().memory().use();
   if (values.count("json")) {

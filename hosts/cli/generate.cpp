@@ -74,7 +74,7 @@ int run_generate(const std::vector<std::string>& arguments) {
   const std::string rest = decoder.finish();
   shown += rest;
   if (json) {
-    print_json({{"ids", out}, {"text", shown}, {"prompt_tokens", ids.size()}, {"seconds", seconds}, {"tokens_per_second", static_cast<double>(out.size()) / seconds}});
+    print_json({{"ids", out}, {"text", shown}, {"prompt_tokens", ids.size()}, {"peak_bytes", inference.engine().memory().use().total_peak}, {"seconds", seconds}, {"tokens_per_second", static_cast<double>(out.size()) / seconds}});
   } else {
     std::printf("%s\n", rest.c_str());
     char line[80];

@@ -20,6 +20,11 @@ void add_mix_flags(po::options_description& options, bool training) {
   add("quantizer", po::value<std::string>(), "quantizer plugin that holds the linear weights, e.g. nf4:double_quant=true; none: decode a model that is stored quantized");
   add("calibration", po::value<std::string>(),
       training ? "text with which a quantizer that asks for it codes the weights (gptq); default: --data" : "text with which a quantizer that asks for it codes the weights (gptq)");
+  if (training) {
+    add("activations", po::value<std::string>(), "quantizer that holds what forward saves for backward, e.g. mesa-act8");
+    add("states", po::value<std::string>(), "quantizer that holds the optimizer's f32 states of matrices between updates, e.g. coat-fp8");
+  }
+  if (!training) add("kv-cache", po::value<std::string>(), "quantizer that holds keys and values of tokens outside of a window, e.g. blockwise-8bit:blocksize=64 or cskv:ratio_k=0.5");
   add("attention", po::value<std::string>()->default_value(trainer::kDefaultAttention), "attention plugin; default: that which the model was trained with");
   add("device", po::value<std::string>()->default_value("auto"), "auto, or the id of a device plugin: onednn, cuda, hip");
   add("dtype", po::value<std::string>()->default_value("f32"), "weights and activations: f32 or bf16");
@@ -38,12 +43,14 @@ trainer::MixRequest mix_request(const Catalog& catalog, const po::variables_map&
   trainer::MixRequest r;
   if (training) {
     r.optimizer = values["optimizer"].as<std::string>();
+    r.activations = value_or<std::string>(values, "activations", ""), r.states = value_or<std::string>(values, "states", "");
     if (values.count("adapter")) r.adapters = values["adapter"].as<std::vector<std::string>>();
   }
   if (values.count("adapter-from")) r.adapter_from = values["adapter-from"].as<std::vector<std::string>>();
   if (values.count("model")) r.stored_quantizer = trainer::stored_quantizer(catalog, values["model"].as<std::string>());
   r.quantizer = value_or<std::string>(values, "quantizer", r.stored_quantizer);
   if (r.quantizer == "none") r.quantizer.clear();
+  if (!training) r.kv_cache = value_or<std::string>(values, "kv-cache", "");
   r.attention = values["attention"].as<std::string>();
   if (values["attention"].defaulted() && values.count("model")) r.attention = trainer::stored_attention(values["model"].as<std::string>());
   r.device = values["device"].as<std::string>();

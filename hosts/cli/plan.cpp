@@ -55,7 +55,12 @@ int run_plan(const std::vector<std::string>& arguments) {
   std::printf("%s parameters, batch %lld × %lld tokens\n\n", with_commas(source.config().parameters()).c_str(), static_cast<long long>(o.batch),
               static_cast<long long>(o.session.sequence));
   for (int c = 0; c < kCategories; ++c)
-    if (use.at_peak[c] > 0) std::printf("  %-16s %12s\n", category_name(static_cast<Category>(c)), format_bytes(use.at_peak[c]).c_str());
+    if (use.at_peak[c] > 0) {
+      std::printf("  %-16s %12s", category_name(static_cast<Category>(c)), format_bytes(use.at_peak[c]).c_str());
+      if (static_cast<Category>(c) == Category::kOptimizerState && request.adapters.empty() && request.adapter_from.empty())
+        std::printf("  %.2f bytes a parameter", static_cast<double>(use.at_peak[c]) / static_cast<double>(source.config().parameters()));
+      std::printf("\n");
+    }
   std::printf("  %-16s %12s\n", "peak", format_bytes(use.total_peak).c_str());
   if (use.offloaded > 0) std::printf("  %-16s %12s outside of the device's memory\n", "offloaded", format_bytes(use.offloaded).c_str());
   if (!fits) {

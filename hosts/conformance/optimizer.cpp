@@ -122,6 +122,19 @@ void order(Subject& s) {
          "one item at a time gives another result than all together, against TN_OPTIMIZER_ONE_AT_A_TIME");
 }
 
+void runs(Subject& s) {
+  if (!s.plugin().extension<tn_runs>(TN_EXT_RUNS)) throw NotApplicable{"the optimizer takes whole parameters only"};
+  const Forms forms = {{{33, 130}, TN_ROLE_Q}, {{40, 64}, TN_ROLE_DOWN, {TN_BFLOAT, 16, 1}}, {{2100}, TN_ROLE_NORM}};
+  for (const uint32_t flags : {0u, uint32_t{TN_ITEM_STOCHASTIC_ROUNDING}})
+    for (const auto& [name, spec] : settings(s)) {
+      OptimizerStep whole, cut;
+      whole.flags = cut.flags = flags, cut.order = Order::kInRuns;
+      OptimizerRun one(s, spec, forms), other(s, spec, forms);
+      for (int i = 0; i < 3; ++i) one.step(whole), other.step(cut);
+      expect(one.bits() == other.bits(), "an update in runs of elements differs from the whole one, against org.tenon.runs/1, with " + name);
+    }
+}
+
 void borrowing(Subject& s) {
   OptimizerRun moving(s, s.spec(), usual());
   for (int i = 0; i < 5; ++i) moving.step(), moving.relocate();
@@ -266,6 +279,7 @@ constexpr Check kChecks[] = {
     {"updates", "steps move the weights in f32 and bf16", updates},
     {"determinism", "equal runs, any number of threads and any workspace content give equal bits", determinism},
     {"struct sizes", "longer structs of a newer host change nothing", struct_sizes},
+    {"runs", "an update in runs of elements is the whole update, bit for bit, where declared", runs},
     {"order", "items may come in any order, and one at a time where declared", order},
     {"borrowing", "no pointer is kept beyond a call", borrowing},
     {"state round trip", "a checkpoint continues bit for bit, and damaged blobs are survived", state_round_trip},

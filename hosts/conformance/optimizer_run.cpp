@@ -47,6 +47,7 @@ OptimizerRun::OptimizerRun(Subject& subject, const Spec& spec, const std::vector
       api_(subject.api<tn_optimizer_api>()),
       drive_(subject.plugin().extension<tn_drive>(TN_EXT_DRIVE)),
       observe_(subject.plugin().extension<tn_observe>(TN_EXT_OBSERVE)),
+      runs_(subject.plugin().extension<tn_runs>(TN_EXT_RUNS)),
       forms_(forms),
       longer_(longer) {
   int32_t status = 0;
@@ -132,6 +133,8 @@ void OptimizerRun::step(const OptimizerStep& options) {
   if (drive_ && !drive(step, which, options)) which.clear();
   if (options.order == OptimizerStep::Order::kOneByOne) {
     for (const size_t i : which) apply({i}, options);
+  } else if (options.order == OptimizerStep::Order::kInRuns) {
+    for (const size_t i : which) apply_runs(i, options);
   } else {
     apply(which, options);
   }
@@ -253,6 +256,40 @@ void OptimizerRun::apply(const std::vector<size_t>& which, const OptimizerStep& 
   }
   must(api_.apply(instance_->get(), exec.get(), list.data(), list.size()), "apply");
   bench_.expect_intact("apply");
+}
+
+// Elements of one parameter in runs, as a host cuts them whose states are elsewhere (org.tenon.runs/1).
+void OptimizerRun::apply_runs(size_t i, const OptimizerStep& options) {
+  Bound& b = bound_[i];
+  Tensor gradients(bench_, "the gradient of a " + shape_text(b.param->shape()) + " parameter", options.grad_dtype, b.param->shape(), gradient(i, options));
+  constexpr int64_t kRun = TN_RUN_ALIGNMENT;
+  for (int64_t begin = 0; begin < b.param->count(); begin += kRun) {
+    int64_t n = std::min(kRun, b.param->count() - begin), stride = 1;
+    const auto cut = [&](Tensor& t) {
+      tn_tensor view = *t.get();
+      view.data = static_cast<char*>(view.data) + begin * (t.dtype().bits / 8);
+      view.ndim = 1, view.shape = &n, view.strides = &stride;
+      return view;
+    };
+    tn_tensor param = cut(*b.param), grad = cut(gradients), master{};
+    if (b.master) master = cut(*b.master);
+    std::vector<tn_tensor> states;
+    for (Slot& s : b.slots) {
+      expect(s.tensor->count() == b.param->count(), "a state has other elements than its parameter, against org.tenon.runs/1");
+      states.push_back(cut(*s.tensor));
+    }
+    std::vector<tn_tensor*> pointers;
+    for (tn_tensor& t : states) pointers.push_back(&t);
+    Longer<tn_item> held;
+    tn_item& item = *held.get(TN_SIZE_TO(tn_item, rng), longer_);
+    item.uid = b.info.value.uid, item.flags = options.flags, item.n_states = static_cast<uint32_t>(states.size());
+    item.param = &param, item.master = b.master ? &master : nullptr, item.grad = &grad, item.states = pointers.data();
+    item.t = t_, item.lr = options.lr, item.decay_scale = options.decay_scale, item.grad_scale = options.grad_scale;
+    item.rng = {7, item.uid, static_cast<uint32_t>(t_)};
+    const Exec exec(bench_, b.estimate.workspace_bytes, options.poison);
+    must(runs_->apply(instance_->get(), exec.get(), &item, begin), "apply of a run of elements");
+    bench_.expect_intact("apply of a run of elements");
+  }
 }
 
 std::vector<Tensor*> OptimizerRun::tensors() {

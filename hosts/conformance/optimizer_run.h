@@ -10,6 +10,7 @@
 #include "hosts/conformance/subject.h"
 #include "tenon/drive.h"
 #include "tenon/observe.h"
+#include "tenon/runs.h"
 
 namespace tenon::conformance {
 
@@ -21,7 +22,7 @@ struct ParameterForm {
 };
 
 struct OptimizerStep {
-  enum class Order { kTogether, kReversed, kOneByOne };
+  enum class Order { kTogether, kReversed, kOneByOne, kInRuns };
   double lr = 1e-2, decay_scale = 1, grad_scale = 1;
   Order order = Order::kTogether;
   uint32_t flags = 0;  // TN_ITEM_*
@@ -75,6 +76,7 @@ class OptimizerRun {
   void declare_states(Bound& b);
   void load_from(OptimizerRun& other);
   void apply(const std::vector<size_t>& which, const OptimizerStep& options);
+  void apply_runs(size_t i, const OptimizerStep& options);
   std::vector<float> gradient(size_t i, const OptimizerStep& options);
   void observe(size_t i, const tn_exec* exec, const tn_item& item);
   bool drive(const tn_step& step, const std::vector<size_t>& which, const OptimizerStep& options);
@@ -86,6 +88,7 @@ class OptimizerRun {
   const tn_optimizer_api& api_;
   const tn_drive* drive_;
   const tn_observe* observe_;
+  const tn_runs* runs_;
   std::vector<ParameterForm> forms_;
   bool longer_;
   std::unique_ptr<Instance<tn_optimizer_api, tn_optimizer>> instance_;

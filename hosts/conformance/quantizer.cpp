@@ -7,6 +7,7 @@
 #include "hosts/conformance/codec_run.h"
 #include "sdk/dtype.h"
 #include "sdk/philox.h"
+#include "tenon/input_rounding.h"
 
 namespace tenon::conformance {
 namespace {
@@ -159,7 +160,7 @@ void determinism(Subject& s) {
 
 // y = 0.5 · x W^T + 2 · y against decode and multiply.
 void compare_product(CodecRun& run, const std::string& name, bool backward, int64_t rows, tn_dtype dtype,
-                     size_t& compared) {
+                     double rounds_input, size_t& compared) {
   const int64_t m = run.target()->shape[0], n = run.target()->shape[1], in = backward ? m : n, out = backward ? n : m;
   const Coded coded = run.encode(normals(run.count(), 6));
   const std::vector<float> w = run.decode(coded);
@@ -169,7 +170,7 @@ void compare_product(CodecRun& run, const std::string& name, bool backward, int6
   std::vector<float> y = y0;
   if (!run.linear(coded, backward, rows, xs, 0.5, 2, dtype, y)) return;
   ++compared;
-  const double rounding = dtype.bits == 32 ? 2e-5 : 0x1p-7;
+  const double rounding = (dtype.bits == 32 ? 2e-5 : 0x1p-7) + rounds_input;
   for (int64_t t = 0; t < rows; ++t)
     for (int64_t j = 0; j < out; ++j) {
       double sum = 0, size = 0;
@@ -187,12 +188,13 @@ void compare_product(CodecRun& run, const std::string& name, bool backward, int6
 
 void products(Subject& s) {
   size_t compared = 0;
+  const auto* rounds = s.plugin().extension<tn_input_rounding>(TN_EXT_INPUT_ROUNDING);
   for (const auto& [name, spec] : settings(s)) {
     CodecRun run(s, spec, kUsual);
     for (const bool backward : {false, true})
       for (const int64_t rows : {1, 5, 40})
         for (const tn_dtype dtype : {sdk::kF32, sdk::kBF16})
-          compare_product(run, name, backward, rows, dtype, compared);
+          compare_product(run, name, backward, rows, dtype, rounds && !backward ? rounds->share : 0, compared);
   }
   if (compared == 0) throw NotApplicable{"the codec offers no fused product; hosts decode and multiply"};
 }

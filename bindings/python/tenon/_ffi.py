@@ -80,6 +80,24 @@ TN_TYPE_STRING = 4
 TN_TYPE_CHOICE = 5
 TN_RANGE_OPEN_MIN = 1
 TN_RANGE_OPEN_MAX = 2
+TN_SITE_WEIGHT = 1
+TN_SITE_OPTIMIZER_STATE = 2
+TN_SITE_ACTIVATION = 4
+TN_SITE_KV_CACHE = 8
+TN_SITE_DELTA = 16
+TN_COMPONENT_TRAINABLE = 1
+TN_COMPONENT_HOST_MEMORY = 2
+TN_COMPONENT_TRANSIENT = 4
+TN_QUANTIZER_OP_UNDEFINED = 0
+TN_QUANTIZER_ENCODE = 1
+TN_QUANTIZER_DECODE = 2
+TN_QUANTIZER_LINEAR = 3
+TN_QUANTIZER_LINEAR_BACKWARD = 4
+TN_ACTIVATION_UNDEFINED = 0
+TN_ACTIVATION_LINEAR_INPUT = 1
+TN_ACTIVATION_NORM_INPUT = 2
+TN_ACTIVATION_ATTENTION_OPERAND = 3
+TN_ACTIVATION_NONLINEAR_INPUT = 4
 TN_PLACE_UNDEFINED = 0
 TN_PLACE_LINEAR = 1
 TN_PLACE_SUBLAYER = 2
@@ -142,19 +160,6 @@ TN_FORM_UNDEFINED = 0
 TN_FORM_SOFTMAX = 1
 TN_FORM_LINEAR = 2
 TN_FORM_LINEAR_RMS = 3
-TN_SITE_WEIGHT = 1
-TN_SITE_OPTIMIZER_STATE = 2
-TN_SITE_ACTIVATION = 4
-TN_SITE_KV_CACHE = 8
-TN_SITE_DELTA = 16
-TN_COMPONENT_TRAINABLE = 1
-TN_COMPONENT_HOST_MEMORY = 2
-TN_COMPONENT_TRANSIENT = 4
-TN_QUANTIZER_OP_UNDEFINED = 0
-TN_QUANTIZER_ENCODE = 1
-TN_QUANTIZER_DECODE = 2
-TN_QUANTIZER_LINEAR = 3
-TN_QUANTIZER_LINEAR_BACKWARD = 4
 TN_STATISTIC_UNDEFINED = 0
 TN_STATISTIC_GRAM = 1
 TN_REPR_UNDEFINED = 0
@@ -176,6 +181,10 @@ TN_OPTIMIZER_ONE_AT_A_TIME = 1
 TN_OPTIMIZER_ROWWISE = 2
 TN_OPTIMIZER_ELEMENTWISE = 4
 TN_DRIVEN_SKIP = 1
+TN_KV_OP_UNDEFINED = 0
+TN_KV_FIT = 1
+TN_KV_WRITE = 2
+TN_KV_READ = 3
 TN_PLAN_OWN_WGRAD = 512
 TN_PLAN_TAP_MEANS = 256
 TN_FILL_UNDEFINED = 0
@@ -198,18 +207,23 @@ TN_MEMORY_WORKSPACE = 6
 TN_MEMORY_CODEC = 7
 TN_TRAINER_SKIPPED = 1
 TN_TRAINER_DEGRADED = 2
+TN_EXT_ACTIVATION = b"org.tenon.activation/1"
 TN_EXT_ATTENTION_FORM = b"org.tenon.attention-form/1"
 TN_EXT_CALIBRATE = b"org.tenon.calibrate/1"
 TN_EXT_COMBINE = b"org.tenon.combine/1"
 TN_EXT_DRIVE = b"org.tenon.drive/1"
+TN_EXT_GEMM8 = b"org.tenon.gemm8/1"
 TN_EXT_HOST_MEMORY = b"org.tenon.host-memory/1"
 TN_EXT_INNER = b"org.tenon.inner/1"
+TN_EXT_INPUT_ROUNDING = b"org.tenon.input-rounding/1"
+TN_EXT_KV = b"org.tenon.kv/1"
 TN_EXT_LINEAR_WGRAD = b"org.tenon.linear-wgrad/1"
 TN_EXT_OBSERVE = b"org.tenon.observe/1"
 TN_EXT_OPS = b"org.tenon.ops/1"
 TN_PLUGIN_ENTRY_NAME = b"tn_plugin_entry"
 TN_EXT_LAYOUT = b"org.tenon.layout/1"
 TN_EXT_REGION = b"org.tenon.region/1"
+TN_EXT_RUNS = b"org.tenon.runs/1"
 TN_EXT_SAMPLER = b"org.tenon.sampler/1"
 TN_EXT_STEPS = b"org.tenon.steps/1"
 
@@ -271,6 +285,34 @@ class tn_hyper(_Struct):
 
 
 class tn_plugin(_Struct):
+    pass
+
+
+class tn_target(_Struct):
+    pass
+
+
+class tn_component(_Struct):
+    pass
+
+
+class tn_component_sink(_Struct):
+    pass
+
+
+class tn_quantizer_api(_Struct):
+    pass
+
+
+class tn_layout(_Struct):
+    pass
+
+
+class tn_activation(_Struct):
+    pass
+
+
+class tn_activation_codec(_Struct):
     pass
 
 
@@ -354,26 +396,6 @@ class tn_attention_form(_Struct):
     pass
 
 
-class tn_target(_Struct):
-    pass
-
-
-class tn_component(_Struct):
-    pass
-
-
-class tn_component_sink(_Struct):
-    pass
-
-
-class tn_quantizer_api(_Struct):
-    pass
-
-
-class tn_layout(_Struct):
-    pass
-
-
 class tn_calibration_plan(_Struct):
     pass
 
@@ -442,11 +464,31 @@ class tn_drive(_Struct):
     pass
 
 
+class tn_gemm8(_Struct):
+    pass
+
+
 class tn_host_memory(_Struct):
     pass
 
 
 class tn_inner(_Struct):
+    pass
+
+
+class tn_input_rounding(_Struct):
+    pass
+
+
+class tn_kv_layer(_Struct):
+    pass
+
+
+class tn_kv_plan(_Struct):
+    pass
+
+
+class tn_kv(_Struct):
     pass
 
 
@@ -487,6 +529,10 @@ class tn_region_ops(_Struct):
 
 
 class tn_region_api(_Struct):
+    pass
+
+
+class tn_runs(_Struct):
     pass
 
 
@@ -677,6 +723,83 @@ tn_plugin._fields_ = [
     ("deinit", c.CFUNCTYPE(None)),
     ("api", c.c_void_p),
     ("get_extension", c.CFUNCTYPE(c.c_void_p, c.c_char_p)),
+]
+
+tn_target._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("site", c.c_uint32),
+    ("role", c.c_uint32),
+    ("uid", c.c_uint32),
+    ("block", c.c_int32),
+    ("ndim", c.c_int32),
+    ("dtype", tn_dtype),
+    ("reserved", c.c_uint32),
+    ("shape", c.c_int64 * 4),
+    ("name", c.c_char_p),
+]
+
+tn_component._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("code_bits", c.c_uint32),
+    ("flags", c.c_uint32),
+    ("ndim", c.c_int32),
+    ("dtype", tn_dtype),
+    ("reserved", c.c_uint32),
+    ("shape", c.c_int64 * 4),
+    ("name", c.c_char_p),
+]
+
+tn_component_sink._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("self", c.c_void_p),
+    ("declare", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_component))),
+]
+
+tn_quantizer_api._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("sites", c.c_uint32),
+    ("create", c.CFUNCTYPE(c.c_int32, c.POINTER(tn_host), c.POINTER(c.POINTER(tn_hyper)), c.c_uint64, c.POINTER(c.c_void_p))),
+    ("destroy", c.CFUNCTYPE(None, c.c_void_p)),
+    ("supports", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_query))),
+    ("plan", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_target), c.POINTER(tn_component_sink))),
+    ("estimate", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_device_api), c.c_void_p, c.POINTER(tn_target), c.c_uint32, c.c_int64, c.POINTER(tn_estimate))),
+    ("encode", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(tn_tensor), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_rng))),
+    ("decode", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.c_int64, c.c_int64, c.POINTER(tn_tensor))),
+    ("linear", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_tensor), c.c_double, c.c_double, c.POINTER(tn_tensor))),
+    ("linear_backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_tensor), c.c_double, c.c_double, c.POINTER(tn_tensor))),
+]
+
+tn_layout._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("names", c.POINTER(c.c_char_p)),
+    ("to_external", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.c_void_p, c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_tensor)))),
+    ("from_external", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_target), c.c_void_p, c.CFUNCTYPE(c.POINTER(tn_tensor), c.c_void_p, c.c_char_p), c.POINTER(c.POINTER(tn_tensor)))),
+    ("write_config", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_sink))),
+    ("read_config", c.CFUNCTYPE(c.c_int32, c.POINTER(tn_host), c.c_char_p, c.c_char_p, c.POINTER(tn_sink))),
+]
+
+tn_activation._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("use", c.c_uint32),
+    ("slot", c.c_uint32),
+    ("block", c.c_int32),
+    ("rows", c.c_int64),
+    ("channels", c.c_int64),
+    ("heads", c.c_int64),
+    ("dtype", tn_dtype),
+    ("reserved", c.c_uint32),
+]
+
+tn_activation_codec._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("token", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_activation), c.POINTER(tn_component_sink))),
+    ("statistics", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_activation), c.POINTER(tn_component_sink))),
+    ("estimate", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_device_api), c.c_void_p, c.POINTER(tn_activation), c.c_uint32, c.POINTER(tn_estimate))),
+    ("save", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_activation), c.POINTER(tn_tensor), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_rng))),
+    ("restore", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_activation), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_tensor))),
 ]
 
 tn_site._fields_ = [
@@ -895,61 +1018,6 @@ tn_attention_form._fields_ = [
     ("factors", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32, c.c_int64, c.c_int64, c.c_int64, c.POINTER(c.c_double))),
 ]
 
-tn_target._fields_ = [
-    ("struct_size", c.c_uint32),
-    ("site", c.c_uint32),
-    ("role", c.c_uint32),
-    ("uid", c.c_uint32),
-    ("block", c.c_int32),
-    ("ndim", c.c_int32),
-    ("dtype", tn_dtype),
-    ("reserved", c.c_uint32),
-    ("shape", c.c_int64 * 4),
-    ("name", c.c_char_p),
-]
-
-tn_component._fields_ = [
-    ("struct_size", c.c_uint32),
-    ("code_bits", c.c_uint32),
-    ("flags", c.c_uint32),
-    ("ndim", c.c_int32),
-    ("dtype", tn_dtype),
-    ("reserved", c.c_uint32),
-    ("shape", c.c_int64 * 4),
-    ("name", c.c_char_p),
-]
-
-tn_component_sink._fields_ = [
-    ("struct_size", c.c_uint32),
-    ("reserved", c.c_uint32),
-    ("self", c.c_void_p),
-    ("declare", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_component))),
-]
-
-tn_quantizer_api._fields_ = [
-    ("struct_size", c.c_uint32),
-    ("sites", c.c_uint32),
-    ("create", c.CFUNCTYPE(c.c_int32, c.POINTER(tn_host), c.POINTER(c.POINTER(tn_hyper)), c.c_uint64, c.POINTER(c.c_void_p))),
-    ("destroy", c.CFUNCTYPE(None, c.c_void_p)),
-    ("supports", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_query))),
-    ("plan", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_target), c.POINTER(tn_component_sink))),
-    ("estimate", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_device_api), c.c_void_p, c.POINTER(tn_target), c.c_uint32, c.c_int64, c.POINTER(tn_estimate))),
-    ("encode", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(tn_tensor), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_rng))),
-    ("decode", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.c_int64, c.c_int64, c.POINTER(tn_tensor))),
-    ("linear", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_tensor), c.c_double, c.c_double, c.POINTER(tn_tensor))),
-    ("linear_backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_tensor), c.c_double, c.c_double, c.POINTER(tn_tensor))),
-]
-
-tn_layout._fields_ = [
-    ("struct_size", c.c_uint32),
-    ("reserved", c.c_uint32),
-    ("names", c.POINTER(c.c_char_p)),
-    ("to_external", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.c_void_p, c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_tensor)))),
-    ("from_external", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_target), c.c_void_p, c.CFUNCTYPE(c.POINTER(tn_tensor), c.c_void_p, c.c_char_p), c.POINTER(c.POINTER(tn_tensor)))),
-    ("write_config", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_sink))),
-    ("read_config", c.CFUNCTYPE(c.c_int32, c.POINTER(tn_host), c.c_char_p, c.c_char_p, c.POINTER(tn_sink))),
-]
-
 tn_calibration_plan._fields_ = [
     ("struct_size", c.c_uint32),
     ("statistic", c.c_uint32),
@@ -1108,6 +1176,13 @@ tn_drive._fields_ = [
     ("perturb", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.c_uint32, c.POINTER(tn_tensor), c.POINTER(tn_displacement), c.c_int64, c.c_int64, c.POINTER(tn_tensor))),
 ]
 
+tn_gemm8._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("workspace", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_int64, c.c_int64, c.c_int64, c.POINTER(c.c_uint64))),
+    ("run", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.c_int64, c.c_int64, c.c_int64, c.POINTER(c.c_int8), c.c_int64, c.POINTER(c.c_int8), c.c_int64, c.POINTER(c.c_int32), c.c_int64, c.c_void_p, c.c_uint64)),
+]
+
 tn_host_memory._fields_ = [
     ("struct_size", c.c_uint32),
     ("reserved", c.c_uint32),
@@ -1119,6 +1194,43 @@ tn_inner._fields_ = [
     ("struct_size", c.c_uint32),
     ("reserved", c.c_uint32),
     ("open", c.CFUNCTYPE(c.c_int32, c.POINTER(tn_host), c.c_char_p, c.POINTER(c.POINTER(tn_plugin)), c.POINTER(c.c_void_p))),
+]
+
+tn_input_rounding._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("share", c.c_double),
+]
+
+tn_kv_layer._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("block", c.c_int32),
+    ("hidden", c.c_int64),
+    ("k_width", c.c_int64),
+    ("v_width", c.c_int64),
+    ("dtype", tn_dtype),
+    ("reserved", c.c_uint32),
+]
+
+tn_kv_plan._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("statistic", c.c_uint32),
+    ("sequences", c.c_int64),
+    ("length", c.c_int64),
+    ("window", c.c_int64),
+    ("group", c.c_int64),
+]
+
+tn_kv._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("plan", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_kv_plan))),
+    ("factors", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_kv_layer), c.POINTER(tn_component_sink))),
+    ("store", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_kv_layer), c.c_int64, c.POINTER(tn_component_sink))),
+    ("estimate", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_device_api), c.c_void_p, c.POINTER(tn_kv_layer), c.c_uint32, c.c_int64, c.POINTER(tn_estimate))),
+    ("fit", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_kv_layer), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_int64, c.POINTER(c.POINTER(tn_tensor)))),
+    ("write", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_kv_layer), c.POINTER(tn_tensor), c.POINTER(c.POINTER(tn_tensor)), c.c_int64, c.c_int64, c.c_int64, c.POINTER(c.POINTER(tn_tensor)))),
+    ("read", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_kv_layer), c.POINTER(c.POINTER(tn_tensor)), c.c_int64, c.c_int64, c.c_int64, c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
 ]
 
 tn_samples._fields_ = [
@@ -1227,6 +1339,12 @@ tn_region_api._fields_ = [
     ("bind", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_region_model), c.POINTER(tn_region_sink))),
     ("forward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_region_ops), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
     ("backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_region_ops), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+]
+
+tn_runs._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("apply", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_item), c.c_int64)),
 ]
 
 tn_sampler._fields_ = [
@@ -1345,6 +1463,13 @@ FUNCTIONS = {  # library -> name -> (result, arguments)
 }
 
 LAYOUT = [  # in the order of the golden table: structs, and names of constants
+    tn_activation,
+    tn_activation_codec,
+    "TN_ACTIVATION_UNDEFINED",
+    "TN_ACTIVATION_LINEAR_INPUT",
+    "TN_ACTIVATION_NORM_INPUT",
+    "TN_ACTIVATION_ATTENTION_OPERAND",
+    "TN_ACTIVATION_NONLINEAR_INPUT",
     tn_site,
     tn_adapter_param,
     tn_adapter_sink,
@@ -1447,6 +1572,7 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     tn_driven,
     tn_drive,
     "TN_DRIVEN_SKIP",
+    tn_gemm8,
     tn_host,
     tn_sink,
     tn_exec,
@@ -1460,6 +1586,14 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     "TN_ABI_MINOR",
     tn_host_memory,
     tn_inner,
+    tn_input_rounding,
+    tn_kv_layer,
+    tn_kv_plan,
+    tn_kv,
+    "TN_KV_OP_UNDEFINED",
+    "TN_KV_FIT",
+    "TN_KV_WRITE",
+    "TN_KV_READ",
     tn_samples,
     tn_linear_wgrad,
     "TN_PLAN_OWN_WGRAD",
@@ -1543,6 +1677,7 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     "TN_REGION_PLAN",
     "TN_REGION_SAVE",
     "TN_REGION_DECODE",
+    tn_runs,
     tn_sampler,
     "TN_OK",
     "TN_DEGRADED",

@@ -49,6 +49,7 @@ class Tensor {
 
   // The same memory under another row-major shape of the same count (of a contiguous tensor).
   Tensor reshaped(std::initializer_list<int64_t> shape) const { return {block_, data_, device_, dtype_, shape}; }
+  Tensor reshaped(const int64_t* shape, int ndim) const { return {block_, data_, device_, dtype_, shape, ndim}; }
   // Rows [begin, end) of the first axis.
   Tensor rows(int64_t begin, int64_t end) const {
     Tensor t = *this;

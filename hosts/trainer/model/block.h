@@ -37,6 +37,8 @@ struct Keys {
 // Codes a linear's weight with the Gram matrix of its inputs over `tokens` tokens.
 using CodeLinear = std::function<void(Linear& linear, const Tensor& gram, int64_t tokens)>;
 
+class KvCache;
+
 class TransformerBlock {
  public:
   enum { kQ, kK, kV, kO, kGate, kUp, kDown };
@@ -77,6 +79,9 @@ class TransformerBlock {
 
   // One decoding step: rows x follow `past` others, of which the state knows what attention remembers; then of these too.
   Tensor decode(Engine& engine, const Pass& pass, const Tensor& x, int64_t past, DecodeState& state) const;
+
+  // The same over a cache that a codec holds (kv_cache.h).
+  Tensor decode_coded(Engine& engine, const Pass& pass, const Tensor& x, KvCache& cache) const;
 
   // Codes the block's quantized weights; x, hidden states of each calibration sequence, end as the block's outputs (calibrate.cpp).
   void calibrate(Engine& engine, const Pass& pass, std::vector<Tensor>& x, const CodeLinear& code);

@@ -2,19 +2,22 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "hosts/trainer/model/kv_cache.h"
 #include "hosts/trainer/model/model.h"
 
 namespace tenon::trainer {
 
 void Model::start_cache(int64_t capacity) {
+  if (kv_codec_) return start_coded_cache(capacity);
   end_cache();
   for (const auto* blocks : {&blocks_, &side_blocks_})
     for (const auto& b : *blocks) states_.push_back(b->attention->start(engine_, capacity));
 }
 
-void Model::end_cache() { states_.clear(), cached_ = 0; }
+void Model::end_cache() { states_.clear(), kv_caches_.clear(), cached_ = 0; }
 
 std::vector<float> Model::feed(const std::vector<int32_t>& ids) {
+  if (kv_codec_) return feed_coded(ids);
   const int64_t rows = static_cast<int64_t>(ids.size());
   if (cached_ + rows > states_.at(0).tokens) throw Error(TN_E_STATE, "the sequence is longer than its decode state");
   std::vector<int32_t> positions(rows);

@@ -1,5 +1,7 @@
 #include "hosts/trainer/model/model.h"
 
+#include "hosts/trainer/model/kv_cache.h"
+
 #include <algorithm>
 #include <set>
 

@@ -13,6 +13,8 @@
 
 namespace tenon::trainer {
 
+class KvCache;
+struct KvCodec;
 class SavedBlocks;
 
 // The attention plugin of the run; the model makes one instance per layer.
@@ -76,6 +78,12 @@ class Model {
   std::vector<float> feed(const std::vector<int32_t>& ids);
   void end_cache();
 
+  // From here on caches are held by this codec, which outlives the model; it is fitted to the inputs that these sequences, of one length, give
+  // (none: to the weights alone).
+  void cache_through(KvCodec& codec, const std::vector<std::vector<int32_t>>& sequences, const std::function<void(size_t, size_t)>& progress);
+  // Of such a cache: appends tokens and answers the sum of nats of the labels that follow them (−1: not predicted).
+  double score(const std::vector<int32_t>& ids, const std::vector<int32_t>& labels);
+
  private:
   struct Uploaded {
     Tensor ids, labels, positions;
@@ -121,6 +129,11 @@ class Model {
   friend struct RegionBinding;
   std::vector<tn_attention*> attention_;
   ActivationStage* stage_ = nullptr;
+  const KvCodec* kv_codec_ = nullptr;
+  std::vector<std::unique_ptr<KvCache>> kv_caches_;  // by block, while a sequence is decoded
+  void start_coded_cache(int64_t capacity);
+  Tensor decoded(const std::vector<int32_t>& ids, bool all);
+  std::vector<float> feed_coded(const std::vector<int32_t>& ids);
   std::vector<DecodeState> states_;  // by block, the region's own behind the model's
   int64_t cached_ = 0;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "hosts/trainer/engine/views.h"
 
 namespace tenon::trainer {
 namespace {
@@ -24,20 +25,6 @@ int32_t declare(void* self, const tn_component* c) {
   list.trainable->push_back((c->flags & TN_COMPONENT_TRAINABLE) && c->dtype == kF32);
   return TN_OK;
 }
-
-// tn_tensor views of a list of tensors, alive as long as this.
-class Views {
- public:
-  explicit Views(const std::vector<Tensor>& tensors) {
-    for (const Tensor& t : tensors) refs_.push_back(t.ref());
-    for (Tensor::Ref& r : refs_) pointers_.push_back(&r.t);
-  }
-  tn_tensor* const* data() const { return pointers_.data(); }
-
- private:
-  std::vector<Tensor::Ref> refs_;
-  std::vector<tn_tensor*> pointers_;
-};
 
 }  // namespace
 

@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "hosts/trainer/model/parameter.h"
+#include "tenon/activation.h"
 #include "tenon/calibrate.h"
+#include "tenon/kv.h"
 
 namespace tenon::trainer {
 
@@ -16,6 +18,15 @@ struct Quantizer {
   tn_quantizer* self = nullptr;
   const tn_calibrate* calibrate = nullptr;  // where this instance wants to see text, and how much
   tn_calibration_plan calibration{};
+};
+
+// A codec of the run for another site than weights; the instance is the caller's.
+struct SiteCodec {
+  const tn_quantizer_api* api = nullptr;
+  tn_quantizer* self = nullptr;
+  const tn_activation_codec* activation = nullptr;  // org.tenon.activation/1, or null
+  const tn_kv* kv = nullptr;                        // org.tenon.kv/1, or null
+  std::string id;
 };
 
 class QuantizedWeight {

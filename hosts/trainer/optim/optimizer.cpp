@@ -11,38 +11,41 @@ namespace {
 
 constexpr uint32_t kUpdateStream = 0x55504454;  // random stream of updates
 
-struct StateList {
+constexpr uint32_t kStateStream = 0x43535441;   // of coding states
+
+}  // namespace
+
+struct Optimizer::StateList {
   Engine* engine;
   Parameter* parameter;
+  const SiteCodec* codec;
+  std::vector<Slot>* slots;
 };
 
-int32_t declare(void* self, const tn_state_slot* slot) {
-  auto& list = *static_cast<StateList*>(self);
-  try {
-    Tensor t = list.engine->empty(Category::kOptimizerState, slot->dtype, slot->shape, slot->ndim);
-    list.engine->zero(t);
-    list.parameter->states.push_back(std::move(t));
-    list.parameter->state_names.push_back(slot->name);
-    return TN_OK;
-  } catch (const Error& e) {
-    list.engine->host()->error(list.engine->host(), e.code(), e.what());
-    return e.code();
-  }
-}
+// What one item holds: a parameter, or a run of its elements.
+struct Optimizer::Update {
+  Parameter* parameter;
+  Tensor value, gradient, master;
+  std::vector<Tensor> states;
+  int64_t begin = -1;  // of a run of elements (org.tenon.runs/1); -1: the whole parameter
+};
+
+namespace {
 
 // Items of one apply call with everything that they point to.
 class Items {
  public:
-  void add(const Parameter& p, uint32_t flags, double lr, double grad_scale, uint64_t seed, int64_t step) {
+  template <class Update>
+  void add(const Update& u, uint32_t flags, double lr, double grad_scale, uint64_t seed, int64_t step) {
+    const Parameter& p = *u.parameter;
     Held& h = held_.emplace_back();
-    h.param = p.updated_value().ref();
-    const bool with_gradient = static_cast<bool>(p.updated_gradient());
-    if (with_gradient) h.grad = p.updated_gradient().ref();
-    if (p.master) h.master = p.master.ref();
-    for (const Tensor& s : p.states) h.state_refs.push_back(s.ref());
+    h.param = u.value.ref();
+    if (u.gradient) h.grad = u.gradient.ref();
+    if (u.master) h.master = u.master.ref();
+    for (const Tensor& s : u.states) h.state_refs.push_back(s.ref());
     for (Tensor::Ref& r : h.state_refs) h.states.push_back(&r.t);
     h.item = {sizeof(tn_item), p.uid, flags | TN_ITEM_GRAD_MAY_BE_CLOBBERED, static_cast<uint32_t>(h.states.size()), &h.param.t,
-              p.master ? &h.master.t : nullptr, with_gradient ? &h.grad.t : nullptr, h.states.data(), p.updates, lr * p.lr_scale, p.decay_scale, grad_scale,
+              u.master ? &h.master.t : nullptr, u.gradient ? &h.grad.t : nullptr, h.states.data(), p.updates, lr * p.lr_scale, p.decay_scale, grad_scale,
               {seed, p.uid, kUpdateStream ^ static_cast<uint32_t>(step)}};
     pointers_.push_back(&h.item);
   }
@@ -60,11 +63,13 @@ class Items {
   std::vector<const tn_item*> pointers_;
 };
 
+Tensor run_of(const Tensor& t, int64_t begin, int64_t n) { return t ? t.reshaped({t.count()}).rows(begin, begin + n) : t; }
+
 }  // namespace
 
 Optimizer::Optimizer(Engine& engine, const tn_optimizer_api* api, tn_optimizer* self, std::vector<Parameter*> params, WeightUpdate update,
-                     uint64_t seed, const OptimizerExtensions& extensions, HostUpdates* host_updates)
-    : engine_(engine), api_(api), self_(self), params_(std::move(params)), extensions_(extensions), own_wgrad_{extensions.wgrad, self}, update_(update), seed_(seed),
+                     uint64_t seed, const OptimizerExtensions& extensions, HostUpdates* host_updates, const SiteCodec* states)
+    : engine_(engine), api_(api), self_(self), params_(std::move(params)), codec_(states), extensions_(extensions), own_wgrad_{extensions.wgrad, self}, update_(update), seed_(seed),
       host_updates_(host_updates) {
   bind();
   for (Parameter* p : params_) {
@@ -91,6 +96,7 @@ void Optimizer::bind() {
 
 void Optimizer::rebind(const std::vector<Parameter*>& grown) {
   if (grown.empty()) return;
+  if (codec_) throw Error(TN_E_CONFLICT, "--states codes states of a fixed size, and an adapter of this mix grows its parameters; drop --states");
   bind();
   for (Parameter* p : grown) {
     const std::vector<Tensor> before = std::move(p->states);
@@ -107,11 +113,40 @@ void Optimizer::rebind(const std::vector<Parameter*>& grown) {
   }
 }
 
-void Optimizer::lay_out(Parameter& p) {
+int32_t Optimizer::declare(void* self, const tn_state_slot* slot) {
+  auto& list = *static_cast<StateList*>(self);
+  Parameter& p = *list.parameter;
+  try {
+    std::vector<Slot>& slots = *list.slots;
+    Slot& kept = slots.emplace_back();
+    if (list.codec && CodedState::takes(p, *slot)) {
+      kept.coded.emplace(*list.engine, *list.codec, p, *slot, p.states, p.state_names);
+      return TN_OK;
+    }
+    kept.tensor = p.states.size();
+    Tensor t = list.engine->empty(Category::kOptimizerState, slot->dtype, slot->shape, slot->ndim);
+    list.engine->zero(t);
+    p.states.push_back(std::move(t));
+    p.state_names.push_back(slot->name);
+    return TN_OK;
+  } catch (const Error& e) {
+    list.engine->host()->error(list.engine->host(), e.code(), e.what());
+    return e.code();
+  }
+}
+
+void Optimizer::drop_states(Parameter& p) {
   p.states.clear(), p.state_names.clear();
-  StateList list{&engine_, &p};
+  slots_.erase(p.uid);
+}
+
+void Optimizer::lay_out(Parameter& p) {
+  drop_states(p);
+  std::vector<Slot> slots;
+  StateList list{&engine_, &p, codec_, &slots};
   const tn_state_sink sink{sizeof(tn_state_sink), 0, &list, declare};
   check(api_->state_layout(self_, p.uid, &sink), "laying out optimizer states");
+  if (std::any_of(slots.begin(), slots.end(), [](const Slot& s) { return s.coded.has_value(); })) slots_[p.uid] = std::move(slots);
   tn_estimate e{sizeof(tn_estimate)};
   check(api_->estimate(self_, engine_.api(), engine_.device(), p.uid, &e), "estimating the optimizer");
   estimates_[p.uid] = e;
@@ -162,7 +197,7 @@ bool Optimizer::plan(const tn_step& step) {
     p->trainable = !(f & TN_PLAN_FREEZE);
     set_taps(*p, f);
     if (!(f & TN_PLAN_STATES_CHANGED)) continue;
-    p->states.clear(), p->state_names.clear();
+    drop_states(*p);
     if (!p->trainable) p->master = Tensor();
     p->updates = 0;
   }
@@ -175,22 +210,22 @@ bool Optimizer::plan(const tn_step& step) {
   return changed;
 }
 
-void Optimizer::apply(const std::vector<Parameter*>& list, double lr, double grad_scale) {
-  if (list.empty()) return;
+void Optimizer::run(const std::vector<Update>& updates, double lr, double grad_scale) {
   uint64_t bytes = 0;
   Cost cost;
   Items items;
-  for (Parameter* p : list) {
-    ++p->updates;
-    const tn_estimate& e = estimates_.at(p->uid);
-    bytes = std::max(bytes, e.workspace_bytes), cost.bytes += e.bytes_moved, cost.flops += e.flops;
-    const bool stochastic = update_ == WeightUpdate::kStochastic && !(p->value.dtype() == kF32);
-    items.add(*p, stochastic ? uint32_t{TN_ITEM_STOCHASTIC_ROUNDING} : 0u, lr, grad_scale, seed_, step_);
+  for (const Update& u : updates) {
+    const tn_estimate& e = estimates_.at(u.parameter->uid);
+    const double share = static_cast<double>(u.value.count()) / static_cast<double>(std::max<int64_t>(u.parameter->value.count(), 1));
+    bytes = std::max(bytes, e.workspace_bytes), cost.bytes += share * e.bytes_moved, cost.flops += share * e.flops;
+    const bool stochastic = update_ == WeightUpdate::kStochastic && !(u.value.dtype() == kF32);
+    items.add(u, stochastic ? uint32_t{TN_ITEM_STOCHASTIC_ROUNDING} : 0u, lr, grad_scale, seed_, step_);
   }
   engine_.with_workspace(bytes, "optimizer", [&](const tn_exec* exec) {
-    for (size_t i = 0; i < list.size(); ++i)
-      if (list[i]->tap_rows > 0)
-        if (const int32_t seen = observe(exec, *list[i], items.data()[i]); seen < 0) return seen;
+    if (updates[0].begin >= 0) return extensions_.runs->apply(self_, exec, items.data()[0], updates[0].begin);
+    for (size_t i = 0; i < updates.size(); ++i)
+      if (updates[i].parameter->tap_rows > 0)
+        if (const int32_t seen = observe(exec, *updates[i].parameter, items.data()[i]); seen < 0) return seen;
     int32_t status = api_->prepare ? api_->prepare(self_, exec, items.data(), items.size()) : int32_t{TN_OK};
     if (status < 0) return status;
     degraded_ = degraded_ || status == TN_DEGRADED;
@@ -198,6 +233,57 @@ void Optimizer::apply(const std::vector<Parameter*>& list, double lr, double gra
     degraded_ = degraded_ || status == TN_DEGRADED;
     return status;
   }, cost);
+}
+
+// Coded states are in f32 for this update alone: panel by panel where the plugin takes runs of elements, else all of the parameter's.
+void Optimizer::apply_coded(Parameter& p, double lr, double grad_scale) {
+  const std::vector<Slot>& slots = slots_.at(p.uid);
+  const bool in_runs = extensions_.runs &&
+                       std::all_of(slots.begin(), slots.end(), [&](const Slot& s) { return s.coded && s.coded->count() == p.value.count(); });
+  std::vector<Tensor> room;
+  for (const Slot& s : slots)
+    room.push_back(s.coded ? engine_.empty(Category::kCodec, kF32, {in_runs ? s.coded->longest() : s.coded->count()}) : Tensor());
+  const int64_t turns = in_runs ? slots[0].coded->panels() : 1;
+  for (int64_t turn = 0; turn < turns; ++turn) {
+    Update u{&p, p.updated_value(), p.updated_gradient(), p.master, {}, -1};
+    if (in_runs) {
+      u.begin = slots[0].coded->begin(turn);
+      const int64_t n = slots[0].coded->begin(turn + 1) - u.begin;
+      u.value = run_of(u.value, u.begin, n), u.gradient = run_of(u.gradient, u.begin, n), u.master = run_of(u.master, u.begin, n);
+    }
+    const auto panels = [&](const CodedState& c) { return in_runs ? std::pair{turn, turn + 1} : std::pair{int64_t{0}, c.panels()}; };
+    for (size_t i = 0; i < slots.size(); ++i) {
+      if (!slots[i].coded) {
+        u.states.push_back(p.states[slots[i].tensor]);
+        continue;
+      }
+      const CodedState& c = *slots[i].coded;
+      const auto [first, last] = panels(c);
+      const Tensor values = room[i].rows(0, c.begin(last) - c.begin(first));
+      c.decode(engine_, first, last, values);
+      u.states.push_back(in_runs ? values : values.reshaped(c.shape().data(), static_cast<int>(c.shape().size())));
+    }
+    run({u}, lr, grad_scale);
+    for (size_t i = 0; i < slots.size(); ++i) {
+      if (!slots[i].coded) continue;
+      const CodedState& c = *slots[i].coded;
+      const auto [first, last] = panels(c);
+      const uint32_t stream = kStateStream ^ static_cast<uint32_t>(step_) ^ static_cast<uint32_t>(i) << 28;
+      c.encode(engine_, first, last, u.states[i].reshaped({u.states[i].count()}), {seed_, p.uid, stream});
+    }
+  }
+}
+
+void Optimizer::apply(const std::vector<Parameter*>& list, double lr, double grad_scale) {
+  std::vector<Update> plain;
+  for (Parameter* p : list) {
+    ++p->updates;
+    if (slots_.contains(p->uid))
+      apply_coded(*p, lr, grad_scale);
+    else
+      plain.push_back({p, p->updated_value(), p->updated_gradient(), p->master, p->states, -1});
+  }
+  if (!plain.empty()) run(plain, lr, grad_scale);
   for (Parameter* p : list) {
     p->drop_gradient();
     if (host_updates_) host_updates_->give_value(*p);

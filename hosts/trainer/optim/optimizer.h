@@ -3,13 +3,15 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "hosts/trainer/model/parameter.h"
+#include "hosts/trainer/optim/coded_state.h"
 #include "hosts/trainer/optim/host_updates.h"
 #include "tenon/linear_wgrad.h"
 #include "tenon/observe.h"
+#include "tenon/runs.h"
 
 namespace tenon::trainer {
 
@@ -28,6 +30,7 @@ struct OptimizerExtensions {
   const tn_drive* drive = nullptr;
   const tn_observe* observe = nullptr;
   const tn_linear_wgrad* wgrad = nullptr;
+  const tn_runs* runs = nullptr;
 };
 
 // A step that the plugin drives.
@@ -39,9 +42,9 @@ struct DrivenStep {
 class Optimizer {
  public:
   // params: everything that trains, in uid order; they outlive this. Allocates states (and masters, copied from the values). engine: where
-  // updates run; with host_updates it is the host's.
+  // updates run; with host_updates it is the host's. states: holds the f32 states of matrices between updates, or null.
   Optimizer(Engine& engine, const tn_optimizer_api* api, tn_optimizer* self, std::vector<Parameter*> params, WeightUpdate update, uint64_t seed,
-            const OptimizerExtensions& extensions = {}, HostUpdates* host_updates = nullptr);
+            const OptimizerExtensions& extensions = {}, HostUpdates* host_updates = nullptr, const SiteCodec* states = nullptr);
 
   const std::vector<Parameter*>& parameters() const { return params_; }
   bool one_at_a_time() const { return (api_->caps & TN_OPTIMIZER_ONE_AT_A_TIME) != 0; }
@@ -69,9 +72,20 @@ class Optimizer {
   void load_small_state(const std::vector<std::byte>& bytes, const std::function<bool(uint32_t uid)>& has_master);
 
  private:
+  // One slot of the plugin's: coded, or a tensor of the parameter's states.
+  struct Slot {
+    std::optional<CodedState> coded;
+    size_t tensor = 0;
+  };
+  struct Update;
+  struct StateList;
   void bind();
   void apply(const std::vector<Parameter*>& list, double lr, double grad_scale);
+  void apply_coded(Parameter& p, double lr, double grad_scale);
+  void run(const std::vector<Update>& updates, double lr, double grad_scale);
   void lay_out(Parameter& p);
+  void drop_states(Parameter& p);
+  static int32_t declare(void* self, const tn_state_slot* slot);
   void set_taps(Parameter& p, uint32_t planned);
   int32_t observe(const tn_exec* exec, Parameter& p, const tn_item* item);
   double loss_at(const tn_displacement& at, const std::function<double()>& loss);
@@ -83,6 +97,8 @@ class Optimizer {
   std::vector<Parameter*> params_;
   std::map<uint32_t, Parameter*> by_uid_;
   std::map<uint32_t, tn_estimate> estimates_;  // of one update, by uid
+  const SiteCodec* codec_;
+  std::map<uint32_t, std::vector<Slot>> slots_;  // of parameters with coded states, by uid
   std::map<uint32_t, uint32_t> planned_;  // flags of the last plan, where there are any
   OptimizerExtensions extensions_;
   OwnWgrad own_wgrad_;

@@ -5,7 +5,7 @@
 namespace tenon::trainer {
 
 Optimizers::Optimizers(Engine& engine, const std::vector<OptimizerMember>& members, std::vector<Parameter*> params, WeightUpdate update,
-                       uint64_t seed, HostUpdates* host_updates)
+                       uint64_t seed, HostUpdates* host_updates, const SiteCodec* states)
     : params_(std::move(params)) {
   std::vector<Selector> selectors;
   for (const OptimizerMember& m : members) selectors.push_back(m.selector);
@@ -18,7 +18,7 @@ Optimizers::Optimizers(Engine& engine, const std::vector<OptimizerMember>& membe
     for (size_t k = 0; k < params_.size(); ++k)
       if (to[k] == i) own.push_back(params_[k]), part_of_[params_[k]->uid] = i;
     const int nth = ++seen[members[i].label];
-    Part part{std::make_unique<Optimizer>(engine, members[i].api, members[i].self, std::move(own), update, seed, members[i].extensions, host_updates), members[i].lr, {}};
+    Part part{std::make_unique<Optimizer>(engine, members[i].api, members[i].self, std::move(own), update, seed, members[i].extensions, host_updates, states), members[i].lr, {}};
     if (members[i].extensions.drive && members.size() > 1)
       throw Error(TN_E_CONFLICT, members[i].label + " decides what a step computes, so it takes every parameter; name it alone in --optimizer");
     if (members.size() > 1) part.prefix = members[i].label + (nth > 1 ? std::to_string(nth) : "") + ".";

@@ -28,7 +28,7 @@ class Optimizers {
  public:
   // params: everything that trains; they outlive this. Throws where routing fails.
   Optimizers(Engine& engine, const std::vector<OptimizerMember>& members, std::vector<Parameter*> params, WeightUpdate update, uint64_t seed,
-             HostUpdates* host_updates = nullptr);
+             HostUpdates* host_updates = nullptr, const SiteCodec* states = nullptr);
 
   const std::vector<Parameter*>& parameters() const { return params_; }
   size_t size() const { return parts_.size(); }

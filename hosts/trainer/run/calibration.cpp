@@ -8,16 +8,13 @@
 
 namespace tenon::trainer {
 
-CalibrationText read_calibration(const Runtime& runtime, const std::string& path, const TextModel& text) {
-  const auto set = runtime.instantiate();
-  const Quantizer* quantizer = set->techniques.quantizer;
-  if (!quantizer || !quantizer->calibrate) return {};
-  const std::string name = runtime.short_spec(TN_KIND_QUANTIZER);
-  if (path.empty())
-    throw Error(TN_E_ARGUMENT, "--quantizer " + name + " codes weights with text in view; give it some with --calibration FILE");
+namespace {
+
+// `n` sequences of `length` tokens from a text, spread over it; fewer and shorter ones where it is short.
+CalibrationText read_sequences(const std::string& path, int64_t n_wanted, int64_t longest, const TextModel& text) {
   const Documents documents = read_documents(path, text);
-  const size_t wanted = static_cast<size_t>(quantizer->calibration.sequences), tokens = documents.tokens.size();
-  const size_t length = std::min(static_cast<size_t>(quantizer->calibration.length), tokens);
+  const size_t wanted = static_cast<size_t>(n_wanted), tokens = documents.tokens.size();
+  const size_t length = std::min(static_cast<size_t>(longest), tokens);
   if (length < 2) throw Error(TN_E_ARGUMENT, "--calibration " + path + " has " + std::to_string(tokens) + " tokens; give a text of some thousands");
   const size_t there = tokens / length, n = std::min(wanted, there);
   CalibrationText out;
@@ -26,6 +23,26 @@ CalibrationText read_calibration(const Runtime& runtime, const std::string& path
     out.emplace_back(begin, begin + static_cast<std::ptrdiff_t>(length));
   }
   return out;
+}
+
+}  // namespace
+
+CalibrationText read_calibration(const Runtime& runtime, const std::string& path, const TextModel& text) {
+  const auto set = runtime.instantiate();
+  const Quantizer* quantizer = set->techniques.quantizer;
+  if (!quantizer || !quantizer->calibrate) return {};
+  const std::string name = runtime.short_spec(TN_KIND_QUANTIZER);
+  if (path.empty())
+    throw Error(TN_E_ARGUMENT, "--quantizer " + name + " codes weights with text in view; give it some with --calibration FILE");
+  return read_sequences(path, quantizer->calibration.sequences, quantizer->calibration.length, text);
+}
+
+CalibrationText read_kv_calibration(const Runtime& runtime, const std::string& path, const TextModel& text) {
+  const tn_kv_plan plan = runtime.kv_plan();
+  if (plan.statistic == 0) return {};
+  if (path.empty())
+    throw Error(TN_E_ARGUMENT, "--kv-cache " + runtime.site_spec(TN_SITE_KV_CACHE, short_form) + " is fitted to the inputs that text gives; give it some with --calibration FILE");
+  return read_sequences(path, plan.sequences, plan.length, text);
 }
 
 void calibrate(Engine& engine, Model& model, const ModelSource& source, const Quantizer& quantizer, const WeightDecoder& decoder, uint64_t seed,

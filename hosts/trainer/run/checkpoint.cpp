@@ -28,6 +28,8 @@ std::vector<std::pair<std::string, Tensor>> contents(Session& session) {
     if (p->master) all.emplace_back(at + "master", p->master);
     for (size_t i = 0; i < p->states.size(); ++i) all.emplace_back(at + "state." + p->state_names[i], p->states[i]);
   }
+  if (const ActivationCodec* codec = session.activation_codec())
+    for (const auto& [key, tensor] : codec->statistics()) all.emplace_back(key, tensor);
   // What an adapter keeps beside its trainable parameters.
   const auto& trained = session.optimizer()->parameters();
   for (const Adapter* a : session.adapters())

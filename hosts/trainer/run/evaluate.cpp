@@ -36,6 +36,17 @@ MemoryOptions evaluation_options(const MemoryOptions& memory) {
   return m;
 }
 
+namespace {
+
+Evaluation finished(Evaluation e, double nats, const Dataset& data) {
+  if (e.tokens == 0) throw Error(TN_E_ARGUMENT, data.source() + ": no token of it is to be predicted; the answers are empty or the windows too short");
+  e.loss = nats / static_cast<double>(e.tokens);
+  e.perplexity = std::exp(e.loss);
+  return e;
+}
+
+}  // namespace
+
 Evaluation evaluate(Model& model, const Dataset& data, bool isolate, const std::function<void(size_t, size_t)>& progress, const MemoryOptions& memory) {
   const size_t rows = static_cast<size_t>(evaluation_rows(data.length()));
   Evaluation e;
@@ -48,10 +59,24 @@ Evaluation evaluate(Model& model, const Dataset& data, bool isolate, const std::
     e.tokens += batch.predicted;
     if (progress) progress(w + windows.size(), data.size());
   }
-  if (e.tokens == 0) throw Error(TN_E_ARGUMENT, data.source() + ": no token of it is to be predicted; the answers are empty or the windows too short");
-  e.loss = nats / static_cast<double>(e.tokens);
-  e.perplexity = std::exp(e.loss);
-  return e;
+  return finished(e, nats, data);
+}
+
+Evaluation evaluate_cached(Model& model, const Dataset& data, int64_t step, const std::function<void(size_t, size_t)>& progress) {
+  Evaluation e;
+  double nats = 0;
+  for (size_t w = 0; w < data.size(); ++w) {
+    const Batch batch = data.batch({w});
+    model.start_cache(batch.length);
+    for (int64_t at = 0; at < batch.length; at += step) {
+      const int64_t end = std::min(at + step, batch.length);
+      nats += model.score({batch.tokens.begin() + at, batch.tokens.begin() + end}, {batch.targets.begin() + at, batch.targets.begin() + end});
+    }
+    model.end_cache();
+    e.tokens += batch.predicted;
+    if (progress) progress(w + 1, data.size());
+  }
+  return finished(e, nats, data);
 }
 
 }  // namespace tenon::trainer

@@ -24,4 +24,8 @@ MemoryOptions evaluation_options(const MemoryOptions& memory);
 Evaluation evaluate(Model& model, const Dataset& data, bool isolate, const std::function<void(size_t, size_t)>& progress = {},
                     const MemoryOptions& memory = {});
 
+// The same through a key-value cache that a codec holds: each window is read in steps of so many tokens, which see those before them as the
+// codec gives them back.
+Evaluation evaluate_cached(Model& model, const Dataset& data, int64_t step, const std::function<void(size_t, size_t)>& progress = {});
+
 }  // namespace tenon::trainer

@@ -34,6 +34,18 @@ Catalog open_catalog(std::vector<std::string> stores) {
                        {{"optimizer:drives", "keeps optimizer states and updates on the host, and this optimizer probes the weights on the device; drop --zero-offload"},
                         {"optimizer:own-wgrad", "updates on the host, and this optimizer computes on the device inside the backward pass; drop --zero-offload"},
                         {"optimizer:observes", "updates on the host, and this optimizer observes activations on the device; drop --zero-offload"}}});
+  catalog.add_feature({"coded-activations",
+                       "coded saved activations",
+                       {},
+                       {},
+                       {{"adapter:region", "codes what the trainer's own order of blocks saves, and this adapter has another; drop --activations"},
+                        {"optimizer:drives", "codes what waits for a backward pass, and this optimizer has none; drop --activations"},
+                        {"run:seco", "codes what whole passes save, and --seco keeps none; drop one of the two"}}});
+  catalog.add_feature({"coded-states",
+                       "coded optimizer states",
+                       {},
+                       {{"optimizer:one-at-a-time", "needs an optimizer that can update one parameter at a time, or all states would have to be decoded at once; choose another optimizer or drop --states"}},
+                       {}});
   return catalog;
 }
 

@@ -14,7 +14,8 @@ inline constexpr int64_t kLongestSequence = int64_t{1} << 24;
 class Inference {
  public:
   Inference(Runtime& runtime, const ModelSource& source, tn_dtype dtype, int64_t longest_sequence, uint64_t memory_limit,
-            const CalibrationText& calibration = {}, const std::function<void(size_t, size_t)>& calibrating = {});
+            const CalibrationText& calibration = {}, const std::function<void(size_t, size_t)>& calibrating = {},
+            const CalibrationText& kv_calibration = {});
   Model& model() { return session_->model(); }
   Session& session() { return *session_; }
   Engine& engine() { return *engine_; }

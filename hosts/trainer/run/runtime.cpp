@@ -67,6 +67,22 @@ Device open_host(const Catalog& catalog) {
   throw Error(TN_E_NOT_FOUND, "--zero-offload updates on the host, and no device plugin for the CPU is installed; install onednn or drop --zero-offload");
 }
 
+// Refuses a quantizer for a site that it does not serve, naming those that do.
+void require_site(const Catalog& catalog, const LoadedPlugin& plugin, uint32_t site, const char* flag) {
+  if (plugin.api<tn_quantizer_api>().sites & site) return;
+  static const std::map<uint32_t, std::pair<const char*, const char*>> kSites = {{TN_SITE_WEIGHT, {"weights", "quantizer:weight"}},
+                                                                                 {TN_SITE_OPTIMIZER_STATE, {"optimizer states", "quantizer:optimizer-state"}},
+                                                                                 {TN_SITE_ACTIVATION, {"saved activations", "quantizer:activation"}},
+                                                                                 {TN_SITE_KV_CACHE, {"a key-value cache", "quantizer:kv-cache"}}};
+  const auto& [what, tag] = kSites.at(site);
+  PluginFilter filter;
+  filter.kind = "quantizer", filter.tag = tag;
+  std::string others;
+  for (const PluginRow& row : catalog.list(filter)) others += (others.empty() ? "" : ", ") + row.id;
+  throw Error(TN_E_UNSUPPORTED, std::string(flag) + " " + std::string(plugin.id()) + ": this quantizer does not hold " + what +
+                                    (others.empty() ? "; none that is installed does" : "; choose one of " + others));
+}
+
 }  // namespace
 
 std::string stored_attention(const std::string& model) {
@@ -111,6 +127,8 @@ TechniqueSet::~TechniqueSet() {
     if (m.self) m.api->destroy(m.self);
   for (const auto* q : {quantizer_.get(), stored_.get()})
     if (q && q->self) q->api->destroy(q->self);
+  for (const auto* c : {activations_.get(), states_.get(), kv_cache_.get()})
+    if (c && c->self) c->api->destroy(c->self);
   for (const auto& a : adapters) a->api->destroy(a->self);
 }
 
@@ -135,6 +153,8 @@ Runtime::Runtime(const Catalog& catalog, const MixRequest& request)
 
   std::vector<std::string> tags = request.run_tags;
   tags.push_back("device:" + device_.backend());
+  if (!request.activations.empty()) tags.push_back("run:coded-activations");
+  if (!request.states.empty()) tags.push_back("run:coded-states");
   std::vector<std::string> all_tags = tags;
   all_tags.insert(all_tags.end(), request.yielding_tags.begin(), request.yielding_tags.end());
   MixAnswer answer = check_mix(catalog, optimizers, others, all_tags);
@@ -157,7 +177,10 @@ Runtime::Runtime(const Catalog& catalog, const MixRequest& request)
   for (size_t i = 0; i < parts.size(); ++i) {
     Part part{others[i], catalog.load(others[i].id, device_.backend()), {}, {}};
     switch (parts[i].first) {
-      case TN_KIND_QUANTIZER: quantizer_ = std::make_unique<Part>(std::move(part)); break;
+      case TN_KIND_QUANTIZER:
+        require_site(catalog, part.plugin, TN_SITE_WEIGHT, "--quantizer");
+        quantizer_ = std::make_unique<Part>(std::move(part));
+        break;
       case TN_KIND_ATTENTION: attention_ = std::make_unique<Part>(std::move(part)); break;
       default:
         part.config_json = configs[adapter];
@@ -167,6 +190,40 @@ Runtime::Runtime(const Catalog& catalog, const MixRequest& request)
         ++adapter;
     }
   }
+  add_site(TN_SITE_ACTIVATION, "--activations", request.activations);
+  add_site(TN_SITE_OPTIMIZER_STATE, "--states", request.states);
+  add_site(TN_SITE_KV_CACHE, "--kv-cache", request.kv_cache);
+}
+
+void Runtime::add_site(uint32_t site, const char* flag, const std::string& text) {
+  if (text.empty()) return;
+  const Spec spec = catalog_.spec(TN_KIND_QUANTIZER, text);
+  Part part{spec, catalog_.load(spec.id, site == TN_SITE_OPTIMIZER_STATE ? update_backend() : device_.backend()), {}, {}};
+  require_site(catalog_, part.plugin, site, flag);
+  sites_.emplace(site, std::move(part));
+}
+
+std::unique_ptr<SiteCodec> Runtime::instantiate_site(uint32_t site) const {
+  const auto it = sites_.find(site);
+  if (it == sites_.end()) return nullptr;
+  auto codec = std::make_unique<SiteCodec>();
+  codec->api = &it->second.plugin.api<tn_quantizer_api>();
+  codec->activation = it->second.plugin.extension<tn_activation_codec>(TN_EXT_ACTIVATION);
+  codec->kv = it->second.plugin.extension<tn_kv>(TN_EXT_KV);
+  codec->id = it->second.spec.id;
+  const HyperArray hypers(it->second.spec);
+  check(codec->api->create(host(), hypers.data(), hypers.size(), &codec->self), "creating the codec");
+  return codec;
+}
+
+tn_kv_plan Runtime::kv_plan() const {
+  const auto set = instantiate();
+  return set->techniques.kv_cache ? KvCodec(*set->techniques.kv_cache).plan : tn_kv_plan{};
+}
+
+std::string Runtime::site_spec(uint32_t site, std::string (*form)(const Spec&)) const {
+  const auto it = sites_.find(site);
+  return it == sites_.end() ? "" : form(it->second.spec);
 }
 
 Runtime::~Runtime() {
@@ -225,7 +282,7 @@ std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
     OptimizerMember& m = t.optimizers.emplace_back();
     m.api = &part.plugin.api<tn_optimizer_api>();
     m.extensions = {part.plugin.extension<tn_drive>(TN_EXT_DRIVE), part.plugin.extension<tn_observe>(TN_EXT_OBSERVE),
-                    part.plugin.extension<tn_linear_wgrad>(TN_EXT_LINEAR_WGRAD)};
+                    part.plugin.extension<tn_linear_wgrad>(TN_EXT_LINEAR_WGRAD), part.plugin.extension<tn_runs>(TN_EXT_RUNS)};
     m.selector = part.mix.clause.selector, m.lr = part.mix.clause.lr, m.label = part.mix.spec.id;
     const HyperArray hypers(part.mix.spec);
     check(m.api->create(host(), hypers.data(), hypers.size(), &m.self), "creating the optimizer");
@@ -242,6 +299,9 @@ std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
     if (q.calibration.sequences > 0) q.calibrate = calibrate;
     t.quantizer = set->quantizer_.get();
   }
+  set->activations_ = instantiate_site(TN_SITE_ACTIVATION), set->states_ = instantiate_site(TN_SITE_OPTIMIZER_STATE);
+  set->kv_cache_ = instantiate_site(TN_SITE_KV_CACHE), t.kv_cache = set->kv_cache_.get();
+  t.activations = set->activations_.get(), t.states = set->states_.get();
   if (stored_) {
     t.decoder.stored.layout = stored_->plugin.extension<tn_layout>(TN_EXT_LAYOUT);
     t.decoder.stored.is_mix = quantizer_ && canonical(quantizer_->spec) == canonical(stored_->spec);
@@ -284,6 +344,7 @@ std::map<std::string, std::string> Runtime::plugin_versions() const {
   for (const Part* p : {quantizer_.get(), attention_.get()})
     if (p) add(p->plugin);
   for (const Part& p : adapters_) add(p.plugin);
+  for (const auto& [site, p] : sites_) add(p.plugin);
   return versions;
 }
 

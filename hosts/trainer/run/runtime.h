@@ -19,6 +19,7 @@ inline constexpr const char* kDefaultAttention = "flash-attention";  // exact, s
 struct MixRequest {
   std::string optimizer;  // one, or several with what each takes: see parse_optimizers
   std::string quantizer, attention = kDefaultAttention, device = "auto";
+  std::string activations, states, kv_cache;  // quantizers at other sites than weights
   std::string stored_quantizer;           // what reads the model's own quantized weights (stored_quantizer())
   std::vector<std::string> adapters;      // specs, in order
   std::vector<std::string> adapter_from;  // PEFT folders; the i-th shapes and fills the i-th adapter
@@ -39,6 +40,7 @@ class TechniqueSet {
  private:
   friend class Runtime;
   std::unique_ptr<Quantizer> quantizer_, stored_;
+  std::unique_ptr<SiteCodec> activations_, states_, kv_cache_;
   std::unique_ptr<HyperArray> attention_hypers_;
 };
 
@@ -74,6 +76,10 @@ class Runtime {
   }
   std::string canonical_spec(uint32_t kind) const;  // of the mix, all of that kind joined; "" = none
   std::string short_spec(uint32_t kind) const;      // the same with only what the user wrote
+  // What the codec of key-value caches wants; sequences 0 where it asks for no text.
+  tn_kv_plan kv_plan() const;
+  // The codec at a site (TN_SITE_*) as a spec; "" = none.
+  std::string site_spec(uint32_t site, std::string (*form)(const Spec&)) const;
   std::string quantizer_value(std::string_view hyper) const;  // as text; "" where there is no quantizer or no such parameter
   bool calibrates() const;  // whether the quantizer may ask for text
   const tn_layout* quantizer_layout() const;                  // org.tenon.layout/1 of the quantizer, or null
@@ -83,6 +89,8 @@ class Runtime {
   const std::string& update_backend() const { return (host_device_ ? *host_device_ : device_).backend(); }
   std::string joined(uint32_t kind, std::string (*form)(const Spec&)) const;
   Quantizer ggml_decoder(std::string_view type) const;
+  void add_site(uint32_t site, const char* flag, const std::string& text);
+  std::unique_ptr<SiteCodec> instantiate_site(uint32_t site) const;
   std::pair<const tn_plugin*, tn_optimizer*> open_inner(std::string_view text) const;
 
   const Catalog& catalog_;
@@ -104,6 +112,7 @@ class Runtime {
   std::vector<OptimizerPart> optimizers_;
   std::unique_ptr<Part> quantizer_, stored_, attention_;
   std::vector<Part> adapters_;
+  std::map<uint32_t, Part> sites_;  // TN_SITE_* -> the codec there
   mutable std::map<std::string, std::pair<LoadedPlugin, tn_quantizer*>, std::less<>> decoders_;
   mutable std::map<std::string, LoadedPlugin, std::less<>> inner_;  // optimizers inside others, by id
 };

@@ -55,9 +55,17 @@ Session::Session(Engine& engine, const ModelSource& source, Techniques technique
     start(*a, source);
     if (a->steps && engine_.dry() && options_.train) grow_to_largest(engine_, *a);
   }
+  if (!options_.train && techniques_.kv_cache) {
+    kv_codec_ = std::make_unique<KvCodec>(*techniques_.kv_cache);
+    model_.cache_through(*kv_codec_, options_.kv_calibration, options_.calibrating);
+  }
   if (options_.train) {
     if (trained.empty()) throw Error(TN_E_ARGUMENT, "nothing in this mix trains; drop --quantizer or add --adapter");
     start_optimizers(std::move(trained), host);
+    if (techniques_.activations) {
+      activation_codec_ = std::make_unique<ActivationCodec>(engine_, *techniques_.activations, source.config(), options_.seed, stage_.get());
+      model_.save_through(activation_codec_.get());
+    }
   }
 }
 
@@ -67,7 +75,8 @@ void Session::start_optimizers(std::vector<Parameter*> trained, Engine* host) {
       if (a->steps) throw Error(TN_E_CONFLICT, "adapter " + a->name + " changes its parameters between steps, which --zero-offload keeps on the host; drop one of the two");
     host_updates_ = std::make_unique<HostUpdates>(engine_, *host, trained);
   }
-  optimizer_ = std::make_unique<Optimizers>(host ? *host : engine_, techniques_.optimizers, std::move(trained), options_.update, options_.seed, host_updates_.get());
+  optimizer_ = std::make_unique<Optimizers>(host ? *host : engine_, techniques_.optimizers, std::move(trained), options_.update, options_.seed, host_updates_.get(),
+                                            techniques_.states);
 }
 
 uint64_t Session::offloaded_bytes() const {

@@ -9,6 +9,8 @@
 
 #include "hosts/trainer/model/source.h"
 #include "hosts/trainer/optim/optimizers.h"
+#include "hosts/trainer/model/kv_cache.h"
+#include "hosts/trainer/schedule/activation_codec.h"
 
 namespace tenon::trainer {
 
@@ -20,6 +22,7 @@ struct Techniques {
   AttentionPlugin attention;
   std::string attention_spec;  // with what differs from its defaults; empty: that of kDefaultAttention
   const Quantizer* quantizer = nullptr;  // or null
+  const SiteCodec *activations = nullptr, *states = nullptr, *kv_cache = nullptr;  // hold what waits for backward, for the next update, for later tokens; or null
   std::vector<Adapter*> adapters;
   WeightDecoder decoder;
 };
@@ -34,6 +37,7 @@ struct SessionOptions {
   WeightUpdate update = WeightUpdate::kStochastic;
   MemoryOptions memory;
   std::string offload_folder;   // of saved activations in a file
+  std::vector<std::vector<int32_t>> kv_calibration;  // likewise for a codec of key-value caches, sequences of one length
   std::vector<std::vector<int32_t>> calibration;  // text for a quantizer that asks for it (calibration.h)
   std::function<void(size_t, size_t)> calibrating;  // blocks coded, of how many
   bool train = true;            // false: evaluation and generation only, no optimizer
@@ -62,6 +66,7 @@ class Session {
   const Techniques& techniques() const { return techniques_; }
   const SessionOptions& options() const { return options_; }
   int64_t trainable_parameters() const;
+  const ActivationCodec* activation_codec() const { return activation_codec_.get(); }  // or null
 
   // One optimizer step over its micro-batches at this learning rate. step counts from 1. height: of the schedule, for optimizers with
   // a rate of their own.
@@ -90,6 +95,8 @@ class Session {
   Techniques techniques_;
   SessionOptions options_;
   std::unique_ptr<ActivationStage> stage_;
+  std::unique_ptr<KvCodec> kv_codec_;
+  std::unique_ptr<ActivationCodec> activation_codec_;  // before the stage, on the way there
   Model model_;
   std::unique_ptr<HostUpdates> host_updates_;
   bool values_settled_ = false;  // host copies are of the values with which training goes on

@@ -56,6 +56,7 @@ RunIdentity identity_of(const Runtime& runtime, const ModelSource& source, const
   s["data"] = fs::path(o.data).filename().string();
   s["optimizer"] = runtime.canonical_spec(TN_KIND_OPTIMIZER), s["adapter"] = runtime.canonical_spec(TN_KIND_ADAPTER);
   s["quantizer"] = runtime.canonical_spec(TN_KIND_QUANTIZER), s["attention"] = runtime.canonical_spec(TN_KIND_ATTENTION);
+  s["--activations"] = runtime.site_spec(TN_SITE_ACTIVATION, canonical), s["--states"] = runtime.site_spec(TN_SITE_OPTIMIZER_STATE, canonical);
   s["--dtype"] = o.session.storage == kF32 ? "f32" : "bf16";
   s["--batch-size"] = std::to_string(o.batch), s["--seq-len"] = std::to_string(o.session.sequence);
   s["--accumulate"] = std::to_string(o.session.accumulate), s["--seed"] = std::to_string(o.session.seed);

@@ -1,4 +1,4 @@
-// One matrix product as oneDNN runs it. The only file pair that knows the library's API, versions 2.6 and 3.x.
+// One matrix product as oneDNN runs it. With gemm8.cpp the only file that knows the library's API, versions 2.6 and 3.x.
 #pragma once
 
 #include <array>

@@ -2,6 +2,7 @@
 #include "sdk/plugin.h"
 
 #include "devices/onednn/device.h"
+#include "devices/onednn/gemm8.h"
 #include "devices/onednn/info.h"
 #include "devices/onednn/memory.h"
 #include "devices/ops/table.h"
@@ -106,6 +107,7 @@ int32_t pack(tn_device* device, tn_stream*, const tn_gemm* gemm, void* packed_b)
 constexpr tn_ops kOps = ops::ops_table<Backend>();
 
 const void* device_extension(const char* id) {
+  if (std::string_view(id) == TN_EXT_GEMM8) return onednn::gemm8_table();
   return std::string_view(id) == TN_EXT_OPS ? &kOps : nullptr;
 }
 

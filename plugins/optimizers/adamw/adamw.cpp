@@ -2,6 +2,7 @@
 #include "sdk/adam.h"
 #include "sdk/optimizer.h"
 #include "sdk/parameters.h"
+#include "sdk/runs.h"
 
 namespace tenon::sdk {
 namespace {
@@ -53,6 +54,17 @@ class AdamW {
       if (items[i]->grad) adam_update(exec, settings_, *items[i], amsgrad_);
     }
   }
+  void apply_run(const tn_exec* exec, const tn_item& item, int64_t begin) const {
+    const int64_t n = check_run(parameters_, item, begin);
+    if (!item.grad) return;
+    const AdamNumbers a(settings_, item);
+    const Stored g = gradient_of(item), w = at_run(weight_of(item), begin);
+    const auto state = [&](uint32_t i) { return at_run(state_of(item, i, n), begin); };
+    if (amsgrad_)
+      adam_update<true>(exec, a, n, g, w, state(0), state(1), state(2));
+    else
+      adam_update<false>(exec, a, n, g, w, state(0), state(1), {});
+  }
 
  private:
   AdamSettings settings_;
@@ -62,7 +74,9 @@ class AdamW {
 };
 
 constexpr tn_optimizer_api kApi = optimizer_api<AdamW>();
-constexpr tn_plugin kPlugin = describe(TN_KIND_OPTIMIZER, "adamw", "0.9.0", kHypers, &kApi);
+constexpr tn_runs kRuns = runs_table<AdamW>();
+const void* extension(const char* id) { return std::string_view(id) == TN_EXT_RUNS ? &kRuns : nullptr; }
+constexpr tn_plugin kPlugin = describe(TN_KIND_OPTIMIZER, "adamw", "0.9.0", kHypers, &kApi, extension);
 
 }  // namespace
 }  // namespace tenon::sdk

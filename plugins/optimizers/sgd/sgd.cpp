@@ -2,6 +2,7 @@
 // the momentum; `decoupled_weight_decay` shrinks the weight beside the step, as AdamW's does.
 #include "sdk/optimizer.h"
 #include "sdk/parameters.h"
+#include "sdk/runs.h"
 #include "sdk/stored.h"
 
 namespace tenon::sdk {
@@ -93,12 +94,17 @@ class Sgd {
   void apply(const tn_exec* exec, const tn_item* const* items, uint64_t n) const {
     for (uint64_t i = 0; i < n; ++i) {
       const Parameters::Entry& e = parameters_.check(*items[i]);
-      if (items[i]->grad) one(exec, *items[i], e.n);
+      if (items[i]->grad) one(exec, *items[i], e.n, 0);
     }
+  }
+  void apply_run(const tn_exec* exec, const tn_item& item, int64_t begin) const {
+    const int64_t n = check_run(parameters_, item, begin);
+    if (item.grad) one(exec, item, n, begin);
   }
 
  private:
-  void one(const tn_exec* exec, const tn_item& item, int64_t n) const {
+  // Elements from `begin` on.
+  void one(const tn_exec* exec, const tn_item& item, int64_t n, int64_t begin) const {
     Numbers a{};
     a.l2 = static_cast<float>(weight_decay_ * item.decay_scale);
     a.decay = static_cast<float>(item.lr * decoupled_ * item.decay_scale);
@@ -108,9 +114,9 @@ class Sgd {
     a.fresh = ema_ ? static_cast<float>(1 - momentum_) : first ? 1.0f : static_cast<float>(1 - dampening_);
     a.ahead = nesterov_ ? static_cast<float>(momentum_) : 1.0f;
     a.direct = !nesterov_ ? 0.0f : ema_ ? static_cast<float>(1 - momentum_) : 1.0f;
-    const Stored g = gradient_of(item), w = weight_of(item);
+    const Stored g = gradient_of(item), w = at_run(weight_of(item), begin);
     if (momentum_ > 0) {
-      const Stored b = state_of(item, 0, n);
+      const Stored b = at_run(state_of(item, 0, n), begin);
       sign_ ? update<true, true>(exec, a, n, g, w, b) : update<true, false>(exec, a, n, g, w, b);
     } else {
       sign_ ? update<false, true>(exec, a, n, g, w, {}) : update<false, false>(exec, a, n, g, w, {});
@@ -124,7 +130,9 @@ class Sgd {
 };
 
 constexpr tn_optimizer_api kApi = optimizer_api<Sgd>();
-constexpr tn_plugin kPlugin = describe(TN_KIND_OPTIMIZER, "sgd", "0.9.0", kHypers, &kApi);
+constexpr tn_runs kRuns = runs_table<Sgd>();
+const void* extension(const char* id) { return std::string_view(id) == TN_EXT_RUNS ? &kRuns : nullptr; }
+constexpr tn_plugin kPlugin = describe(TN_KIND_OPTIMIZER, "sgd", "0.9.0", kHypers, &kApi, extension);
 
 }  // namespace
 }  // namespace tenon::sdk

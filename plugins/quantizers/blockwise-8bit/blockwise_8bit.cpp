@@ -91,7 +91,7 @@ struct Sizes {
 
 class Codec {
  public:
-  static constexpr uint32_t kSites = TN_SITE_WEIGHT | TN_SITE_OPTIMIZER_STATE | TN_SITE_DELTA;
+  static constexpr uint32_t kSites = TN_SITE_WEIGHT | TN_SITE_OPTIMIZER_STATE | TN_SITE_ACTIVATION | TN_SITE_KV_CACHE | TN_SITE_DELTA;
 
   Codec(const tn_host*, const sdk::Hypers& hypers)
       : blocksize_(std::stoll(std::string(hypers.text("blocksize")))), signed_(hypers.flag("signed")) {}

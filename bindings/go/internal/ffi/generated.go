@@ -12,206 +12,220 @@ import (
 )
 
 const (
-	TN_OK                         = 0
-	TN_DEGRADED                   = 1
-	TN_E_ARGUMENT                 = -1
-	TN_E_VERSION                  = -2
-	TN_E_UNSUPPORTED              = -3
-	TN_E_MEMORY                   = -4
-	TN_E_DEVICE                   = -5
-	TN_E_IO                       = -6
-	TN_E_FORMAT                   = -7
-	TN_E_NOT_FOUND                = -8
-	TN_E_CONFLICT                 = -9
-	TN_E_NUMERIC                  = -10
-	TN_E_STATE                    = -11
-	TN_E_TRUST                    = -12
-	TN_E_CANCELLED                = -13
-	TN_E_INTERNAL                 = -14
-	TN_INT                        = 0
-	TN_UINT                       = 1
-	TN_FLOAT                      = 2
-	TN_OPAQUE                     = 3
-	TN_BFLOAT                     = 4
-	TN_BOOL                       = 6
-	TN_CPU                        = 1
-	TN_CUDA                       = 2
-	TN_CUDA_HOST                  = 3
-	TN_ROCM                       = 10
-	TN_ROCM_HOST                  = 11
-	TN_ROLE_UNDEFINED             = 0
-	TN_ROLE_EMBEDDING             = 1
-	TN_ROLE_HEAD                  = 2
-	TN_ROLE_NORM                  = 3
-	TN_ROLE_BIAS                  = 4
-	TN_ROLE_Q                     = 5
-	TN_ROLE_K                     = 6
-	TN_ROLE_V                     = 7
-	TN_ROLE_O                     = 8
-	TN_ROLE_GATE                  = 9
-	TN_ROLE_UP                    = 10
-	TN_ROLE_DOWN                  = 11
-	TN_ROLE_ADAPTER               = 12
-	TN_ROLE_SCALE                 = 13
-	TN_ROLE_OTHER                 = 14
-	TN_ALIGNMENT                  = 64
-	TN_LOG_DEBUG                  = 1
-	TN_LOG_INFO                   = 2
-	TN_LOG_WARNING                = 3
-	TN_EXEC_DETERMINISTIC         = 1
-	TN_ABI_MAJOR                  = 0
-	TN_ABI_MINOR                  = 9
-	TN_GEMM_EXACT                 = 1
-	TN_COPY_UNDEFINED             = 0
-	TN_COPY_TO_DEVICE             = 1
-	TN_COPY_TO_HOST               = 2
-	TN_COPY_WITHIN                = 3
-	TN_KIND_UNDEFINED             = 0
-	TN_KIND_DEVICE                = 1
-	TN_KIND_OPTIMIZER             = 2
-	TN_KIND_ADAPTER               = 3
-	TN_KIND_QUANTIZER             = 4
-	TN_KIND_ATTENTION             = 5
-	TN_TYPE_UNDEFINED             = 0
-	TN_TYPE_INT                   = 1
-	TN_TYPE_FLOAT                 = 2
-	TN_TYPE_BOOL                  = 3
-	TN_TYPE_STRING                = 4
-	TN_TYPE_CHOICE                = 5
-	TN_RANGE_OPEN_MIN             = 1
-	TN_RANGE_OPEN_MAX             = 2
-	TN_PLACE_UNDEFINED            = 0
-	TN_PLACE_LINEAR               = 1
-	TN_PLACE_SUBLAYER             = 2
-	TN_LINEAR_QUANTIZED           = 1
-	TN_LINEAR_TIED                = 2
-	TN_LINEAR_OWNED               = 4
-	TN_LINEAR_ADAPTED             = 8
-	TN_ADAPTER_PARAM_TRAINABLE    = 1
-	TN_ADAPTER_PARAM_SAVED        = 2
-	TN_ADAPTER_PARAM_INT32        = 4
-	TN_ADAPTER_PARAM_INT8         = 8
-	TN_RETAIN_UNDEFINED           = 0
-	TN_RETAIN_INPUT               = 1
-	TN_RETAIN_OWN                 = 2
-	TN_RETAIN_NOTHING             = 3
-	TN_RETAIN_ROWS                = 4
-	TN_CALL_TRAIN                 = 1
-	TN_CALL_RECOMPUTE             = 2
-	TN_CALL_NEED_DX               = 4
-	TN_CALL_SAVE                  = 8
-	TN_ADAPTER_MERGES             = 1
-	TN_ADAPTER_SURROGATE_GRADIENT = 2
-	TN_PLACEMENT_UNDEFINED        = 0
-	TN_PLACEMENT_CORE             = 1
-	TN_PLACEMENT_SUBLAYER         = 2
-	TN_PORT_UNDEFINED             = 0
-	TN_PORT_Q                     = 1
-	TN_PORT_K                     = 2
-	TN_PORT_V                     = 3
-	TN_PORT_O                     = 4
-	TN_PORT_LSE                   = 5
-	TN_PORT_SINK_LOGIT            = 6
-	TN_PORT_DO                    = 7
-	TN_PORT_DQ                    = 8
-	TN_PORT_DK                    = 9
-	TN_PORT_DV                    = 10
-	TN_PORT_D_LSE                 = 11
-	TN_PORT_D_SINK_LOGIT          = 12
-	TN_PORT_STATE_IN              = 13
-	TN_PORT_STATE_OUT             = 14
-	TN_PORT_D_STATE_IN            = 15
-	TN_PORT_D_STATE_OUT           = 16
-	TN_PORT_LOG_DECAY             = 17
-	TN_BIND_ACCUMULATE            = 1
-	TN_MASK_UNDEFINED             = 0
-	TN_MASK_CAUSAL                = 1
-	TN_MASK_WINDOW                = 2
-	TN_MASK_SINK                  = 3
-	TN_MASK_BLOCKS                = 4
-	TN_PHASE_UNDEFINED            = 0
-	TN_PHASE_TRAIN                = 1
-	TN_PHASE_PREFILL              = 2
-	TN_PHASE_DECODE               = 3
-	TN_ATTENTION_PARTIAL          = 1
-	TN_STATE_UNDEFINED            = 0
-	TN_STATE_PER_TOKEN            = 1
-	TN_STATE_FIXED                = 2
-	TN_STATE_RING                 = 3
-	TN_FORM_UNDEFINED             = 0
-	TN_FORM_SOFTMAX               = 1
-	TN_FORM_LINEAR                = 2
-	TN_FORM_LINEAR_RMS            = 3
-	TN_SITE_WEIGHT                = 1
-	TN_SITE_OPTIMIZER_STATE       = 2
-	TN_SITE_ACTIVATION            = 4
-	TN_SITE_KV_CACHE              = 8
-	TN_SITE_DELTA                 = 16
-	TN_COMPONENT_TRAINABLE        = 1
-	TN_COMPONENT_HOST_MEMORY      = 2
-	TN_COMPONENT_TRANSIENT        = 4
-	TN_QUANTIZER_OP_UNDEFINED     = 0
-	TN_QUANTIZER_ENCODE           = 1
-	TN_QUANTIZER_DECODE           = 2
-	TN_QUANTIZER_LINEAR           = 3
-	TN_QUANTIZER_LINEAR_BACKWARD  = 4
-	TN_STATISTIC_UNDEFINED        = 0
-	TN_STATISTIC_GRAM             = 1
-	TN_REPR_UNDEFINED             = 0
-	TN_REPR_DENSE                 = 1
-	TN_REPR_QUANTIZED             = 2
-	TN_SLOT_UNDEFINED             = 0
-	TN_SLOT_VALUE                 = 1
-	TN_SLOT_CODES                 = 2
-	TN_SLOT_SCALES                = 3
-	TN_SLOT_BASIS                 = 4
-	TN_SLOT_HOST_MEMORY           = 1
-	TN_PLAN_FREEZE                = 1
-	TN_PLAN_APPLY_IN_BACKWARD     = 2
-	TN_PLAN_STATES_CHANGED        = 4
-	TN_ITEM_STOCHASTIC_ROUNDING   = 1
-	TN_ITEM_GRAD_MAY_BE_CLOBBERED = 2
-	TN_ADVICE_DEGRADED            = 1
-	TN_OPTIMIZER_ONE_AT_A_TIME    = 1
-	TN_OPTIMIZER_ROWWISE          = 2
-	TN_OPTIMIZER_ELEMENTWISE      = 4
-	TN_DRIVEN_SKIP                = 1
-	TN_PLAN_OWN_WGRAD             = 512
-	TN_PLAN_TAP_MEANS             = 256
-	TN_FILL_UNDEFINED             = 0
-	TN_FILL_NORMAL                = 1
-	TN_FILL_UNIFORM               = 2
-	TN_BLOCK_UNDEFINED            = 0
-	TN_BLOCK_WHOLE                = 1
-	TN_BLOCK_ATTENTION            = 2
-	TN_BLOCK_MLP                  = 3
-	TN_REGION_PLAN                = 1
-	TN_REGION_SAVE                = 2
-	TN_REGION_DECODE              = 4
-	TN_MEMORY_UNDEFINED           = 0
-	TN_MEMORY_WEIGHTS             = 1
-	TN_MEMORY_GRADIENTS           = 2
-	TN_MEMORY_OPTIMIZER_STATE     = 3
-	TN_MEMORY_ADAPTER             = 4
-	TN_MEMORY_ACTIVATIONS         = 5
-	TN_MEMORY_WORKSPACE           = 6
-	TN_MEMORY_CODEC               = 7
-	TN_TRAINER_SKIPPED            = 1
-	TN_TRAINER_DEGRADED           = 2
-	TN_EXT_ATTENTION_FORM         = "org.tenon.attention-form/1"
-	TN_EXT_CALIBRATE              = "org.tenon.calibrate/1"
-	TN_EXT_COMBINE                = "org.tenon.combine/1"
-	TN_EXT_DRIVE                  = "org.tenon.drive/1"
-	TN_EXT_HOST_MEMORY            = "org.tenon.host-memory/1"
-	TN_EXT_INNER                  = "org.tenon.inner/1"
-	TN_EXT_LINEAR_WGRAD           = "org.tenon.linear-wgrad/1"
-	TN_EXT_OBSERVE                = "org.tenon.observe/1"
-	TN_EXT_OPS                    = "org.tenon.ops/1"
-	TN_PLUGIN_ENTRY_NAME          = "tn_plugin_entry"
-	TN_EXT_LAYOUT                 = "org.tenon.layout/1"
-	TN_EXT_REGION                 = "org.tenon.region/1"
-	TN_EXT_SAMPLER                = "org.tenon.sampler/1"
-	TN_EXT_STEPS                  = "org.tenon.steps/1"
+	TN_OK                           = 0
+	TN_DEGRADED                     = 1
+	TN_E_ARGUMENT                   = -1
+	TN_E_VERSION                    = -2
+	TN_E_UNSUPPORTED                = -3
+	TN_E_MEMORY                     = -4
+	TN_E_DEVICE                     = -5
+	TN_E_IO                         = -6
+	TN_E_FORMAT                     = -7
+	TN_E_NOT_FOUND                  = -8
+	TN_E_CONFLICT                   = -9
+	TN_E_NUMERIC                    = -10
+	TN_E_STATE                      = -11
+	TN_E_TRUST                      = -12
+	TN_E_CANCELLED                  = -13
+	TN_E_INTERNAL                   = -14
+	TN_INT                          = 0
+	TN_UINT                         = 1
+	TN_FLOAT                        = 2
+	TN_OPAQUE                       = 3
+	TN_BFLOAT                       = 4
+	TN_BOOL                         = 6
+	TN_CPU                          = 1
+	TN_CUDA                         = 2
+	TN_CUDA_HOST                    = 3
+	TN_ROCM                         = 10
+	TN_ROCM_HOST                    = 11
+	TN_ROLE_UNDEFINED               = 0
+	TN_ROLE_EMBEDDING               = 1
+	TN_ROLE_HEAD                    = 2
+	TN_ROLE_NORM                    = 3
+	TN_ROLE_BIAS                    = 4
+	TN_ROLE_Q                       = 5
+	TN_ROLE_K                       = 6
+	TN_ROLE_V                       = 7
+	TN_ROLE_O                       = 8
+	TN_ROLE_GATE                    = 9
+	TN_ROLE_UP                      = 10
+	TN_ROLE_DOWN                    = 11
+	TN_ROLE_ADAPTER                 = 12
+	TN_ROLE_SCALE                   = 13
+	TN_ROLE_OTHER                   = 14
+	TN_ALIGNMENT                    = 64
+	TN_LOG_DEBUG                    = 1
+	TN_LOG_INFO                     = 2
+	TN_LOG_WARNING                  = 3
+	TN_EXEC_DETERMINISTIC           = 1
+	TN_ABI_MAJOR                    = 0
+	TN_ABI_MINOR                    = 9
+	TN_GEMM_EXACT                   = 1
+	TN_COPY_UNDEFINED               = 0
+	TN_COPY_TO_DEVICE               = 1
+	TN_COPY_TO_HOST                 = 2
+	TN_COPY_WITHIN                  = 3
+	TN_KIND_UNDEFINED               = 0
+	TN_KIND_DEVICE                  = 1
+	TN_KIND_OPTIMIZER               = 2
+	TN_KIND_ADAPTER                 = 3
+	TN_KIND_QUANTIZER               = 4
+	TN_KIND_ATTENTION               = 5
+	TN_TYPE_UNDEFINED               = 0
+	TN_TYPE_INT                     = 1
+	TN_TYPE_FLOAT                   = 2
+	TN_TYPE_BOOL                    = 3
+	TN_TYPE_STRING                  = 4
+	TN_TYPE_CHOICE                  = 5
+	TN_RANGE_OPEN_MIN               = 1
+	TN_RANGE_OPEN_MAX               = 2
+	TN_SITE_WEIGHT                  = 1
+	TN_SITE_OPTIMIZER_STATE         = 2
+	TN_SITE_ACTIVATION              = 4
+	TN_SITE_KV_CACHE                = 8
+	TN_SITE_DELTA                   = 16
+	TN_COMPONENT_TRAINABLE          = 1
+	TN_COMPONENT_HOST_MEMORY        = 2
+	TN_COMPONENT_TRANSIENT          = 4
+	TN_QUANTIZER_OP_UNDEFINED       = 0
+	TN_QUANTIZER_ENCODE             = 1
+	TN_QUANTIZER_DECODE             = 2
+	TN_QUANTIZER_LINEAR             = 3
+	TN_QUANTIZER_LINEAR_BACKWARD    = 4
+	TN_ACTIVATION_UNDEFINED         = 0
+	TN_ACTIVATION_LINEAR_INPUT      = 1
+	TN_ACTIVATION_NORM_INPUT        = 2
+	TN_ACTIVATION_ATTENTION_OPERAND = 3
+	TN_ACTIVATION_NONLINEAR_INPUT   = 4
+	TN_PLACE_UNDEFINED              = 0
+	TN_PLACE_LINEAR                 = 1
+	TN_PLACE_SUBLAYER               = 2
+	TN_LINEAR_QUANTIZED             = 1
+	TN_LINEAR_TIED                  = 2
+	TN_LINEAR_OWNED                 = 4
+	TN_LINEAR_ADAPTED               = 8
+	TN_ADAPTER_PARAM_TRAINABLE      = 1
+	TN_ADAPTER_PARAM_SAVED          = 2
+	TN_ADAPTER_PARAM_INT32          = 4
+	TN_ADAPTER_PARAM_INT8           = 8
+	TN_RETAIN_UNDEFINED             = 0
+	TN_RETAIN_INPUT                 = 1
+	TN_RETAIN_OWN                   = 2
+	TN_RETAIN_NOTHING               = 3
+	TN_RETAIN_ROWS                  = 4
+	TN_CALL_TRAIN                   = 1
+	TN_CALL_RECOMPUTE               = 2
+	TN_CALL_NEED_DX                 = 4
+	TN_CALL_SAVE                    = 8
+	TN_ADAPTER_MERGES               = 1
+	TN_ADAPTER_SURROGATE_GRADIENT   = 2
+	TN_PLACEMENT_UNDEFINED          = 0
+	TN_PLACEMENT_CORE               = 1
+	TN_PLACEMENT_SUBLAYER           = 2
+	TN_PORT_UNDEFINED               = 0
+	TN_PORT_Q                       = 1
+	TN_PORT_K                       = 2
+	TN_PORT_V                       = 3
+	TN_PORT_O                       = 4
+	TN_PORT_LSE                     = 5
+	TN_PORT_SINK_LOGIT              = 6
+	TN_PORT_DO                      = 7
+	TN_PORT_DQ                      = 8
+	TN_PORT_DK                      = 9
+	TN_PORT_DV                      = 10
+	TN_PORT_D_LSE                   = 11
+	TN_PORT_D_SINK_LOGIT            = 12
+	TN_PORT_STATE_IN                = 13
+	TN_PORT_STATE_OUT               = 14
+	TN_PORT_D_STATE_IN              = 15
+	TN_PORT_D_STATE_OUT             = 16
+	TN_PORT_LOG_DECAY               = 17
+	TN_BIND_ACCUMULATE              = 1
+	TN_MASK_UNDEFINED               = 0
+	TN_MASK_CAUSAL                  = 1
+	TN_MASK_WINDOW                  = 2
+	TN_MASK_SINK                    = 3
+	TN_MASK_BLOCKS                  = 4
+	TN_PHASE_UNDEFINED              = 0
+	TN_PHASE_TRAIN                  = 1
+	TN_PHASE_PREFILL                = 2
+	TN_PHASE_DECODE                 = 3
+	TN_ATTENTION_PARTIAL            = 1
+	TN_STATE_UNDEFINED              = 0
+	TN_STATE_PER_TOKEN              = 1
+	TN_STATE_FIXED                  = 2
+	TN_STATE_RING                   = 3
+	TN_FORM_UNDEFINED               = 0
+	TN_FORM_SOFTMAX                 = 1
+	TN_FORM_LINEAR                  = 2
+	TN_FORM_LINEAR_RMS              = 3
+	TN_STATISTIC_UNDEFINED          = 0
+	TN_STATISTIC_GRAM               = 1
+	TN_REPR_UNDEFINED               = 0
+	TN_REPR_DENSE                   = 1
+	TN_REPR_QUANTIZED               = 2
+	TN_SLOT_UNDEFINED               = 0
+	TN_SLOT_VALUE                   = 1
+	TN_SLOT_CODES                   = 2
+	TN_SLOT_SCALES                  = 3
+	TN_SLOT_BASIS                   = 4
+	TN_SLOT_HOST_MEMORY             = 1
+	TN_PLAN_FREEZE                  = 1
+	TN_PLAN_APPLY_IN_BACKWARD       = 2
+	TN_PLAN_STATES_CHANGED          = 4
+	TN_ITEM_STOCHASTIC_ROUNDING     = 1
+	TN_ITEM_GRAD_MAY_BE_CLOBBERED   = 2
+	TN_ADVICE_DEGRADED              = 1
+	TN_OPTIMIZER_ONE_AT_A_TIME      = 1
+	TN_OPTIMIZER_ROWWISE            = 2
+	TN_OPTIMIZER_ELEMENTWISE        = 4
+	TN_DRIVEN_SKIP                  = 1
+	TN_KV_OP_UNDEFINED              = 0
+	TN_KV_FIT                       = 1
+	TN_KV_WRITE                     = 2
+	TN_KV_READ                      = 3
+	TN_PLAN_OWN_WGRAD               = 512
+	TN_PLAN_TAP_MEANS               = 256
+	TN_FILL_UNDEFINED               = 0
+	TN_FILL_NORMAL                  = 1
+	TN_FILL_UNIFORM                 = 2
+	TN_BLOCK_UNDEFINED              = 0
+	TN_BLOCK_WHOLE                  = 1
+	TN_BLOCK_ATTENTION              = 2
+	TN_BLOCK_MLP                    = 3
+	TN_REGION_PLAN                  = 1
+	TN_REGION_SAVE                  = 2
+	TN_REGION_DECODE                = 4
+	TN_MEMORY_UNDEFINED             = 0
+	TN_MEMORY_WEIGHTS               = 1
+	TN_MEMORY_GRADIENTS             = 2
+	TN_MEMORY_OPTIMIZER_STATE       = 3
+	TN_MEMORY_ADAPTER               = 4
+	TN_MEMORY_ACTIVATIONS           = 5
+	TN_MEMORY_WORKSPACE             = 6
+	TN_MEMORY_CODEC                 = 7
+	TN_TRAINER_SKIPPED              = 1
+	TN_TRAINER_DEGRADED             = 2
+	TN_EXT_ACTIVATION               = "org.tenon.activation/1"
+	TN_EXT_ATTENTION_FORM           = "org.tenon.attention-form/1"
+	TN_EXT_CALIBRATE                = "org.tenon.calibrate/1"
+	TN_EXT_COMBINE                  = "org.tenon.combine/1"
+	TN_EXT_DRIVE                    = "org.tenon.drive/1"
+	TN_EXT_GEMM8                    = "org.tenon.gemm8/1"
+	TN_EXT_HOST_MEMORY              = "org.tenon.host-memory/1"
+	TN_EXT_INNER                    = "org.tenon.inner/1"
+	TN_EXT_INPUT_ROUNDING           = "org.tenon.input-rounding/1"
+	TN_EXT_KV                       = "org.tenon.kv/1"
+	TN_EXT_LINEAR_WGRAD             = "org.tenon.linear-wgrad/1"
+	TN_EXT_OBSERVE                  = "org.tenon.observe/1"
+	TN_EXT_OPS                      = "org.tenon.ops/1"
+	TN_PLUGIN_ENTRY_NAME            = "tn_plugin_entry"
+	TN_EXT_LAYOUT                   = "org.tenon.layout/1"
+	TN_EXT_REGION                   = "org.tenon.region/1"
+	TN_EXT_RUNS                     = "org.tenon.runs/1"
+	TN_EXT_SAMPLER                  = "org.tenon.sampler/1"
+	TN_EXT_STEPS                    = "org.tenon.steps/1"
 )
 
 type Device struct{ _ [0]byte }
@@ -220,11 +234,11 @@ type Stream struct{ _ [0]byte }
 
 type Event struct{ _ [0]byte }
 
+type Quantizer struct{ _ [0]byte }
+
 type Adapter struct{ _ [0]byte }
 
 type Attention struct{ _ [0]byte }
-
-type Quantizer struct{ _ [0]byte }
 
 type Optimizer struct{ _ [0]byte }
 
@@ -401,6 +415,83 @@ type Plugin struct {
 	Deinit       unsafe.Pointer
 	API          unsafe.Pointer
 	GetExtension unsafe.Pointer
+}
+
+type Target struct {
+	StructSize uint32
+	Site       uint32
+	Role       uint32
+	UID        uint32
+	Block      int32
+	Ndim       int32
+	Dtype      Dtype
+	Reserved   uint32
+	Shape      [4]int64
+	Name       *byte
+}
+
+type Component struct {
+	StructSize uint32
+	CodeBits   uint32
+	Flags      uint32
+	Ndim       int32
+	Dtype      Dtype
+	Reserved   uint32
+	Shape      [4]int64
+	Name       *byte
+}
+
+type ComponentSink struct {
+	StructSize uint32
+	Reserved   uint32
+	Self       unsafe.Pointer
+	Declare    unsafe.Pointer
+}
+
+type QuantizerAPI struct {
+	StructSize     uint32
+	Sites          uint32
+	Create         unsafe.Pointer
+	Destroy        unsafe.Pointer
+	Supports       unsafe.Pointer
+	Plan           unsafe.Pointer
+	Estimate       unsafe.Pointer
+	Encode         unsafe.Pointer
+	Decode         unsafe.Pointer
+	Linear         unsafe.Pointer
+	LinearBackward unsafe.Pointer
+}
+
+type Layout struct {
+	StructSize   uint32
+	Reserved     uint32
+	Names        **byte
+	ToExternal   unsafe.Pointer
+	FromExternal unsafe.Pointer
+	WriteConfig  unsafe.Pointer
+	ReadConfig   unsafe.Pointer
+}
+
+type Activation struct {
+	StructSize uint32
+	Use        uint32
+	Slot       uint32
+	Block      int32
+	Rows       int64
+	Channels   int64
+	Heads      int64
+	Dtype      Dtype
+	Reserved   uint32
+}
+
+type ActivationCodec struct {
+	StructSize uint32
+	Reserved   uint32
+	Token      unsafe.Pointer
+	Statistics unsafe.Pointer
+	Estimate   unsafe.Pointer
+	Save       unsafe.Pointer
+	Restore    unsafe.Pointer
 }
 
 type Site struct {
@@ -619,61 +710,6 @@ type AttentionForm struct {
 	Factors    unsafe.Pointer
 }
 
-type Target struct {
-	StructSize uint32
-	Site       uint32
-	Role       uint32
-	UID        uint32
-	Block      int32
-	Ndim       int32
-	Dtype      Dtype
-	Reserved   uint32
-	Shape      [4]int64
-	Name       *byte
-}
-
-type Component struct {
-	StructSize uint32
-	CodeBits   uint32
-	Flags      uint32
-	Ndim       int32
-	Dtype      Dtype
-	Reserved   uint32
-	Shape      [4]int64
-	Name       *byte
-}
-
-type ComponentSink struct {
-	StructSize uint32
-	Reserved   uint32
-	Self       unsafe.Pointer
-	Declare    unsafe.Pointer
-}
-
-type QuantizerAPI struct {
-	StructSize     uint32
-	Sites          uint32
-	Create         unsafe.Pointer
-	Destroy        unsafe.Pointer
-	Supports       unsafe.Pointer
-	Plan           unsafe.Pointer
-	Estimate       unsafe.Pointer
-	Encode         unsafe.Pointer
-	Decode         unsafe.Pointer
-	Linear         unsafe.Pointer
-	LinearBackward unsafe.Pointer
-}
-
-type Layout struct {
-	StructSize   uint32
-	Reserved     uint32
-	Names        **byte
-	ToExternal   unsafe.Pointer
-	FromExternal unsafe.Pointer
-	WriteConfig  unsafe.Pointer
-	ReadConfig   unsafe.Pointer
-}
-
 type CalibrationPlan struct {
 	StructSize uint32
 	Statistic  uint32
@@ -832,6 +868,13 @@ type Drive struct {
 	Perturb    unsafe.Pointer
 }
 
+type Gemm8 struct {
+	StructSize uint32
+	Reserved   uint32
+	Workspace  unsafe.Pointer
+	Run        unsafe.Pointer
+}
+
 type HostMemory struct {
 	StructSize uint32
 	Reserved   uint32
@@ -843,6 +886,43 @@ type Inner struct {
 	StructSize uint32
 	Reserved   uint32
 	Open       unsafe.Pointer
+}
+
+type InputRounding struct {
+	StructSize uint32
+	Reserved   uint32
+	Share      float64
+}
+
+type KvLayer struct {
+	StructSize uint32
+	Block      int32
+	Hidden     int64
+	KWidth     int64
+	VWidth     int64
+	Dtype      Dtype
+	Reserved   uint32
+}
+
+type KvPlan struct {
+	StructSize uint32
+	Statistic  uint32
+	Sequences  int64
+	Length     int64
+	Window     int64
+	Group      int64
+}
+
+type Kv struct {
+	StructSize uint32
+	Reserved   uint32
+	Plan       unsafe.Pointer
+	Factors    unsafe.Pointer
+	Store      unsafe.Pointer
+	Estimate   unsafe.Pointer
+	Fit        unsafe.Pointer
+	Write      unsafe.Pointer
+	Read       unsafe.Pointer
 }
 
 type Samples struct {
@@ -951,6 +1031,12 @@ type RegionAPI struct {
 	Bind       unsafe.Pointer
 	Forward    unsafe.Pointer
 	Backward   unsafe.Pointer
+}
+
+type Runs struct {
+	StructSize uint32
+	Reserved   uint32
+	Apply      unsafe.Pointer
 }
 
 type Sampler struct {
@@ -1221,6 +1307,35 @@ func TrainerFreeString(text *byte) {
 func GoldenLayout() []string {
 	var lines []string
 	add := func(format string, values ...interface{}) { lines = append(lines, fmt.Sprintf(format, values...)) }
+	{
+		var s Activation
+		add("struct tn_activation size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  use offset %d size %d", unsafe.Offsetof(s.Use), unsafe.Sizeof(s.Use))
+		add("  slot offset %d size %d", unsafe.Offsetof(s.Slot), unsafe.Sizeof(s.Slot))
+		add("  block offset %d size %d", unsafe.Offsetof(s.Block), unsafe.Sizeof(s.Block))
+		add("  rows offset %d size %d", unsafe.Offsetof(s.Rows), unsafe.Sizeof(s.Rows))
+		add("  channels offset %d size %d", unsafe.Offsetof(s.Channels), unsafe.Sizeof(s.Channels))
+		add("  heads offset %d size %d", unsafe.Offsetof(s.Heads), unsafe.Sizeof(s.Heads))
+		add("  dtype offset %d size %d", unsafe.Offsetof(s.Dtype), unsafe.Sizeof(s.Dtype))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+	}
+	{
+		var s ActivationCodec
+		add("struct tn_activation_codec size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  token offset %d size %d", unsafe.Offsetof(s.Token), unsafe.Sizeof(s.Token))
+		add("  statistics offset %d size %d", unsafe.Offsetof(s.Statistics), unsafe.Sizeof(s.Statistics))
+		add("  estimate offset %d size %d", unsafe.Offsetof(s.Estimate), unsafe.Sizeof(s.Estimate))
+		add("  save offset %d size %d", unsafe.Offsetof(s.Save), unsafe.Sizeof(s.Save))
+		add("  restore offset %d size %d", unsafe.Offsetof(s.Restore), unsafe.Sizeof(s.Restore))
+	}
+	add("TN_ACTIVATION_UNDEFINED = %d", TN_ACTIVATION_UNDEFINED)
+	add("TN_ACTIVATION_LINEAR_INPUT = %d", TN_ACTIVATION_LINEAR_INPUT)
+	add("TN_ACTIVATION_NORM_INPUT = %d", TN_ACTIVATION_NORM_INPUT)
+	add("TN_ACTIVATION_ATTENTION_OPERAND = %d", TN_ACTIVATION_ATTENTION_OPERAND)
+	add("TN_ACTIVATION_NONLINEAR_INPUT = %d", TN_ACTIVATION_NONLINEAR_INPUT)
 	{
 		var s Site
 		add("struct tn_site size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
@@ -1659,6 +1774,14 @@ func GoldenLayout() []string {
 	}
 	add("TN_DRIVEN_SKIP = %d", TN_DRIVEN_SKIP)
 	{
+		var s Gemm8
+		add("struct tn_gemm8 size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  workspace offset %d size %d", unsafe.Offsetof(s.Workspace), unsafe.Sizeof(s.Workspace))
+		add("  run offset %d size %d", unsafe.Offsetof(s.Run), unsafe.Sizeof(s.Run))
+	}
+	{
 		var s Host
 		add("struct tn_host size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
 		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
@@ -1730,6 +1853,51 @@ func GoldenLayout() []string {
 		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
 		add("  open offset %d size %d", unsafe.Offsetof(s.Open), unsafe.Sizeof(s.Open))
 	}
+	{
+		var s InputRounding
+		add("struct tn_input_rounding size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  share offset %d size %d", unsafe.Offsetof(s.Share), unsafe.Sizeof(s.Share))
+	}
+	{
+		var s KvLayer
+		add("struct tn_kv_layer size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  block offset %d size %d", unsafe.Offsetof(s.Block), unsafe.Sizeof(s.Block))
+		add("  hidden offset %d size %d", unsafe.Offsetof(s.Hidden), unsafe.Sizeof(s.Hidden))
+		add("  k_width offset %d size %d", unsafe.Offsetof(s.KWidth), unsafe.Sizeof(s.KWidth))
+		add("  v_width offset %d size %d", unsafe.Offsetof(s.VWidth), unsafe.Sizeof(s.VWidth))
+		add("  dtype offset %d size %d", unsafe.Offsetof(s.Dtype), unsafe.Sizeof(s.Dtype))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+	}
+	{
+		var s KvPlan
+		add("struct tn_kv_plan size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  statistic offset %d size %d", unsafe.Offsetof(s.Statistic), unsafe.Sizeof(s.Statistic))
+		add("  sequences offset %d size %d", unsafe.Offsetof(s.Sequences), unsafe.Sizeof(s.Sequences))
+		add("  length offset %d size %d", unsafe.Offsetof(s.Length), unsafe.Sizeof(s.Length))
+		add("  window offset %d size %d", unsafe.Offsetof(s.Window), unsafe.Sizeof(s.Window))
+		add("  group offset %d size %d", unsafe.Offsetof(s.Group), unsafe.Sizeof(s.Group))
+	}
+	{
+		var s Kv
+		add("struct tn_kv size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  plan offset %d size %d", unsafe.Offsetof(s.Plan), unsafe.Sizeof(s.Plan))
+		add("  factors offset %d size %d", unsafe.Offsetof(s.Factors), unsafe.Sizeof(s.Factors))
+		add("  store offset %d size %d", unsafe.Offsetof(s.Store), unsafe.Sizeof(s.Store))
+		add("  estimate offset %d size %d", unsafe.Offsetof(s.Estimate), unsafe.Sizeof(s.Estimate))
+		add("  fit offset %d size %d", unsafe.Offsetof(s.Fit), unsafe.Sizeof(s.Fit))
+		add("  write offset %d size %d", unsafe.Offsetof(s.Write), unsafe.Sizeof(s.Write))
+		add("  read offset %d size %d", unsafe.Offsetof(s.Read), unsafe.Sizeof(s.Read))
+	}
+	add("TN_KV_OP_UNDEFINED = %d", TN_KV_OP_UNDEFINED)
+	add("TN_KV_FIT = %d", TN_KV_FIT)
+	add("TN_KV_WRITE = %d", TN_KV_WRITE)
+	add("TN_KV_READ = %d", TN_KV_READ)
 	{
 		var s Samples
 		add("struct tn_samples size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
@@ -2107,6 +2275,13 @@ func GoldenLayout() []string {
 	add("TN_REGION_PLAN = %d", TN_REGION_PLAN)
 	add("TN_REGION_SAVE = %d", TN_REGION_SAVE)
 	add("TN_REGION_DECODE = %d", TN_REGION_DECODE)
+	{
+		var s Runs
+		add("struct tn_runs size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  apply offset %d size %d", unsafe.Offsetof(s.Apply), unsafe.Sizeof(s.Apply))
+	}
 	{
 		var s Sampler
 		add("struct tn_sampler size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))

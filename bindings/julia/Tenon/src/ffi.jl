@@ -68,6 +68,24 @@ const TN_TYPE_STRING = Int32(4)
 const TN_TYPE_CHOICE = Int32(5)
 const TN_RANGE_OPEN_MIN = Int32(1)
 const TN_RANGE_OPEN_MAX = Int32(2)
+const TN_SITE_WEIGHT = Int32(1)
+const TN_SITE_OPTIMIZER_STATE = Int32(2)
+const TN_SITE_ACTIVATION = Int32(4)
+const TN_SITE_KV_CACHE = Int32(8)
+const TN_SITE_DELTA = Int32(16)
+const TN_COMPONENT_TRAINABLE = Int32(1)
+const TN_COMPONENT_HOST_MEMORY = Int32(2)
+const TN_COMPONENT_TRANSIENT = Int32(4)
+const TN_QUANTIZER_OP_UNDEFINED = Int32(0)
+const TN_QUANTIZER_ENCODE = Int32(1)
+const TN_QUANTIZER_DECODE = Int32(2)
+const TN_QUANTIZER_LINEAR = Int32(3)
+const TN_QUANTIZER_LINEAR_BACKWARD = Int32(4)
+const TN_ACTIVATION_UNDEFINED = Int32(0)
+const TN_ACTIVATION_LINEAR_INPUT = Int32(1)
+const TN_ACTIVATION_NORM_INPUT = Int32(2)
+const TN_ACTIVATION_ATTENTION_OPERAND = Int32(3)
+const TN_ACTIVATION_NONLINEAR_INPUT = Int32(4)
 const TN_PLACE_UNDEFINED = Int32(0)
 const TN_PLACE_LINEAR = Int32(1)
 const TN_PLACE_SUBLAYER = Int32(2)
@@ -130,19 +148,6 @@ const TN_FORM_UNDEFINED = Int32(0)
 const TN_FORM_SOFTMAX = Int32(1)
 const TN_FORM_LINEAR = Int32(2)
 const TN_FORM_LINEAR_RMS = Int32(3)
-const TN_SITE_WEIGHT = Int32(1)
-const TN_SITE_OPTIMIZER_STATE = Int32(2)
-const TN_SITE_ACTIVATION = Int32(4)
-const TN_SITE_KV_CACHE = Int32(8)
-const TN_SITE_DELTA = Int32(16)
-const TN_COMPONENT_TRAINABLE = Int32(1)
-const TN_COMPONENT_HOST_MEMORY = Int32(2)
-const TN_COMPONENT_TRANSIENT = Int32(4)
-const TN_QUANTIZER_OP_UNDEFINED = Int32(0)
-const TN_QUANTIZER_ENCODE = Int32(1)
-const TN_QUANTIZER_DECODE = Int32(2)
-const TN_QUANTIZER_LINEAR = Int32(3)
-const TN_QUANTIZER_LINEAR_BACKWARD = Int32(4)
 const TN_STATISTIC_UNDEFINED = Int32(0)
 const TN_STATISTIC_GRAM = Int32(1)
 const TN_REPR_UNDEFINED = Int32(0)
@@ -164,6 +169,10 @@ const TN_OPTIMIZER_ONE_AT_A_TIME = Int32(1)
 const TN_OPTIMIZER_ROWWISE = Int32(2)
 const TN_OPTIMIZER_ELEMENTWISE = Int32(4)
 const TN_DRIVEN_SKIP = Int32(1)
+const TN_KV_OP_UNDEFINED = Int32(0)
+const TN_KV_FIT = Int32(1)
+const TN_KV_WRITE = Int32(2)
+const TN_KV_READ = Int32(3)
 const TN_PLAN_OWN_WGRAD = Int32(512)
 const TN_PLAN_TAP_MEANS = Int32(256)
 const TN_FILL_UNDEFINED = Int32(0)
@@ -186,27 +195,32 @@ const TN_MEMORY_WORKSPACE = Int32(6)
 const TN_MEMORY_CODEC = Int32(7)
 const TN_TRAINER_SKIPPED = Int32(1)
 const TN_TRAINER_DEGRADED = Int32(2)
+const TN_EXT_ACTIVATION = "org.tenon.activation/1"
 const TN_EXT_ATTENTION_FORM = "org.tenon.attention-form/1"
 const TN_EXT_CALIBRATE = "org.tenon.calibrate/1"
 const TN_EXT_COMBINE = "org.tenon.combine/1"
 const TN_EXT_DRIVE = "org.tenon.drive/1"
+const TN_EXT_GEMM8 = "org.tenon.gemm8/1"
 const TN_EXT_HOST_MEMORY = "org.tenon.host-memory/1"
 const TN_EXT_INNER = "org.tenon.inner/1"
+const TN_EXT_INPUT_ROUNDING = "org.tenon.input-rounding/1"
+const TN_EXT_KV = "org.tenon.kv/1"
 const TN_EXT_LINEAR_WGRAD = "org.tenon.linear-wgrad/1"
 const TN_EXT_OBSERVE = "org.tenon.observe/1"
 const TN_EXT_OPS = "org.tenon.ops/1"
 const TN_PLUGIN_ENTRY_NAME = "tn_plugin_entry"
 const TN_EXT_LAYOUT = "org.tenon.layout/1"
 const TN_EXT_REGION = "org.tenon.region/1"
+const TN_EXT_RUNS = "org.tenon.runs/1"
 const TN_EXT_SAMPLER = "org.tenon.sampler/1"
 const TN_EXT_STEPS = "org.tenon.steps/1"
 
 mutable struct tn_device end
 mutable struct tn_stream end
 mutable struct tn_event end
+mutable struct tn_quantizer end
 mutable struct tn_adapter end
 mutable struct tn_attention end
-mutable struct tn_quantizer end
 mutable struct tn_optimizer end
 mutable struct tn_context end
 mutable struct tn_session end
@@ -377,6 +391,83 @@ struct tn_plugin
     deinit::Ptr{Cvoid}
     api::Ptr{Cvoid}
     get_extension::Ptr{Cvoid}
+end
+
+struct tn_target
+    struct_size::UInt32
+    site::UInt32
+    role::UInt32
+    uid::UInt32
+    block::Int32
+    ndim::Int32
+    dtype::tn_dtype
+    reserved::UInt32
+    shape::NTuple{4,Int64}
+    name::Ptr{UInt8}
+end
+
+struct tn_component
+    struct_size::UInt32
+    code_bits::UInt32
+    flags::UInt32
+    ndim::Int32
+    dtype::tn_dtype
+    reserved::UInt32
+    shape::NTuple{4,Int64}
+    name::Ptr{UInt8}
+end
+
+struct tn_component_sink
+    struct_size::UInt32
+    reserved::UInt32
+    self::Ptr{Cvoid}
+    declare::Ptr{Cvoid}
+end
+
+struct tn_quantizer_api
+    struct_size::UInt32
+    sites::UInt32
+    create::Ptr{Cvoid}
+    destroy::Ptr{Cvoid}
+    supports::Ptr{Cvoid}
+    plan::Ptr{Cvoid}
+    estimate::Ptr{Cvoid}
+    encode::Ptr{Cvoid}
+    decode::Ptr{Cvoid}
+    linear::Ptr{Cvoid}
+    linear_backward::Ptr{Cvoid}
+end
+
+struct tn_layout
+    struct_size::UInt32
+    reserved::UInt32
+    names::Ptr{Ptr{UInt8}}
+    to_external::Ptr{Cvoid}
+    from_external::Ptr{Cvoid}
+    write_config::Ptr{Cvoid}
+    read_config::Ptr{Cvoid}
+end
+
+struct tn_activation
+    struct_size::UInt32
+    use::UInt32
+    slot::UInt32
+    block::Int32
+    rows::Int64
+    channels::Int64
+    heads::Int64
+    dtype::tn_dtype
+    reserved::UInt32
+end
+
+struct tn_activation_codec
+    struct_size::UInt32
+    reserved::UInt32
+    token::Ptr{Cvoid}
+    statistics::Ptr{Cvoid}
+    estimate::Ptr{Cvoid}
+    save::Ptr{Cvoid}
+    restore::Ptr{Cvoid}
 end
 
 struct tn_site
@@ -595,61 +686,6 @@ struct tn_attention_form
     factors::Ptr{Cvoid}
 end
 
-struct tn_target
-    struct_size::UInt32
-    site::UInt32
-    role::UInt32
-    uid::UInt32
-    block::Int32
-    ndim::Int32
-    dtype::tn_dtype
-    reserved::UInt32
-    shape::NTuple{4,Int64}
-    name::Ptr{UInt8}
-end
-
-struct tn_component
-    struct_size::UInt32
-    code_bits::UInt32
-    flags::UInt32
-    ndim::Int32
-    dtype::tn_dtype
-    reserved::UInt32
-    shape::NTuple{4,Int64}
-    name::Ptr{UInt8}
-end
-
-struct tn_component_sink
-    struct_size::UInt32
-    reserved::UInt32
-    self::Ptr{Cvoid}
-    declare::Ptr{Cvoid}
-end
-
-struct tn_quantizer_api
-    struct_size::UInt32
-    sites::UInt32
-    create::Ptr{Cvoid}
-    destroy::Ptr{Cvoid}
-    supports::Ptr{Cvoid}
-    plan::Ptr{Cvoid}
-    estimate::Ptr{Cvoid}
-    encode::Ptr{Cvoid}
-    decode::Ptr{Cvoid}
-    linear::Ptr{Cvoid}
-    linear_backward::Ptr{Cvoid}
-end
-
-struct tn_layout
-    struct_size::UInt32
-    reserved::UInt32
-    names::Ptr{Ptr{UInt8}}
-    to_external::Ptr{Cvoid}
-    from_external::Ptr{Cvoid}
-    write_config::Ptr{Cvoid}
-    read_config::Ptr{Cvoid}
-end
-
 struct tn_calibration_plan
     struct_size::UInt32
     statistic::UInt32
@@ -808,6 +844,13 @@ struct tn_drive
     perturb::Ptr{Cvoid}
 end
 
+struct tn_gemm8
+    struct_size::UInt32
+    reserved::UInt32
+    workspace::Ptr{Cvoid}
+    run::Ptr{Cvoid}
+end
+
 struct tn_host_memory
     struct_size::UInt32
     reserved::UInt32
@@ -819,6 +862,43 @@ struct tn_inner
     struct_size::UInt32
     reserved::UInt32
     open::Ptr{Cvoid}
+end
+
+struct tn_input_rounding
+    struct_size::UInt32
+    reserved::UInt32
+    share::Float64
+end
+
+struct tn_kv_layer
+    struct_size::UInt32
+    block::Int32
+    hidden::Int64
+    k_width::Int64
+    v_width::Int64
+    dtype::tn_dtype
+    reserved::UInt32
+end
+
+struct tn_kv_plan
+    struct_size::UInt32
+    statistic::UInt32
+    sequences::Int64
+    length::Int64
+    window::Int64
+    group::Int64
+end
+
+struct tn_kv
+    struct_size::UInt32
+    reserved::UInt32
+    plan::Ptr{Cvoid}
+    factors::Ptr{Cvoid}
+    store::Ptr{Cvoid}
+    estimate::Ptr{Cvoid}
+    fit::Ptr{Cvoid}
+    write::Ptr{Cvoid}
+    read::Ptr{Cvoid}
 end
 
 struct tn_samples
@@ -927,6 +1007,12 @@ struct tn_region_api
     bind::Ptr{Cvoid}
     forward::Ptr{Cvoid}
     backward::Ptr{Cvoid}
+end
+
+struct tn_runs
+    struct_size::UInt32
+    reserved::UInt32
+    apply::Ptr{Cvoid}
 end
 
 struct tn_sampler
@@ -1045,6 +1131,13 @@ tn_trainer_free_string(text) = ccall(FUNCTIONS[52], Cvoid, (Ptr{UInt8},), text)
 
 # Structs and constants in the order of the golden table of the ABI, with C's names of the fields.
 const LAYOUT = [
+    tn_activation => ["struct_size", "use", "slot", "block", "rows", "channels", "heads", "dtype", "reserved"],
+    tn_activation_codec => ["struct_size", "reserved", "token", "statistics", "estimate", "save", "restore"],
+    "TN_ACTIVATION_UNDEFINED" => TN_ACTIVATION_UNDEFINED,
+    "TN_ACTIVATION_LINEAR_INPUT" => TN_ACTIVATION_LINEAR_INPUT,
+    "TN_ACTIVATION_NORM_INPUT" => TN_ACTIVATION_NORM_INPUT,
+    "TN_ACTIVATION_ATTENTION_OPERAND" => TN_ACTIVATION_ATTENTION_OPERAND,
+    "TN_ACTIVATION_NONLINEAR_INPUT" => TN_ACTIVATION_NONLINEAR_INPUT,
     tn_site => ["struct_size", "id", "place", "role", "flags", "block", "m", "n", "path"],
     tn_adapter_param => ["struct_size", "id", "site", "flags", "ndim", "reserved", "shape", "lr_scale", "decay_scale", "file_key"],
     tn_adapter_sink => ["struct_size", "reserved", "self", "site", "param", "own", "train"],
@@ -1147,6 +1240,7 @@ const LAYOUT = [
     tn_driven => ["struct_size", "flags", "loss"],
     tn_drive => ["struct_size", "reserved", "drive", "perturb"],
     "TN_DRIVEN_SKIP" => TN_DRIVEN_SKIP,
+    tn_gemm8 => ["struct_size", "reserved", "workspace", "run"],
     tn_host => ["struct_size", "reserved", "error", "log", "get_extension"],
     tn_sink => ["struct_size", "reserved", "self", "write"],
     tn_exec => ["struct_size", "flags", "api", "device", "stream", "workspace", "workspace_bytes"],
@@ -1160,6 +1254,14 @@ const LAYOUT = [
     "TN_ABI_MINOR" => TN_ABI_MINOR,
     tn_host_memory => ["struct_size", "reserved", "alloc", "free"],
     tn_inner => ["struct_size", "reserved", "open"],
+    tn_input_rounding => ["struct_size", "reserved", "share"],
+    tn_kv_layer => ["struct_size", "block", "hidden", "k_width", "v_width", "dtype", "reserved"],
+    tn_kv_plan => ["struct_size", "statistic", "sequences", "length", "window", "group"],
+    tn_kv => ["struct_size", "reserved", "plan", "factors", "store", "estimate", "fit", "write", "read"],
+    "TN_KV_OP_UNDEFINED" => TN_KV_OP_UNDEFINED,
+    "TN_KV_FIT" => TN_KV_FIT,
+    "TN_KV_WRITE" => TN_KV_WRITE,
+    "TN_KV_READ" => TN_KV_READ,
     tn_samples => ["struct_size", "reserved", "n", "begin", "grad_scale"],
     tn_linear_wgrad => ["struct_size", "reserved", "estimate", "wgrad"],
     "TN_PLAN_OWN_WGRAD" => TN_PLAN_OWN_WGRAD,
@@ -1243,6 +1345,7 @@ const LAYOUT = [
     "TN_REGION_PLAN" => TN_REGION_PLAN,
     "TN_REGION_SAVE" => TN_REGION_SAVE,
     "TN_REGION_DECODE" => TN_REGION_DECODE,
+    tn_runs => ["struct_size", "reserved", "apply"],
     tn_sampler => ["struct_size", "reserved", "plan", "sample"],
     "TN_OK" => TN_OK,
     "TN_DEGRADED" => TN_DEGRADED,

@@ -71,6 +71,24 @@ pub const TN_TYPE_STRING: u32 = 4;
 pub const TN_TYPE_CHOICE: u32 = 5;
 pub const TN_RANGE_OPEN_MIN: u32 = 1;
 pub const TN_RANGE_OPEN_MAX: u32 = 2;
+pub const TN_SITE_WEIGHT: u32 = 1;
+pub const TN_SITE_OPTIMIZER_STATE: u32 = 2;
+pub const TN_SITE_ACTIVATION: u32 = 4;
+pub const TN_SITE_KV_CACHE: u32 = 8;
+pub const TN_SITE_DELTA: u32 = 16;
+pub const TN_COMPONENT_TRAINABLE: u32 = 1;
+pub const TN_COMPONENT_HOST_MEMORY: u32 = 2;
+pub const TN_COMPONENT_TRANSIENT: u32 = 4;
+pub const TN_QUANTIZER_OP_UNDEFINED: u32 = 0;
+pub const TN_QUANTIZER_ENCODE: u32 = 1;
+pub const TN_QUANTIZER_DECODE: u32 = 2;
+pub const TN_QUANTIZER_LINEAR: u32 = 3;
+pub const TN_QUANTIZER_LINEAR_BACKWARD: u32 = 4;
+pub const TN_ACTIVATION_UNDEFINED: u32 = 0;
+pub const TN_ACTIVATION_LINEAR_INPUT: u32 = 1;
+pub const TN_ACTIVATION_NORM_INPUT: u32 = 2;
+pub const TN_ACTIVATION_ATTENTION_OPERAND: u32 = 3;
+pub const TN_ACTIVATION_NONLINEAR_INPUT: u32 = 4;
 pub const TN_PLACE_UNDEFINED: u32 = 0;
 pub const TN_PLACE_LINEAR: u32 = 1;
 pub const TN_PLACE_SUBLAYER: u32 = 2;
@@ -133,19 +151,6 @@ pub const TN_FORM_UNDEFINED: u32 = 0;
 pub const TN_FORM_SOFTMAX: u32 = 1;
 pub const TN_FORM_LINEAR: u32 = 2;
 pub const TN_FORM_LINEAR_RMS: u32 = 3;
-pub const TN_SITE_WEIGHT: u32 = 1;
-pub const TN_SITE_OPTIMIZER_STATE: u32 = 2;
-pub const TN_SITE_ACTIVATION: u32 = 4;
-pub const TN_SITE_KV_CACHE: u32 = 8;
-pub const TN_SITE_DELTA: u32 = 16;
-pub const TN_COMPONENT_TRAINABLE: u32 = 1;
-pub const TN_COMPONENT_HOST_MEMORY: u32 = 2;
-pub const TN_COMPONENT_TRANSIENT: u32 = 4;
-pub const TN_QUANTIZER_OP_UNDEFINED: u32 = 0;
-pub const TN_QUANTIZER_ENCODE: u32 = 1;
-pub const TN_QUANTIZER_DECODE: u32 = 2;
-pub const TN_QUANTIZER_LINEAR: u32 = 3;
-pub const TN_QUANTIZER_LINEAR_BACKWARD: u32 = 4;
 pub const TN_STATISTIC_UNDEFINED: u32 = 0;
 pub const TN_STATISTIC_GRAM: u32 = 1;
 pub const TN_REPR_UNDEFINED: u32 = 0;
@@ -167,6 +172,10 @@ pub const TN_OPTIMIZER_ONE_AT_A_TIME: u32 = 1;
 pub const TN_OPTIMIZER_ROWWISE: u32 = 2;
 pub const TN_OPTIMIZER_ELEMENTWISE: u32 = 4;
 pub const TN_DRIVEN_SKIP: u32 = 1;
+pub const TN_KV_OP_UNDEFINED: u32 = 0;
+pub const TN_KV_FIT: u32 = 1;
+pub const TN_KV_WRITE: u32 = 2;
+pub const TN_KV_READ: u32 = 3;
 pub const TN_PLAN_OWN_WGRAD: u32 = 512;
 pub const TN_PLAN_TAP_MEANS: u32 = 256;
 pub const TN_FILL_UNDEFINED: u32 = 0;
@@ -189,18 +198,23 @@ pub const TN_MEMORY_WORKSPACE: u32 = 6;
 pub const TN_MEMORY_CODEC: u32 = 7;
 pub const TN_TRAINER_SKIPPED: u32 = 1;
 pub const TN_TRAINER_DEGRADED: u32 = 2;
+pub const TN_EXT_ACTIVATION: &[u8] = b"org.tenon.activation/1\0";
 pub const TN_EXT_ATTENTION_FORM: &[u8] = b"org.tenon.attention-form/1\0";
 pub const TN_EXT_CALIBRATE: &[u8] = b"org.tenon.calibrate/1\0";
 pub const TN_EXT_COMBINE: &[u8] = b"org.tenon.combine/1\0";
 pub const TN_EXT_DRIVE: &[u8] = b"org.tenon.drive/1\0";
+pub const TN_EXT_GEMM8: &[u8] = b"org.tenon.gemm8/1\0";
 pub const TN_EXT_HOST_MEMORY: &[u8] = b"org.tenon.host-memory/1\0";
 pub const TN_EXT_INNER: &[u8] = b"org.tenon.inner/1\0";
+pub const TN_EXT_INPUT_ROUNDING: &[u8] = b"org.tenon.input-rounding/1\0";
+pub const TN_EXT_KV: &[u8] = b"org.tenon.kv/1\0";
 pub const TN_EXT_LINEAR_WGRAD: &[u8] = b"org.tenon.linear-wgrad/1\0";
 pub const TN_EXT_OBSERVE: &[u8] = b"org.tenon.observe/1\0";
 pub const TN_EXT_OPS: &[u8] = b"org.tenon.ops/1\0";
 pub const TN_PLUGIN_ENTRY_NAME: &[u8] = b"tn_plugin_entry\0";
 pub const TN_EXT_LAYOUT: &[u8] = b"org.tenon.layout/1\0";
 pub const TN_EXT_REGION: &[u8] = b"org.tenon.region/1\0";
+pub const TN_EXT_RUNS: &[u8] = b"org.tenon.runs/1\0";
 pub const TN_EXT_SAMPLER: &[u8] = b"org.tenon.sampler/1\0";
 pub const TN_EXT_STEPS: &[u8] = b"org.tenon.steps/1\0";
 
@@ -220,17 +234,17 @@ pub struct tn_event {
 }
 
 #[repr(C)]
+pub struct tn_quantizer {
+    _private: [u8; 0],
+}
+
+#[repr(C)]
 pub struct tn_adapter {
     _private: [u8; 0],
 }
 
 #[repr(C)]
 pub struct tn_attention {
-    _private: [u8; 0],
-}
-
-#[repr(C)]
-pub struct tn_quantizer {
     _private: [u8; 0],
 }
 
@@ -459,6 +473,97 @@ pub struct tn_plugin {
     pub deinit: Option<unsafe extern "C" fn()>,
     pub api: *const c_void,
     pub get_extension: Option<unsafe extern "C" fn(id: *const c_char) -> *const c_void>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_target {
+    pub struct_size: u32,
+    pub site: u32,
+    pub role: u32,
+    pub uid: u32,
+    pub block: i32,
+    pub ndim: i32,
+    pub dtype: tn_dtype,
+    pub reserved: u32,
+    pub shape: [i64; 4],
+    pub name: *const c_char,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_component {
+    pub struct_size: u32,
+    pub code_bits: u32,
+    pub flags: u32,
+    pub ndim: i32,
+    pub dtype: tn_dtype,
+    pub reserved: u32,
+    pub shape: [i64; 4],
+    pub name: *const c_char,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_component_sink {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub self_: *mut c_void,
+    pub declare: Option<unsafe extern "C" fn(self_: *mut c_void, component: *const tn_component) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_quantizer_api {
+    pub struct_size: u32,
+    pub sites: u32,
+    pub create: Option<unsafe extern "C" fn(host: *const tn_host, hypers: *const *const tn_hyper, n_hypers: u64, out: *mut *mut tn_quantizer) -> i32>,
+    pub destroy: Option<unsafe extern "C" fn(self_: *mut tn_quantizer)>,
+    pub supports: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, query: *const tn_query) -> i32>,
+    pub plan: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, target: *const tn_target, sink: *const tn_component_sink) -> i32>,
+    pub estimate: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, api: *const tn_device_api, device: *mut tn_device, target: *const tn_target, op: u32, rows: i64, out: *mut tn_estimate) -> i32>,
+    pub encode: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, src: *const tn_tensor, components: *const *mut tn_tensor, rng: *const tn_rng) -> i32>,
+    pub decode: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, components: *const *mut tn_tensor, begin: i64, end: i64, dst: *mut tn_tensor) -> i32>,
+    pub linear: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, components: *const *mut tn_tensor, x: *const tn_tensor, alpha: f64, beta: f64, y: *mut tn_tensor) -> i32>,
+    pub linear_backward: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, components: *const *mut tn_tensor, dy: *const tn_tensor, alpha: f64, beta: f64, dx: *mut tn_tensor) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_layout {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub names: *const *const c_char,
+    pub to_external: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, layout: *const c_char, target: *const tn_target, components: *const *mut tn_tensor, context: *mut c_void, put: Option<unsafe extern "C" fn(context: *mut c_void, suffix: *const c_char, tensor: *const tn_tensor) -> i32>) -> i32>,
+    pub from_external: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, layout: *const c_char, target: *const tn_target, context: *mut c_void, get: Option<unsafe extern "C" fn(context: *mut c_void, suffix: *const c_char) -> *const tn_tensor>, components: *const *mut tn_tensor) -> i32>,
+    pub write_config: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, layout: *const c_char, sink: *const tn_sink) -> i32>,
+    pub read_config: Option<unsafe extern "C" fn(host: *const tn_host, layout: *const c_char, quantization_config: *const c_char, hypers: *const tn_sink) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_activation {
+    pub struct_size: u32,
+    pub r#use: u32,
+    pub slot: u32,
+    pub block: i32,
+    pub rows: i64,
+    pub channels: i64,
+    pub heads: i64,
+    pub dtype: tn_dtype,
+    pub reserved: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_activation_codec {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub token: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, what: *const tn_activation, sink: *const tn_component_sink) -> i32>,
+    pub statistics: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, what: *const tn_activation, sink: *const tn_component_sink) -> i32>,
+    pub estimate: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, api: *const tn_device_api, device: *mut tn_device, what: *const tn_activation, op: u32, out: *mut tn_estimate) -> i32>,
+    pub save: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, what: *const tn_activation, x: *const tn_tensor, statistics: *const *mut tn_tensor, token: *const *mut tn_tensor, rng: *const tn_rng) -> i32>,
+    pub restore: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, what: *const tn_activation, token: *const *mut tn_tensor, x: *mut tn_tensor) -> i32>,
 }
 
 #[repr(C)]
@@ -719,71 +824,6 @@ pub struct tn_attention_form {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct tn_target {
-    pub struct_size: u32,
-    pub site: u32,
-    pub role: u32,
-    pub uid: u32,
-    pub block: i32,
-    pub ndim: i32,
-    pub dtype: tn_dtype,
-    pub reserved: u32,
-    pub shape: [i64; 4],
-    pub name: *const c_char,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct tn_component {
-    pub struct_size: u32,
-    pub code_bits: u32,
-    pub flags: u32,
-    pub ndim: i32,
-    pub dtype: tn_dtype,
-    pub reserved: u32,
-    pub shape: [i64; 4],
-    pub name: *const c_char,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct tn_component_sink {
-    pub struct_size: u32,
-    pub reserved: u32,
-    pub self_: *mut c_void,
-    pub declare: Option<unsafe extern "C" fn(self_: *mut c_void, component: *const tn_component) -> i32>,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct tn_quantizer_api {
-    pub struct_size: u32,
-    pub sites: u32,
-    pub create: Option<unsafe extern "C" fn(host: *const tn_host, hypers: *const *const tn_hyper, n_hypers: u64, out: *mut *mut tn_quantizer) -> i32>,
-    pub destroy: Option<unsafe extern "C" fn(self_: *mut tn_quantizer)>,
-    pub supports: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, query: *const tn_query) -> i32>,
-    pub plan: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, target: *const tn_target, sink: *const tn_component_sink) -> i32>,
-    pub estimate: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, api: *const tn_device_api, device: *mut tn_device, target: *const tn_target, op: u32, rows: i64, out: *mut tn_estimate) -> i32>,
-    pub encode: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, src: *const tn_tensor, components: *const *mut tn_tensor, rng: *const tn_rng) -> i32>,
-    pub decode: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, components: *const *mut tn_tensor, begin: i64, end: i64, dst: *mut tn_tensor) -> i32>,
-    pub linear: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, components: *const *mut tn_tensor, x: *const tn_tensor, alpha: f64, beta: f64, y: *mut tn_tensor) -> i32>,
-    pub linear_backward: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, components: *const *mut tn_tensor, dy: *const tn_tensor, alpha: f64, beta: f64, dx: *mut tn_tensor) -> i32>,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct tn_layout {
-    pub struct_size: u32,
-    pub reserved: u32,
-    pub names: *const *const c_char,
-    pub to_external: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, layout: *const c_char, target: *const tn_target, components: *const *mut tn_tensor, context: *mut c_void, put: Option<unsafe extern "C" fn(context: *mut c_void, suffix: *const c_char, tensor: *const tn_tensor) -> i32>) -> i32>,
-    pub from_external: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, layout: *const c_char, target: *const tn_target, context: *mut c_void, get: Option<unsafe extern "C" fn(context: *mut c_void, suffix: *const c_char) -> *const tn_tensor>, components: *const *mut tn_tensor) -> i32>,
-    pub write_config: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, layout: *const c_char, sink: *const tn_sink) -> i32>,
-    pub read_config: Option<unsafe extern "C" fn(host: *const tn_host, layout: *const c_char, quantization_config: *const c_char, hypers: *const tn_sink) -> i32>,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
 pub struct tn_calibration_plan {
     pub struct_size: u32,
     pub statistic: u32,
@@ -976,6 +1016,15 @@ pub struct tn_drive {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
+pub struct tn_gemm8 {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub workspace: Option<unsafe extern "C" fn(device: *mut tn_device, m: i64, n: i64, k: i64, n_bytes: *mut u64) -> i32>,
+    pub run: Option<unsafe extern "C" fn(device: *mut tn_device, stream: *mut tn_stream, m: i64, n: i64, k: i64, a: *const i8, a_row: i64, b: *const i8, b_row: i64, c: *mut i32, c_row: i64, workspace: *mut c_void, workspace_bytes: u64) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub struct tn_host_memory {
     pub struct_size: u32,
     pub reserved: u32,
@@ -989,6 +1038,51 @@ pub struct tn_inner {
     pub struct_size: u32,
     pub reserved: u32,
     pub open: Option<unsafe extern "C" fn(host: *const tn_host, spec: *const c_char, plugin: *mut *const tn_plugin, self_: *mut *mut tn_optimizer) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_input_rounding {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub share: f64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_kv_layer {
+    pub struct_size: u32,
+    pub block: i32,
+    pub hidden: i64,
+    pub k_width: i64,
+    pub v_width: i64,
+    pub dtype: tn_dtype,
+    pub reserved: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_kv_plan {
+    pub struct_size: u32,
+    pub statistic: u32,
+    pub sequences: i64,
+    pub length: i64,
+    pub window: i64,
+    pub group: i64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_kv {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub plan: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, out: *mut tn_kv_plan) -> i32>,
+    pub factors: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, layer: *const tn_kv_layer, sink: *const tn_component_sink) -> i32>,
+    pub store: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, layer: *const tn_kv_layer, groups: i64, sink: *const tn_component_sink) -> i32>,
+    pub estimate: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, api: *const tn_device_api, device: *mut tn_device, layer: *const tn_kv_layer, op: u32, groups: i64, out: *mut tn_estimate) -> i32>,
+    pub fit: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, layer: *const tn_kv_layer, w_k: *const tn_tensor, w_v: *const tn_tensor, statistic: *const tn_tensor, tokens: i64, factors: *const *mut tn_tensor) -> i32>,
+    pub write: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, layer: *const tn_kv_layer, x: *const tn_tensor, factors: *const *mut tn_tensor, groups: i64, first: i64, n: i64, store: *const *mut tn_tensor) -> i32>,
+    pub read: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, layer: *const tn_kv_layer, factors: *const *mut tn_tensor, groups: i64, first: i64, n: i64, store: *const *mut tn_tensor, k: *mut tn_tensor, v: *mut tn_tensor) -> i32>,
 }
 
 #[repr(C)]
@@ -1117,6 +1211,14 @@ pub struct tn_region_api {
     pub bind: Option<unsafe extern "C" fn(self_: *mut tn_adapter, model: *const tn_region_model, sink: *const tn_region_sink) -> i32>,
     pub forward: Option<unsafe extern "C" fn(self_: *mut tn_adapter, ops: *const tn_region_ops, x: *const tn_tensor, y: *mut tn_tensor) -> i32>,
     pub backward: Option<unsafe extern "C" fn(self_: *mut tn_adapter, ops: *const tn_region_ops, dy: *const tn_tensor, dx: *mut tn_tensor) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_runs {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub apply: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, exec: *const tn_exec, item: *const tn_item, begin: i64) -> i32>,
 }
 
 #[repr(C)]
@@ -1254,6 +1356,37 @@ fn width<S, F>(_: impl Fn(*const S) -> *const F) -> usize {
 /// Every struct, field and constant in the words of the golden table of the ABI.
 pub fn layout() -> Vec<String> {
     let mut lines = Vec::new();
+    {
+        let m = MaybeUninit::<tn_activation>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_activation size {} align {}", size_of::<tn_activation>(), align_of::<tn_activation>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_activation| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  use offset {} size {}", unsafe { addr_of!((*p).r#use) as usize - p as usize }, width(|p: *const tn_activation| unsafe { addr_of!((*p).r#use) })));
+        lines.push(format!("  slot offset {} size {}", unsafe { addr_of!((*p).slot) as usize - p as usize }, width(|p: *const tn_activation| unsafe { addr_of!((*p).slot) })));
+        lines.push(format!("  block offset {} size {}", unsafe { addr_of!((*p).block) as usize - p as usize }, width(|p: *const tn_activation| unsafe { addr_of!((*p).block) })));
+        lines.push(format!("  rows offset {} size {}", unsafe { addr_of!((*p).rows) as usize - p as usize }, width(|p: *const tn_activation| unsafe { addr_of!((*p).rows) })));
+        lines.push(format!("  channels offset {} size {}", unsafe { addr_of!((*p).channels) as usize - p as usize }, width(|p: *const tn_activation| unsafe { addr_of!((*p).channels) })));
+        lines.push(format!("  heads offset {} size {}", unsafe { addr_of!((*p).heads) as usize - p as usize }, width(|p: *const tn_activation| unsafe { addr_of!((*p).heads) })));
+        lines.push(format!("  dtype offset {} size {}", unsafe { addr_of!((*p).dtype) as usize - p as usize }, width(|p: *const tn_activation| unsafe { addr_of!((*p).dtype) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_activation| unsafe { addr_of!((*p).reserved) })));
+    }
+    {
+        let m = MaybeUninit::<tn_activation_codec>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_activation_codec size {} align {}", size_of::<tn_activation_codec>(), align_of::<tn_activation_codec>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_activation_codec| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_activation_codec| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  token offset {} size {}", unsafe { addr_of!((*p).token) as usize - p as usize }, width(|p: *const tn_activation_codec| unsafe { addr_of!((*p).token) })));
+        lines.push(format!("  statistics offset {} size {}", unsafe { addr_of!((*p).statistics) as usize - p as usize }, width(|p: *const tn_activation_codec| unsafe { addr_of!((*p).statistics) })));
+        lines.push(format!("  estimate offset {} size {}", unsafe { addr_of!((*p).estimate) as usize - p as usize }, width(|p: *const tn_activation_codec| unsafe { addr_of!((*p).estimate) })));
+        lines.push(format!("  save offset {} size {}", unsafe { addr_of!((*p).save) as usize - p as usize }, width(|p: *const tn_activation_codec| unsafe { addr_of!((*p).save) })));
+        lines.push(format!("  restore offset {} size {}", unsafe { addr_of!((*p).restore) as usize - p as usize }, width(|p: *const tn_activation_codec| unsafe { addr_of!((*p).restore) })));
+    }
+    lines.push(format!("TN_ACTIVATION_UNDEFINED = {}", TN_ACTIVATION_UNDEFINED));
+    lines.push(format!("TN_ACTIVATION_LINEAR_INPUT = {}", TN_ACTIVATION_LINEAR_INPUT));
+    lines.push(format!("TN_ACTIVATION_NORM_INPUT = {}", TN_ACTIVATION_NORM_INPUT));
+    lines.push(format!("TN_ACTIVATION_ATTENTION_OPERAND = {}", TN_ACTIVATION_ATTENTION_OPERAND));
+    lines.push(format!("TN_ACTIVATION_NONLINEAR_INPUT = {}", TN_ACTIVATION_NONLINEAR_INPUT));
     {
         let m = MaybeUninit::<tn_site>::uninit();
         let p = m.as_ptr();
@@ -1724,6 +1857,15 @@ pub fn layout() -> Vec<String> {
     }
     lines.push(format!("TN_DRIVEN_SKIP = {}", TN_DRIVEN_SKIP));
     {
+        let m = MaybeUninit::<tn_gemm8>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_gemm8 size {} align {}", size_of::<tn_gemm8>(), align_of::<tn_gemm8>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_gemm8| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_gemm8| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  workspace offset {} size {}", unsafe { addr_of!((*p).workspace) as usize - p as usize }, width(|p: *const tn_gemm8| unsafe { addr_of!((*p).workspace) })));
+        lines.push(format!("  run offset {} size {}", unsafe { addr_of!((*p).run) as usize - p as usize }, width(|p: *const tn_gemm8| unsafe { addr_of!((*p).run) })));
+    }
+    {
         let m = MaybeUninit::<tn_host>::uninit();
         let p = m.as_ptr();
         lines.push(format!("struct tn_host size {} align {}", size_of::<tn_host>(), align_of::<tn_host>()));
@@ -1802,6 +1944,55 @@ pub fn layout() -> Vec<String> {
         lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_inner| unsafe { addr_of!((*p).reserved) })));
         lines.push(format!("  open offset {} size {}", unsafe { addr_of!((*p).open) as usize - p as usize }, width(|p: *const tn_inner| unsafe { addr_of!((*p).open) })));
     }
+    {
+        let m = MaybeUninit::<tn_input_rounding>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_input_rounding size {} align {}", size_of::<tn_input_rounding>(), align_of::<tn_input_rounding>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_input_rounding| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_input_rounding| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  share offset {} size {}", unsafe { addr_of!((*p).share) as usize - p as usize }, width(|p: *const tn_input_rounding| unsafe { addr_of!((*p).share) })));
+    }
+    {
+        let m = MaybeUninit::<tn_kv_layer>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_kv_layer size {} align {}", size_of::<tn_kv_layer>(), align_of::<tn_kv_layer>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_kv_layer| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  block offset {} size {}", unsafe { addr_of!((*p).block) as usize - p as usize }, width(|p: *const tn_kv_layer| unsafe { addr_of!((*p).block) })));
+        lines.push(format!("  hidden offset {} size {}", unsafe { addr_of!((*p).hidden) as usize - p as usize }, width(|p: *const tn_kv_layer| unsafe { addr_of!((*p).hidden) })));
+        lines.push(format!("  k_width offset {} size {}", unsafe { addr_of!((*p).k_width) as usize - p as usize }, width(|p: *const tn_kv_layer| unsafe { addr_of!((*p).k_width) })));
+        lines.push(format!("  v_width offset {} size {}", unsafe { addr_of!((*p).v_width) as usize - p as usize }, width(|p: *const tn_kv_layer| unsafe { addr_of!((*p).v_width) })));
+        lines.push(format!("  dtype offset {} size {}", unsafe { addr_of!((*p).dtype) as usize - p as usize }, width(|p: *const tn_kv_layer| unsafe { addr_of!((*p).dtype) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_kv_layer| unsafe { addr_of!((*p).reserved) })));
+    }
+    {
+        let m = MaybeUninit::<tn_kv_plan>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_kv_plan size {} align {}", size_of::<tn_kv_plan>(), align_of::<tn_kv_plan>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_kv_plan| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  statistic offset {} size {}", unsafe { addr_of!((*p).statistic) as usize - p as usize }, width(|p: *const tn_kv_plan| unsafe { addr_of!((*p).statistic) })));
+        lines.push(format!("  sequences offset {} size {}", unsafe { addr_of!((*p).sequences) as usize - p as usize }, width(|p: *const tn_kv_plan| unsafe { addr_of!((*p).sequences) })));
+        lines.push(format!("  length offset {} size {}", unsafe { addr_of!((*p).length) as usize - p as usize }, width(|p: *const tn_kv_plan| unsafe { addr_of!((*p).length) })));
+        lines.push(format!("  window offset {} size {}", unsafe { addr_of!((*p).window) as usize - p as usize }, width(|p: *const tn_kv_plan| unsafe { addr_of!((*p).window) })));
+        lines.push(format!("  group offset {} size {}", unsafe { addr_of!((*p).group) as usize - p as usize }, width(|p: *const tn_kv_plan| unsafe { addr_of!((*p).group) })));
+    }
+    {
+        let m = MaybeUninit::<tn_kv>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_kv size {} align {}", size_of::<tn_kv>(), align_of::<tn_kv>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_kv| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_kv| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  plan offset {} size {}", unsafe { addr_of!((*p).plan) as usize - p as usize }, width(|p: *const tn_kv| unsafe { addr_of!((*p).plan) })));
+        lines.push(format!("  factors offset {} size {}", unsafe { addr_of!((*p).factors) as usize - p as usize }, width(|p: *const tn_kv| unsafe { addr_of!((*p).factors) })));
+        lines.push(format!("  store offset {} size {}", unsafe { addr_of!((*p).store) as usize - p as usize }, width(|p: *const tn_kv| unsafe { addr_of!((*p).store) })));
+        lines.push(format!("  estimate offset {} size {}", unsafe { addr_of!((*p).estimate) as usize - p as usize }, width(|p: *const tn_kv| unsafe { addr_of!((*p).estimate) })));
+        lines.push(format!("  fit offset {} size {}", unsafe { addr_of!((*p).fit) as usize - p as usize }, width(|p: *const tn_kv| unsafe { addr_of!((*p).fit) })));
+        lines.push(format!("  write offset {} size {}", unsafe { addr_of!((*p).write) as usize - p as usize }, width(|p: *const tn_kv| unsafe { addr_of!((*p).write) })));
+        lines.push(format!("  read offset {} size {}", unsafe { addr_of!((*p).read) as usize - p as usize }, width(|p: *const tn_kv| unsafe { addr_of!((*p).read) })));
+    }
+    lines.push(format!("TN_KV_OP_UNDEFINED = {}", TN_KV_OP_UNDEFINED));
+    lines.push(format!("TN_KV_FIT = {}", TN_KV_FIT));
+    lines.push(format!("TN_KV_WRITE = {}", TN_KV_WRITE));
+    lines.push(format!("TN_KV_READ = {}", TN_KV_READ));
     {
         let m = MaybeUninit::<tn_samples>::uninit();
         let p = m.as_ptr();
@@ -2205,6 +2396,14 @@ pub fn layout() -> Vec<String> {
     lines.push(format!("TN_REGION_PLAN = {}", TN_REGION_PLAN));
     lines.push(format!("TN_REGION_SAVE = {}", TN_REGION_SAVE));
     lines.push(format!("TN_REGION_DECODE = {}", TN_REGION_DECODE));
+    {
+        let m = MaybeUninit::<tn_runs>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_runs size {} align {}", size_of::<tn_runs>(), align_of::<tn_runs>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_runs| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_runs| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  apply offset {} size {}", unsafe { addr_of!((*p).apply) as usize - p as usize }, width(|p: *const tn_runs| unsafe { addr_of!((*p).apply) })));
+    }
     {
         let m = MaybeUninit::<tn_sampler>::uninit();
         let p = m.as_ptr();
