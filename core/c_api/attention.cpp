@@ -45,7 +45,8 @@ void ask_support(tn_technique& t, const tn_tensor& q) {
 // One causal call over positions 0…T−1, checked and planned: what both passes share.
 class Call {
  public:
-  Call(tn_technique* attention, const tn_tensor* q, const tn_tensor* k, const tn_tensor* v, int64_t window, uint32_t phase)
+  Call(tn_technique* attention, const tn_tensor* q, const tn_tensor* k, const tn_tensor* v, int64_t window,
+       uint32_t phase)
       : t_(given(attention)), api_(table<tn_attention_api>(t_)), instance_(static_cast<tn_attention*>(t_.instance)) {
     need(q, "q");
     if (q->ndim != 4)
@@ -73,7 +74,8 @@ class Call {
   }
 
   // A tensor [batch, tokens, heads, d] of q's dtype.
-  void bind(uint32_t id, const tn_tensor* tensor, const char* name, int64_t heads, int64_t d, Access access = Access::kRead) {
+  void bind(uint32_t id, const tn_tensor* tensor, const char* name, int64_t heads, int64_t d,
+            Access access = Access::kRead) {
     need(tensor, name);
     check_port(t_.session, *tensor, name, {batch_, tokens_, heads, d}, access);
     c_api::check_dtype(*tensor, dtype_, name, "which q has");

@@ -12,7 +12,8 @@ using trainer::Tensor;
 
 double memory_speed(trainer::Engine& engine, int repeat) {
   const int64_t n = int64_t{1} << 24;
-  const Tensor x = engine.empty(Category::kWorkspace, trainer::kF32, {n}), y = engine.empty(Category::kWorkspace, trainer::kF32, {n});
+  const Tensor x = engine.empty(Category::kWorkspace, trainer::kF32, {n}),
+               y = engine.empty(Category::kWorkspace, trainer::kF32, {n});
   engine.zero(x), engine.zero(y);
   const double bytes = static_cast<double>(x.bytes());
   const Figures speeds = measure({{"copy", 2 * bytes, 1,
@@ -48,24 +49,33 @@ std::vector<ProfileRow> profile_rows(const trainer::Engine& engine, int steps, d
 void print_profile(const std::vector<ProfileRow>& rows, const Speeds& speeds) {
   ProfileRow all{"together", 0, 0, 0, 0, 0};
   for (const ProfileRow& r : rows)
-    all.calls += r.calls, all.seconds += r.seconds, all.bytes += r.bytes, all.operations += r.operations, all.bound_seconds += r.bound_seconds;
-  std::printf("\n%-28s %7s %10s %7s %9s %9s %10s %9s\n", "operator", "calls", "ms a step", "share", "GB", "GFLOP", "bound ms", "of bound");
+    all.calls += r.calls, all.seconds += r.seconds, all.bytes += r.bytes, all.operations += r.operations,
+        all.bound_seconds += r.bound_seconds;
+  std::printf("\n%-28s %7s %10s %7s %9s %9s %10s %9s\n", "operator", "calls", "ms a step", "share", "GB", "GFLOP",
+              "bound ms", "of bound");
   const auto print = [&](const ProfileRow& r) {
     char reached[16] = "-";
-    if (r.bound_seconds > 0 && r.seconds > 0) std::snprintf(reached, sizeof reached, "%.0f%%", 100 * r.bound_seconds / r.seconds);
-    std::printf("%-28s %7.0f %10.2f %6.1f%% %9.3f %9.2f %10.2f %9s\n", r.name.c_str(), r.calls, 1e3 * r.seconds, 100 * r.seconds / all.seconds,
-                r.bytes / 1e9, r.operations / 1e9, 1e3 * r.bound_seconds, reached);
+    if (r.bound_seconds > 0 && r.seconds > 0)
+      std::snprintf(reached, sizeof reached, "%.0f%%", 100 * r.bound_seconds / r.seconds);
+    std::printf("%-28s %7.0f %10.2f %6.1f%% %9.3f %9.2f %10.2f %9s\n", r.name.c_str(), r.calls, 1e3 * r.seconds,
+                100 * r.seconds / all.seconds, r.bytes / 1e9, r.operations / 1e9, 1e3 * r.bound_seconds, reached);
   };
   for (const ProfileRow& r : rows) print(r);
   print(all);
-  std::printf("bound: the longer of bytes at %.1f GB/s (the faster of copy and triad) and operations at %.0f GFLOP/s (a product of 1024)\n",
-              speeds.bytes_per_second / 1e9, speeds.operations_per_second / 1e9);
+  std::printf(
+      "bound: the longer of bytes at %.1f GB/s (the faster of copy and triad) and operations at %.0f GFLOP/s (a "
+      "product of 1024)\n",
+      speeds.bytes_per_second / 1e9, speeds.operations_per_second / 1e9);
 }
 
 nlohmann::json profile_json(const std::vector<ProfileRow>& rows) {
   nlohmann::json list = nlohmann::json::array();
   for (const ProfileRow& r : rows)
-    list.push_back({{"operator", r.name}, {"calls", r.calls}, {"seconds", r.seconds}, {"bytes", r.bytes}, {"operations", r.operations},
+    list.push_back({{"operator", r.name},
+                    {"calls", r.calls},
+                    {"seconds", r.seconds},
+                    {"bytes", r.bytes},
+                    {"operations", r.operations},
                     {"bound_seconds", r.bound_seconds}});
   return list;
 }

@@ -9,9 +9,10 @@
 
 namespace tenon::bench {
 
-// One operator or technique over one step. Bytes and operations are what the work must at least move and compute, as its shapes or the
-// technique's own estimate say; bound_seconds is the longer of the times that they take at the speeds measured in the same run. Operands
-// that stay in a cache are faster than main memory, so that a small operator may beat its bound.
+// One operator or technique over one step. Bytes and operations are what the work must at least move and compute, as
+// its shapes or the technique's own estimate say; bound_seconds is the longer of the times that they take at the speeds
+// measured in the same run. Operands that stay in a cache are faster than main memory, so that a small operator may
+// beat its bound.
 struct ProfileRow {
   std::string name;
   double calls = 0, seconds = 0, bytes = 0, operations = 0, bound_seconds = 0;
@@ -24,7 +25,8 @@ struct Speeds {
 // The faster of a copy and a triad over arrays that no cache holds.
 double memory_speed(trainer::Engine& engine, int repeat);
 
-// The engine's profile of `steps` steps that took `seconds` together, an operator a row, the longest first; the last row is the rest.
+// The engine's profile of `steps` steps that took `seconds` together, an operator a row, the longest first; the last
+// row is the rest.
 std::vector<ProfileRow> profile_rows(const trainer::Engine& engine, int steps, double seconds, const Speeds& speeds);
 
 void print_profile(const std::vector<ProfileRow>& rows, const Speeds& speeds);

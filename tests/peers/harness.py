@@ -249,6 +249,6 @@ def all_close(tolerance, what):
             if not distance <= tolerance:
                 raise Mismatch(f"{key} differs by {distance:.2g} relative, more than {tolerance:g}")
             worst = max(worst, distance)
-        return f"{what} equal to {worst:.1g}"
+        return f"{what} within {worst:.1g}"
 
     return compare

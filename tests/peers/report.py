@@ -104,9 +104,10 @@ def chart(rows):
         y = 32 + step * i
         begin, end = sorted((x(1), x(peer["ratio"])))
         kind = {True: "reached", False: "missed", None: "free"}[met(row, peer)]
+        label = max(end, x(1), x(row["aim"]) if row.get("aim") else 0) + 5
         out.append(f'<text x="{left - 8}" y="{y + 12}" class="name">{html.escape(row["case"])} · {html.escape(peer["name"])}</text>'
                    f'<rect x="{begin:.1f}" y="{y}" width="{max(end - begin, 1.5):.1f}" height="15" class="{kind}"/>'
-                   f'<text x="{max(end, x(1)) + 5:.1f}" y="{y + 12}" class="value">{peer["ratio"]:.2f}×</text>')
+                   f'<text x="{label:.1f}" y="{y + 12}" class="value">{peer["ratio"]:.2f}×</text>')
         if row.get("aim"):
             out.append(f'<line x1="{x(row["aim"]):.1f}" x2="{x(row["aim"]):.1f}" y1="{y - 2}" y2="{y + 17}" class="aim"/>')
     return "".join(out) + "</svg>"

@@ -1,5 +1,6 @@
-// Rows of blocks times activations without decoding them: d · Σ c x + m · Σ x for a block with scale d, minimum m and codes c. Half the
-// work of decoding a run into the cache and multiplying it, for the types that files of small models hold.
+// Rows of blocks times activations without decoding them: d · Σ c x + m · Σ x for a block with scale d, minimum m and
+// codes c. Half the work of decoding a run into the cache and multiplying it, for the types that files of small models
+// hold.
 #pragma once
 
 #include <cstring>
@@ -77,7 +78,8 @@ inline void add_block(const uint8_t* block, const float* const* x, int64_t at, L
   }
 }
 
-// out[t] = row · x[t] for T rows of activations. Blocks alternate between two sums, which hides the latency of an addition.
+// out[t] = row · x[t] for T rows of activations. Blocks alternate between two sums, which hides the latency of an
+// addition.
 template <class Block, int T>
 void dot_blocks(const uint8_t* row, int64_t blocks, const float* const* x, float* out) {
   static_assert(Block::kElements == 32);
@@ -95,10 +97,14 @@ void dot_blocks(const uint8_t* row, int64_t blocks, const float* const* x, float
 template <class Block>
 void dot(const uint8_t* row, int64_t blocks, const float* const* x, int rows, float* out) {
   switch (rows) {
-    case 1: return dot_blocks<Block, 1>(row, blocks, x, out);
-    case 2: return dot_blocks<Block, 2>(row, blocks, x, out);
-    case 4: return dot_blocks<Block, 4>(row, blocks, x, out);
-    default: return dot_blocks<Block, 8>(row, blocks, x, out);
+    case 1:
+      return dot_blocks<Block, 1>(row, blocks, x, out);
+    case 2:
+      return dot_blocks<Block, 2>(row, blocks, x, out);
+    case 4:
+      return dot_blocks<Block, 4>(row, blocks, x, out);
+    default:
+      return dot_blocks<Block, 8>(row, blocks, x, out);
   }
 }
 

@@ -1,5 +1,5 @@
-// y[T, m] = alpha · x W^T + beta · y for few rows T: by a type's own dot product, or with 256 weights at a time decoded into the first-level
-// cache and multiplied with all rows.
+// y[T, m] = alpha · x W^T + beta · y for few rows T: by a type's own dot product, or with 256 weights at a time decoded
+// into the first-level cache and multiplied with all rows.
 #pragma once
 
 #include "quantizers/gguf-blocks/lanes.h"

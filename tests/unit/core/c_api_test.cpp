@@ -276,7 +276,8 @@ TEST_F(CApi, AttentionGoesBackward) {
   tn_tensor* const k = tensor({1, 8, 1, 16}, wave(128, 1));
   tn_tensor* const v = tensor({1, 8, 1, 16}, wave(128, 2));
   tn_tensor* const q = tensor({1, 8, 2, 16}, q_values);
-  tn_tensor *const o = tensor({1, 8, 2, 16}), *const lse = tensor({1, 2, 8}), *const d_o = tensor({1, 8, 2, 16}, d_values);
+  tn_tensor *const o = tensor({1, 8, 2, 16}), *const lse = tensor({1, 2, 8}),
+                   *const d_o = tensor({1, 8, 2, 16}, d_values);
   tn_tensor *const dq = tensor({1, 8, 2, 16}), *const dk = tensor({1, 8, 1, 16}), *const dv = tensor({1, 8, 1, 16});
   ASSERT_EQ(tn_attention_forward(flash, q, k, v, 0, o, lse), TN_OK) << tn_last_error();
   ASSERT_EQ(tn_attention_backward(flash, q, k, v, 0, o, lse, d_o, dq, dk, dv), TN_OK) << tn_last_error();

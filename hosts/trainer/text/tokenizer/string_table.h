@@ -1,5 +1,5 @@
-// Token strings to ids: an open-addressing table over strings that somebody else keeps. A vocabulary is indexed at every start and looked up
-// three times for each merge, where std::unordered_map's node per entry was most of the time.
+// Token strings to ids: an open-addressing table over strings that somebody else keeps. A vocabulary is indexed at
+// every start and looked up three times for each merge, where std::unordered_map's node per entry was most of the time.
 #pragma once
 
 #include <cstring>
