@@ -27,7 +27,7 @@ Figures optimizer_step(const Catalog& catalog, const Setting& setting);
 Figures optimizer_matrix(const Catalog& catalog, const Setting& setting);
 // Encoding and decoding of a 2048 × 5632 weight.
 Figures nf4(const Catalog& catalog, const Setting& setting);
-// Encoding and decoding of a 4096 × 4096 tensor by the codecs of --states and --activations, f32 and bf16, beside a copy. Bytes are those
+// Encoding and decoding of a 2048 × 4096 tensor by the codecs of --states and --activations, f32 and bf16, beside a copy. Bytes are those
 // that the codec estimates to move.
 Figures codec(const Catalog& catalog, const Setting& setting);
 // Forward products of a 2048 × 2048 weight in the form of --quantizer beside the dense f32 product, by rows of the input.

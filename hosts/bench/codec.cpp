@@ -33,12 +33,12 @@ struct Collected {
 
 Figures codec(const Catalog& catalog, const Setting& setting) {
   trainer::MixRequest request;
-  request.device = setting.device, request.states = setting.states, request.activations = setting.activations;
+  request.device = setting.device, request.optimizer = "adamw", request.states = setting.states, request.activations = setting.activations;
   if (setting.states.empty() && setting.activations.empty())
     throw Error(TN_E_ARGUMENT, "say which codec to measure, with --states SPEC or --activations SPEC");
   const trainer::Runtime runtime(catalog, request);
   const auto set = runtime.instantiate();
-  const int64_t rows = setting.quick ? 64 : 4096, channels = 4096;
+  const int64_t rows = setting.quick ? 64 : 2048, channels = 4096;
   std::vector<Action> actions;
   std::vector<std::unique_ptr<trainer::Engine>> engines;
   std::vector<std::unique_ptr<Collected>> parts;
