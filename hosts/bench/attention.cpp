@@ -93,6 +93,7 @@ Figures attention_lengths(const Catalog& catalog, const Setting& setting) {
   request.device = dense.device = setting.device, request.attention = setting.attention;
   const trainer::Runtime runtime(catalog, request), exact(catalog, dense);
   const auto set = runtime.instantiate(), exact_set = exact.instantiate();
+  if (set->techniques.attention.mixer) return mixer_lengths(catalog, setting);
   const auto engine = runtime.engine(kF32, 0, false);
   const bool compares = request.attention != dense.attention;
   const Shape& shape = kShapes[0];

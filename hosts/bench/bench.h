@@ -46,6 +46,8 @@ Figures generate(trainer::Model& model, const std::vector<int32_t>& prompt, int6
 // forward and backward, and what share of exact attention's operations it does. Up to 8192 tokens exact attention runs in turn with it, and
 // time_over_share says how far its time is from that share.
 Figures attention_lengths(const Catalog& catalog, const Setting& setting);
+// The same of a mixer that owns its projections, which are part of its time: seconds of the sub-layer, and tokens a second.
+Figures mixer_lengths(const Catalog& catalog, const Setting& setting);
 // Nanoseconds of calls through the ABI that do next to nothing.
 Figures abi_call(const Catalog& catalog, const Setting& setting);
 

@@ -22,7 +22,7 @@ bool is_state(uint32_t port) {
 
 AttentionRun::AttentionRun(Subject& subject, const Spec& spec, const AttentionCase& c)
     : c_(c), bench_(subject.bench()), plugin_(subject.plugin()), api_(subject.api<tn_attention_api>()) {
-  expect(api_.placement == TN_PLACEMENT_CORE, "the battery asked a sub-layer mixer for a kernel");
+  if (api_.placement != TN_PLACEMENT_CORE) throw NotApplicable{"it owns its projections and is no kernel on q, k and v"};
   Longer<tn_attention_config> config;
   config.value = {0,
                   static_cast<uint32_t>(c.heads),

@@ -186,6 +186,13 @@ TN_KV_FIT = 1
 TN_KV_WRITE = 2
 TN_KV_READ = 3
 TN_PLAN_OWN_WGRAD = 512
+TN_MIXER_LAYER_QK_NORM = 1
+TN_MIXER_LAYER_QKV_BIAS = 2
+TN_MIXER_PARAM_F32 = 1
+TN_MIXER_PARAM_BUFFER = 2
+TN_MIXER_PLAN = 1
+TN_MIXER_SAVE = 2
+TN_MIXER_DECODE = 4
 TN_PLAN_TAP_MEANS = 256
 TN_FILL_UNDEFINED = 0
 TN_FILL_NORMAL = 1
@@ -218,6 +225,7 @@ TN_EXT_INNER = b"org.tenon.inner/1"
 TN_EXT_INPUT_ROUNDING = b"org.tenon.input-rounding/1"
 TN_EXT_KV = b"org.tenon.kv/1"
 TN_EXT_LINEAR_WGRAD = b"org.tenon.linear-wgrad/1"
+TN_EXT_MIXER = b"org.tenon.mixer/1"
 TN_EXT_OBSERVE = b"org.tenon.observe/1"
 TN_EXT_OPS = b"org.tenon.ops/1"
 TN_PLUGIN_ENTRY_NAME = b"tn_plugin_entry"
@@ -497,6 +505,26 @@ class tn_samples(_Struct):
 
 
 class tn_linear_wgrad(_Struct):
+    pass
+
+
+class tn_mixer_layer(_Struct):
+    pass
+
+
+class tn_mixer_param(_Struct):
+    pass
+
+
+class tn_mixer_sink(_Struct):
+    pass
+
+
+class tn_mixer_ops(_Struct):
+    pass
+
+
+class tn_mixer_api(_Struct):
     pass
 
 
@@ -1248,6 +1276,75 @@ tn_linear_wgrad._fields_ = [
     ("wgrad", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.c_uint32, c.POINTER(tn_samples), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_double, c.POINTER(tn_tensor))),
 ]
 
+tn_mixer_layer._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("flags", c.c_uint32),
+    ("hidden", c.c_int64),
+    ("window", c.c_int64),
+    ("inv_freq", c.POINTER(c.c_float)),
+    ("rope_scale", c.c_double),
+]
+
+tn_mixer_param._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("id", c.c_uint32),
+    ("flags", c.c_uint32),
+    ("role", c.c_uint32),
+    ("ndim", c.c_int32),
+    ("reserved", c.c_uint32),
+    ("shape", c.c_int64 * 4),
+    ("lr_scale", c.c_double),
+    ("decay_scale", c.c_double),
+    ("key", c.c_char_p),
+]
+
+tn_mixer_sink._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("self", c.c_void_p),
+    ("keep", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32)),
+    ("param", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_mixer_param))),
+    ("core", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_char_p, c.POINTER(tn_attention_config), c.c_int64, c.POINTER(c.c_uint32))),
+]
+
+tn_mixer_ops._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("flags", c.c_uint32),
+    ("self", c.c_void_p),
+    ("exec", c.POINTER(tn_exec)),
+    ("saver", c.POINTER(tn_saver)),
+    ("params", c.POINTER(c.POINTER(tn_param_view))),
+    ("n_params", c.c_uint64),
+    ("rows", c.c_int64),
+    ("hidden", c.c_int64),
+    ("sequences", c.c_int64),
+    ("length", c.c_int64),
+    ("segments", c.POINTER(tn_segments)),
+    ("positions", c.POINTER(tn_tensor)),
+    ("compute", tn_dtype),
+    ("reserved", c.c_uint16 * 2),
+    ("past", c.c_int64),
+    ("state", c.POINTER(tn_tensor)),
+    ("alloc", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_int32, c.POINTER(c.c_int64), c.POINTER(tn_dtype), c.POINTER(c.POINTER(tn_tensor)))),
+    ("free", c.CFUNCTYPE(None, c.c_void_p, c.POINTER(tn_tensor))),
+    ("gemm", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_double, c.c_double, c.POINTER(tn_tensor))),
+    ("axpby", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_double, c.POINTER(tn_tensor), c.c_double, c.POINTER(tn_tensor))),
+    ("linear", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32, c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+    ("linear_backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_double, c.POINTER(tn_tensor))),
+    ("core", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+    ("core_backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+    ("read_rows", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32, c.c_int64, c.c_int64, c.POINTER(tn_tensor))),
+]
+
+tn_mixer_api._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("bind", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_mixer_layer), c.POINTER(tn_mixer_sink))),
+    ("start", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_mixer_ops), c.POINTER(tn_rng), c.c_uint32)),
+    ("forward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_mixer_ops), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+    ("backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_mixer_ops), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
+]
+
 tn_tap._fields_ = [
     ("struct_size", c.c_uint32),
     ("taps", c.c_uint32),
@@ -1597,6 +1694,18 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     tn_samples,
     tn_linear_wgrad,
     "TN_PLAN_OWN_WGRAD",
+    tn_mixer_layer,
+    tn_mixer_param,
+    tn_mixer_sink,
+    tn_mixer_ops,
+    tn_mixer_api,
+    "TN_MIXER_LAYER_QK_NORM",
+    "TN_MIXER_LAYER_QKV_BIAS",
+    "TN_MIXER_PARAM_F32",
+    "TN_MIXER_PARAM_BUFFER",
+    "TN_MIXER_PLAN",
+    "TN_MIXER_SAVE",
+    "TN_MIXER_DECODE",
     tn_tap,
     tn_observe,
     "TN_PLAN_TAP_MEANS",

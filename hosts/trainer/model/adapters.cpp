@@ -126,6 +126,8 @@ TransformerBlock& Model::add_side_block(Adapter& adapter, const tn_side_block& s
     l.weight = add(s.name, s.m, s.n, s.slot);
     l.path = std::string(side.key) + "." + s.name, l.block = static_cast<int32_t>(id), l.m = s.m, l.n = s.n;
   }
+  if (attention_plugin_.mixer)
+    throw Error(TN_E_CONFLICT, "adapter " + adapter.name + " adds blocks of its own, which an attention that owns its projections cannot mix; choose an --attention of the placement core");
   block->attention.emplace(attention_layer(c, std::max<int64_t>(side.like, 0)));
   region_.blocks.push_back(block.get());
   side_blocks_.push_back(std::move(block));
@@ -149,10 +151,12 @@ void Model::attach(Adapter& adapter) {
   const std::vector<Linear*> all = sites();
   std::vector<tn_site> infos;
   std::vector<const tn_site*> pointers;
-  for (const Linear* l : all)
-    infos.push_back({sizeof(tn_site), l->site, l->identity ? TN_PLACE_SUBLAYER : uint32_t{TN_PLACE_LINEAR}, l->role,
+  for (const Linear* l : all) {
+    if (l->absent) continue;
+    infos.push_back({sizeof(tn_site), l->site, l->identity ? uint32_t{TN_PLACE_SUBLAYER} : uint32_t{TN_PLACE_LINEAR}, l->role,
                      l->flags() | (options_.quantizer && l->block >= 0 && !l->identity && !l->owner ? uint32_t{TN_LINEAR_QUANTIZED} : 0u), l->block,
                      l->m, l->n, l->path.c_str()});
+  }
   for (const tn_site& s : infos) pointers.push_back(&s);
   Binding binding{&engine_, &adapter, &all};
   const tn_adapter_sink sink{sizeof(tn_adapter_sink), 0, &binding, Binding::site, Binding::param, Binding::own, Binding::train};

@@ -50,7 +50,13 @@ class Binds {
   std::vector<const tn_port_bind*> pointers_;
 };
 
-Tensor heads(const Tensor& t, int64_t batch) { return t.reshaped({batch, t.dim(0) / batch, t.dim(1), t.dim(2)}); }
+// [rows, H, d] as [batch, T, H, d], whatever the strides.
+Tensor heads(const Tensor& t, int64_t batch) {
+  const Tensor::Ref r = t.ref();
+  const int64_t* s = r.t.strides;
+  const int64_t length = t.dim(0) / batch, strides[4] = {length * s[0], s[0], s[1], s[2]};
+  return t.reshaped({batch, length, t.dim(1), t.dim(2)}).with_strides(strides);
+}
 
 }  // namespace
 

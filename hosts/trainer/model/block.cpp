@@ -66,6 +66,7 @@ Tensor TransformerBlock::forward(Engine& e, const Pass& pass, const Tensor& x, S
 
 Tensor TransformerBlock::attention_half(Engine& e, const Pass& pass, const Tensor& x, SavedBlock* saved) const {
   const Checkpointing policy = saved ? pass.memory.policy_of(index) : Checkpointing::kBlock;
+  if (mixer) return mixer_half(e, pass, x, saved, keeps(policy, Checkpointing::kQkv) && keeps(policy, Checkpointing::kMiddle));
   const bool keep_qkv = keeps(policy, Checkpointing::kQkv), keep_o = keeps(policy, Checkpointing::kFlashCut), keep_middle = keeps(policy, Checkpointing::kMiddle);
   SavedBlock local;
   SavedBlock& s = saved ? *saved : local;
@@ -92,10 +93,15 @@ Tensor TransformerBlock::attention_half(Engine& e, const Pass& pass, const Tenso
 
 // middle = x + adapted(o_proj(o)).
 void TransformerBlock::attention_output(Engine& e, const LinearCall& call, const Tensor& o, const Tensor& x, const Tensor& middle, SavedBlock& s) const {
-  const int64_t rows = x.dim(0);
+  join(e, call, x, middle, s, [&](const Tensor& out) { linears[kO].forward(e, call, o.reshaped({x.dim(0), config->q_width()}), out, &s.linears[kO]); });
+}
+
+// middle = x + adapted(what `project` writes).
+void TransformerBlock::join(Engine& e, const LinearCall& call, const Tensor& x, const Tensor& middle, SavedBlock& s,
+                            const std::function<void(const Tensor& out)>& project) const {
   const bool adapted = !sublayers[0].adapters.empty();
-  const Tensor out = adapted ? activation(e, rows, config->hidden) : middle;
-  linears[kO].forward(e, call, o.reshaped({rows, config->q_width()}), out, &s.linears[kO]);
+  const Tensor out = adapted ? activation(e, x.dim(0), config->hidden) : middle;
+  project(out);
   if (adapted) {
     sublayers[0].forward(e, call, out, middle, &s.sublayers[0]);
     if ((call.flags & TN_CALL_SAVE) && sublayers[0].needs_input()) s.attention_out = out;
@@ -157,6 +163,7 @@ Tensor TransformerBlock::decode(Engine& e, const Pass& pass, const Tensor& x, in
 }
 
 Tensor TransformerBlock::decode_attention(Engine& e, const Pass& pass, const Tensor& x, int64_t past, DecodeState& state) const {
+  if (mixer) return decode_mixer(e, pass, x, past, state);
   const int64_t rows = x.dim(0);
   SavedBlock s;
   {

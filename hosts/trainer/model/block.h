@@ -6,6 +6,7 @@
 #include "hosts/trainer/model/attention.h"
 #include "hosts/trainer/model/config.h"
 #include "hosts/trainer/model/linear.h"
+#include "hosts/trainer/model/sublayer.h"
 #include "hosts/trainer/schedule/options.h"
 
 namespace tenon::trainer {
@@ -26,6 +27,7 @@ struct SavedBlock {
   Tensor x, rstd1, q_raw, k_raw, rstd_q, rstd_k, q, k, v, o, lse, middle, rstd2, gate, up;
   Tensor attention_out, mlp_out;  // before the residual, where an adapter of the sub-layer wants its input
   SavedLinear linears[7], sublayers[2];
+  std::map<uint32_t, Tensor> mixer;  // what a mixer keeps in the place of q … lse
 };
 
 // Keys and values of one layer for rows that are run in parts: [rows, Hkv, d], rotated. dk, dv: f32 sums of their gradients, where there is
@@ -46,7 +48,8 @@ class TransformerBlock {
   Linear linears[7];
   Linear sublayers[2];  // the identity on the outputs of attention and MLP, for adapters
   Parameter *norm1 = nullptr, *norm2 = nullptr, *q_norm = nullptr, *k_norm = nullptr;
-  std::optional<AttentionLayer> attention;
+  std::optional<AttentionLayer> attention;  // or a mixer that owns its projections
+  std::unique_ptr<SublayerMixer> mixer;
   const ModelConfig* config = nullptr;
   const Tensor* inv_freq = nullptr;
   double rope_scale = 1;
@@ -90,6 +93,14 @@ class TransformerBlock {
   void project_qkv(Engine& engine, const Pass& pass, const Tensor& h, SavedBlock& s, bool save) const;
   Tensor project_heads(Engine& engine, const Pass& pass, const LinearCall& call, int which, const Tensor& h, const Tensor* to, SavedBlock& s) const;
   void attention_output(Engine& engine, const LinearCall& call, const Tensor& o, const Tensor& x, const Tensor& middle, SavedBlock& s) const;
+  void join(Engine& engine, const LinearCall& call, const Tensor& x, const Tensor& middle, SavedBlock& s,
+            const std::function<void(const Tensor& out)>& project) const;
+  // A block with a mixer (block_mixer.cpp).
+  MixerCall mixer_call(const Pass& pass, SavedBlock& s, bool save) const;
+  Tensor decode_mixer(Engine& engine, const Pass& pass, const Tensor& x, int64_t past, const DecodeState& state) const;
+  Tensor mixer_half(Engine& engine, const Pass& pass, const Tensor& x, SavedBlock* saved, bool keep) const;
+  void mixer_backward(Engine& engine, const Pass& pass, SavedBlock& s, const Tensor& dy, bool want_dx) const;
+  Tensor before_adapters(Engine& engine, const LinearCall& call, SavedBlock& s, const Tensor& dy) const;
   Tensor attention_rows(Engine& engine, const Pass& pass, int64_t begin, const Tensor& x, const Keys& keys, bool keys_there, SavedBlock* saved) const;
   void announce_half(int first, int last, Parameter* norm, const GradientReady& ready) const;
   void mlp_into(Engine& engine, const Pass& pass, int64_t begin, const Tensor& middle, const Tensor& y, SavedBlock* saved) const;

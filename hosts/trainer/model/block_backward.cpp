@@ -13,7 +13,7 @@ Tensor activation(Engine& e, int64_t rows, int64_t width) { return e.empty(Categ
 bool TransformerBlock::trains() const {
   const auto on = [](const Parameter* p) { return p && p->trainable; };
   const auto any = [](const auto& list) { return std::any_of(std::begin(list), std::end(list), [](const Linear& l) { return l.trains(); }); };
-  return on(norm1) || on(norm2) || on(q_norm) || on(k_norm) || any(linears) || any(sublayers);
+  return on(norm1) || on(norm2) || on(q_norm) || on(k_norm) || any(linears) || any(sublayers) || (mixer && mixer->trains());
 }
 
 void TransformerBlock::backward(Engine& e, Pass pass, SavedBlock& s, const Tensor& dy, bool want_dx, const GradientReady& ready) const {
@@ -23,9 +23,12 @@ void TransformerBlock::backward(Engine& e, Pass pass, SavedBlock& s, const Tenso
     return announce(ready);
   }
   const int64_t rows = dy.dim(0);
-  const bool again_qkv = !s.q, again_o = !s.o, again_middle = !s.middle;
+  // A mixer keeps all that it needs, or runs again.
+  const bool again_qkv = mixer ? !s.rstd1 : !s.q, again_o = !mixer && !s.o, again_middle = !mixer && !s.middle;
   pass.recompute = again_qkv || again_o || again_middle;
-  if (again_qkv) {
+  if (again_qkv && mixer) {
+    s.middle = mixer_half(e, pass, s.x, &s, true);
+  } else if (again_qkv) {
     s.rstd1 = e.empty(Category::kActivations, kF32, {rows});
     const Tensor h = activation(e, rows, config->hidden);
     e.rms_norm(s.x, norm1->value, config->norm_eps, h, &s.rstd1);
@@ -69,6 +72,9 @@ void TransformerBlock::announce_half(int first, int last, Parameter* norm, const
   if (first != kQ) return;
   for (Parameter* p : {q_norm, k_norm})
     if (p && p->trainable) ready(*p);
+  if (mixer)
+    for (Parameter* p : mixer->parameters)
+      if (p->trainable) ready(*p);
 }
 
 void TransformerBlock::mlp_half_backward(Engine& e, const Pass& pass, SavedBlock& s, const Tensor& dy, const GradientReady& ready) const {
@@ -153,6 +159,7 @@ bool TransformerBlock::needs_attention_gradient(bool want_dx) const {
 
 // dy of `middle` becomes the gradient of the block's input, in place.
 void TransformerBlock::attention_backward(Engine& e, const Pass& pass, SavedBlock& s, const Tensor& dy, bool want_dx) const {
+  if (mixer) return mixer_backward(e, pass, s, dy, want_dx);
   const int64_t rows = dy.dim(0), d = config->head_dim, hq = config->heads, hkv = config->kv_heads;
   const bool wanted = needs_attention_gradient(want_dx);
   Tensor d_o = attention_output_backward(e, call_at(pass, 0, true), s, dy, wanted);
@@ -164,18 +171,22 @@ void TransformerBlock::attention_backward(Engine& e, const Pass& pass, SavedBloc
   qkv_backward(e, pass, 0, s, dq, dk, dv, dy, want_dx);
 }
 
+// dy of `middle` before the adapters of the sub-layer: dy itself where there are none.
+Tensor TransformerBlock::before_adapters(Engine& e, const LinearCall& call, SavedBlock& s, const Tensor& dy) const {
+  if (sublayers[0].adapters.empty()) return dy;
+  const Tensor d_out = activation(e, dy.dim(0), config->hidden);
+  sublayers[0].backward(e, call, dy, s.attention_out, &d_out, 0, &s.sublayers[0]);
+  s.attention_out = Tensor();
+  return d_out;
+}
+
 // The gradient of attention's output [rows, Hq, d], where it is wanted.
 Tensor TransformerBlock::attention_output_backward(Engine& e, const LinearCall& call, SavedBlock& s, const Tensor& dy, bool wanted) const {
   const int64_t rows = dy.dim(0);
   Tensor d_o;
   if (wanted) d_o = e.empty(Category::kActivations, e.compute(), {rows, config->heads, config->head_dim});
   const Tensor flat = wanted ? d_o.reshaped({rows, config->q_width()}) : Tensor();
-  Tensor d_out = dy;
-  if (!sublayers[0].adapters.empty()) {
-    d_out = activation(e, rows, config->hidden);
-    sublayers[0].backward(e, call, dy, s.attention_out, &d_out, 0, &s.sublayers[0]);
-    s.attention_out = Tensor();
-  }
+  const Tensor d_out = before_adapters(e, call, s, dy);
   linears[kO].backward(e, call, d_out, s.o.reshaped({rows, config->q_width()}), wanted ? &flat : nullptr, 0, &s.linears[kO]);
   return d_o;
 }

@@ -4,6 +4,8 @@
 
 #include <numeric>
 
+#include "core/error.h"
+
 namespace tenon::trainer {
 
 // x: hidden states of each sequence [rows, hidden]; they end as the block's outputs. Each group of linears shares an input, and is coded
@@ -53,6 +55,8 @@ void TransformerBlock::calibrate(Engine& e, const Pass& pass, std::vector<Tensor
 }
 
 void Model::calibrate(const std::vector<std::vector<int32_t>>& sequences, const CodeLinear& code, const std::function<void(size_t, size_t)>& progress) {
+  if (attention_plugin_.mixer)
+    throw Error(TN_E_CONFLICT, "this quantizer is calibrated through attention, which --attention replaces here together with its projections; use a quantizer that needs no calibration");
   const int64_t rows = static_cast<int64_t>(sequences.at(0).size());
   std::vector<int32_t> positions(sequences[0].size());
   std::iota(positions.begin(), positions.end(), 0);

@@ -11,7 +11,7 @@ void Model::start_cache(int64_t capacity) {
   if (kv_codec_) return start_coded_cache(capacity);
   end_cache();
   for (const auto* blocks : {&blocks_, &side_blocks_})
-    for (const auto& b : *blocks) states_.push_back(b->attention->start(engine_, capacity));
+    for (const auto& b : *blocks) states_.push_back(b->mixer ? b->mixer->start_sequence(engine_, capacity) : b->attention->start(engine_, capacity));
 }
 
 void Model::end_cache() { states_.clear(), kv_caches_.clear(), cached_ = 0; }

@@ -66,7 +66,7 @@ void Model::cache_through(KvCodec& codec, const std::vector<std::vector<int32_t>
 void Model::start_coded_cache(int64_t capacity) {
   cached_ = 0, kv_caches_.clear();
   for (const auto& b : blocks_) {
-    if (b->attention->start(engine_, 1).kind != TN_STATE_PER_TOKEN)
+    if (b->mixer || b->attention->start(engine_, 1).kind != TN_STATE_PER_TOKEN)
       throw Error(TN_E_CONFLICT, "the attention of this mix remembers something else than keys and values; drop --kv-cache or choose another --attention");
     kv_caches_.push_back(std::make_unique<KvCache>(engine_, *kv_codec_, *b, capacity));
   }

@@ -68,6 +68,7 @@ class Linear {
   std::optional<QuantizedWeight> quantized;
   Parameter* bias = nullptr;
   bool tied = false, identity = false;    // identity: the output of a sub-layer, which adapters may change
+  bool absent = false;                    // a mixer does without it
   const Adapter* owner = nullptr;         // holds the weight
   std::vector<Adapter*> adapters;  // that took this site
 

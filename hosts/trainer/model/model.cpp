@@ -54,6 +54,7 @@ Model::Model(Engine& engine, const ModelConfig& config, const ModelOptions& opti
     const std::string at = "model.layers." + std::to_string(l) + ".";
     const int32_t index = static_cast<int32_t>(l);
     block->index = l, block->config = &config_, block->inv_freq = &inv_freq_, block->rope_scale = rope_scale_;
+    if (attention.mixer) block->mixer = make_mixer(l, frequencies);
     block->norm1 = dense(at + "input_layernorm.weight", TN_ROLE_NORM, index, {c.hidden});
     block->norm2 = dense(at + "post_attention_layernorm.weight", TN_ROLE_NORM, index, {c.hidden});
     if (c.qk_norm) {
@@ -72,13 +73,18 @@ Model::Model(Engine& engine, const ModelConfig& config, const ModelOptions& opti
       linear.path = at + s.path, linear.site = static_cast<uint32_t>(l * 7 + s.slot), linear.role = s.role, linear.block = index;
       linear.m = s.m, linear.n = s.n;
       linear.uid = uid;
+      linear.absent = block->mixer && s.role <= TN_ROLE_O && !block->mixer->keeps(s.role);
+      if (linear.absent) {
+        uid += s.bias ? 2 : 1;
+        continue;
+      }
       if (options.quantizer)
         ++uid;
       else
         linear.weight = dense(linear.path + ".weight", s.role, index, {s.m, s.n});
       if (s.bias) linear.bias = dense(linear.path + ".bias", TN_ROLE_BIAS, index, {s.m});
     }
-    block->attention.emplace(attention_layer(c, l));
+    if (!block->mixer) block->attention.emplace(attention_layer(c, l));
     for (int k = 0; k < 2; ++k) {
       Linear& sub = block->sublayers[k];
       sub.path = at + (k == 0 ? "self_attn" : "mlp"), sub.site = static_cast<uint32_t>(c.layers * 7 + 1 + l * 2 + k);
@@ -90,16 +96,58 @@ Model::Model(Engine& engine, const ModelConfig& config, const ModelOptions& opti
   head_.path = "lm_head", head_.site = static_cast<uint32_t>(c.layers * 7), head_.role = TN_ROLE_HEAD, head_.m = c.vocab, head_.n = c.hidden;
   head_.tied = c.tied;
   head_.weight = c.tied ? embedding_ : dense("lm_head.weight", TN_ROLE_HEAD, -1, {c.vocab, c.hidden});
+  for (auto& b : blocks_)
+    if (b->mixer) add_mixer_parameters(*b, uid);
+}
+
+std::pair<tn_attention*, tn_attention_config> Model::create_attention(const ModelConfig& c, int64_t layer) {
+  const auto u = [](int64_t x) { return static_cast<uint32_t>(x); };
+  const tn_attention_config config{sizeof(tn_attention_config), u(c.heads), u(c.kv_heads), u(c.head_dim), u(c.head_dim), u(layer), u(c.layers), 0, u(c.heads), 0, 0, 0};
+  tn_attention* instance = nullptr;
+  check(attention_plugin_.api->create(engine_.host(), attention_plugin_.hypers, attention_plugin_.n_hypers, &config, &instance), "creating an attention layer");
+  attention_.emplace_back(attention_plugin_.api, instance);
+  return {instance, config};
 }
 
 AttentionLayer Model::attention_layer(const ModelConfig& c, int64_t layer) {
-  tn_attention* instance = nullptr;
-  const tn_attention_config a{sizeof(tn_attention_config), static_cast<uint32_t>(c.heads), static_cast<uint32_t>(c.kv_heads),
-                              static_cast<uint32_t>(c.head_dim), static_cast<uint32_t>(c.head_dim), static_cast<uint32_t>(layer),
-                              static_cast<uint32_t>(c.layers), 0, static_cast<uint32_t>(c.heads), 0, 0, 0};
-  check(attention_plugin_.api->create(engine_.host(), attention_plugin_.hypers, attention_plugin_.n_hypers, &a, &instance), "creating an attention layer");
-  attention_.push_back(instance);
-  return AttentionLayer(attention_plugin_.api, instance, a, c.window[layer]);
+  const auto [instance, config] = create_attention(c, layer);
+  return AttentionLayer(attention_plugin_.api, instance, config, c.window[layer]);
+}
+
+std::unique_ptr<SublayerMixer> Model::make_mixer(int64_t layer, const std::vector<float>& frequencies) {
+  const ModelConfig& c = config_;
+  const uint32_t flags = (c.qk_norm ? uint32_t{TN_MIXER_LAYER_QK_NORM} : 0u) | (c.qkv_bias ? uint32_t{TN_MIXER_LAYER_QKV_BIAS} : 0u);
+  const tn_mixer_layer info{sizeof(tn_mixer_layer), flags, c.hidden, c.window[static_cast<size_t>(layer)],
+                            frequencies.data(), rope_scale_};
+  const auto open = [&](const char* spec, const tn_attention_config& config, int64_t window) {
+    attention_.push_back(attention_plugin_.open(spec, config));
+    return AttentionLayer(attention_.back().first, attention_.back().second, config, window);
+  };
+  return std::make_unique<SublayerMixer>(engine_, attention_plugin_.api, attention_plugin_.mixer, create_attention(c, layer).first, info, open);
+}
+
+// Behind all others in uid, so that the model's own places do not move.
+void Model::add_mixer_parameters(TransformerBlock& block, uint32_t& uid) {
+  for (const SublayerMixer::Declared& d : block.mixer->declared()) {
+    const bool wide = (d.info.flags & TN_MIXER_PARAM_F32) || d.info.ndim == 1;
+    const std::string name = "model.layers." + std::to_string(block.index) + ".self_attn." + d.key;
+    const tn_dtype dtype = wide ? kF32 : options_.storage;
+    Parameter& p = d.info.ndim == 1 ? add(name, d.info.role, static_cast<int32_t>(block.index), dtype, {d.info.shape[0]})
+                                    : add(name, d.info.role, static_cast<int32_t>(block.index), dtype, {d.info.shape[0], d.info.shape[1]});
+    p.uid = uid++, p.in_axis = -1, p.converted = true;
+    p.saved = !d.is_buffer();
+    p.trainable = options_.train_weights && p.saved;
+    p.gradient_dtype = wide || options_.wide_gradients ? kF32 : options_.storage;
+    p.lr_scale = d.info.lr_scale, p.decay_scale = d.info.decay_scale;
+    block.mixer->parameters.push_back(&p);
+  }
+}
+
+std::vector<const SublayerMixer*> Model::mixers() {
+  std::vector<const SublayerMixer*> all;
+  for (const auto& b : blocks_)
+    if (b->mixer) all.push_back(b->mixer.get());
+  return all;
 }
 
 void Model::add_scales(Linear& linear) {
@@ -117,12 +165,13 @@ void Model::add_scales(Linear& linear) {
 }
 
 Model::~Model() {
-  for (tn_attention* a : attention_) attention_plugin_.api->destroy(a);
+  for (const auto& [api, instance] : attention_) api->destroy(instance);
 }
 
 void Model::allocate() {
   for (auto& b : blocks_)
     for (Linear& l : b->linears) {
+      if (l.absent) continue;
       if (l.owner)
         l.weight = nullptr;
       else if (options_.quantizer) {

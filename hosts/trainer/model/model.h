@@ -22,6 +22,9 @@ struct AttentionPlugin {
   const tn_attention_api* api = nullptr;
   const tn_hyper* const* hypers = nullptr;
   uint64_t n_hypers = 0;
+  const tn_mixer_api* mixer = nullptr;  // of a plugin that owns its projections
+  // An instance of the core kernel that a spec names, for such a plugin; the caller destroys it.
+  std::function<std::pair<const tn_attention_api*, tn_attention*>(const char* spec, const tn_attention_config& config)> open;
 };
 
 struct ModelOptions {
@@ -53,6 +56,7 @@ class Model {
   std::vector<Linear*> sites();    // by id: the linears, then two sub-layers of every block
   std::deque<Parameter>& scales() { return scales_; }  // trainable components of quantized weights, where those train; after allocate()
   Linear& head() { return head_; }
+  std::vector<const SublayerMixer*> mixers();  // of every layer, in order; empty where attention is a core kernel
 
   // Binds an adapter to the model: asks the plugin for its sites and parameters and allocates those.
   void attach(Adapter& adapter);
@@ -92,6 +96,9 @@ class Model {
   TransformerBlock& add_side_block(Adapter& adapter, const tn_side_block& side, uint32_t id);
   void attach_region(Adapter& adapter);
   AttentionLayer attention_layer(const ModelConfig& config, int64_t layer);
+  std::pair<tn_attention*, tn_attention_config> create_attention(const ModelConfig& config, int64_t layer);
+  std::unique_ptr<SublayerMixer> make_mixer(int64_t layer, const std::vector<float>& frequencies);
+  void add_mixer_parameters(TransformerBlock& block, uint32_t& uid);
   Tensor hidden(const Tensor& x, const Pass& pass, bool* normed);
   void announce_shared(const GradientReady& ready);
   void add_scales(Linear& linear);
@@ -127,7 +134,7 @@ class Model {
   std::deque<Tensor> side_frequencies_;
   std::vector<std::unique_ptr<TransformerBlock>> side_blocks_;
   friend struct RegionBinding;
-  std::vector<tn_attention*> attention_;
+  std::vector<std::pair<const tn_attention_api*, tn_attention*>> attention_;
   ActivationStage* stage_ = nullptr;
   const KvCodec* kv_codec_ = nullptr;
   std::vector<std::unique_ptr<KvCache>> kv_caches_;  // by block, while a sequence is decoded

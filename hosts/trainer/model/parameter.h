@@ -24,7 +24,8 @@ struct Parameter {
   int32_t n_heads = 0, n_kv_heads = 0;
   Tensor value;
   bool trainable = false;
-  bool saved = true;  // part of checkpoints and adapter files; false: a buffer that is made again
+  bool saved = true;  // part of checkpoints and of written models and adapters; false: a buffer that is made again
+  bool converted = false;  // a mixer's: where the model's files lack it, it starts from the model's other weights
   double lr_scale = 1, decay_scale = 1;
 
   Category gradient_category = Category::kGradients;

@@ -1,5 +1,7 @@
 #include "hosts/trainer/model/region.h"
 
+#include <list>
+
 #include "core/error.h"
 
 namespace tenon::trainer {
@@ -20,12 +22,7 @@ struct RegionPass::Table {
   static int32_t alloc(void* self, int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out) {
     return guarded(self, [&](RegionPass& p) { *out = p.hold(p.engine_.empty(Category::kActivations, *dtype, shape, ndim)); });
   }
-  static void free(void* self, tn_tensor* tensor) {
-    auto& p = *static_cast<RegionPass*>(self);
-    const auto found = p.handles_.find(tensor);
-    if (found == p.handles_.end()) return;
-    p.held_.erase(found->second), p.handles_.erase(found);
-  }
+  static void free(void* self, tn_tensor* tensor) { static_cast<RegionPass*>(self)->handles_.free(tensor); }
   static int32_t gemm(void* self, const tn_tensor* a, const tn_tensor* b, double alpha, double beta, tn_tensor* c) {
     return guarded(self, [&](RegionPass& p) { p.engine_.gemm(p.at(a), p.at(b), p.at(c), alpha, beta); });
   }
@@ -92,20 +89,6 @@ struct RegionPass::Table {
 
 RegionPass::RegionPass(Engine& engine, const RegionStack& stack, const Pass& pass, uint32_t flags)
     : engine_(engine), stack_(stack), pass_(pass), flags_(flags | (engine.dry() ? uint32_t{TN_REGION_PLAN} : 0u)) {}
-
-tn_tensor* RegionPass::hold(const Tensor& t) {
-  held_.push_back({t, {}});
-  const auto last = std::prev(held_.end());
-  last->ref = last->tensor.ref();  // points to the shape of the tensor that stays here
-  handles_[&last->ref.t] = last;
-  return &last->ref.t;
-}
-
-// A handle keeps its memory alive in what a block saves; a view that the adapter made of one is borrowed.
-Tensor RegionPass::at(const tn_tensor* t) const {
-  const auto found = handles_.find(t);
-  return found == handles_.end() ? Tensor::borrowed(*t) : found->second->tensor;
-}
 
 Tensor RegionPass::decode(const TransformerBlock& b, uint32_t block, uint32_t part, const Tensor& x) {
   if (part == TN_BLOCK_MLP) return b.mlp_half(engine_, pass_, x, nullptr);

@@ -1,10 +1,10 @@
 // One pass of an adapter that runs the stack of blocks itself (org.tenon.region/1).
 #pragma once
 
-#include <list>
 #include <map>
 
 #include "hosts/trainer/model/block.h"
+#include "hosts/trainer/model/handles.h"
 #include "tenon/region.h"
 
 namespace tenon::trainer {
@@ -38,12 +38,8 @@ class RegionPass {
     uint32_t part;
     SavedBlock saved;
   };
-  struct Held {
-    Tensor tensor;
-    Tensor::Ref ref;
-  };
-  tn_tensor* hold(const Tensor& t);
-  Tensor at(const tn_tensor* t) const;
+  tn_tensor* hold(const Tensor& t) { return handles_.hold(t); }
+  Tensor at(const tn_tensor* t) const { return handles_.at(t); }
   Tensor decode(const TransformerBlock& b, uint32_t block, uint32_t part, const Tensor& x);
   void run(bool gradients, const std::function<int32_t(const tn_region_ops*)>& call);
 
@@ -51,8 +47,7 @@ class RegionPass {
   const RegionStack& stack_;
   Pass pass_;
   uint32_t flags_;
-  std::map<const tn_tensor*, std::list<Held>::iterator> handles_;
-  std::list<Held> held_;
+  TensorHandles handles_;
   std::map<uint64_t, Kept> kept_;
   uint64_t next_ = 1;
   const GradientReady* ready_ = nullptr;

@@ -67,7 +67,7 @@ ModelSource ModelSource::open(const std::string& model, int64_t preset_vocab) {
 
 void ModelSource::load(Engine& engine, Model& model, const WeightDecoder& decoder, uint64_t seed, bool code) const {
   for (Parameter& p : model.parameters())
-    if (p.value) load_one(engine, p.name, p.uid, p.role, p.value, decoder, seed);
+    if (p.value && !p.converted) load_one(engine, p.name, p.uid, p.role, p.value, decoder, seed);
   for (Linear* l : model.linears()) {
     if (!l->quantized) continue;
     if (decoder.stored.is_mix && is_stored_quantized(l->path + ".weight"))

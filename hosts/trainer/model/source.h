@@ -43,12 +43,15 @@ class ModelSource {
   // Fills every parameter and quantized weight of the model. Presets draw from N(0, initializer_range²) keyed by seed and uid.
   // code false: quantized weights are left to be coded with text in view.
   void load(Engine& engine, Model& model, const WeightDecoder& decoder, uint64_t seed, bool code = true) const;
+  // Fills the parameters of the model's mixers: from the files where these hold them, else as the mixers convert them.
+  void start_mixers(Engine& engine, Model& model, const WeightDecoder& decoder, uint64_t seed) const;
   // The weight of a linear in f32, whatever the file holds, so that codes do not depend on --dtype.
   Tensor dense_weight(Engine& engine, const Linear& linear, const WeightDecoder& decoder, uint64_t seed) const;
   // A parameter or weight by name, in to's dtype.
   void load_one(Engine& engine, const std::string& name, uint32_t uid, uint32_t role, const Tensor& to, const WeightDecoder& decoder, uint64_t seed) const;
 
  private:
+  bool holds(const std::string& name) const;
   bool is_stored_quantized(const std::string& name) const;
   void read_codes(Engine& engine, const QuantizedWeight& weight, const StoredCodec& stored) const;
   void read_safetensors(Engine& engine, const std::string& name, const Tensor& to) const;

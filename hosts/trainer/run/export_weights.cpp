@@ -64,6 +64,7 @@ ExportWeights weights_of(Session& session, bool merge) {
     if (merge && l->identity && !l->adapters.empty())
       throw Error(TN_E_UNSUPPORTED, "adapter " + l->adapters[0]->name + " sits behind " + l->path + ", where no weight could take it; keep it as an adapter");
   for (const Linear* l : model.linears()) {
+    if (l->absent) continue;
     if (l->tied) {
       if (merge && !l->adapters.empty())
         throw Error(TN_E_UNSUPPORTED, "the head is tied to the embedding, so merging an adapter of lm_head would change both; keep it as an adapter");
@@ -73,7 +74,7 @@ ExportWeights weights_of(Session& session, bool merge) {
     all.push_back(of_linear(engine, *l, merge));
   }
   for (const Parameter& p : model.parameters())
-    if (p.value && !taken.contains(&p)) all.push_back(dense(engine, p));
+    if (p.value && p.saved && !taken.contains(&p)) all.push_back(dense(engine, p));
   return all;
 }
 

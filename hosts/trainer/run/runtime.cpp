@@ -270,6 +270,17 @@ std::pair<const tn_plugin*, tn_optimizer*> Runtime::open_inner(std::string_view 
   return {&it->second.descriptor(), self};
 }
 
+std::pair<const tn_attention_api*, tn_attention*> Runtime::open_core(std::string_view text, const tn_attention_config& config) const {
+  const Spec spec = catalog_.spec(TN_KIND_ATTENTION, text);
+  const LoadedPlugin& plugin = inner_.try_emplace(spec.id, catalog_.load(spec.id, device_.backend())).first->second;
+  const auto& api = plugin.api<tn_attention_api>();
+  if (api.placement != TN_PLACEMENT_CORE) throw Error(TN_E_CONFLICT, attention_->spec.id + " needs a core kernel, which " + spec.id + " is not");
+  const HyperArray hypers(spec);
+  tn_attention* self = nullptr;
+  tenon::check(api.create(host(), hypers.data(), hypers.size(), &config, &self), "creating the core kernel " + spec.id);
+  return {&api, self};
+}
+
 std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
   auto set = std::make_unique<TechniqueSet>();
   Techniques& t = set->techniques;
@@ -326,7 +337,13 @@ std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
     set->adapters.push_back(std::move(adapter));
   }
   set->attention_hypers_ = std::make_unique<HyperArray>(attention_->spec);
-  t.attention = {&attention_->plugin.api<tn_attention_api>(), set->attention_hypers_->data(), set->attention_hypers_->size()};
+  t.attention.api = &attention_->plugin.api<tn_attention_api>();
+  t.attention.hypers = set->attention_hypers_->data(), t.attention.n_hypers = set->attention_hypers_->size();
+  if (t.attention.api->placement == TN_PLACEMENT_SUBLAYER) {
+    t.attention.mixer = attention_->plugin.extension<tn_mixer_api>(TN_EXT_MIXER);
+    if (!t.attention.mixer) throw Error(TN_E_UNSUPPORTED, attention_->spec.id + " owns its projections but does not offer org.tenon.mixer/1; install a newer one");
+    t.attention.open = [this](const char* spec, const tn_attention_config& config) { return open_core(spec, config); };
+  }
   const std::string spec = short_form(attention_->spec);
   t.attention_spec = spec == kDefaultAttention ? "" : spec;
   t.decoder.ggml = [this](std::string_view type) { return ggml_decoder(type); };
@@ -345,6 +362,7 @@ std::map<std::string, std::string> Runtime::plugin_versions() const {
     if (p) add(p->plugin);
   for (const Part& p : adapters_) add(p.plugin);
   for (const auto& [site, p] : sites_) add(p.plugin);
+  for (const auto& [id, plugin] : inner_) add(plugin);
   return versions;
 }
 

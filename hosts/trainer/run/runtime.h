@@ -92,6 +92,7 @@ class Runtime {
   void add_site(uint32_t site, const char* flag, const std::string& text);
   std::unique_ptr<SiteCodec> instantiate_site(uint32_t site) const;
   std::pair<const tn_plugin*, tn_optimizer*> open_inner(std::string_view text) const;
+  std::pair<const tn_attention_api*, tn_attention*> open_core(std::string_view text, const tn_attention_config& config) const;
 
   const Catalog& catalog_;
   MixRequest request_;
@@ -114,7 +115,7 @@ class Runtime {
   std::vector<Part> adapters_;
   std::map<uint32_t, Part> sites_;  // TN_SITE_* -> the codec there
   mutable std::map<std::string, std::pair<LoadedPlugin, tn_quantizer*>, std::less<>> decoders_;
-  mutable std::map<std::string, LoadedPlugin, std::less<>> inner_;  // optimizers inside others, by id
+  mutable std::map<std::string, LoadedPlugin, std::less<>> inner_;  // plugins that others open for themselves, by id
 };
 
 // The quantizer, as a spec, whose external layout holds the weights of the model in this folder; "" where they are plain. Throws Error where no

@@ -37,6 +37,7 @@ Session::Session(Engine& engine, const ModelSource& source, Techniques technique
   model_.allocate();
   const bool calibrated = techniques_.quantizer && techniques_.quantizer->calibrate;
   source.load(engine_, model_, techniques_.decoder, options_.seed, !calibrated);
+  source.start_mixers(engine_, model_, techniques_.decoder, options_.seed);
   if (calibrated) calibrate_base(source);
   std::vector<Parameter*> trained;
   for (Parameter& p : model_.parameters()) {

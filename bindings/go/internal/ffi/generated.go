@@ -186,6 +186,13 @@ const (
 	TN_KV_WRITE                     = 2
 	TN_KV_READ                      = 3
 	TN_PLAN_OWN_WGRAD               = 512
+	TN_MIXER_LAYER_QK_NORM          = 1
+	TN_MIXER_LAYER_QKV_BIAS         = 2
+	TN_MIXER_PARAM_F32              = 1
+	TN_MIXER_PARAM_BUFFER           = 2
+	TN_MIXER_PLAN                   = 1
+	TN_MIXER_SAVE                   = 2
+	TN_MIXER_DECODE                 = 4
 	TN_PLAN_TAP_MEANS               = 256
 	TN_FILL_UNDEFINED               = 0
 	TN_FILL_NORMAL                  = 1
@@ -218,6 +225,7 @@ const (
 	TN_EXT_INPUT_ROUNDING           = "org.tenon.input-rounding/1"
 	TN_EXT_KV                       = "org.tenon.kv/1"
 	TN_EXT_LINEAR_WGRAD             = "org.tenon.linear-wgrad/1"
+	TN_EXT_MIXER                    = "org.tenon.mixer/1"
 	TN_EXT_OBSERVE                  = "org.tenon.observe/1"
 	TN_EXT_OPS                      = "org.tenon.ops/1"
 	TN_PLUGIN_ENTRY_NAME            = "tn_plugin_entry"
@@ -938,6 +946,75 @@ type LinearWgrad struct {
 	Reserved   uint32
 	Estimate   unsafe.Pointer
 	Wgrad      unsafe.Pointer
+}
+
+type MixerLayer struct {
+	StructSize uint32
+	Flags      uint32
+	Hidden     int64
+	Window     int64
+	InvFreq    *float32
+	RopeScale  float64
+}
+
+type MixerParam struct {
+	StructSize uint32
+	ID         uint32
+	Flags      uint32
+	Role       uint32
+	Ndim       int32
+	Reserved   uint32
+	Shape      [4]int64
+	LRScale    float64
+	DecayScale float64
+	Key        *byte
+}
+
+type MixerSink struct {
+	StructSize uint32
+	Reserved   uint32
+	Self       unsafe.Pointer
+	Keep       unsafe.Pointer
+	Param      unsafe.Pointer
+	Core       unsafe.Pointer
+}
+
+type MixerOps struct {
+	StructSize     uint32
+	Flags          uint32
+	Self           unsafe.Pointer
+	Exec           *Exec
+	Saver          *Saver
+	Params         **ParamView
+	NParams        uint64
+	Rows           int64
+	Hidden         int64
+	Sequences      int64
+	Length         int64
+	Segments       *Segments
+	Positions      *Tensor
+	Compute        Dtype
+	Reserved       [2]uint16
+	Past           int64
+	State          *Tensor
+	Alloc          unsafe.Pointer
+	Free           unsafe.Pointer
+	Gemm           unsafe.Pointer
+	Axpby          unsafe.Pointer
+	Linear         unsafe.Pointer
+	LinearBackward unsafe.Pointer
+	Core           unsafe.Pointer
+	CoreBackward   unsafe.Pointer
+	ReadRows       unsafe.Pointer
+}
+
+type MixerAPI struct {
+	StructSize uint32
+	Reserved   uint32
+	Bind       unsafe.Pointer
+	Start      unsafe.Pointer
+	Forward    unsafe.Pointer
+	Backward   unsafe.Pointer
 }
 
 type Tap struct {
@@ -1916,6 +1993,87 @@ func GoldenLayout() []string {
 		add("  wgrad offset %d size %d", unsafe.Offsetof(s.Wgrad), unsafe.Sizeof(s.Wgrad))
 	}
 	add("TN_PLAN_OWN_WGRAD = %d", TN_PLAN_OWN_WGRAD)
+	{
+		var s MixerLayer
+		add("struct tn_mixer_layer size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  flags offset %d size %d", unsafe.Offsetof(s.Flags), unsafe.Sizeof(s.Flags))
+		add("  hidden offset %d size %d", unsafe.Offsetof(s.Hidden), unsafe.Sizeof(s.Hidden))
+		add("  window offset %d size %d", unsafe.Offsetof(s.Window), unsafe.Sizeof(s.Window))
+		add("  inv_freq offset %d size %d", unsafe.Offsetof(s.InvFreq), unsafe.Sizeof(s.InvFreq))
+		add("  rope_scale offset %d size %d", unsafe.Offsetof(s.RopeScale), unsafe.Sizeof(s.RopeScale))
+	}
+	{
+		var s MixerParam
+		add("struct tn_mixer_param size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  id offset %d size %d", unsafe.Offsetof(s.ID), unsafe.Sizeof(s.ID))
+		add("  flags offset %d size %d", unsafe.Offsetof(s.Flags), unsafe.Sizeof(s.Flags))
+		add("  role offset %d size %d", unsafe.Offsetof(s.Role), unsafe.Sizeof(s.Role))
+		add("  ndim offset %d size %d", unsafe.Offsetof(s.Ndim), unsafe.Sizeof(s.Ndim))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  shape offset %d size %d", unsafe.Offsetof(s.Shape), unsafe.Sizeof(s.Shape))
+		add("  lr_scale offset %d size %d", unsafe.Offsetof(s.LRScale), unsafe.Sizeof(s.LRScale))
+		add("  decay_scale offset %d size %d", unsafe.Offsetof(s.DecayScale), unsafe.Sizeof(s.DecayScale))
+		add("  key offset %d size %d", unsafe.Offsetof(s.Key), unsafe.Sizeof(s.Key))
+	}
+	{
+		var s MixerSink
+		add("struct tn_mixer_sink size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  self offset %d size %d", unsafe.Offsetof(s.Self), unsafe.Sizeof(s.Self))
+		add("  keep offset %d size %d", unsafe.Offsetof(s.Keep), unsafe.Sizeof(s.Keep))
+		add("  param offset %d size %d", unsafe.Offsetof(s.Param), unsafe.Sizeof(s.Param))
+		add("  core offset %d size %d", unsafe.Offsetof(s.Core), unsafe.Sizeof(s.Core))
+	}
+	{
+		var s MixerOps
+		add("struct tn_mixer_ops size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  flags offset %d size %d", unsafe.Offsetof(s.Flags), unsafe.Sizeof(s.Flags))
+		add("  self offset %d size %d", unsafe.Offsetof(s.Self), unsafe.Sizeof(s.Self))
+		add("  exec offset %d size %d", unsafe.Offsetof(s.Exec), unsafe.Sizeof(s.Exec))
+		add("  saver offset %d size %d", unsafe.Offsetof(s.Saver), unsafe.Sizeof(s.Saver))
+		add("  params offset %d size %d", unsafe.Offsetof(s.Params), unsafe.Sizeof(s.Params))
+		add("  n_params offset %d size %d", unsafe.Offsetof(s.NParams), unsafe.Sizeof(s.NParams))
+		add("  rows offset %d size %d", unsafe.Offsetof(s.Rows), unsafe.Sizeof(s.Rows))
+		add("  hidden offset %d size %d", unsafe.Offsetof(s.Hidden), unsafe.Sizeof(s.Hidden))
+		add("  sequences offset %d size %d", unsafe.Offsetof(s.Sequences), unsafe.Sizeof(s.Sequences))
+		add("  length offset %d size %d", unsafe.Offsetof(s.Length), unsafe.Sizeof(s.Length))
+		add("  segments offset %d size %d", unsafe.Offsetof(s.Segments), unsafe.Sizeof(s.Segments))
+		add("  positions offset %d size %d", unsafe.Offsetof(s.Positions), unsafe.Sizeof(s.Positions))
+		add("  compute offset %d size %d", unsafe.Offsetof(s.Compute), unsafe.Sizeof(s.Compute))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  past offset %d size %d", unsafe.Offsetof(s.Past), unsafe.Sizeof(s.Past))
+		add("  state offset %d size %d", unsafe.Offsetof(s.State), unsafe.Sizeof(s.State))
+		add("  alloc offset %d size %d", unsafe.Offsetof(s.Alloc), unsafe.Sizeof(s.Alloc))
+		add("  free offset %d size %d", unsafe.Offsetof(s.Free), unsafe.Sizeof(s.Free))
+		add("  gemm offset %d size %d", unsafe.Offsetof(s.Gemm), unsafe.Sizeof(s.Gemm))
+		add("  axpby offset %d size %d", unsafe.Offsetof(s.Axpby), unsafe.Sizeof(s.Axpby))
+		add("  linear offset %d size %d", unsafe.Offsetof(s.Linear), unsafe.Sizeof(s.Linear))
+		add("  linear_backward offset %d size %d", unsafe.Offsetof(s.LinearBackward), unsafe.Sizeof(s.LinearBackward))
+		add("  core offset %d size %d", unsafe.Offsetof(s.Core), unsafe.Sizeof(s.Core))
+		add("  core_backward offset %d size %d", unsafe.Offsetof(s.CoreBackward), unsafe.Sizeof(s.CoreBackward))
+		add("  read_rows offset %d size %d", unsafe.Offsetof(s.ReadRows), unsafe.Sizeof(s.ReadRows))
+	}
+	{
+		var s MixerAPI
+		add("struct tn_mixer_api size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  bind offset %d size %d", unsafe.Offsetof(s.Bind), unsafe.Sizeof(s.Bind))
+		add("  start offset %d size %d", unsafe.Offsetof(s.Start), unsafe.Sizeof(s.Start))
+		add("  forward offset %d size %d", unsafe.Offsetof(s.Forward), unsafe.Sizeof(s.Forward))
+		add("  backward offset %d size %d", unsafe.Offsetof(s.Backward), unsafe.Sizeof(s.Backward))
+	}
+	add("TN_MIXER_LAYER_QK_NORM = %d", TN_MIXER_LAYER_QK_NORM)
+	add("TN_MIXER_LAYER_QKV_BIAS = %d", TN_MIXER_LAYER_QKV_BIAS)
+	add("TN_MIXER_PARAM_F32 = %d", TN_MIXER_PARAM_F32)
+	add("TN_MIXER_PARAM_BUFFER = %d", TN_MIXER_PARAM_BUFFER)
+	add("TN_MIXER_PLAN = %d", TN_MIXER_PLAN)
+	add("TN_MIXER_SAVE = %d", TN_MIXER_SAVE)
+	add("TN_MIXER_DECODE = %d", TN_MIXER_DECODE)
 	{
 		var s Tap
 		add("struct tn_tap size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))

@@ -174,6 +174,13 @@ const TN_KV_FIT = Int32(1)
 const TN_KV_WRITE = Int32(2)
 const TN_KV_READ = Int32(3)
 const TN_PLAN_OWN_WGRAD = Int32(512)
+const TN_MIXER_LAYER_QK_NORM = Int32(1)
+const TN_MIXER_LAYER_QKV_BIAS = Int32(2)
+const TN_MIXER_PARAM_F32 = Int32(1)
+const TN_MIXER_PARAM_BUFFER = Int32(2)
+const TN_MIXER_PLAN = Int32(1)
+const TN_MIXER_SAVE = Int32(2)
+const TN_MIXER_DECODE = Int32(4)
 const TN_PLAN_TAP_MEANS = Int32(256)
 const TN_FILL_UNDEFINED = Int32(0)
 const TN_FILL_NORMAL = Int32(1)
@@ -206,6 +213,7 @@ const TN_EXT_INNER = "org.tenon.inner/1"
 const TN_EXT_INPUT_ROUNDING = "org.tenon.input-rounding/1"
 const TN_EXT_KV = "org.tenon.kv/1"
 const TN_EXT_LINEAR_WGRAD = "org.tenon.linear-wgrad/1"
+const TN_EXT_MIXER = "org.tenon.mixer/1"
 const TN_EXT_OBSERVE = "org.tenon.observe/1"
 const TN_EXT_OPS = "org.tenon.ops/1"
 const TN_PLUGIN_ENTRY_NAME = "tn_plugin_entry"
@@ -916,6 +924,75 @@ struct tn_linear_wgrad
     wgrad::Ptr{Cvoid}
 end
 
+struct tn_mixer_layer
+    struct_size::UInt32
+    flags::UInt32
+    hidden::Int64
+    window::Int64
+    inv_freq::Ptr{Float32}
+    rope_scale::Float64
+end
+
+struct tn_mixer_param
+    struct_size::UInt32
+    id::UInt32
+    flags::UInt32
+    role::UInt32
+    ndim::Int32
+    reserved::UInt32
+    shape::NTuple{4,Int64}
+    lr_scale::Float64
+    decay_scale::Float64
+    key::Ptr{UInt8}
+end
+
+struct tn_mixer_sink
+    struct_size::UInt32
+    reserved::UInt32
+    self::Ptr{Cvoid}
+    keep::Ptr{Cvoid}
+    param::Ptr{Cvoid}
+    core::Ptr{Cvoid}
+end
+
+struct tn_mixer_ops
+    struct_size::UInt32
+    flags::UInt32
+    self::Ptr{Cvoid}
+    exec::Ptr{tn_exec}
+    saver::Ptr{tn_saver}
+    params::Ptr{Ptr{tn_param_view}}
+    n_params::UInt64
+    rows::Int64
+    hidden::Int64
+    sequences::Int64
+    length::Int64
+    segments::Ptr{tn_segments}
+    positions::Ptr{tn_tensor}
+    compute::tn_dtype
+    reserved::NTuple{2,UInt16}
+    past::Int64
+    state::Ptr{tn_tensor}
+    alloc::Ptr{Cvoid}
+    free::Ptr{Cvoid}
+    gemm::Ptr{Cvoid}
+    axpby::Ptr{Cvoid}
+    linear::Ptr{Cvoid}
+    linear_backward::Ptr{Cvoid}
+    core::Ptr{Cvoid}
+    core_backward::Ptr{Cvoid}
+    read_rows::Ptr{Cvoid}
+end
+
+struct tn_mixer_api
+    struct_size::UInt32
+    reserved::UInt32
+    bind::Ptr{Cvoid}
+    start::Ptr{Cvoid}
+    forward::Ptr{Cvoid}
+    backward::Ptr{Cvoid}
+end
+
 struct tn_tap
     struct_size::UInt32
     taps::UInt32
@@ -1265,6 +1342,18 @@ const LAYOUT = [
     tn_samples => ["struct_size", "reserved", "n", "begin", "grad_scale"],
     tn_linear_wgrad => ["struct_size", "reserved", "estimate", "wgrad"],
     "TN_PLAN_OWN_WGRAD" => TN_PLAN_OWN_WGRAD,
+    tn_mixer_layer => ["struct_size", "flags", "hidden", "window", "inv_freq", "rope_scale"],
+    tn_mixer_param => ["struct_size", "id", "flags", "role", "ndim", "reserved", "shape", "lr_scale", "decay_scale", "key"],
+    tn_mixer_sink => ["struct_size", "reserved", "self", "keep", "param", "core"],
+    tn_mixer_ops => ["struct_size", "flags", "self", "exec", "saver", "params", "n_params", "rows", "hidden", "sequences", "length", "segments", "positions", "compute", "reserved", "past", "state", "alloc", "free", "gemm", "axpby", "linear", "linear_backward", "core", "core_backward", "read_rows"],
+    tn_mixer_api => ["struct_size", "reserved", "bind", "start", "forward", "backward"],
+    "TN_MIXER_LAYER_QK_NORM" => TN_MIXER_LAYER_QK_NORM,
+    "TN_MIXER_LAYER_QKV_BIAS" => TN_MIXER_LAYER_QKV_BIAS,
+    "TN_MIXER_PARAM_F32" => TN_MIXER_PARAM_F32,
+    "TN_MIXER_PARAM_BUFFER" => TN_MIXER_PARAM_BUFFER,
+    "TN_MIXER_PLAN" => TN_MIXER_PLAN,
+    "TN_MIXER_SAVE" => TN_MIXER_SAVE,
+    "TN_MIXER_DECODE" => TN_MIXER_DECODE,
     tn_tap => ["struct_size", "taps", "rows", "x", "dy"],
     tn_observe => ["struct_size", "reserved", "observe"],
     "TN_PLAN_TAP_MEANS" => TN_PLAN_TAP_MEANS,

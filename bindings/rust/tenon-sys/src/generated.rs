@@ -177,6 +177,13 @@ pub const TN_KV_FIT: u32 = 1;
 pub const TN_KV_WRITE: u32 = 2;
 pub const TN_KV_READ: u32 = 3;
 pub const TN_PLAN_OWN_WGRAD: u32 = 512;
+pub const TN_MIXER_LAYER_QK_NORM: u32 = 1;
+pub const TN_MIXER_LAYER_QKV_BIAS: u32 = 2;
+pub const TN_MIXER_PARAM_F32: u32 = 1;
+pub const TN_MIXER_PARAM_BUFFER: u32 = 2;
+pub const TN_MIXER_PLAN: u32 = 1;
+pub const TN_MIXER_SAVE: u32 = 2;
+pub const TN_MIXER_DECODE: u32 = 4;
 pub const TN_PLAN_TAP_MEANS: u32 = 256;
 pub const TN_FILL_UNDEFINED: u32 = 0;
 pub const TN_FILL_NORMAL: u32 = 1;
@@ -209,6 +216,7 @@ pub const TN_EXT_INNER: &[u8] = b"org.tenon.inner/1\0";
 pub const TN_EXT_INPUT_ROUNDING: &[u8] = b"org.tenon.input-rounding/1\0";
 pub const TN_EXT_KV: &[u8] = b"org.tenon.kv/1\0";
 pub const TN_EXT_LINEAR_WGRAD: &[u8] = b"org.tenon.linear-wgrad/1\0";
+pub const TN_EXT_MIXER: &[u8] = b"org.tenon.mixer/1\0";
 pub const TN_EXT_OBSERVE: &[u8] = b"org.tenon.observe/1\0";
 pub const TN_EXT_OPS: &[u8] = b"org.tenon.ops/1\0";
 pub const TN_PLUGIN_ENTRY_NAME: &[u8] = b"tn_plugin_entry\0";
@@ -1102,6 +1110,85 @@ pub struct tn_linear_wgrad {
     pub reserved: u32,
     pub estimate: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, api: *const tn_device_api, device: *mut tn_device, uid: u32, rows: i64, samples: i64, out: *mut tn_estimate) -> i32>,
     pub wgrad: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, exec: *const tn_exec, uid: u32, samples: *const tn_samples, x: *const tn_tensor, dy: *const tn_tensor, beta: f64, dw: *mut tn_tensor) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_mixer_layer {
+    pub struct_size: u32,
+    pub flags: u32,
+    pub hidden: i64,
+    pub window: i64,
+    pub inv_freq: *const f32,
+    pub rope_scale: f64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_mixer_param {
+    pub struct_size: u32,
+    pub id: u32,
+    pub flags: u32,
+    pub role: u32,
+    pub ndim: i32,
+    pub reserved: u32,
+    pub shape: [i64; 4],
+    pub lr_scale: f64,
+    pub decay_scale: f64,
+    pub key: *const c_char,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_mixer_sink {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub self_: *mut c_void,
+    pub keep: Option<unsafe extern "C" fn(self_: *mut c_void, role: u32) -> i32>,
+    pub param: Option<unsafe extern "C" fn(self_: *mut c_void, param: *const tn_mixer_param) -> i32>,
+    pub core: Option<unsafe extern "C" fn(self_: *mut c_void, spec: *const c_char, config: *const tn_attention_config, window: i64, id: *mut u32) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_mixer_ops {
+    pub struct_size: u32,
+    pub flags: u32,
+    pub self_: *mut c_void,
+    pub exec: *const tn_exec,
+    pub saver: *const tn_saver,
+    pub params: *const *const tn_param_view,
+    pub n_params: u64,
+    pub rows: i64,
+    pub hidden: i64,
+    pub sequences: i64,
+    pub length: i64,
+    pub segments: *const tn_segments,
+    pub positions: *const tn_tensor,
+    pub compute: tn_dtype,
+    pub reserved: [u16; 2],
+    pub past: i64,
+    pub state: *mut tn_tensor,
+    pub alloc: Option<unsafe extern "C" fn(self_: *mut c_void, ndim: i32, shape: *const i64, dtype: *const tn_dtype, out: *mut *mut tn_tensor) -> i32>,
+    pub free: Option<unsafe extern "C" fn(self_: *mut c_void, tensor: *mut tn_tensor)>,
+    pub gemm: Option<unsafe extern "C" fn(self_: *mut c_void, a: *const tn_tensor, b: *const tn_tensor, alpha: f64, beta: f64, c: *mut tn_tensor) -> i32>,
+    pub axpby: Option<unsafe extern "C" fn(self_: *mut c_void, alpha: f64, x: *const tn_tensor, beta: f64, y: *mut tn_tensor) -> i32>,
+    pub linear: Option<unsafe extern "C" fn(self_: *mut c_void, role: u32, x: *const tn_tensor, y: *mut tn_tensor) -> i32>,
+    pub linear_backward: Option<unsafe extern "C" fn(self_: *mut c_void, role: u32, dy: *const tn_tensor, x: *const tn_tensor, beta: f64, dx: *mut tn_tensor) -> i32>,
+    pub core: Option<unsafe extern "C" fn(self_: *mut c_void, id: u32, q: *const tn_tensor, k: *const tn_tensor, v: *const tn_tensor, o: *mut tn_tensor, lse: *mut tn_tensor) -> i32>,
+    pub core_backward: Option<unsafe extern "C" fn(self_: *mut c_void, id: u32, q: *const tn_tensor, k: *const tn_tensor, v: *const tn_tensor, o: *const tn_tensor, lse: *const tn_tensor, d_o: *const tn_tensor, dq: *mut tn_tensor, dk: *mut tn_tensor, dv: *mut tn_tensor) -> i32>,
+    pub read_rows: Option<unsafe extern "C" fn(self_: *mut c_void, role: u32, begin: i64, end: i64, out: *mut tn_tensor) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_mixer_api {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub bind: Option<unsafe extern "C" fn(self_: *mut tn_attention, layer: *const tn_mixer_layer, sink: *const tn_mixer_sink) -> i32>,
+    pub start: Option<unsafe extern "C" fn(self_: *mut tn_attention, ops: *const tn_mixer_ops, rng: *const tn_rng, buffers_only: u32) -> i32>,
+    pub forward: Option<unsafe extern "C" fn(self_: *mut tn_attention, ops: *const tn_mixer_ops, x: *const tn_tensor, y: *mut tn_tensor) -> i32>,
+    pub backward: Option<unsafe extern "C" fn(self_: *mut tn_attention, ops: *const tn_mixer_ops, x: *const tn_tensor, dy: *const tn_tensor, dx: *mut tn_tensor) -> i32>,
 }
 
 #[repr(C)]
@@ -2013,6 +2100,92 @@ pub fn layout() -> Vec<String> {
         lines.push(format!("  wgrad offset {} size {}", unsafe { addr_of!((*p).wgrad) as usize - p as usize }, width(|p: *const tn_linear_wgrad| unsafe { addr_of!((*p).wgrad) })));
     }
     lines.push(format!("TN_PLAN_OWN_WGRAD = {}", TN_PLAN_OWN_WGRAD));
+    {
+        let m = MaybeUninit::<tn_mixer_layer>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_mixer_layer size {} align {}", size_of::<tn_mixer_layer>(), align_of::<tn_mixer_layer>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_mixer_layer| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  flags offset {} size {}", unsafe { addr_of!((*p).flags) as usize - p as usize }, width(|p: *const tn_mixer_layer| unsafe { addr_of!((*p).flags) })));
+        lines.push(format!("  hidden offset {} size {}", unsafe { addr_of!((*p).hidden) as usize - p as usize }, width(|p: *const tn_mixer_layer| unsafe { addr_of!((*p).hidden) })));
+        lines.push(format!("  window offset {} size {}", unsafe { addr_of!((*p).window) as usize - p as usize }, width(|p: *const tn_mixer_layer| unsafe { addr_of!((*p).window) })));
+        lines.push(format!("  inv_freq offset {} size {}", unsafe { addr_of!((*p).inv_freq) as usize - p as usize }, width(|p: *const tn_mixer_layer| unsafe { addr_of!((*p).inv_freq) })));
+        lines.push(format!("  rope_scale offset {} size {}", unsafe { addr_of!((*p).rope_scale) as usize - p as usize }, width(|p: *const tn_mixer_layer| unsafe { addr_of!((*p).rope_scale) })));
+    }
+    {
+        let m = MaybeUninit::<tn_mixer_param>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_mixer_param size {} align {}", size_of::<tn_mixer_param>(), align_of::<tn_mixer_param>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_mixer_param| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  id offset {} size {}", unsafe { addr_of!((*p).id) as usize - p as usize }, width(|p: *const tn_mixer_param| unsafe { addr_of!((*p).id) })));
+        lines.push(format!("  flags offset {} size {}", unsafe { addr_of!((*p).flags) as usize - p as usize }, width(|p: *const tn_mixer_param| unsafe { addr_of!((*p).flags) })));
+        lines.push(format!("  role offset {} size {}", unsafe { addr_of!((*p).role) as usize - p as usize }, width(|p: *const tn_mixer_param| unsafe { addr_of!((*p).role) })));
+        lines.push(format!("  ndim offset {} size {}", unsafe { addr_of!((*p).ndim) as usize - p as usize }, width(|p: *const tn_mixer_param| unsafe { addr_of!((*p).ndim) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_mixer_param| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  shape offset {} size {}", unsafe { addr_of!((*p).shape) as usize - p as usize }, width(|p: *const tn_mixer_param| unsafe { addr_of!((*p).shape) })));
+        lines.push(format!("  lr_scale offset {} size {}", unsafe { addr_of!((*p).lr_scale) as usize - p as usize }, width(|p: *const tn_mixer_param| unsafe { addr_of!((*p).lr_scale) })));
+        lines.push(format!("  decay_scale offset {} size {}", unsafe { addr_of!((*p).decay_scale) as usize - p as usize }, width(|p: *const tn_mixer_param| unsafe { addr_of!((*p).decay_scale) })));
+        lines.push(format!("  key offset {} size {}", unsafe { addr_of!((*p).key) as usize - p as usize }, width(|p: *const tn_mixer_param| unsafe { addr_of!((*p).key) })));
+    }
+    {
+        let m = MaybeUninit::<tn_mixer_sink>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_mixer_sink size {} align {}", size_of::<tn_mixer_sink>(), align_of::<tn_mixer_sink>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_mixer_sink| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_mixer_sink| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  self offset {} size {}", unsafe { addr_of!((*p).self_) as usize - p as usize }, width(|p: *const tn_mixer_sink| unsafe { addr_of!((*p).self_) })));
+        lines.push(format!("  keep offset {} size {}", unsafe { addr_of!((*p).keep) as usize - p as usize }, width(|p: *const tn_mixer_sink| unsafe { addr_of!((*p).keep) })));
+        lines.push(format!("  param offset {} size {}", unsafe { addr_of!((*p).param) as usize - p as usize }, width(|p: *const tn_mixer_sink| unsafe { addr_of!((*p).param) })));
+        lines.push(format!("  core offset {} size {}", unsafe { addr_of!((*p).core) as usize - p as usize }, width(|p: *const tn_mixer_sink| unsafe { addr_of!((*p).core) })));
+    }
+    {
+        let m = MaybeUninit::<tn_mixer_ops>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_mixer_ops size {} align {}", size_of::<tn_mixer_ops>(), align_of::<tn_mixer_ops>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  flags offset {} size {}", unsafe { addr_of!((*p).flags) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).flags) })));
+        lines.push(format!("  self offset {} size {}", unsafe { addr_of!((*p).self_) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).self_) })));
+        lines.push(format!("  exec offset {} size {}", unsafe { addr_of!((*p).exec) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).exec) })));
+        lines.push(format!("  saver offset {} size {}", unsafe { addr_of!((*p).saver) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).saver) })));
+        lines.push(format!("  params offset {} size {}", unsafe { addr_of!((*p).params) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).params) })));
+        lines.push(format!("  n_params offset {} size {}", unsafe { addr_of!((*p).n_params) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).n_params) })));
+        lines.push(format!("  rows offset {} size {}", unsafe { addr_of!((*p).rows) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).rows) })));
+        lines.push(format!("  hidden offset {} size {}", unsafe { addr_of!((*p).hidden) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).hidden) })));
+        lines.push(format!("  sequences offset {} size {}", unsafe { addr_of!((*p).sequences) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).sequences) })));
+        lines.push(format!("  length offset {} size {}", unsafe { addr_of!((*p).length) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).length) })));
+        lines.push(format!("  segments offset {} size {}", unsafe { addr_of!((*p).segments) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).segments) })));
+        lines.push(format!("  positions offset {} size {}", unsafe { addr_of!((*p).positions) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).positions) })));
+        lines.push(format!("  compute offset {} size {}", unsafe { addr_of!((*p).compute) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).compute) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  past offset {} size {}", unsafe { addr_of!((*p).past) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).past) })));
+        lines.push(format!("  state offset {} size {}", unsafe { addr_of!((*p).state) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).state) })));
+        lines.push(format!("  alloc offset {} size {}", unsafe { addr_of!((*p).alloc) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).alloc) })));
+        lines.push(format!("  free offset {} size {}", unsafe { addr_of!((*p).free) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).free) })));
+        lines.push(format!("  gemm offset {} size {}", unsafe { addr_of!((*p).gemm) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).gemm) })));
+        lines.push(format!("  axpby offset {} size {}", unsafe { addr_of!((*p).axpby) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).axpby) })));
+        lines.push(format!("  linear offset {} size {}", unsafe { addr_of!((*p).linear) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).linear) })));
+        lines.push(format!("  linear_backward offset {} size {}", unsafe { addr_of!((*p).linear_backward) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).linear_backward) })));
+        lines.push(format!("  core offset {} size {}", unsafe { addr_of!((*p).core) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).core) })));
+        lines.push(format!("  core_backward offset {} size {}", unsafe { addr_of!((*p).core_backward) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).core_backward) })));
+        lines.push(format!("  read_rows offset {} size {}", unsafe { addr_of!((*p).read_rows) as usize - p as usize }, width(|p: *const tn_mixer_ops| unsafe { addr_of!((*p).read_rows) })));
+    }
+    {
+        let m = MaybeUninit::<tn_mixer_api>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_mixer_api size {} align {}", size_of::<tn_mixer_api>(), align_of::<tn_mixer_api>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_mixer_api| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_mixer_api| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  bind offset {} size {}", unsafe { addr_of!((*p).bind) as usize - p as usize }, width(|p: *const tn_mixer_api| unsafe { addr_of!((*p).bind) })));
+        lines.push(format!("  start offset {} size {}", unsafe { addr_of!((*p).start) as usize - p as usize }, width(|p: *const tn_mixer_api| unsafe { addr_of!((*p).start) })));
+        lines.push(format!("  forward offset {} size {}", unsafe { addr_of!((*p).forward) as usize - p as usize }, width(|p: *const tn_mixer_api| unsafe { addr_of!((*p).forward) })));
+        lines.push(format!("  backward offset {} size {}", unsafe { addr_of!((*p).backward) as usize - p as usize }, width(|p: *const tn_mixer_api| unsafe { addr_of!((*p).backward) })));
+    }
+    lines.push(format!("TN_MIXER_LAYER_QK_NORM = {}", TN_MIXER_LAYER_QK_NORM));
+    lines.push(format!("TN_MIXER_LAYER_QKV_BIAS = {}", TN_MIXER_LAYER_QKV_BIAS));
+    lines.push(format!("TN_MIXER_PARAM_F32 = {}", TN_MIXER_PARAM_F32));
+    lines.push(format!("TN_MIXER_PARAM_BUFFER = {}", TN_MIXER_PARAM_BUFFER));
+    lines.push(format!("TN_MIXER_PLAN = {}", TN_MIXER_PLAN));
+    lines.push(format!("TN_MIXER_SAVE = {}", TN_MIXER_SAVE));
+    lines.push(format!("TN_MIXER_DECODE = {}", TN_MIXER_DECODE));
     {
         let m = MaybeUninit::<tn_tap>::uninit();
         let p = m.as_ptr();
