@@ -27,6 +27,8 @@ Tensor TransformerBlock::decode_coded(Engine& e, const Pass& pass, const Tensor&
 
 void Model::cache_through(KvCodec& codec, const std::vector<std::vector<int32_t>>& sequences, const std::function<void(size_t, size_t)>& progress) {
   if (region_.adapter) throw Error(TN_E_CONFLICT, "an adapter of this mix runs the blocks itself, over caches of its own; drop --kv-cache");
+  if (attention_plugin_.mixer)
+    throw Error(TN_E_CONFLICT, "the attention of this mix remembers something else than keys and values; drop --kv-cache or choose another --attention");
   kv_codec_ = &codec;
   if (!codec.codec.kv) return;
   if (codec.plan.statistic != 0 && sequences.empty())
@@ -66,7 +68,7 @@ void Model::cache_through(KvCodec& codec, const std::vector<std::vector<int32_t>
 void Model::start_coded_cache(int64_t capacity) {
   cached_ = 0, kv_caches_.clear();
   for (const auto& b : blocks_) {
-    if (b->mixer || b->attention->start(engine_, 1).kind != TN_STATE_PER_TOKEN)
+    if (b->attention->start(engine_, 1).kind != TN_STATE_PER_TOKEN)
       throw Error(TN_E_CONFLICT, "the attention of this mix remembers something else than keys and values; drop --kv-cache or choose another --attention");
     kv_caches_.push_back(std::make_unique<KvCache>(engine_, *kv_codec_, *b, capacity));
   }
