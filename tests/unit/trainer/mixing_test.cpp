@@ -142,7 +142,7 @@ struct Walk {
     std::mt19937_64 random(1);
     std::map<std::string, int> seen;
     std::set<std::string> asked;
-    for (int tries = 0; tries < 4000 && (allowed.size() < kSample || refused.size() < kSample); ++tries) {
+    for (int tries = 0; tries < 16000 && (allowed.size() < kSample || refused.size() < kSample); ++tries) {
       Mix best;
       double most = -1;
       for (int i = 0; i < 200; ++i) {
