@@ -131,9 +131,13 @@ std::vector<std::string> usual_run_tags(const Catalog& catalog, const std::vecto
     kinds.insert(manifest.kind);
     scales = scales || std::find(manifest.provides.begin(), manifest.provides.end(), "optimizer:scales") != manifest.provides.end();
   }
-  if (!kinds.contains(TN_KIND_OPTIMIZER)) return {"run:eval"};
-  if (kinds.contains(TN_KIND_ADAPTER)) return {"run:adapter-tuning"};
-  return {scales ? "run:scale-tuning" : "run:full-tuning"};
+  std::vector<std::string> tags;
+  if (kinds.contains(TN_KIND_QUANTIZER)) tags.push_back("run:quantized-weights");
+  tags.push_back(!kinds.contains(TN_KIND_OPTIMIZER) ? "run:eval"
+                 : kinds.contains(TN_KIND_ADAPTER)  ? "run:adapter-tuning"
+                 : scales                           ? "run:scale-tuning"
+                                                    : "run:full-tuning");
+  return tags;
 }
 
 }  // namespace tenon

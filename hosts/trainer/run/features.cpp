@@ -46,6 +46,11 @@ Catalog open_catalog(std::vector<std::string> stores) {
                        {},
                        {{"optimizer:one-at-a-time", "needs an optimizer that can update one parameter at a time, or all states would have to be decoded at once; choose another optimizer or drop --states"}},
                        {}});
+  catalog.add_feature({"quantized-weights",
+                       "weights held by a quantizer",
+                       {},
+                       {{"quantizer:weight", "needs a codec of weights, such as nf4; what codes activations, states or caches goes to --activations, --states or --kv-cache"}},
+                       {}});
   return catalog;
 }
 
