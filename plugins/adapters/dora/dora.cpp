@@ -28,6 +28,7 @@ constexpr const tn_hyper_info* kHypers[] = {&kLoraRank,    &kLoraAlpha,      &kL
 
 LoraConfig config_from(const tn_host* host, const Hypers& hypers, const char* json) {
   LoraConfig c = json ? lora_config_from(json, host, true) : lora_config_from(hypers);
+  if (!json) read_modules_to_save(hypers, c);
   c.dora = true;
   return c;
 }

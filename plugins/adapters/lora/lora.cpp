@@ -29,6 +29,7 @@ LoraConfig config_from(const tn_host* host, const Hypers& hypers, const char* js
   if (json) return lora_config_from(json, host, false);
   LoraConfig c = lora_config_from(hypers);
   c.lora_bias = hypers.flag("lora_bias");
+  read_modules_to_save(hypers, c);
   return c;
 }
 

@@ -51,6 +51,11 @@ LoraInit init_of(const Json& j) {
 
 }  // namespace
 
+void read_modules_to_save(const Hypers& h, LoraConfig& c) {
+  split_names(h.text("modules_to_save"), c.modules_to_save);
+  for (const std::string& name : c.modules_to_save) saved_role(name);
+}
+
 void train_modules_to_save(const LoraConfig& config, const Targets& targets, const tn_site* const* sites, uint64_t n, const tn_adapter_sink& sink) {
   if (config.modules_to_save.empty()) return;
   if (!TN_HAS(&sink, tn_adapter_sink, train) || !sink.train) fail(TN_E_UNSUPPORTED, "modules_to_save trains weights of the model, which this host does not offer");
@@ -78,8 +83,6 @@ LoraConfig lora_config_from(const Hypers& h) {
   const std::string_view init = h.text("init_lora_weights");
   c.init = init == "gaussian" ? LoraInit::kGaussian : init == "false" ? LoraInit::kBothKaiming : LoraInit::kKaiming;
   c.selection = selection_from(h);
-  split_names(h.text("modules_to_save"), c.modules_to_save);
-  for (const std::string& name : c.modules_to_save) saved_role(name);
   c.task_type = "CAUSAL_LM";
   return c;
 }

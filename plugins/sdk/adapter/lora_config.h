@@ -37,6 +37,8 @@ inline constexpr tn_hyper_info kLoraInit =
 inline constexpr tn_hyper_info kModulesToSave =
     text("modules_to_save", "", "modules of the model that train whole and are saved with the adapter: embed_tokens, lm_head, joined by +");
 
+// For plugins with that parameter in their schema.
+void read_modules_to_save(const Hypers& hypers, LoraConfig& config);
 // Asks the host to train modules_to_save. Refuses a head or embedding that are one weight (tied): PEFT gives each a copy of its own, which
 // this model has no room for; and a module that is adapted besides.
 void train_modules_to_save(const LoraConfig& config, const Targets& targets, const tn_site* const* sites, uint64_t n, const tn_adapter_sink& sink);

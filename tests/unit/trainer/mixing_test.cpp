@@ -133,8 +133,8 @@ std::string random_model(const tiny::Folder& folder) {
   return to;
 }
 
-// A walk through all mixes in an order that is always the same: of a few at random the one whose parts have trained least so far is asked about, until
-// there are enough of both kinds.
+// Two walks through all mixes in an order that is always the same. Allowed ones: of a few at random the one whose parts have trained and been asked about
+// least so far is asked about. Refused ones: at random, among them codecs that hold no weights.
 struct Walk {
   std::vector<Mix> allowed, refused;
 
@@ -142,38 +142,51 @@ struct Walk {
     std::mt19937_64 random(1);
     std::map<std::string, int> seen;
     std::set<std::string> asked;
-    for (int tries = 0; tries < 16000 && (allowed.size() < kSample || refused.size() < kSample); ++tries) {
+    for (int tries = 0; tries < 4000 && allowed.size() < kSample; ++tries) {
       Mix best;
       double most = -1;
-      for (int i = 0; i < 200; ++i) {
-        const Mix mix = any(random);
+      for (int i = 0; i < 50; ++i) {
+        const Mix mix = any(random, weights_);
         if (asked.count(mix.name())) continue;
         double worth = 0;
-        for (const std::string& part : parts(mix)) worth += 1.0 / (1 + 8 * seen[part]);
+        for (const std::string& part : parts(mix)) worth += 1.0 / (1 + seen[part]);
         if (worth > most) most = worth, best = mix;
       }
-      if (most < 0) break;  // every mix was asked about
+      if (most < 0) continue;
       asked.insert(best.name());
-      if (!refusals(best).empty()) {
-        if (refused.size() < kSample) refused.push_back(best);
-      } else if (allowed.size() < kSample) {
-        allowed.push_back(best);
-        for (const std::string& part : parts(best)) ++seen[part];
-      }
+      const bool runs = refusals(best).empty();
+      if (runs) allowed.push_back(best);
+      for (const std::string& part : parts(best)) seen[part] += runs ? 16 : 1;
+    }
+    for (const auto& [of, part] : {std::pair{&optimizers_, &Mix::optimizer}, {&adapters_, &Mix::adapter}, {&weights_, &Mix::quantizer}, {&attention_, &Mix::attention}})
+      for (const std::string& id : *of) add_one_with(id, part, random);
+    for (int tries = 0; tries < 4000 && refused.size() < kSample; ++tries) {
+      const Mix mix = any(random, quantizers_);
+      if (asked.insert(mix.name()).second && !refusals(mix).empty()) refused.push_back(mix);
     }
   }
 
  private:
-  std::vector<std::string> optimizers_ = installed("optimizer"), adapters_ = with_none("adapter"), quantizers_ = with_none("quantizer"), attention_ = installed("attention");
+  std::vector<std::string> optimizers_ = installed("optimizer"), adapters_ = with_none("adapter"), quantizers_ = with_none("quantizer"), weights_ = with_none("quantizer", "quantizer:weight"),
+                           attention_ = installed("attention");
 
-  static std::vector<std::string> with_none(const char* kind) {
-    std::vector<std::string> ids = installed(kind);
+  // What fits with little was not met by chance: it is looked for.
+  void add_one_with(const std::string& id, std::string Mix::*part, std::mt19937_64& random) {
+    if (std::any_of(allowed.begin(), allowed.end(), [&](const Mix& m) { return m.*part == id; })) return;
+    for (int tries = 0; tries < 2000; ++tries) {
+      Mix mix = any(random, weights_);
+      mix.*part = id;
+      if (refusals(mix).empty()) return allowed.push_back(mix);
+    }
+  }
+  static std::vector<std::string> with_none(const char* kind, const char* tag = "") {
+    std::vector<std::string> ids = installed(kind, tag);
     ids.insert(ids.begin(), "");
     return ids;
   }
-  Mix any(std::mt19937_64& random) const {
+  Mix any(std::mt19937_64& random, const std::vector<std::string>& quantizers) const {
     const auto one = [&](const std::vector<std::string>& of) { return of[random() % of.size()]; };
-    return {one(optimizers_), one(adapters_), one(quantizers_), one(attention_), random() % 2 == 0, random() % 2 == 0};
+    return {one(optimizers_), one(adapters_), one(quantizers), one(attention_), random() % 2 == 0, random() % 2 == 0};
   }
   static std::vector<std::string> parts(const Mix& m) {
     return {"o " + m.optimizer, "a " + m.adapter, "q " + m.quantizer, "t " + m.attention, m.fused ? "fused" : "plain", m.clip ? "clipped" : "free"};
