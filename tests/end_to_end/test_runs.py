@@ -60,6 +60,16 @@ class Runs(cli.Cli):
         self.assertEqual(cli.metrics(stopped), cli.metrics(whole))
         self.assertEqual(cli.files_of(stopped / "final"), cli.files_of(whole / "final"))
 
+    def test_what_a_preset_became_is_a_whole_model(self):
+        for attention in ("flash-attention", "deltanet"):
+            with self.subTest(attention):
+                output = self.folder / attention
+                self.succeed("train", "--model", "preset:9m", "--data", cli.TEXT, "--output", output, "--steps", "2", "--seq-len", "32", "--batch-size", "2",
+                             "--attention", attention)
+                self.assertEqual(self.answer("tokenize", "--model", output / "final", "--text", "We")["ids"], [87, 101])
+                said = self.answer("generate", "--model", output / "final", "--prompt", "We the", "--max-new-tokens", "4", "--temperature", "0")
+                self.assertGreater(len(said["ids"]), 0)
+
     def test_another_mix_does_not_resume(self):
         output = self.folder / "run"
         self.train(output, "--steps", 4, "--checkpoint-every", 2, "--schedule", "constant")

@@ -49,7 +49,7 @@ Catalog open_catalog(std::vector<std::string> stores) {
   catalog.add_feature({"quantized-weights",
                        "weights held by a quantizer",
                        {},
-                       {{"quantizer:weight", "needs a codec of weights, such as nf4; what codes activations, states or caches goes to --activations, --states or --kv-cache"}},
+                       {{"quantizer:weight", "--quantizer needs a codec of weights, such as nf4; what codes activations, states or caches goes to --activations, --states or --kv-cache"}},
                        {}});
   return catalog;
 }

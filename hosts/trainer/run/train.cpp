@@ -7,11 +7,14 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/files/atomic_file.h"
 #include "core/files/atomic_folder.h"
 #include "hosts/trainer/run/calibration.h"
 #include "hosts/trainer/run/checkpoint.h"
 #include "hosts/trainer/run/export.h"
 #include "hosts/trainer/run/metrics.h"
+#include "hosts/trainer/text/byte_tokenizer.h"
+#include "hosts/trainer/text/tokenizer/tokenizer_files.h"
 
 namespace tenon::trainer {
 namespace {
@@ -87,11 +90,25 @@ nlohmann::json metrics_line(const StepResult& r, double seconds) {
   return line;
 }
 
-void write_final(const std::string& output, Session& session, const ModelSource& source) {
+// A preset has no tokenizer of its own beside it, so what it was trained with goes into the folder.
+void write_tokenizer(const std::string& folder, const TextModel& text) {
+  std::error_code ignored;
+  if (text.path.empty()) {
+    write_file_atomically((fs::path(folder) / "tokenizer.json").string(), byte_tokenizer_json());
+  } else if (fs::is_directory(text.path, ignored)) {
+    copy_tokenizer_files(text.path, nullptr, folder);
+  } else {
+    const GgufFile file = GgufFile::open(text.path);
+    copy_tokenizer_files(text.path, &file, folder);
+  }
+}
+
+void write_final(const std::string& output, Session& session, const ModelSource& source, const TextModel& text) {
   const std::string target = (fs::path(output) / "final").string();
   AtomicFolder folder(target);
   if (session.adapters().empty()) {
     write_model(folder.path(), session, source, session.options().storage, false);
+    if (source.is_preset()) write_tokenizer(folder.path(), text);
   } else {
     for (const Adapter* a : session.adapters()) {
       std::string where = folder.path();
@@ -212,7 +229,7 @@ TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& 
   result.seconds = seconds_since(begin);
   if (!result.stopped) {
     if (done < o.steps) evaluate_now(o.steps);
-    write_final(o.output, session, source);
+    write_final(o.output, session, source, text);
     result.final_folder = (fs::path(o.output) / "final").string();
     result.measured = {engine->memory().use(), session.offloaded_bytes()};  // what follows is not part of the forecast
     if (events.finished) events.finished(session);

@@ -22,7 +22,9 @@ std::string byte_symbol(int byte) {
   return {static_cast<char>(0xC0 | c >> 6), static_cast<char>(0x80 | (c & 0x3F))};
 }
 
-Tokenizer byte_tokenizer() {
+}  // namespace
+
+std::string byte_tokenizer_json() {
   nlohmann::json vocab;
   for (int b = 0; b < 256; ++b) vocab[byte_symbol(b)] = b;
   vocab["<|endoftext|>"] = kEndOfText;
@@ -39,13 +41,11 @@ Tokenizer byte_tokenizer() {
        {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}}},
       {"decoder", {{"type", "ByteLevel"}}},
       {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", nlohmann::json::array()}}}};
-  return Tokenizer::from_json(j.dump(), "the byte tokenizer");
+  return j.dump();
 }
 
-}  // namespace
-
 TextModel byte_text_model() {
-  TextModel model{byte_tokenizer(), std::nullopt, std::nullopt, kEndOfText, kEndOfText, "", "<|endoftext|>"};
+  TextModel model{Tokenizer::from_json(byte_tokenizer_json(), "the byte tokenizer"), std::nullopt, std::nullopt, kEndOfText, kEndOfText, "", "<|endoftext|>"};
   return model;
 }
 

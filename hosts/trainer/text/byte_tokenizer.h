@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "hosts/trainer/text/text_model.h"
 
@@ -12,5 +13,8 @@ inline constexpr int64_t kByteVocabulary = 320;
 
 // What a preset trains on when it is given no tokenizer.
 TextModel byte_text_model();
+
+// Its tokenizer.json.
+std::string byte_tokenizer_json();
 
 }  // namespace tenon::trainer

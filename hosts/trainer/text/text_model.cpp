@@ -95,7 +95,11 @@ TextModel load_folder(const std::string& folder) {
 
 TextModel load_text_model(const std::string& path) {
   std::error_code ignored;
-  if (fs::is_directory(path, ignored)) return load_folder(path);
+  if (fs::is_directory(path, ignored)) {
+    TextModel model = load_folder(path);
+    model.path = path;
+    return model;
+  }
   if (!fs::exists(path, ignored)) throw Error(TN_E_NOT_FOUND, path + ": there is no such file or folder; name a model");
   return load_text_model(GgufFile::open(path));
 }
@@ -114,6 +118,7 @@ TextModel load_text_model(const GgufFile& file) {
   settle(model, model.eos_token, model.eos_id);
   if (const auto source = file.find_string("tokenizer.chat_template"))
     model.chat_template.emplace(*source, file.path());
+  model.path = file.path();
   return model;
 }
 

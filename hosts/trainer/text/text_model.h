@@ -15,6 +15,7 @@ struct TextModel {
   std::optional<ChatTemplate> chat_template;
   std::optional<int32_t> bos_id, eos_id, pad_id;
   std::string bos_token, eos_token;  // empty when absent
+  std::string path;                  // folder or file that it was read from; empty: the bytes' own
 };
 
 // A Hugging Face folder (tokenizer.json, and when present tokenizer_config.json, chat_template.jinja and config.json)
