@@ -3,6 +3,7 @@
 #include <fnmatch.h>
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 
@@ -120,6 +121,10 @@ OptimizerClause cut_lr(std::string_view text) {
   OptimizerClause clause{cut.id, {}, {}};
   char separator = ':';
   for (const SpecText::Item& item : cut.items) {
+    // What is read here is written again, for the optimizers inside: a quote or a blank in a name would be read otherwise.
+    const auto of_a_name = [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '.' || c == '-'; };
+    if (!std::all_of(item.key.begin(), item.key.end(), of_a_name))
+      throw Error(TN_E_ARGUMENT, "--optimizer: " + quote_name(item.key) + " cannot be a parameter of " + quote_name(cut.id) + "; names have letters, digits and _ alone");
     if (item.key != "lr") {
       clause.spec += separator + item.key + '=' + in_quotes(item.value);
       separator = ',';
