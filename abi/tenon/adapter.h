@@ -13,8 +13,10 @@
 typedef struct tn_adapter tn_adapter;
 
 /* A place in the model that could be adapted. LINEAR: a linear y[T, m] = x[T, n] · W^T. SUBLAYER: the output of an attention or MLP
- * sub-layer before it joins the residual, y = x with m = n = hidden: the base is the identity and cannot be read. */
-enum { TN_PLACE_UNDEFINED = 0, TN_PLACE_LINEAR = 1, TN_PLACE_SUBLAYER = 2 };
+ * sub-layer before it joins the residual, y = x with m = n = hidden: the base is the identity and cannot be read.
+ * LOOKUP: the embedding, y[T, n] = rows x of the table W[m, n], m = vocabulary; x is int32 [T], below m. It has no gradient: dx is null, and
+ * backward calls base.backward(dy, 1, beta, null) all the same, through which adapters below get their gradients. */
+enum { TN_PLACE_UNDEFINED = 0, TN_PLACE_LINEAR = 1, TN_PLACE_SUBLAYER = 2, TN_PLACE_LOOKUP = 3 };
 /* OWNED: an adapter took the weight over (tn_adapter_sink.own). ADAPTED: another adapter of the run took the site before. */
 enum { TN_LINEAR_QUANTIZED = 1, TN_LINEAR_TIED = 2, TN_LINEAR_OWNED = 4, TN_LINEAR_ADAPTED = 8 };
 typedef struct tn_site {
@@ -24,7 +26,7 @@ typedef struct tn_site {
   uint32_t role;  /* TN_ROLE_*; of a sub-layer TN_ROLE_O (attention) or TN_ROLE_DOWN (MLP), the linear that ends it */
   uint32_t flags; /* TN_LINEAR_* */
   int32_t block;
-  int64_t m, n;     /* out, in */
+  int64_t m, n;     /* out, in; of a lookup the table's rows and columns */
   const char* path; /* module path as in the Hugging Face model: "model.layers.3.self_attn.q_proj"; sub-layer: "model.layers.3.self_attn" */
 } tn_site;          /* fence 0.9 */
 
@@ -61,7 +63,8 @@ typedef struct tn_adapter_sink {
   int32_t (*train)(void* self, uint32_t role);
 } tn_adapter_sink; /* fence 0.9 */
 
-/* The frozen weight [m, n] as an operator; owned by the host, valid during the call. Reads are in the dtype of `out`. */
+/* The frozen weight [m, n] as an operator; owned by the host, valid during the call. Reads are in the dtype of `out`. Of a lookup, forward
+ * gives y = alpha · W[x] + beta · y. */
 typedef struct tn_base_linear {
   uint32_t struct_size;
   uint32_t flags; /* TN_LINEAR_* */
@@ -140,7 +143,7 @@ typedef struct tn_adapter_api {
   int32_t (*init_param)(tn_adapter* self, const tn_exec* exec, uint32_t param, const tn_base_linear* base, const tn_rng* rng,
                         tn_tensor* value);
 
-  /* y[T, m] of the adapted linear; x and y in the compute dtype. y null: only what backward needs is wanted; base is not called. [stream] */
+  /* y[T, m] of the adapted linear ([T, n] of a lookup); x (but for a lookup's) and y in the compute dtype. y null: only what backward needs is wanted; base is not called. [stream] */
   int32_t (*forward)(tn_adapter* self, uint32_t site, const tn_adapter_call* call, const tn_base_linear* base, const tn_tensor* x,
                      tn_tensor* y);
   /* dx[T, n] = gradient + beta · dx where NEED_DX, and parameter gradients, accumulated. [stream] */

@@ -32,6 +32,7 @@ class Method {
     if (!same(q.compute, kF32) && !same(q.compute, kBF16)) fail(TN_E_UNSUPPORTED, "@NAME@ computes in f32 or bf16");
   }
   void bind(const tn_site* const* sites, uint64_t n, const tn_adapter_sink& sink) {
+    targets_.refuse_lookups("@NAME@", sites, n);
     for (uint64_t i = 0; i < n; ++i) {
       const tn_site& s = *sites[i];
       if (s.place != TN_PLACE_LINEAR || !targets_.takes(s)) continue;

@@ -55,7 +55,7 @@ struct Binding {
   static int32_t own(void* self, uint32_t id, uint32_t from_base) {
     return guarded(self, [&](Binding& b) {
       const Linear& l = *b.sites->at(id);
-      if (l.identity || l.tied) throw Error(TN_E_UNSUPPORTED, l.path + " has no weight of its own that an adapter could hold; leave it out of target_modules");
+      if (l.identity || l.lookup || l.tied) throw Error(TN_E_UNSUPPORTED, l.path + " has no weight of its own that an adapter could hold; leave it out of target_modules");
       if (!l.adapters.empty()) throw Error(TN_E_CONFLICT, "an adapter that holds the weight of " + l.path + " must come before the others on it; change the order");
       b.adapter->owned[id] = from_base != 0;
     });
@@ -153,7 +153,7 @@ void Model::attach(Adapter& adapter) {
   std::vector<const tn_site*> pointers;
   for (const Linear* l : all) {
     if (l->absent) continue;
-    infos.push_back({sizeof(tn_site), l->site, l->identity ? uint32_t{TN_PLACE_SUBLAYER} : uint32_t{TN_PLACE_LINEAR}, l->role,
+    infos.push_back({sizeof(tn_site), l->site, l->place(), l->role,
                      l->flags() | (options_.quantizer && l->block >= 0 && !l->identity && !l->owner ? uint32_t{TN_LINEAR_QUANTIZED} : 0u), l->block,
                      l->m, l->n, l->path.c_str()});
   }

@@ -70,7 +70,7 @@ void Model::calibrate(const std::vector<std::vector<int32_t>>& sequences, const 
     engine_.upload(s.data(), ids);
     engine_.synchronize();
     x.push_back(engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.hidden}));
-    engine_.embedding(embedding_->value, ids, x.back());
+    lookup_.forward(engine_, LinearCall{}, ids, x.back(), nullptr);
   }
   for (size_t l = 0; l < blocks_.size(); ++l) {
     blocks_[l]->calibrate(engine_, pass, x, code);

@@ -28,7 +28,7 @@ std::vector<float> Model::feed(const std::vector<int32_t>& ids) {
   pass.positions = engine_.empty(Category::kActivations, kI32, {rows});
   engine_.upload(ids.data(), tokens), engine_.upload(positions.data(), pass.positions);
   Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.hidden});
-  engine_.embedding(embedding_->value, tokens, x);
+  lookup_.forward(engine_, LinearCall{}, tokens, x, nullptr);
   Tensor h;
   if (region_.adapter) {
     RegionStack stack = region_;

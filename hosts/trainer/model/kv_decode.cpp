@@ -47,7 +47,7 @@ void Model::cache_through(KvCodec& codec, const std::vector<std::vector<int32_t>
       engine_.upload(s.data(), ids);
       engine_.synchronize();
       x.push_back(engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.hidden}));
-      engine_.embedding(embedding_->value, ids, x.back());
+      lookup_.forward(engine_, LinearCall{}, ids, x.back(), nullptr);
     }
   }
   for (size_t l = 0; l < blocks_.size(); ++l) {
@@ -85,7 +85,7 @@ Tensor Model::decoded(const std::vector<int32_t>& ids, bool all) {
   pass.positions = engine_.empty(Category::kActivations, kI32, {rows});
   engine_.upload(ids.data(), tokens), engine_.upload(positions.data(), pass.positions);
   Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.hidden});
-  engine_.embedding(embedding_->value, tokens, x);
+  lookup_.forward(engine_, LinearCall{}, tokens, x, nullptr);
   for (size_t l = 0; l < blocks_.size(); ++l) x = blocks_[l]->decode_coded(engine_, pass, x, *kv_caches_.at(l));
   cached_ += rows;
   const Tensor seen = all ? x : x.rows(rows - 1, rows);

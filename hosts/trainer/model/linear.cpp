@@ -64,10 +64,10 @@ struct Linear::Operator {
   static int32_t backward(void* self, const tn_tensor* dy, double alpha, double beta, tn_tensor* dx) {
     auto& o = *static_cast<Operator*>(self);
     return o.guarded([&] {
-      const Tensor tdy = Tensor::borrowed(*dy), tdx = Tensor::borrowed(*dx);
+      const Tensor tdy = Tensor::borrowed(*dy), tdx = dx ? Tensor::borrowed(*dx) : Tensor();
       if (o.adapters_left == 0) return o.linear->base_backward(*o.engine, tdy, alpha, beta, tdx);
       if (alpha != 1) throw Error(TN_E_UNSUPPORTED, "an adapter scaled the gradient of another adapter below it; use one of them alone");
-      o.linear->backward_through(*o.engine, *o.call, o.adapters_left, tdy, *o.input, &tdx, beta, o.saved);
+      o.linear->backward_through(*o.engine, *o.call, o.adapters_left, tdy, *o.input, dx ? &tdx : nullptr, beta, o.saved);
     });
   }
   static int32_t read_rows(void* self, int64_t begin, int64_t end, tn_tensor* out) {
@@ -94,7 +94,7 @@ struct Linear::Operator {
     t.forward = forward, t.backward = backward;
     if (linear->identity) return t;
     t.read_rows = read_rows;
-    if (linear->weight && adapters_left == 0 && !linear->tied && !linear->trains_weight()) t.lease = lease, t.release = release;
+    if (linear->weight && adapters_left == 0 && !linear->tied && !linear->lookup && !linear->trains_weight()) t.lease = lease, t.release = release;
     return t;
   }
 };
@@ -133,6 +133,7 @@ bool Linear::trains() const { return trains_weight() || (bias && bias->trainable
 
 void Linear::base_forward(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const {
   if (identity) return engine.axpby(alpha, x, beta, y);
+  if (lookup) return look_up(engine, x, alpha, beta, y);
   if (quantized)
     quantized->forward(engine, x, y, alpha, beta);
   else if (weight->displaced)
@@ -143,6 +144,13 @@ void Linear::base_forward(Engine& engine, const Tensor& x, double alpha, double 
     if (alpha != 1) throw Error(TN_E_UNSUPPORTED, path + " has a bias, which a scaled base product would scale too");
     engine.bias_add(bias->seen(engine), y);
   }
+}
+
+void Linear::look_up(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const {
+  if (alpha == 1 && beta == 0) return engine.embedding(dense(), x, y);
+  const Tensor rows = engine.empty(Category::kWorkspace, y.dtype(), y.shape(), y.ndim());
+  engine.embedding(dense(), x, rows);
+  engine.axpby(alpha, rows, beta, y);
 }
 
 void Linear::displaced_forward(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const {
@@ -157,6 +165,7 @@ void Linear::displaced_forward(Engine& engine, const Tensor& x, double alpha, do
 }
 
 void Linear::base_backward(Engine& engine, const Tensor& dy, double alpha, double beta, const Tensor& dx) const {
+  if (lookup) return;
   if (identity) return engine.axpby(alpha, dy, beta, dx);
   if (quantized)
     quantized->backward(engine, dy, dx, alpha, beta);
@@ -208,7 +217,7 @@ void Linear::backward_through(Engine& engine, const LinearCall& call, size_t ada
   }
   // Adapters below this one get their gradients through its dx, so it is computed even where nobody else wants it.
   Tensor scratch;
-  if (!dx && adapters_left > 1) {
+  if (!dx && adapters_left > 1 && !lookup) {
     scratch = engine.empty(Category::kWorkspace, engine.compute(), {dy.dim(0), n});
     dx = &scratch, beta = 0;
   }
@@ -301,7 +310,10 @@ void Linear::weight_gradient(Engine& engine, const LinearCall& call, const Tenso
 
 void Linear::backward(Engine& engine, const LinearCall& call, const Tensor& dy, const Tensor& x, const Tensor* dx, double beta,
                       SavedLinear* saved) const {
-  if (trains_weight()) weight_gradient(engine, call, dy, x, saved);
+  if (trains_weight() && lookup)
+    engine.embedding_backward(x, dy, weight->open_zeroed_gradient(engine));
+  else if (trains_weight())
+    weight_gradient(engine, call, dy, x, saved);
   if (bias && bias->trainable) engine.bias_backward(dy, bias->open_zeroed_gradient(engine));
   backward_through(engine, call, adapters.size(), dy, x, dx, beta, saved);
 }

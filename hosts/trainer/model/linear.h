@@ -1,4 +1,5 @@
-// A linear layer of the model: y = x W^T + b, whose weight is dense or quantized and which adapters may wrap.
+// A linear layer of the model: y = x W^T + b, whose weight is dense or quantized and which adapters may wrap. Also the embedding as a place of
+// adapters: y[T, n] = rows x (int32 [T]) of the dense weight [m, n].
 #pragma once
 
 #include <functional>
@@ -69,6 +70,7 @@ class Linear {
   Parameter* bias = nullptr;
   bool tied = false, identity = false;    // identity: the output of a sub-layer, which adapters may change
   bool absent = false;                    // a mixer does without it
+  bool lookup = false;                    // of rows of the weight by index
   const Adapter* owner = nullptr;         // holds the weight
   std::vector<Adapter*> adapters;  // that took this site
 
@@ -79,14 +81,15 @@ class Linear {
   bool needs_input() const;
   bool trains() const;
 
-  // y[T, m]; saved is filled when call.flags has TN_CALL_SAVE. An empty y: only what backward needs is computed.
+  // y[T, m] ([T, n] of a lookup); saved is filled when call.flags has TN_CALL_SAVE. An empty y: only what backward needs is computed.
   void forward(Engine& engine, const LinearCall& call, const Tensor& x, const Tensor& y, SavedLinear* saved) const;
-  // dx[T, n] = gradient + beta · dx, where dx is wanted; x is the forward's input (may be empty unless needs_input()).
+  // dx[T, n] = gradient + beta · dx, where dx is wanted (never of a lookup); x is the forward's input (may be empty unless needs_input()).
   void backward(Engine& engine, const LinearCall& call, const Tensor& dy, const Tensor& x, const Tensor* dx, double beta,
                 SavedLinear* saved) const;
   // Calls `use` with the weight as an operator, without any adapter. instead: the dense weight [m, n] of a site whose own is not held.
   void with_base(Engine& engine, const Tensor& instead, const std::function<void(const tn_base_linear*)>& use) const;
   uint32_t flags() const;  // TN_LINEAR_*
+  uint32_t place() const { return identity ? TN_PLACE_SUBLAYER : lookup ? TN_PLACE_LOOKUP : TN_PLACE_LINEAR; }
   // out[end − begin, n] = rows of the frozen weight, in out's dtype.
   void read_rows(Engine& engine, int64_t begin, int64_t end, const Tensor& out) const;
 
@@ -95,6 +98,7 @@ class Linear {
   void sample(Engine& engine, const LinearCall& call, const Tensor& x, SavedLinear& saved) const;
   const Tensor& dense() const { return instead_ ? *instead_ : weight->value; }
   void base_forward(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const;
+  void look_up(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const;
   // By panels of rows that are displaced just before they are multiplied.
   void displaced_forward(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const;
   void weight_gradient(Engine& engine, const LinearCall& call, const Tensor& dy, const Tensor& x, const SavedLinear* saved) const;

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/error.h"
 #include "hosts/trainer/model/model.h"
 
 namespace tenon::trainer {
@@ -56,13 +57,23 @@ double Model::loss_and_gradient(bool normed, const Tensor& x, const Tensor& labe
   return sum;
 }
 
+// Of a site: its adapters' own parameters.
+static void announce_adapters(const Linear& l, const GradientReady& ready) {
+  for (const Adapter* a : l.adapters)
+    for (uint32_t id : a->site_params.at(l.site))
+      if (a->param_sites[id] >= 0) ready(*a->parameters[id]);
+}
+
 // Gradients of the head and, unless a region has its own say in it, of the final norm are complete.
 void Model::announce_head(const GradientReady& ready) {
   if (final_norm_->trainable) ready(*final_norm_);
   if (!config_.tied && head_.trains_weight()) ready(*head_.weight);
-  for (const Adapter* a : head_.adapters)
-    for (uint32_t id : a->site_params.at(head_.site))
-      if (a->param_sites[id] >= 0) ready(*a->parameters[id]);
+  announce_adapters(head_, ready);
+}
+
+void Model::announce_embedding(const GradientReady& ready) {
+  if (embedding_->trainable) ready(*embedding_);
+  announce_adapters(lookup_, ready);
 }
 
 // The stack of blocks without gradients. *normed: a region ran it, and the final norm with it.
@@ -76,7 +87,9 @@ Tensor Model::hidden(const Tensor& x, const Pass& pass, bool* normed) {
 
 // Rows of the embedding; of a displaced one only those that the batch asks for are made.
 void Model::embed(const std::vector<int32_t>& ids, const Tensor& uploaded, const Tensor& x) {
-  if (!embedding_->displaced) return engine_.embedding(embedding_->value, uploaded, x);
+  if (!embedding_->displaced) return lookup_.forward(engine_, LinearCall{}, uploaded, x, nullptr);
+  if (!lookup_.adapters.empty())
+    throw Error(TN_E_CONFLICT, "the embedding trains whole and is adapted, which this optimizer cannot probe at once; leave embed_tokens out of target_modules");
   for (size_t r = 0; r < ids.size(); ++r) {
     const int64_t row = static_cast<int64_t>(r);
     embedding_->displaced->read(engine_, embedding_->uid, embedding_->value, ids[r] * config_.hidden, x.rows(row, row + 1));

@@ -95,6 +95,8 @@ Model::Model(Engine& engine, const ModelConfig& config, const ModelOptions& opti
   final_norm_ = dense("model.norm.weight", TN_ROLE_NORM, -1, {c.hidden});
   head_.path = "lm_head", head_.site = static_cast<uint32_t>(c.layers * 7), head_.role = TN_ROLE_HEAD, head_.m = c.vocab, head_.n = c.hidden;
   head_.tied = c.tied;
+  lookup_.path = "model.embed_tokens", lookup_.site = static_cast<uint32_t>(c.layers * 9 + 1), lookup_.role = TN_ROLE_EMBEDDING;
+  lookup_.m = c.vocab, lookup_.n = c.hidden, lookup_.uid = embedding_->uid, lookup_.weight = embedding_, lookup_.tied = c.tied, lookup_.lookup = true;
   head_.weight = c.tied ? embedding_ : dense("lm_head.weight", TN_ROLE_HEAD, -1, {c.vocab, c.hidden});
   for (auto& b : blocks_)
     if (b->mixer) add_mixer_parameters(*b, uid);
@@ -192,6 +194,7 @@ std::vector<Linear*> Model::sites() {
   std::vector<Linear*> all = linears();
   for (auto& b : blocks_)
     for (Linear& l : b->sublayers) all.push_back(&l);
+  all.push_back(&lookup_);
   return all;
 }
 

@@ -53,9 +53,10 @@ class Model {
   // In uid order; quantized weights are not among them, and those that an adapter holds have no value.
   std::deque<Parameter>& parameters() { return parameters_; }
   std::vector<Linear*> linears();  // in site order: the seven of every block, then the head
-  std::vector<Linear*> sites();    // by id: the linears, then two sub-layers of every block
+  std::vector<Linear*> sites();    // by id: the linears, then two sub-layers of every block, then the embedding
   std::deque<Parameter>& scales() { return scales_; }  // trainable components of quantized weights, where those train; after allocate()
   Linear& head() { return head_; }
+  Linear& lookup() { return lookup_; }  // the embedding
   std::vector<const SublayerMixer*> mixers();  // of every layer, in order; empty where attention is a core kernel
 
   // Binds an adapter to the model: asks the plugin for its sites and parameters and allocates those.
@@ -107,8 +108,10 @@ class Model {
   double loss_and_gradient(bool normed, const Tensor& x, const Tensor& labels, const Pass& pass, int64_t begin, double grad_scale, Tensor* dx,
                            std::vector<double>* losses);
   void announce_head(const GradientReady& ready);
-  Tensor embedded(const Tensor& ids);
-  void embedding_backward(const Tensor& ids, const Tensor& dx);
+  void announce_embedding(const GradientReady& ready);
+  // The rows of `ids`, of which the first is row `begin` of the micro-batch. saved: for the embedding's backward; null: none follows.
+  Tensor embedded(const Tensor& ids, const Pass& pass, int64_t begin, SavedLinear* saved);
+  void embedding_backward(const Tensor& ids, const Pass& pass, int64_t begin, const Tensor& dx, SavedLinear& saved);
   size_t lowest_trained() const;
   // Each: the sum of nats; gradients of all but the embedding announced where it is finite.
   double train_region(const Uploaded& u, const Pass& pass, double grad_scale, const GradientReady& announce);
@@ -124,7 +127,7 @@ class Model {
   std::vector<const Adapter*> adapters_;
   Parameter *embedding_ = nullptr, *final_norm_ = nullptr;
   std::vector<std::unique_ptr<TransformerBlock>> blocks_;
-  Linear head_;
+  Linear head_, lookup_;
   Tensor inv_freq_;
   double rope_scale_ = 1;
   AttentionPlugin attention_plugin_;

@@ -44,38 +44,44 @@ double Model::train(const HostBatch& batch, const LinearCall& call, const Memory
                       : memory.chunk_rows > 0 ? train_chunks(u, pass, grad_scale, picks, announce)
                                               : train_blocks(u, pass, grad_scale, announce);
   if (!std::isfinite(nats)) return nats;  // no gradient of such a loss is of use; the caller skips the step
-  if (embedding_->trainable) announce(*embedding_);
+  announce_embedding(announce);
   announce_shared(announce);
   return nats;
 }
 
-Tensor Model::embedded(const Tensor& ids) {
+Tensor Model::embedded(const Tensor& ids, const Pass& pass, int64_t begin, SavedLinear* saved) {
   const Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {ids.dim(0), config_.hidden});
-  engine_.embedding(embedding_->value, ids, x);
+  LinearCall call = pass.call;
+  call.row_begin = begin, call.flags = saved ? uint32_t{TN_CALL_TRAIN} | TN_CALL_SAVE : pass.train ? uint32_t{TN_CALL_TRAIN} : 0u;
+  lookup_.forward(engine_, call, ids, x, saved);
   return x;
 }
 
-void Model::embedding_backward(const Tensor& ids, const Tensor& dx) {
-  if (embedding_->trainable) engine_.embedding_backward(ids, dx, embedding_->open_zeroed_gradient(engine_));
+void Model::embedding_backward(const Tensor& ids, const Pass& pass, int64_t begin, const Tensor& dx, SavedLinear& saved) {
+  if (!lookup_.trains()) return;
+  LinearCall call = pass.call;
+  call.row_begin = begin, call.flags = TN_CALL_TRAIN;
+  lookup_.backward(engine_, call, dx, ids, nullptr, 0, &saved);
 }
 
 double Model::train_region(const Uploaded& u, const Pass& pass, double grad_scale, const GradientReady& announce) {
   RegionPass region(engine_, region_, pass, TN_REGION_SAVE);
-  const Tensor h = region.forward(embedded(u.ids));
+  SavedLinear looked_up;
+  const Tensor h = region.forward(embedded(u.ids, pass, 0, &looked_up));
   Tensor dh;
   const double nats = loss_and_gradient(true, h, u.labels, pass, 0, grad_scale, &dh, nullptr);
   if (!std::isfinite(nats)) return nats;
   announce_head(announce);
-  const Tensor dx = region.backward(dh, embedding_->trainable, announce);
+  const Tensor dx = region.backward(dh, lookup_.trains(), announce);
   if (final_norm_->trainable) announce(*final_norm_);
-  embedding_backward(u.ids, dx);
+  embedding_backward(u.ids, pass, 0, dx, looked_up);
   return nats;
 }
 
 // Below the lowest block that trains there is no gradient to compute, so nothing is kept for one.
 size_t Model::lowest_trained() const {
   size_t lowest = 0;
-  if (!embedding_->trainable)
+  if (!lookup_.trains())
     while (lowest < blocks_.size() && !blocks_[lowest]->trains()) ++lowest;
   return lowest;
 }
@@ -83,7 +89,8 @@ size_t Model::lowest_trained() const {
 double Model::train_blocks(const Uploaded& u, const Pass& pass, double grad_scale, const GradientReady& announce) {
   const size_t lowest = lowest_trained(), every = static_cast<size_t>(std::max<int64_t>(pass.memory.every, 1));
   SavedBlocks saved(blocks_.size(), stage_, pass.memory.offload_keep_last);
-  Tensor x = embedded(u.ids);
+  SavedLinear looked_up;
+  Tensor x = embedded(u.ids, pass, 0, &looked_up);
   for (size_t l = 0; l < blocks_.size(); ++l) {
     const bool kept = l >= lowest && (l - lowest) % every == 0;
     if (kept && every > 1) saved.at(l).x = x;
@@ -100,10 +107,10 @@ double Model::train_blocks(const Uploaded& u, const Pass& pass, double grad_scal
     const size_t first = lowest + (end - 1 - lowest) / every * every;
     saved.fetch(first, first > lowest ? first - every : first);
     if (every > 1) run_again(pass, first, end, saved);
-    for (size_t l = end; l-- > first;) blocks_[l]->backward(engine_, pass, saved.at(l), dx, l > lowest || embedding_->trainable, announce);
+    for (size_t l = end; l-- > first;) blocks_[l]->backward(engine_, pass, saved.at(l), dx, l > lowest || lookup_.trains(), announce);
     end = first;
   }
-  embedding_backward(u.ids, dx);
+  embedding_backward(u.ids, pass, 0, dx, looked_up);
   return nats;
 }
 

@@ -7,9 +7,9 @@
 
 namespace tenon::trainer {
 
-// Fills `folder` (existing, empty) with config.json, safetensors and the tokenizer's files of the source. Quantized weights are decoded; with
+// Fills `folder` (existing, empty) with config.json, safetensors and, unless another one follows, the tokenizer's files of the source. Quantized weights are decoded; with
 // merge, the deltas of all adapters are added in f32 before the one rounding to dtype.
-void write_model(const std::string& folder, Session& session, const ModelSource& source, tn_dtype dtype, bool merge);
+void write_model(const std::string& folder, Session& session, const ModelSource& source, tn_dtype dtype, bool merge, bool tokenizer = true);
 // "float32", "bfloat16" or "float16": a dtype in config.json.
 const char* dtype_name(tn_dtype dtype);
 

@@ -63,19 +63,21 @@ ExportWeights weights_of(Session& session, bool merge) {
   for (const Linear* l : model.sites())
     if (merge && l->identity && !l->adapters.empty())
       throw Error(TN_E_UNSUPPORTED, "adapter " + l->adapters[0]->name + " sits behind " + l->path + ", where no weight could take it; keep it as an adapter");
+  // Adapted, a head and an embedding that are one weight become two.
+  const bool apart = merge && (!model.lookup().adapters.empty() || !model.head().adapters.empty());
+  if (merge && !model.lookup().adapters.empty()) taken.insert(model.lookup().weight), all.push_back(of_linear(engine, model.lookup(), true));
   for (const Linear* l : model.linears()) {
-    if (l->absent) continue;
-    if (l->tied) {
-      if (merge && !l->adapters.empty())
-        throw Error(TN_E_UNSUPPORTED, "the head is tied to the embedding, so merging an adapter of lm_head would change both; keep it as an adapter");
-      continue;
-    }
-    taken.insert(l->weight);
+    if (l->absent || (l->tied && !apart)) continue;
+    if (!l->tied) taken.insert(l->weight);
     all.push_back(of_linear(engine, *l, merge));
   }
   for (const Parameter& p : model.parameters())
     if (p.value && p.saved && !taken.contains(&p)) all.push_back(dense(engine, p));
   return all;
+}
+
+bool untied(const ExportWeights& weights, const ModelSource& source) {
+  return source.config().tied && std::any_of(weights.begin(), weights.end(), [](const ExportWeight& w) { return w.role == TN_ROLE_HEAD; });
 }
 
 ExportWeights weights_of(Engine& engine, const ModelSource& source, const Runtime& runtime, const Techniques& techniques) {

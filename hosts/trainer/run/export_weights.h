@@ -26,8 +26,12 @@ struct ExportWeight {
 
 using ExportWeights = std::vector<ExportWeight>;
 
-// Of a loaded model. merge: with the deltas of its adapters added in f32. The session outlives the list.
+// Of a loaded model. merge: with the deltas of its adapters added in f32; a head and an embedding that are one weight become two where either is
+// adapted. The session outlives the list.
 ExportWeights weights_of(Session& session, bool merge);
+
+// Whether they hold a head of its own although the source's is tied to the embedding: what config.json has to say.
+bool untied(const ExportWeights& weights, const ModelSource& source);
 
 // Straight from the source, one tensor in memory at a time. All arguments outlive the list.
 ExportWeights weights_of(Engine& engine, const ModelSource& source, const Runtime& runtime, const Techniques& techniques);

@@ -92,6 +92,7 @@ QuantizedSize write_quantized_folder(const std::string& target, Engine& engine, 
   writer.commit();
   Json config = config_to_json(source.config(), dtype_name(dtype));
   config["quantization_config"] = Json::parse(quantization);
+  if (untied(weights, source)) config["tie_word_embeddings"] = false;
   write_json_file((fs::path(folder.path()) / "config.json").string(), config);
   copy_tokenizer_files(source.path(), source.gguf(), folder.path());
   for (const auto& entry : fs::directory_iterator(folder.path())) size.total_bytes += entry.file_size();

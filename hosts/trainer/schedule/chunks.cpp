@@ -29,8 +29,8 @@ double Model::train_chunks(const Uploaded& u, Pass pass, double grad_scale, cons
   const int64_t rows = pass.rows(), chunk = pass.memory.chunk_rows, n = static_cast<int64_t>(picks.picked.size());
   const auto begin_of = [&](int64_t i) { return i * chunk; };
   const auto end_of = [&](int64_t i) { return std::min((i + 1) * chunk, rows); };
-  const auto forward = [&](int64_t i, bool keys_there, const std::vector<Keys>& keys, std::vector<SavedBlock>* saved) {
-    Tensor x = embedded(u.ids.rows(begin_of(i), end_of(i)));
+  const auto forward = [&](int64_t i, bool keys_there, const std::vector<Keys>& keys, std::vector<SavedBlock>* saved, SavedLinear* looked_up) {
+    Tensor x = embedded(u.ids.rows(begin_of(i), end_of(i)), pass, begin_of(i), looked_up);
     for (size_t l = 0; l < layers; ++l) {
       const Tensor y = engine_.empty(Category::kActivations, engine_.compute(), {x.dim(0), config_.hidden});
       blocks_[l]->forward_rows(engine_, pass, begin_of(i), x, keys[l], keys_there, y, saved && l >= lowest ? &(*saved)[l] : nullptr);
@@ -46,7 +46,7 @@ double Model::train_chunks(const Uploaded& u, Pass pass, double grad_scale, cons
   for (int64_t i = 0; i < n; ++i) {
     const bool picked = picks.picked[static_cast<size_t>(i)];
     if (picked && i + 1 == n) break;
-    const Tensor x = forward(i, false, keys, nullptr);
+    const Tensor x = forward(i, false, keys, nullptr, nullptr);
     if (!picked) nats += loss_and_gradient(false, x, u.labels.rows(begin_of(i), end_of(i)), pass, begin_of(i), 0, nullptr, nullptr);
   }
 
@@ -55,16 +55,17 @@ double Model::train_chunks(const Uploaded& u, Pass pass, double grad_scale, cons
     const int64_t begin = begin_of(i), end = end_of(i);
     pass.recompute = i + 1 < n;
     std::vector<SavedBlock> saved(layers);
-    Tensor x = forward(i, pass.recompute, keys, &saved), dx;
+    SavedLinear looked_up;
+    Tensor x = forward(i, pass.recompute, keys, &saved, &looked_up), dx;
     nats += loss_and_gradient(false, x, u.labels.rows(begin, end), pass, begin, grad_scale * picks.weight, &dx, nullptr);
     if (!std::isfinite(nats)) return nats;
     x = Tensor();
     for (size_t l = layers; l-- > lowest;) {
       if (picks.weight != 1)
         for (const Tensor& from_later : {keys[l].dk.rows(begin, end), keys[l].dv.rows(begin, end)}) engine_.axpby(picks.weight, from_later, 0, from_later);
-      blocks_[l]->backward_rows(engine_, pass, begin, saved[l], keys[l], dx, l > lowest || embedding_->trainable);
+      blocks_[l]->backward_rows(engine_, pass, begin, saved[l], keys[l], dx, l > lowest || lookup_.trains());
     }
-    embedding_backward(u.ids.rows(begin, end), dx);
+    embedding_backward(u.ids.rows(begin, end), pass, begin, dx, looked_up);
   }
   const auto tell = [&](const GradientReady& ready) {
     announce_head(ready);
@@ -72,8 +73,8 @@ double Model::train_chunks(const Uploaded& u, Pass pass, double grad_scale, cons
   };
   // Where chance picked no chunk the gradient is zero, and optimizers see that.
   if (std::find(picks.picked.begin(), picks.picked.end(), true) == picks.picked.end()) {
-    tell([&](Parameter& p) { p.open_zeroed_gradient(engine_); });
-    if (embedding_->trainable) embedding_->open_zeroed_gradient(engine_);
+    const GradientReady nothing = [&](Parameter& p) { p.open_zeroed_gradient(engine_); };
+    tell(nothing), announce_embedding(nothing);
   }
   tell(announce);
   return nats;

@@ -49,9 +49,11 @@ class Dora {
 
   void bind(const tn_site* const* sites, uint64_t n, const tn_adapter_sink& sink) {
     uint32_t id = 0;
+    targets_.refuse_lookups("dora", sites, n);
     for (uint64_t i = 0; i < n; ++i) {
       const tn_site& s = *sites[i];
       if (s.place != TN_PLACE_LINEAR || !targets_.takes(s)) continue;
+      refuse_tying(config_, s);
       if (s.flags & (TN_LINEAR_ADAPTED | TN_LINEAR_OWNED))
         fail(TN_E_CONFLICT,
              std::string("dora rescales the output of ") + s.path +

@@ -71,6 +71,7 @@ class IncreLora {
   }
 
   void bind(const tn_site* const* sites, uint64_t n, const tn_adapter_sink& sink) {
+    targets_.refuse_lookups("increlora", sites, n);
     for (uint64_t i = 0; i < n; ++i) {
       const tn_site& s = *sites[i];
       if (s.place != TN_PLACE_LINEAR || s.role == TN_ROLE_HEAD || !targets_.takes(s)) continue;

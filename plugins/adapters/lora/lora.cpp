@@ -3,12 +3,15 @@
 //
 //   U = dropout(X) A^T,  Y = X W^T + s U B^T (+ s b)
 //   dB = s dY^T U,  dU = s dY B,  dA = dU^T dropout(X),  dX = dY W + mask/(1-p) ⊙ (dU A)
+//
+// and on the embedding, whose input are token ids: lookup.h.
 #include <algorithm>
 #include <cstring>
 #include <map>
 #include <vector>
 
 #include "combine.h"
+#include "lookup.h"
 #include "sdk/adapter.h"
 #include "sdk/adapter/declare.h"
 #include "sdk/adapter/initial.h"
@@ -76,16 +79,22 @@ class Lora {
     uint64_t wasteful = 0;
     for (uint64_t i = 0; i < n; ++i) {
       const tn_site& s = *sites[i];
-      if (s.place != TN_PLACE_LINEAR || !targets_.takes(s)) continue;
+      if ((s.place != TN_PLACE_LINEAR && s.place != TN_PLACE_LOOKUP) || !targets_.takes(s)) continue;
+      refuse_tying(config_, s);
       const int64_t r = targets_.rank_of(s.path, config_.r);
+      const double scale = config_.scale(r, targets_.alpha_of(s.path, config_.alpha));
       if (r > std::min(s.m, s.n)) ++wasteful;
-      sites_[s.id] = {s.m, s.n, r, config_.scale(r, targets_.alpha_of(s.path, config_.alpha))};
+      if (s.place == TN_PLACE_LOOKUP) {
+        bind_lookup(s, r, scale, sink);
+        continue;
+      }
+      sites_[s.id] = {s.m, s.n, r, scale};
       check(sink.site(sink.self, s.id, TN_RETAIN_ROWS));
       declare(sink, s, {Kind::kA, r}, {r, s.n}, "lora_A.weight");
       declare(sink, s, {Kind::kB, r}, {s.m, r}, "lora_B.weight");
       if (config_.lora_bias) declare(sink, s, {Kind::kBias, r}, {s.m, 0}, "lora_B.bias");
     }
-    if (sites_.empty()) targets_.none_taken(sites, n);
+    if (sites_.empty() && lookups_.empty()) targets_.none_taken(sites, n);
     train_modules_to_save(config_, targets_, sites, n, sink);
     if (wasteful)
       host_->log(host_, TN_LOG_WARNING,
@@ -96,6 +105,7 @@ class Lora {
 
   void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute,
                 bool backward, tn_estimate& out) {
+    if (const Lookup* l = lookup_at(site)) return estimate(api, device, *l, rows, compute, backward, out);
     const LowRank& f = at(site);
     Scratch s(api, device, compute);
     const Matrix x = Matrix::dense(nullptr, compute, rows, f.n), y = Matrix::dense(nullptr, compute, rows, f.m);
@@ -117,11 +127,16 @@ class Lora {
     if (param >= params_.size()) fail(TN_E_ARGUMENT, "lora has no parameter " + std::to_string(param));
     const Param p = params_[param];
     float* w = contiguous<float>(&value, "a LoRA factor");
+    if (p.kind == Kind::kLookupA || p.kind == Kind::kLookupB) {  // as an embedding starts, and zeros for A
+      if (p.kind == Kind::kLookupA && config_.init != LoraInit::kBothKaiming) return fill_constant(exec, 0, w, count(value));
+      return fill_normal(exec, rng, 1, w, count(value));
+    }
     init_factor(exec, rng, config_.init, p.kind == Kind::kA, p.rank, value.shape[1], w, count(value));
   }
 
   void forward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& x,
                tn_tensor* y) {
+    if (const Lookup* l = lookup_at(site)) return forward(*l, call, base, x, y);
     const LowRank& f = at(site);
     if (y) check(base.forward(base.self, &x, 1, 0, y));
     if (x.shape[0] == 0) return;
@@ -133,6 +148,12 @@ class Lora {
 
   void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& dy,
                 double beta, tn_tensor* dx) {
+    if (const Lookup* l = lookup_at(site)) {
+      check(base.backward(base.self, &dy, 1, beta, nullptr));
+      Scratch s(*call.exec, dy.dtype);
+      if (dy.shape[0] > 0) l->backward(s, &call, Matrix::of(dy));
+      return;
+    }
     const LowRank& f = at(site);
     if (dx) check(base.backward(base.self, &dy, 1, beta, dx));
     if (dy.shape[0] == 0) return;
@@ -149,6 +170,7 @@ class Lora {
       fail(TN_E_UNSUPPORTED,
            "an adapter with lora_bias cannot be merged, since the base linear has no bias to take it");
     Scratch s(*exec, kF32);
+    if (const Lookup* l = lookup_at(site)) return l->merge(s, Matrix::of(*params[0]->value), Matrix::of(*params[1]->value), begin, Matrix::of(w));
     at(site).merge(s, Matrix::of(*params[0]->value), Matrix::of(*params[1]->value), begin, Matrix::of(w));
   }
 
@@ -158,7 +180,7 @@ class Lora {
   }
 
  private:
-  enum class Kind { kA, kB, kBias };
+  enum class Kind { kA, kB, kBias, kLookupA, kLookupB };
   struct Param {
     Kind kind;
     int64_t rank;
@@ -168,6 +190,43 @@ class Lora {
     const auto it = sites_.find(site);
     if (it == sites_.end()) fail(TN_E_ARGUMENT, "lora did not take site " + std::to_string(site));
     return it->second;
+  }
+
+  const Lookup* lookup_at(uint32_t site) const {
+    const auto it = lookups_.find(site);
+    return it == lookups_.end() ? nullptr : &it->second;
+  }
+
+  void bind_lookup(const tn_site& s, int64_t r, double scale, const tn_adapter_sink& sink) {
+    if (config_.lora_bias) fail(TN_E_UNSUPPORTED, std::string(s.path) + " is an embedding, for which lora_bias is not offered; leave one of the two out");
+    lookups_.emplace(s.id, Lookup(s.m, s.n, r, scale));
+    check(sink.site(sink.self, s.id, TN_RETAIN_INPUT));
+    declare(sink, s, {Kind::kLookupA, r}, {r, s.m}, "lora_embedding_A");
+    declare(sink, s, {Kind::kLookupB, r}, {s.n, r}, "lora_embedding_B");
+  }
+
+  static void estimate(const tn_device_api* api, tn_device* device, const Lookup& l, int64_t rows, tn_dtype compute, bool backward, tn_estimate& out) {
+    Scratch s(api, device, compute);
+    const LowRank& f = l.factors();
+    const Matrix y = Matrix::dense(nullptr, compute, rows, f.m);
+    if (backward)
+      l.backward(s, nullptr, y);
+    else
+      l.forward(s, nullptr, nullptr, rows, &y);
+    out.flops = s.flops();
+    if (!backward) l.merge(s, f.a(nullptr), f.b(nullptr), 0, Matrix::dense(nullptr, std::min(rows, f.n), f.m));
+    out.saved_bytes = 0;
+    out.state_bytes = static_cast<uint64_t>(f.r * (f.m + f.n)) * 4;
+    out.workspace_bytes = aligned(s.peak());
+    out.bytes_moved = static_cast<double>(rows) * static_cast<double>(2 * f.m + f.r) * compute.bits / 8;
+  }
+
+  static void forward(const Lookup& l, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& x, tn_tensor* y) {
+    if (y) check(base.forward(base.self, &x, 1, 0, y));
+    if (x.shape[0] == 0) return;
+    Scratch s(*call.exec, y ? y->dtype : kF32);
+    const Matrix out = y ? Matrix::of(*y) : Matrix();
+    l.forward(s, &call, contiguous<int32_t>(&x, "the token ids"), x.shape[0], y ? &out : nullptr);
   }
 
   void declare(const tn_adapter_sink& sink, const tn_site& site, Param param, std::array<int64_t, 2> shape,
@@ -195,6 +254,7 @@ class Lora {
   Targets targets_;
   Dropout dropout_;
   std::map<uint32_t, LowRank> sites_;
+  std::map<uint32_t, Lookup> lookups_;
   std::vector<Param> params_;  // by id
 };
 

@@ -60,6 +60,7 @@ class LrQat {
   void bind(const tn_site* const* sites, uint64_t n, const tn_adapter_sink& sink) {
     if (!TN_HAS(&sink, tn_adapter_sink, own) || !sink.own)
       fail(TN_E_UNSUPPORTED, "lr-qat holds the weights itself, which this host does not offer");
+    targets_.refuse_lookups("lr-qat", sites, n);
     for (uint64_t i = 0; i < n; ++i) {
       const tn_site& s = *sites[i];
       if (s.place != TN_PLACE_LINEAR || s.role == TN_ROLE_HEAD || !targets_.takes(s)) continue;

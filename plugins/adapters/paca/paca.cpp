@@ -68,6 +68,7 @@ class Paca {
   }
 
   void bind(const tn_site* const* sites, uint64_t n, const tn_adapter_sink& sink) {
+    targets_.refuse_lookups("paca", sites, n);
     for (uint64_t i = 0; i < n; ++i) {
       const tn_site& s = *sites[i];
       if (s.place != TN_PLACE_LINEAR || (s.flags & TN_LINEAR_OWNED) || !targets_.takes(s)) continue;

@@ -68,6 +68,7 @@ class SlTrain {
   void bind(const tn_site* const* sites, uint64_t n, const tn_adapter_sink& sink) {
     if (!TN_HAS(&sink, tn_adapter_sink, train) || !sink.own || !sink.train)
       fail(TN_E_UNSUPPORTED, "sltrain holds the weights itself, which this host does not offer");
+    targets_.refuse_lookups("sltrain", sites, n);
     for (uint64_t i = 0; i < n; ++i) {
       const tn_site& s = *sites[i];
       if (s.place != TN_PLACE_LINEAR || s.role == TN_ROLE_HEAD || !targets_.takes(s)) continue;

@@ -38,6 +38,7 @@ class WtaCrs {
     if (!same(q.compute, kF32) && !same(q.compute, kBF16)) fail(TN_E_UNSUPPORTED, "wta-crs computes in f32 or bf16");
   }
   void bind(const tn_site* const* sites, uint64_t n, const tn_adapter_sink& sink) {
+    targets_.refuse_lookups("wta-crs", sites, n);
     for (uint64_t i = 0; i < n; ++i) {
       const tn_site& s = *sites[i];
       if (s.place != TN_PLACE_LINEAR || s.role == TN_ROLE_HEAD || !targets_.takes(s)) continue;

@@ -62,6 +62,8 @@ void train_modules_to_save(const LoraConfig& config, const Targets& targets, con
   for (const std::string& name : config.modules_to_save) {
     const uint32_t role = saved_role(name);
     for (uint64_t i = 0; i < n; ++i) {
+      if (sites[i]->place == TN_PLACE_LOOKUP && role == TN_ROLE_EMBEDDING && targets.takes(*sites[i]))
+        fail(TN_E_CONFLICT, "modules_to_save and target_modules both name " + name + "; train it whole or adapt it");
       if (sites[i]->role != TN_ROLE_HEAD) continue;
       if (sites[i]->flags & TN_LINEAR_TIED)
         fail(TN_E_UNSUPPORTED, "modules_to_save names " + name + ", but head and embedding are one weight in this model; leave it out");
@@ -70,6 +72,12 @@ void train_modules_to_save(const LoraConfig& config, const Targets& targets, con
     }
     check(sink.train(sink.self, role));
   }
+}
+
+void refuse_tying(const LoraConfig& config, const tn_site& site) {
+  if (config.ties && (site.flags & TN_LINEAR_TIED))
+    fail(TN_E_UNSUPPORTED, std::string("ensure_weight_tying asks for one delta of head and embedding, and ") + site.path +
+                               " has its own here; train the adapter without it");
 }
 
 double LoraConfig::scale(int64_t rank, double module_alpha) const {
@@ -100,7 +108,7 @@ LoraConfig lora_config_from(const char* json, const tn_host* host, bool dora) {
     if (!(c.dropout >= 0 && c.dropout < 1)) wrong("lora_dropout", *v, "a number from 0 to below 1");
   }
   c.rslora = flag_of(j, "use_rslora"), c.lora_bias = flag_of(j, "lora_bias"), c.init = init_of(j);
-  c.selection = read_selection(j);
+  c.selection = read_selection(j), c.ties = flag_of(j, "ensure_weight_tying");
   std::optional<std::string> one;
   names_of(j, "modules_to_save", c.modules_to_save, one);
   if (one) wrong("modules_to_save", *find(j, "modules_to_save"), "a list of names");

@@ -15,6 +15,7 @@ struct LoraConfig {
   LoraInit init = LoraInit::kKaiming;
   Selection selection;
   std::string task_type;
+  bool ties = false;  // ensure_weight_tying: one delta for a head and an embedding that are one weight
   std::vector<std::string> modules_to_save;  // of the model's own: trained whole beside the factors, and saved with them
 
   // Scale of the delta for one module: alpha / r, or alpha / sqrt(r) (Kalajdzievski 2023).
@@ -43,9 +44,12 @@ void read_modules_to_save(const Hypers& hypers, LoraConfig& config);
 // this model has no room for; and a module that is adapted besides.
 void train_modules_to_save(const LoraConfig& config, const Targets& targets, const tn_site* const* sites, uint64_t n, const tn_adapter_sink& sink);
 
+// Of a site that is taken: refuses a delta that the head and the embedding would share.
+void refuse_tying(const LoraConfig& config, const tn_site& site);
+
 // From the hyper-parameters above.
 LoraConfig lora_config_from(const Hypers& hypers);
-// Refuses what cannot be computed here (biases of the base, embeddings as targets …) by name; unknown keys are told to the log. dora:
+// Refuses what cannot be computed here (biases of the base, parameters as targets …) by name; unknown keys are told to the log. dora:
 // whether the plugin computes DoRA, which a file with use_dora asks for, or LoRA.
 LoraConfig lora_config_from(const char* json, const tn_host* host, bool dora);
 std::string to_json(const LoraConfig& config);

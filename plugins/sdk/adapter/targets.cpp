@@ -113,7 +113,7 @@ Targets::Targets(const Selection& selection) : selection_(selection) {
 bool Targets::takes(const tn_site& site) const {
   const std::string path = site.path;
   if (excluded_.empty() ? named(path, selection_.excluded) : excluded_[0].matches(path)) return false;
-  if (selection_.all_linear) return site.role != TN_ROLE_HEAD;
+  if (selection_.all_linear) return site.place != TN_PLACE_LOOKUP && site.role != TN_ROLE_HEAD;
   if (!target_.empty()) return target_[0].matches(path);
   if (std::find(selection_.targets.begin(), selection_.targets.end(), path) != selection_.targets.end())
     return true;  // by its full name, whatever the layer
@@ -121,6 +121,13 @@ bool Targets::takes(const tn_site& site) const {
   if (selection_.layers.empty()) return true;
   return std::find(selection_.layers.begin(), selection_.layers.end(), layer_of(path, selection_.layers_pattern)) !=
          selection_.layers.end();
+}
+
+void Targets::refuse_lookups(const char* who, const tn_site* const* sites, uint64_t n) const {
+  for (uint64_t i = 0; i < n; ++i)
+    if (sites[i]->place == TN_PLACE_LOOKUP && takes(*sites[i]))
+      fail(TN_E_UNSUPPORTED, "target_modules " + described() + " takes " + sites[i]->path + ", an embedding, which " + who +
+                                 " does not adapt; leave it out, or adapt it with lora");
 }
 
 int64_t Targets::rank_of(const std::string& path, int64_t fallback) const {

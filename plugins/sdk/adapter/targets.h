@@ -33,6 +33,8 @@ class Targets {
   explicit Targets(const Selection& selection);
 
   bool takes(const tn_site& site) const;
+  // Fails with TN_E_UNSUPPORTED where an embedding is meant, which the adapter `who` does not change.
+  void refuse_lookups(const char* who, const tn_site* const* sites, uint64_t n) const;
   // Rank and alpha of a module: of the first pattern that matches, in file order, else the fallback.
   int64_t rank_of(const std::string& path, int64_t fallback) const;
   double alpha_of(const std::string& path, double fallback) const;

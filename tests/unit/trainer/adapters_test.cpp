@@ -44,6 +44,8 @@ std::vector<Case> cases() {
           {"meft_mixed", {"meft:variant=1,reversible_blocks=1,where=highest", "lora:r=4,target_modules=all-linear"}, "nf4", 1e-2},
           {"increlora", {"increlora:init_warmup=2,incre_interval=1,score_every=1,target_r=2,increment=1,top_h=6"}, "", 1e-2},
           {"increlora_nf4", {"increlora:init_warmup=1,incre_interval=2,score_every=1,target_r=3,increment=2,target_modules=q_proj+down_proj"}, "nf4", 1e-2},
+          {"lora_on_embedding_and_head", {"lora:r=4,target_modules=embed_tokens+lm_head+q_proj"}, "nf4", 1e-2},
+          {"lora_twice_on_the_embedding", {"lora:r=4,target_modules=embed_tokens", "lora:r=2,target_modules=embed_tokens+v_proj"}, "", 1e-2},
           {"lora_with_whole_modules", {"lora:r=4,modules_to_save=embed_tokens+lm_head"}, "nf4", 1e-2},
           {"sites", {"dora:r=4,target_modules=q_proj+v_proj", "paca:r=4,target_modules=gate_proj+up_proj", "lora:r=2,target_modules=down_proj"}, "nf4", 1e-2},
           {"stacked", {"dora:r=4,target_modules=q_proj", "paca:r=4,target_modules=q_proj+o_proj", "lora:r=2,target_modules=q_proj"}, "", 1e-2}};
@@ -190,6 +192,32 @@ TEST(Adapter, MergedOwnersAndStacksComputeTheSame) {
     write_model(to, *run.session, run.source, kF32, true);
     tiny::Run merged(to, tiny::mix(), {});
     EXPECT_NEAR(merged.session->model().evaluate(tiny::input()), run.session->model().evaluate(tiny::input()), 1e-4) << adapter;
+  }
+}
+
+// A merged model has a head of its own where the adapted one was tied, since one of the two changed.
+TEST(Adapter, MergingIntoATiedEmbeddingUntiesIt) {
+  const tiny::Folder folder;
+  const std::string model = tiny::model_folder(folder, "qwen2");
+  for (const char* module : {"embed_tokens", "lm_head"}) {
+    tiny::Run run(model, tiny::mix("adamw", {std::string("lora:r=4,target_modules=q_proj+") + module}), {});
+    for (int64_t s = 1; s <= 3; ++s) run.session->step(s, 3, {tiny::input()}, 1e-2);
+    const std::string to = folder / (std::string("merged-") + module);
+    std::filesystem::create_directories(to);
+    write_model(to, *run.session, run.source, kF32, true);
+    EXPECT_FALSE(ModelSource::open(to, 0).config().tied);
+    tiny::Run merged(to, tiny::mix(), {});
+    EXPECT_NEAR(merged.session->model().evaluate(tiny::input()), run.session->model().evaluate(tiny::input()), 1e-4) << module;
+  }
+}
+
+TEST(Adapter, AnEmbeddingIsRefusedByAdaptersOfLinears) {
+  const tiny::Folder folder;
+  try {
+    tiny::Run run(tiny::model_folder(folder, "llama"), tiny::mix("adamw", {"dora:r=4,target_modules=embed_tokens+q_proj"}), {});
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("model.embed_tokens, an embedding"), std::string::npos) << e.what();
   }
 }
 

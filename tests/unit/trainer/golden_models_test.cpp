@@ -49,23 +49,59 @@ INSTANTIATE_TEST_SUITE_P(Models, GoldenModel,
                                          Case{"llama", "config-dynamic"}, Case{"llama", "config-llama3"}, Case{"llama", "config-llama3-newer"},
                                          Case{"llama2", "config"}, Case{"mistral", "config"}, Case{"qwen2", "config"}, Case{"qwen3", "config"}));
 
-TEST(GoldenAdapter, LossAndGradientsAreThoseOfPeft) {
-  const tiny::Folder folder;
-  MixRequest request = tiny::mix("adamw", {"lora"});
-  request.adapter_from = {golden::path("lora/adapter")};
-  tiny::Run run(tiny::model_folder(folder, "llama"), request, {});
-  read_adapter(*run.session, *run.set->techniques.adapters[0], request.adapter_from[0]);
-  const golden::File expected("lora/expected.safetensors");
+struct AdapterCase {
+  const char *name, *model, *folder, *expected;
+};
+
+class GoldenAdapter : public testing::TestWithParam<AdapterCase> {
+ protected:
+  // Loads the adapter into the model with the values that peft wrote.
+  std::unique_ptr<tiny::Run> load() const {
+    MixRequest request = tiny::mix("adamw", {"lora"});
+    request.adapter_from = {golden::path(GetParam().folder)};
+    auto run = std::make_unique<tiny::Run>(tiny::model_folder(folder_, GetParam().model), request, SessionOptions{});
+    read_adapter(*run->session, *run->set->techniques.adapters[0], request.adapter_from[0]);
+    return run;
+  }
+  const tiny::Folder folder_;
+  const golden::File expected_{std::string("lora/") + GetParam().expected + ".safetensors"};
+};
+INSTANTIATE_TEST_SUITE_P(Adapters, GoldenAdapter,
+                         testing::Values(AdapterCase{"linears", "llama", "lora/adapter", "expected"},
+                                         AdapterCase{"embedding", "llama", "lora/embedding-llama", "embedding-llama"},
+                                         AdapterCase{"tied_embedding", "qwen2", "lora/embedding-qwen2", "embedding-qwen2"}),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < b.size(); ++i) difference += std::pow(a[i] - b[i], 2), norm += std::pow(b[i], 2);
+  return std::sqrt(difference) / (std::sqrt(norm) + 1e-4);
+}
+
+TEST_P(GoldenAdapter, LossAndGradientsAreThoseOfPeft) {
+  const auto run = load();
   std::map<std::string, std::vector<float>> gradients;
-  const double loss = run.gradients(tiny::input(), {}, gradients);
-  EXPECT_NEAR(loss, expected.f32("loss")[0], 2e-5 * expected.f32("loss")[0]);
+  const double loss = run->gradients(tiny::input(), {}, gradients);
+  EXPECT_NEAR(loss, expected_.f32("loss")[0], 2e-5 * expected_.f32("loss")[0]);
   ASSERT_FALSE(gradients.empty());
   for (const auto& [key, g] : gradients) {
-    const std::vector<float> want = expected.f32("grad." + key);
+    const std::vector<float> want = expected_.f32("grad." + key);
     ASSERT_EQ(g.size(), want.size()) << key;
-    double difference = 0, norm = 0;
-    for (size_t i = 0; i < g.size(); ++i) difference += std::pow(g[i] - want[i], 2), norm += std::pow(want[i], 2);
-    EXPECT_LE(std::sqrt(difference), 2e-4 * std::sqrt(norm) + 1e-7) << key;
+    EXPECT_LE(distance(g, want), 2e-4) << key;
+  }
+}
+
+TEST_P(GoldenAdapter, MergesAsPeftDoes) {
+  const auto run = load();
+  const std::string to = folder_ / "merged";
+  std::filesystem::create_directories(to);
+  write_model(to, *run->session, run->source, kF32, true);
+  tiny::Run merged(to, tiny::mix(), {});
+  EXPECT_NEAR(merged.session->model().evaluate(tiny::input()) / tiny::predicted(tiny::input()), expected_.f32("loss")[0], 2e-5 * expected_.f32("loss")[0]);
+  for (const std::string& name : expected_.names()) {
+    if (!name.starts_with("merged.")) continue;
+    for (const Parameter& p : merged.session->model().parameters())
+      if (p.name == name.substr(7)) EXPECT_LE(distance(tiny::host_copy(*merged.engine, p.value), expected_.f32(name)), 1e-6) << name;
   }
 }
 

@@ -101,6 +101,7 @@ const (
 	TN_PLACE_UNDEFINED              = 0
 	TN_PLACE_LINEAR                 = 1
 	TN_PLACE_SUBLAYER               = 2
+	TN_PLACE_LOOKUP                 = 3
 	TN_LINEAR_QUANTIZED             = 1
 	TN_LINEAR_TIED                  = 2
 	TN_LINEAR_OWNED                 = 4
@@ -1527,6 +1528,7 @@ func GoldenLayout() []string {
 	add("TN_PLACE_UNDEFINED = %d", TN_PLACE_UNDEFINED)
 	add("TN_PLACE_LINEAR = %d", TN_PLACE_LINEAR)
 	add("TN_PLACE_SUBLAYER = %d", TN_PLACE_SUBLAYER)
+	add("TN_PLACE_LOOKUP = %d", TN_PLACE_LOOKUP)
 	add("TN_LINEAR_QUANTIZED = %d", TN_LINEAR_QUANTIZED)
 	add("TN_LINEAR_TIED = %d", TN_LINEAR_TIED)
 	add("TN_LINEAR_OWNED = %d", TN_LINEAR_OWNED)

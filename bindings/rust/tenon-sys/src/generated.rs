@@ -92,6 +92,7 @@ pub const TN_ACTIVATION_NONLINEAR_INPUT: u32 = 4;
 pub const TN_PLACE_UNDEFINED: u32 = 0;
 pub const TN_PLACE_LINEAR: u32 = 1;
 pub const TN_PLACE_SUBLAYER: u32 = 2;
+pub const TN_PLACE_LOOKUP: u32 = 3;
 pub const TN_LINEAR_QUANTIZED: u32 = 1;
 pub const TN_LINEAR_TIED: u32 = 2;
 pub const TN_LINEAR_OWNED: u32 = 4;
@@ -1597,6 +1598,7 @@ pub fn layout() -> Vec<String> {
     lines.push(format!("TN_PLACE_UNDEFINED = {}", TN_PLACE_UNDEFINED));
     lines.push(format!("TN_PLACE_LINEAR = {}", TN_PLACE_LINEAR));
     lines.push(format!("TN_PLACE_SUBLAYER = {}", TN_PLACE_SUBLAYER));
+    lines.push(format!("TN_PLACE_LOOKUP = {}", TN_PLACE_LOOKUP));
     lines.push(format!("TN_LINEAR_QUANTIZED = {}", TN_LINEAR_QUANTIZED));
     lines.push(format!("TN_LINEAR_TIED = {}", TN_LINEAR_TIED));
     lines.push(format!("TN_LINEAR_OWNED = {}", TN_LINEAR_OWNED));
