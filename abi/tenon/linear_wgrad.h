@@ -24,10 +24,10 @@ typedef struct tn_samples {
 typedef struct tn_linear_wgrad {
   uint32_t struct_size;
   uint32_t reserved;
-  /* Workspace of one product over `rows` rows of `samples` samples. */
+  /* Workspace of one product over `rows` rows of `samples` samples, whatever their lengths and the types of x, dy (f32 or bf16) and dw. */
   int32_t (*estimate)(tn_optimizer* self, const struct tn_device_api* api, tn_device* device, uint32_t uid, int64_t rows, int64_t samples,
                       tn_estimate* out);                                                                            /* [any-thread] */
-  /* dw[m, n] = beta · dw + the plugin's product of dy[T, m] and x[T, n]; dw f32 or bf16, beta 0 or 1. What dw then means is the plugin's
+  /* dw[m, n] = beta · dw + the plugin's product of dy[T, m] and x[T, n]; dw f32 or bf16, beta 0 or 1, all dense. What dw then means is the plugin's
    * affair: it comes back in apply. */
   int32_t (*wgrad)(tn_optimizer* self, const tn_exec* exec, uint32_t uid, const tn_samples* samples, const tn_tensor* x, const tn_tensor* dy,
                    double beta, tn_tensor* dw);                                                                     /* [stream] */

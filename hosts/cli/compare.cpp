@@ -44,7 +44,7 @@ Mix parse_mix(const std::string& text) {
 }
 
 // Cuts flags at spaces outside of quotes: --optimizer 'muon for matrices, adamw for rest'.
-std::vector<std::string> words(const std::string& text) {
+std::vector<std::string> split_flags(const std::string& text) {
   std::vector<std::string> list;
   std::string word;
   char quote = 0;
@@ -69,7 +69,7 @@ double number_of(const json& j, const char* key) { return j.contains(key) && j[k
 ComparisonRow run_mix(const Mix& mix, std::vector<std::string> arguments, const std::string& output, ProgressLine& progress) {
   ComparisonRow row;
   row.label = mix.name;
-  for (std::string& w : words(mix.flags)) arguments.push_back(std::move(w));
+  for (std::string& w : split_flags(mix.flags)) arguments.push_back(std::move(w));
   arguments.insert(arguments.begin(), "train");
   arguments.insert(arguments.end(), {"--output=" + output, "--overwrite", "--json"});
   std::string last;
@@ -187,7 +187,7 @@ int run_compare(const std::vector<std::string>& arguments) {
   std::vector<Mix> mixes;
   for (const std::string& text : values["mix"].as<std::vector<std::string>>()) {
     mixes.push_back(parse_mix(text));
-    words(mixes.back().flags);  // a quote left open is said before an hour of training, not after
+    split_flags(mixes.back().flags);  // a quote left open is said before an hour of training, not after
   }
 
   Comparison comparison(output, common_flags(values, options));

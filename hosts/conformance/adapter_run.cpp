@@ -22,30 +22,10 @@ constexpr Form kForms[] = {{TN_ROLE_Q, "self_attn.q_proj", 24, 24}, {TN_ROLE_K, 
                            {TN_ROLE_DOWN, "mlp", 24, 24}};
 constexpr size_t kFirstSublayer = 7;
 
-tn_tensor transposed(const tn_tensor& t, int64_t* shape, int64_t* strides) {
-  tn_tensor out = t;
-  shape[0] = t.shape[1], shape[1] = t.shape[0], strides[0] = t.strides[1], strides[1] = t.strides[0];
-  out.shape = shape, out.strides = strides;
-  return out;
-}
-
 std::vector<float> identity(int64_t n) {
   std::vector<float> w(static_cast<size_t>(n * n));
   for (int64_t i = 0; i < n; ++i) w[static_cast<size_t>(i * (n + 1))] = 1;
   return w;
-}
-
-// c = alpha · a · b + beta · c in f32, on the device.
-int32_t multiply(Bench& bench, const tn_tensor& a, const tn_tensor& b, tn_tensor& c, double alpha, double beta) {
-  const tn_gemm g{TN_SIZE_TO(tn_gemm, packed_b), TN_GEMM_EXACT, &a, &b, &c, nullptr, alpha, beta, nullptr};
-  uint64_t bytes = 0;
-  if (const int32_t status = bench.api->gemm_workspace(bench.device, &g, &bytes); status < 0) return status;
-  void* memory = nullptr;
-  if (bytes && bench.host->alloc(bench.device, bytes, &memory) < 0) return TN_E_MEMORY;
-  const int32_t status = bench.api->gemm(bench.device, bench.stream, &g, memory, bytes);
-  bench.api->stream_wait(bench.device, bench.stream);
-  if (memory) bench.api->free(bench.device, memory);
-  return status;
 }
 
 }  // namespace
@@ -66,11 +46,11 @@ struct AdapterRun::Base {
     auto& b = *static_cast<Base*>(self);
     int64_t shape[2], strides[2];
     const tn_tensor w_t = transposed(*b.w.get(), shape, strides);
-    return x->shape[0] == 0 ? int32_t{TN_OK} : multiply(b.bench, *x, w_t, *y, alpha, beta);
+    return x->shape[0] == 0 ? int32_t{TN_OK} : multiply(b.bench, *x, w_t, alpha, beta, *y);
   }
   static int32_t backward(void* self, const tn_tensor* dy, double alpha, double beta, tn_tensor* dx) {
     auto& b = *static_cast<Base*>(self);
-    return dy->shape[0] == 0 ? int32_t{TN_OK} : multiply(b.bench, *dy, *b.w.get(), *dx, alpha, beta);
+    return dy->shape[0] == 0 ? int32_t{TN_OK} : multiply(b.bench, *dy, *b.w.get(), alpha, beta, *dx);
   }
   static int32_t read_rows(void* self, int64_t begin, int64_t end, tn_tensor* out) {
     auto& b = *static_cast<Base*>(self);

@@ -50,6 +50,25 @@ void Bench::expect_intact(const std::string& during) {
                               " bytes of the device by itself; it must ask for workspace in its estimate");
 }
 
+tn_tensor transposed(const tn_tensor& t, int64_t* shape, int64_t* strides) {
+  tn_tensor out = t;
+  shape[0] = t.shape[1], shape[1] = t.shape[0], strides[0] = t.strides[1], strides[1] = t.strides[0];
+  out.shape = shape, out.strides = strides;
+  return out;
+}
+
+int32_t multiply(Bench& bench, const tn_tensor& a, const tn_tensor& b, double alpha, double beta, tn_tensor& c) {
+  const tn_gemm g{TN_SIZE_TO(tn_gemm, packed_b), TN_GEMM_EXACT, &a, &b, &c, nullptr, alpha, beta, nullptr};
+  uint64_t bytes = 0;
+  if (const int32_t status = bench.api->gemm_workspace(bench.device, &g, &bytes); status < 0) return status;
+  void* memory = nullptr;
+  if (bytes && bench.host->alloc(bench.device, bytes, &memory) < 0) return TN_E_MEMORY;
+  const int32_t status = bench.api->gemm(bench.device, bench.stream, &g, memory, bytes);
+  bench.api->stream_wait(bench.device, bench.stream);
+  if (memory) bench.host->free(bench.device, memory);
+  return status;
+}
+
 Tensor::Tensor(Bench& bench, std::string name, tn_dtype dtype, std::vector<int64_t> shape)
     : bench_(bench), name_(std::move(name)), shape_(std::move(shape)), strides_(shape_.size()) {
   for (size_t i = shape_.size(); i-- > 0;) strides_[i] = count_, count_ *= shape_[i];

@@ -30,6 +30,11 @@ struct Bench {
   void expect_intact(const std::string& during);
 };
 
+// A matrix with its axes exchanged; shape and strides, two each, are the caller's and live as long as the view.
+tn_tensor transposed(const tn_tensor& t, int64_t* shape, int64_t* strides);
+// c = alpha · a · b + beta · c with f32 operands in f32, done when it returns; the status of the device.
+int32_t multiply(Bench& bench, const tn_tensor& a, const tn_tensor& b, double alpha, double beta, tn_tensor& c);
+
 // A dense row-major tensor between fences. `name` appears in findings: "state exp_avg of a [33, 130] parameter".
 class Tensor {
  public:

@@ -11,25 +11,6 @@
 namespace tenon::conformance {
 namespace {
 
-tn_tensor transposed(const tn_tensor& t, int64_t* shape, int64_t* strides) {
-  tn_tensor out = t;
-  shape[0] = t.shape[1], shape[1] = t.shape[0], strides[0] = t.strides[1], strides[1] = t.strides[0];
-  out.shape = shape, out.strides = strides;
-  return out;
-}
-
-int32_t multiply(Bench& bench, const tn_tensor& a, const tn_tensor& b, double alpha, double beta, tn_tensor& c) {
-  const tn_gemm g{TN_SIZE_TO(tn_gemm, packed_b), TN_GEMM_EXACT, &a, &b, &c, nullptr, alpha, beta, nullptr};
-  uint64_t bytes = 0;
-  if (const int32_t status = bench.api->gemm_workspace(bench.device, &g, &bytes); status < 0) return status;
-  void* memory = nullptr;
-  if (bytes && bench.host->alloc(bench.device, bytes, &memory) < 0) return TN_E_MEMORY;
-  const int32_t status = bench.api->gemm(bench.device, bench.stream, &g, memory, bytes);
-  bench.api->stream_wait(bench.device, bench.stream);
-  if (memory) bench.host->free(bench.device, memory);
-  return status;
-}
-
 // A tensor [rows, heads, width] of any strides between the device and f64.
 std::vector<double> read(Bench& bench, const tn_tensor& t) {
   const int64_t span = (t.shape[0] - 1) * t.strides[0] + (t.shape[1] - 1) * t.strides[1] + t.shape[2];

@@ -3,16 +3,20 @@
 // normal_table: z = T[h >> 4], h the element's 16 random bits, T of normal_table.h: variance 1, |z| <= 3.669, kurtosis 2.991; no
 //   logarithm and no cosine, so equal everywhere to the last bit.
 // rademacher: ±1, one bit an element: element e takes bit e mod 128 of block e / 128.
-// normal: Box-Muller; equal to the last bit only where the math library is.
+// normal: Box-Muller; unbounded, and as equal as the table.
 #pragma once
 
 #include <cmath>
 #include <cstring>
 
+#include "sdk/box_muller.h"
 #include "sdk/for_each.h"
 #include "sdk/normal_table.h"
 #include "sdk/philox.h"
 #include "sdk/stored.h"
+#if !TN_GPU && defined(__AVX512BW__)
+#include "sdk/noise_avx512.h"
+#endif
 
 namespace tenon::sdk {
 
@@ -21,37 +25,50 @@ enum class Noise { kNormal, kNormalTable, kRademacher };
 inline constexpr int64_t kNoiseAlign = 128;   // where a run of noise may begin
 inline constexpr int64_t kNoiseChunk = 2048;  // elements of one run at most
 
-// z of elements [begin, begin + n), begin a multiple of kNoiseAlign, n <= kNoiseChunk, into out, which holds kNoiseChunk floats.
-template <Noise kKind>
-TN_FN void noise_run(const Block& block, const tn_rng& key, const float* table, uint64_t begin, int64_t n, float* out) {
+// sum = c · z, or unless kFirst sum + c · z with one rounding, of elements [begin, begin + n): begin a multiple of kNoiseAlign, n <= kNoiseChunk. sum is shared
+// memory and holds kNoiseChunk floats.
+template <Noise kKind, bool kFirst>
+TN_FN void add_noise(const Block& block, const tn_rng& key, float c, [[maybe_unused]] const float* table, uint64_t begin, int64_t n, float* sum) {
+  const auto put = [=](int64_t i, float z) {
+    if constexpr (kFirst)
+      sum[i] = c * z;
+    else
+      sum[i] = std::fma(c, z, sum[i]);
+  };
   if constexpr (kKind == Noise::kNormal) {
     block.each((n + 1) / 2, [=](int64_t i) {
-      const Words r = philox(key, begin / 2 + static_cast<uint64_t>(i));
-      const float u1 = (static_cast<float>(r.w[0] >> 8) + 1.0f) * 0x1p-24f, u2 = static_cast<float>(r.w[1] >> 8) * 0x1p-24f;
-      const float radius = std::sqrt(-2.0f * std::log(u1)), angle = 6.28318530717958647692f * u2;
-      out[2 * i] = radius * std::cos(angle), out[2 * i + 1] = radius * std::sin(angle);
+      const NormalPair z = normal_pair(key, begin / 2 + static_cast<uint64_t>(i));
+      put(2 * i, z.first), put(2 * i + 1, z.second);
     });
+  } else if constexpr (kKind == Noise::kRademacher) {
+#if !TN_GPU && defined(__AVX512BW__)
+    add_sign_noise<kFirst>(key, c, begin, n, sum);
+#else
+    const uint64_t word = begin / 32;
+    block.each((n + 31) / 32, [=](int64_t i) {
+      const uint64_t at = word + static_cast<uint64_t>(i);
+      const Words r = philox(key, at / 4);
+      const uint32_t bits = (at & 2) ? ((at & 1) ? r.w[3] : r.w[2]) : ((at & 1) ? r.w[1] : r.w[0]);
+      for (int64_t j = 0; j < 32; ++j) put(32 * i + j, bits >> j & 1 ? 1.0f : -1.0f);
+    });
+#endif
   } else {
-    constexpr int64_t kPerBlock = kKind == Noise::kRademacher ? 128 : 8;
-    alignas(64) uint32_t words[kNoiseChunk / kPerBlock * 4];
-    uint32_t* const w = words;
-    const uint64_t first = begin / kPerBlock;
-    block.each((n + kPerBlock - 1) / kPerBlock, [=](int64_t i) {
-      const Words r = philox(key, first + static_cast<uint64_t>(i));
-      for (int j = 0; j < 4; ++j) w[4 * i + j] = r.w[j];
+#if !TN_GPU && defined(__AVX512BW__)
+    add_table_noise<kFirst>(key, c, table, begin, n, sum);
+#else
+    const uint64_t counter = begin / 8;
+    block.each((n + 7) / 8, [=](int64_t i) {
+      const Words r = philox(key, counter + static_cast<uint64_t>(i));
+      for (int j = 0; j < 4; ++j) put(8 * i + 2 * j, table[r.w[j] >> 4 & 0xfffu]), put(8 * i + 2 * j + 1, table[r.w[j] >> 20]);
     });
-    if constexpr (kKind == Noise::kRademacher) {
-      block.each(n, [=](int64_t i) { out[i] = std::bit_cast<float>(0x3f800000u | (~(w[i >> 5] >> (i & 31)) & 1u) << 31); });
-    } else {
-      block.each(n, [=](int64_t i) { out[i] = table[w[i >> 1] >> (16 * (i & 1) + 4) & 0xfffu]; });
-    }
+#endif
   }
 }
 
-// Element e alone, as noise_run gives it.
+// z of element e alone.
 template <Noise kKind>
 TN_FN float noise_at(const tn_rng& key, const float* table, uint64_t e) {
-  if constexpr (kKind == Noise::kNormal) return normal(key, e);
+  if constexpr (kKind == Noise::kNormal) return e & 1 ? normal_pair(key, e / 2).second : normal_pair(key, e / 2).first;
   if constexpr (kKind == Noise::kNormalTable) return table[noise16(key, e) >> 4];
   return philox(key, e / 128).w[e % 128 / 32] >> (e % 32) & 1 ? 1.0f : -1.0f;
 }
@@ -62,6 +79,13 @@ struct NoiseTerms {
   uint32_t n = 0;
   tn_rng keys[kMost];
   float coefs[kMost];
+  // sum = Σ coef · z of elements [begin, begin + n), as add_noise.
+  template <Noise kKind>
+  TN_FN void add_up(const Block& block, const float* table, uint64_t begin, int64_t length, float* sum) const {
+    if (n == 0) return block.each(length, [=](int64_t i) { sum[i] = 0; });
+    add_noise<kKind, true>(block, keys[0], coefs[0], table, begin, length, sum);
+    for (uint32_t k = 1; k < n; ++k) add_noise<kKind, false>(block, keys[k], coefs[k], table, begin, length, sum);
+  }
   void add(uint64_t seed, uint32_t uid, uint32_t stream, double coef) {
     if (n == kMost) fail(TN_E_ARGUMENT, "a displacement has more than 16 terms");
     keys[n] = {seed, uid, stream}, coefs[n++] = static_cast<float>(coef);
@@ -73,22 +97,14 @@ struct NoiseTerms {
 template <Noise kKind, class From, class To>
 void displace(const tn_exec* exec, const NoiseTerms& terms, const float* table, bool relative, const From* from, int64_t begin, int64_t end, To* to) {
   const int64_t start = begin / kNoiseAlign * kNoiseAlign;
-  for_each_block<2 * kNoiseChunk * sizeof(float)>(
+  for_each_block<kNoiseChunk * sizeof(float)>(
       exec, chunks(end - start, kNoiseChunk),
       [=](const Block& block) {
         const int64_t at = start + block.index * kNoiseChunk, first = at < begin ? begin : at;
-        const int64_t last = end - at < kNoiseChunk ? end : at + kNoiseChunk, skip = first - at, n = last - first;
-        float* const z = block.shared<float>();
-        float* const sum = z + kNoiseChunk;
-        for (uint32_t k = 0; k < terms.n; ++k) {
-          noise_run<kKind>(block, terms.keys[k], table, static_cast<uint64_t>(at), last - at, z);
-          const float c = terms.coefs[k];
-          if (k == 0)
-            block.each(n, [=](int64_t i) { sum[i] = c * z[skip + i]; });
-          else
-            block.each(n, [=](int64_t i) { sum[i] = std::fma(c, z[skip + i], sum[i]); });
-        }
-        if (terms.n == 0) block.each(n, [=](int64_t i) { sum[i] = 0; });
+        const int64_t last = end - at < kNoiseChunk ? end : at + kNoiseChunk, n = last - first;
+        float* const all = block.shared<float>();
+        terms.template add_up<kKind>(block, table, static_cast<uint64_t>(at), last - at, all);
+        const float* const sum = all + (first - at);
         const From* const w = from + first;
         To* const out = to + (first - begin);
         if (relative)
@@ -102,20 +118,12 @@ void displace(const tn_exec* exec, const NoiseTerms& terms, const float* table, 
 // w ← w − Σ coef · z · (relative ? w : 1) − decay · w, over a whole tensor of n elements.
 template <Noise kKind>
 void noise_update(const tn_exec* exec, const NoiseTerms& terms, const float* table, bool relative, float decay, int64_t n, Stored weight) {
-  for_each_block<3 * kNoiseChunk * sizeof(float)>(
+  for_each_block<2 * kNoiseChunk * sizeof(float)>(
       exec, chunks(n, kNoiseChunk),
       [=](const Block& block) {
         const Chunk chunk(block, n, kNoiseChunk);
-        float* const z = block.shared<float>();
-        float* const sum = z + kNoiseChunk;
-        for (uint32_t k = 0; k < terms.n; ++k) {
-          noise_run<kKind>(block, terms.keys[k], table, static_cast<uint64_t>(chunk.begin), chunk.n, z);
-          const float c = terms.coefs[k];
-          if (k == 0)
-            block.each(chunk.n, [=](int64_t i) { sum[i] = c * z[i]; });
-          else
-            block.each(chunk.n, [=](int64_t i) { sum[i] = std::fma(c, z[i], sum[i]); });
-        }
+        float* const sum = block.shared<float>();
+        terms.template add_up<kKind>(block, table, static_cast<uint64_t>(chunk.begin), chunk.n, sum);
         float* const w = weight.read(block, chunk, sum + kNoiseChunk);
         if (relative)
           block.each(chunk.n, [=](int64_t i) { w[i] -= w[i] * (sum[i] + decay); });

@@ -159,4 +159,43 @@ inline constexpr tn_hyper_info kHyperDist = choice("dist", "normal_table", "norm
                                                    "noise: normal from a table (equal on every backend), Box-Muller, or signs (fastest)");
 inline constexpr tn_hyper_info kHyperSide = choice("side", "two", "two|one", "losses at w ± eps z, or at w + eps z and w");
 
+// What every such optimizer reads of the keys above.
+inline SpsaSettings spsa_settings(const Hypers& h) {
+  return {.eps = h.real("eps"), .probes = h.integer("q"), .two_sided = h.text("side") == "two", .noise = noise_named(h.text("dist"))};
+}
+
+// The whole of an optimizer that is one set of these settings. Norms and biases never decay.
+class ZerothOrder {
+ public:
+  static constexpr uint32_t kCaps = TN_OPTIMIZER_ONE_AT_A_TIME | TN_OPTIMIZER_ROWWISE | TN_OPTIMIZER_ELEMENTWISE;
+
+  ZerothOrder(const char* id, const SpsaSettings& settings) : id_(id), spsa_(settings) {}
+
+  void supports(const tn_query& q) const { supports_dense(id_, q); }
+  void bind(const tn_param* const* params, uint64_t n) { parameters_.bind(id_, params, n); }
+  void state_layout(uint32_t uid, const tn_state_sink&) const { parameters_.at(uid); }
+  void estimate(const tn_device_api*, tn_device*, uint32_t uid, tn_estimate& out) const {
+    const auto& [p, n] = parameters_.at(uid);
+    out.flops = 2.0 * static_cast<double>(spsa_.settings().probes * n);
+    out.bytes_moved = 2.0 * static_cast<double>(n) * p.dtype.bits / 8;
+  }
+  void drive(const tn_step& step, const tn_driver& driver, tn_driven& out) { spsa_.drive(step, driver, out); }
+  void perturb(const tn_exec* exec, uint32_t uid, const tn_tensor& param, const tn_displacement& at, int64_t begin, int64_t end, tn_tensor& out) const {
+    parameters_.at(uid);
+    spsa_.perturb(exec, uid, param, at, begin, end, out);
+  }
+  void apply(const tn_exec* exec, const tn_item* const* items, uint64_t n) const {
+    for (uint64_t i = 0; i < n; ++i) {
+      const uint32_t role = parameters_.check(*items[i]).info.role;
+      spsa_.update(exec, *items[i], role != TN_ROLE_NORM && role != TN_ROLE_BIAS);
+    }
+  }
+  void finish(const tn_step&, tn_advice& advice) const { spsa_.report(advice); }
+
+ private:
+  const char* id_;
+  Spsa spsa_;
+  Parameters parameters_;
+};
+
 }  // namespace tenon::sdk

@@ -1,5 +1,6 @@
 // Compacter: factored products against the explicit Kronecker sums, shared rules, near-identity at the start.
 #include "sdk/testing/adapter_problem.h"
+#include "tests/reference/golden.h"
 
 namespace tenon::compacter::testing {
 namespace {
@@ -65,6 +66,26 @@ TEST_P(Compacter, IsTheExplicitKroneckerSum) {
       }
     }
     EXPECT_LT(relative_distance(p.forward(p.x), expected), 1e-6);
+  }
+}
+
+TEST_P(Compacter, EqualsTheAuthors) {
+  const golden::File file("compacter/compacter.safetensors");
+  const nlohmann::json settings = file.setting("settings");
+  for (const auto& [name, c] : settings.items()) {
+    const int64_t T = c["T"];
+    Sublayer p(GetParam(), c["d"], T, std::to_string(c["N"].get<int>()).c_str(), std::to_string(c["f"].get<int>()).c_str());
+    p.x = file.f32(name + ".x"), p.dy = file.f32(name + ".dy");
+    const char* const parts[] = {"rules", "down.s", "down.t", "down.b", "up.s", "up.t", "up.b"};
+    for (int k = kRules; k <= kUpBias; ++k) p.adapter.params[k].value.assign(file.f32(name + "." + parts[k]));
+    const auto [y, dx] = p.run();
+    EXPECT_LT(relative_distance(y, file.f32(name + ".y")), 1e-6) << name;
+    EXPECT_LT(relative_distance(dx, file.f32(name + ".dx")), 1e-6) << name;
+    for (int k = kRules; k <= kUpBias; ++k) {
+      std::string grad = parts[k];
+      grad.insert(grad.find('.') == std::string::npos ? 0 : grad.find('.') + 1, "d");
+      EXPECT_LT(relative_distance(p.adapter.params[k].grad.floats(), file.f32(name + "." + grad)), 5e-6) << name << " " << grad;
+    }
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include "adapters/increlora/ranks.h"
 #include "sdk/testing/adapter_problem.h"
+#include "tests/reference/golden.h"
 
 namespace tenon::increlora::testing {
 namespace {
@@ -88,6 +89,26 @@ TEST_P(IncreLora, ScoreIsTheMeanProductOfDeltaAndItsGradient) {
       sum += std::fabs(g * (delta[i * 7 + j] - p.base.weight[i * 7 + j]));
     }
   EXPECT_NEAR(p.adapter.params[kScore].value.floats()[0], sum / std::sqrt(35.0), 1e-4 * sum);
+}
+
+// Two ranks and one in reserve.
+TEST_P(IncreLora, EqualsTheAuthors) {
+  const golden::File file("increlora/increlora.safetensors");
+  AdapterProblem p(GetParam(), {5, 7, 3},
+                   {{"init_r", file.setting("r").dump()}, {"increment", file.setting("reserve").dump()}, {"lora_alpha", file.setting("alpha").dump()},
+                    {"scale_mode", "rank"}, {"score_every", "1"}, {"orth_reg", "0"}, {"target_r", "8"}});
+  p.base.weight = file.f32("weight"), p.x = file.f32("x"), p.dy = file.f32("dy");
+  const char* const parts[] = {"A", "B", "E"};
+  for (int k = kA; k <= kE; ++k) p.adapter.params[k].value.assign(file.f32(parts[k]));
+  const auto [y, dx] = p.run();
+  EXPECT_LT(relative_distance(y, file.f32("y")), 1e-6);
+  EXPECT_LT(relative_distance(dx, file.f32("dx")), 1e-6);
+  EXPECT_LT(relative_distance(p.adapter.params[kA].grad.floats(), file.f32("dA")), 2e-6);
+  EXPECT_LT(relative_distance(p.adapter.params[kB].grad.floats(), file.f32("dB")), 2e-6);
+  std::vector<float> de = p.adapter.params[kE].grad.floats();
+  de.resize(2);  // the reserve's stands still
+  EXPECT_LT(relative_distance(de, file.f32("dE")), 2e-6);
+  EXPECT_NEAR(p.adapter.params[kScore].value.floats()[0], file.f32("score")[0], 1e-5 * file.f32("score")[0]);
 }
 
 TEST_P(IncreLora, TheRegulariserPullsTowardsOrthogonalFactors) {

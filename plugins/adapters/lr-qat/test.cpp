@@ -2,6 +2,7 @@
 // rule.
 #include "adapters/lr-qat/grid.h"
 #include "sdk/testing/adapter_problem.h"
+#include "tests/reference/golden.h"
 
 namespace tenon::lr_qat::testing {
 namespace {
@@ -110,6 +111,32 @@ TEST_P(LrQat, FactorsFollowTheStraightThroughRule) {
     }
   EXPECT_LT(relative_distance(p.adapter.params[kA].grad.floats(), da), 1e-5);
   EXPECT_LT(relative_distance(p.adapter.params[kB].grad.floats(), db), 1e-5);
+}
+
+TEST_P(LrQat, EqualsTheAuthors) {
+  const golden::File file("lr-qat/lr-qat.safetensors");
+  const nlohmann::json settings = file.setting("settings");
+  for (const auto& [name, c] : settings.items()) {
+    AdapterProblem p(GetParam(), {c["m"], c["n"], c["T"]},
+                     {{"bits", c["bits"].dump()}, {"group_size", c["group"].dump()}, {"r", c["r"].dump()}, {"lora_alpha", c["alpha"].dump()}});
+    p.x = file.f32(name + ".x"), p.dy = file.f32(name + ".dy");
+    // Their fixed-point weights are ours for their scales.
+    const std::vector<int8_t> phi = file.i8(name + ".phi");
+    const std::vector<float> w = file.f32(name + ".weight"), s = file.f32(name + ".s");
+    const int64_t n = c["n"], group = c["group"] == 0 ? n : c["group"].get<int64_t>();
+    const Grid grid{c["bits"], n, group};
+    for (size_t i = 0; i < phi.size(); ++i) EXPECT_EQ(grid.fixed(w[i] / s[i / group]), phi[i]) << name << i;
+    std::copy(phi.begin(), phi.end(), static_cast<int8_t*>(p.adapter.params[kPhi].value.get()->data));
+    p.adapter.params[kScale].value.assign(s);
+    p.adapter.params[kA].value.assign(file.f32(name + ".A")), p.adapter.params[kB].value.assign(file.f32(name + ".B"));
+    const auto [y, dx] = p.run();
+    EXPECT_LT(relative_distance(p.merged(), file.f32(name + ".merged")), 1e-6) << name;
+    EXPECT_LT(relative_distance(y, file.f32(name + ".y")), 1e-6) << name;
+    EXPECT_LT(relative_distance(dx, file.f32(name + ".dx")), 1e-6) << name;
+    EXPECT_LT(relative_distance(p.adapter.params[kA].grad.floats(), file.f32(name + ".dA")), 2e-6) << name;
+    EXPECT_LT(relative_distance(p.adapter.params[kB].grad.floats(), file.f32(name + ".dB")), 2e-6) << name;
+    EXPECT_LT(relative_distance(p.adapter.params[kScale].grad.floats(), file.f32(name + ".ds")), 2e-6) << name;
+  }
 }
 
 // With enough rank and strength weights move by several grid steps: a regression that rounding alone cannot fit.

@@ -1,5 +1,6 @@
 // PaCA: both ways of changing columns, against dense gradients and a LoRA of frozen selectors.
 #include "sdk/testing/adapter_problem.h"
+#include "tests/reference/golden.h"
 
 namespace tenon::paca::testing {
 namespace {
@@ -105,6 +106,25 @@ TEST_P(Paca, BothWaysAgreeInBf16Too) {
   }
   EXPECT_LT(relative_distance(y[0], y[1]), 0.02);
   EXPECT_LT(relative_distance(dx[0], dx[1]), 0.02);
+}
+
+TEST_P(Paca, EqualsTheAuthors) {
+  const golden::File file("paca/paca.safetensors");
+  const nlohmann::json settings = file.setting("settings");
+  for (const auto& [name, c] : settings.items())
+    for (const bool lease : {false, true}) {
+      AdapterProblem p(GetParam(), {c["m"], c["n"], c["T"]}, {{"r", c["r"].dump()}, {"paca_alpha", c["alpha"].dump()}});
+      p.base.leases = lease;
+      p.base.weight = file.f32(name + ".weight"), p.x = file.f32(name + ".x"), p.dy = file.f32(name + ".dy");
+      const std::vector<int32_t> index = file.i32(name + ".index");
+      std::copy(index.begin(), index.end(), static_cast<int32_t*>(p.adapter.params[kIndex].value.get()->data));
+      p.adapter.params[kDelta].value.assign(file.f32(name + ".delta"));
+      const auto [y, dx] = p.run();
+      EXPECT_LT(relative_distance(y, file.f32(name + ".y")), 1e-6) << name;
+      EXPECT_LT(relative_distance(dx, file.f32(name + ".dx")), 1e-6) << name;
+      EXPECT_LT(relative_distance(p.adapter.params[kDelta].grad.floats(), file.f32(name + ".ddelta")), 1e-6) << name;
+      EXPECT_LT(relative_distance(p.merged(), file.f32(name + ".merged")), 1e-6) << name;
+    }
 }
 
 // Plain SGD on Δ is plain SGD on B of a LoRA whose A selects the columns and stays as it is.

@@ -1,5 +1,6 @@
 // SLTrain: its support, its limits (dense and low-rank), gradients, merging.
 #include "sdk/testing/adapter_problem.h"
+#include "tests/reference/golden.h"
 
 namespace tenon::sltrain::testing {
 namespace {
@@ -44,6 +45,25 @@ TEST_P(SlTrain, TheSupportHasDistinctPositionsSpreadOverTheRows) {
         EXPECT_LT(c[e - 1], c[e]);
       }
     }
+  }
+}
+
+void assign(Tensor& to, const std::vector<int32_t>& values) { std::copy(values.begin(), values.end(), static_cast<int32_t*>(to.get()->data)); }
+
+TEST_P(SlTrain, EqualsTheAuthors) {
+  const golden::File file("sltrain/sltrain.safetensors");
+  const nlohmann::json settings = file.setting("settings");
+  for (const auto& [name, c] : settings.items()) {
+    AdapterProblem p(GetParam(), {c["m"], c["n"], c["T"]}, {{"r", c["r"].dump()}, {"lora_alpha", c["alpha"].dump()}, {"sp_ratio", c["ratio"].dump()}});
+    p.x = file.f32(name + ".x"), p.dy = file.f32(name + ".dy");
+    ASSERT_EQ(columns(p).size(), file.i32(name + ".columns").size());
+    assign(p.adapter.params[kIndex].value, file.i32(name + ".columns"));
+    const char* const parts[] = {"A", "B", "v"};
+    for (int k = kA; k <= kValues; ++k) p.adapter.params[k].value.assign(file.f32(name + "." + parts[k]));
+    const auto [y, dx] = p.run();
+    EXPECT_LT(relative_distance(y, file.f32(name + ".y")), 2e-6) << name;
+    EXPECT_LT(relative_distance(dx, file.f32(name + ".dx")), 2e-6) << name;
+    for (int k = kA; k <= kValues; ++k) EXPECT_LT(relative_distance(p.adapter.params[k].grad.floats(), file.f32(name + ".d" + parts[k])), 2e-6) << name << parts[k];
   }
 }
 

@@ -2,6 +2,7 @@
 #include "adapters/wta-crs/choose.h"
 #include "sdk/testing/adapter_problem.h"
 #include "tenon/sampler.h"
+#include "tests/reference/golden.h"
 
 namespace tenon::wta_crs::testing {
 namespace {
@@ -78,6 +79,30 @@ TEST(WtaCrs, WinnersCutTheVarianceWhereFewRowsAreHeavy) {
 TEST(WtaCrs, WinnersAreThoseOfTheLeastBound) {
   EXPECT_EQ(winners({0.9, 0.02, 0.02, 0.02, 0.02, 0.02}, 3), 1);
   EXPECT_EQ(winners(std::vector<double>(10, 0.1), 4), 0);  // even mass: nobody wins
+}
+
+// What the authors' sampler keeps for certain, and what it gives a draw: (1 - P) / (draws · p). Where the rows left have less than 1e-3 of the
+// mass theirs gives nothing, which is a bias; ours draws.
+TEST(WtaCrs, ChoosesAsTheAuthors) {
+  const golden::File file("wta-crs/wta-crs.safetensors");
+  const nlohmann::json settings = file.setting("settings");
+  for (const auto& [name, c] : settings.items()) {
+    const int64_t k = c["k"], certain = file.i32(name + ".certain")[0];
+    const std::vector<float> norms = file.f32(name + ".norms"), p = file.f32(name + ".prob");
+    const double mass = file.f32(name + ".mass")[0];
+    const std::vector<int32_t> winners = file.has(name + ".index") ? file.i32(name + ".index") : std::vector<int32_t>();
+    const Choice choice = choose(norms, k, true, tn_rng{5, 1, 3});
+    ASSERT_EQ(static_cast<int64_t>(choice.index.size()), k);
+    int64_t sure = 0;
+    for (int64_t j = 0; j < k; ++j) {
+      const int32_t row = choice.index[j];
+      const bool won = std::binary_search(winners.begin(), winners.end(), row);
+      sure += won;
+      EXPECT_NEAR(choice.weight[j], won ? 1 : (1 - mass) / (p[row] * static_cast<double>(k - certain)), 2e-3 * choice.weight[j]) << name;
+    }
+    EXPECT_EQ(sure, certain) << name;
+    EXPECT_EQ(static_cast<int64_t>(winners.size()), certain) << name;
+  }
 }
 
 class WtaCrsPlugin : public ::testing::TestWithParam<std::string> {};

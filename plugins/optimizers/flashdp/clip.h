@@ -2,72 +2,116 @@
 //
 // |D_i| comes first, from whichever is smaller: D_i itself, or the two Gram matrices of the sample's rows, since
 // |D_i|² = Σ_ab (X_i X_i^T)_ab (dY_i dY_i^T)_ab. Then the rows of dY are scaled and one ordinary product does the rest.
+//
+// Samples may have any length, and the workspace of a product follows no rule that could be foreseen from another's. So products come in
+// a few lengths alone, all of which are measured: Gram matrices of windows of rows, of which the sample's own part is summed, and D_i as a sum
+// over pieces of 2^k rows.
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
+#include "sdk/box_muller.h"
 #include "sdk/for_each.h"
-#include "sdk/linalg/matrix.h"
+#include "sdk/linalg/symmetric.h"
 #include "sdk/stored.h"
 #include "sdk/workspace.h"
 #include "tenon/linear_wgrad.h"
 
 namespace tenon::sdk {
 
-constexpr bool by_gram(int64_t rows, int64_t m, int64_t n) { return 2 * rows * rows < m * n; }
+struct ClipPlan {
+  static constexpr int64_t kLeastWindow = 16, kLongestPiece = 512;
 
-struct ClipBuffers {
-  float *scaled, *square, *partial, *factor;  // [rows, m], [m n], sums, one per sample
-  ClipBuffers(Workspace& w, int64_t rows, int64_t m, int64_t n, int64_t samples)
-      : scaled(w.take<float>(rows * m)), square(w.take<float>(m * n)), partial(w.take<float>(chunks(m * n))), factor(w.take<float>(samples)) {}
-  // Workspace of the products, of the longest sample that there may be.
-  uint64_t measure(const Products& products, int64_t rows, int64_t m, int64_t n) const {
-    uint64_t most = 0;
-    int64_t gram = rows;
-    while (gram > 1 && !by_gram(gram, m, n)) gram = std::min(gram - 1, static_cast<int64_t>(std::sqrt(static_cast<double>(m * n) / 2)));
-    for (const tn_dtype d : {kF32, kBF16}) {
-      const auto of = [&](int64_t r, int64_t c) { return Matrix::dense(nullptr, d, r, c); };
-      most = std::max({most, products.measure(of(gram, n), of(gram, n).transposed(), Matrix::dense(square, gram, gram)),
-                       products.measure(of(gram, m), of(gram, m).transposed(), Matrix::dense(square, gram, gram)),
-                       products.measure(of(rows, m).transposed(), of(rows, n), Matrix::dense(square, m, n)),
-                       products.measure(Matrix::dense(scaled, rows, m).transposed(), of(rows, n), Matrix::dense(square, m, n), 1, 1)});
+  int64_t rows, m, n, samples;
+
+  // Rows of the window in which a sample of t rows is seen. Samples of one length, the common case, are their own windows.
+  int64_t window(int64_t t) const {
+    if (t * samples == rows) return t;
+    return std::min(rows, std::max(kLeastWindow, static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(t)))));
+  }
+  bool by_gram(int64_t window) const { return 2 * window * window < m * n; }
+  static int64_t piece(int64_t t) { return std::min(kLongestPiece, static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(t)))); }
+
+  // The products, run or measured.
+  template <class Product>
+  void gram(Product& product, const Matrix& window, float* out) const {
+    product(1, window, window.transposed(), 0, Matrix::dense(out, window.rows, window.rows));
+  }
+  template <class Product>
+  void add_piece(Product& product, const Matrix& x, const Matrix& dy, bool first, float* out) const {
+    product(1, dy.transposed(), x, first ? 0 : 1, Matrix::dense(out, m, n));
+  }
+  template <class Product>
+  void add_up(Product& product, float* scaled, const Matrix& x, double beta, const Matrix& dw) const {
+    product(1, Matrix::dense(scaled, rows, m).transposed(), x, beta, dw);
+  }
+
+  uint64_t measure(const Products& products) const {
+    if (rows == 0) return 0;
+    Measure most{products};
+    for (const tn_dtype type : {kF32, kBF16}) {
+      const Matrix x = Matrix::dense(nullptr, type, rows, n), dy = Matrix::dense(nullptr, type, rows, m);
+      const auto seen = [&](int64_t window) {
+        if (by_gram(window)) gram(most, x.row_block(0, window), nullptr), gram(most, dy.row_block(0, window), nullptr);
+      };
+      if (samples > 0 && rows % samples == 0) seen(rows / samples);
+      for (int64_t t = kLeastWindow; samples > 1 && t < 2 * rows; t *= 2) seen(std::min(t, rows));
+      for (int64_t t = 1; !by_gram(rows) && t <= std::min(rows, kLongestPiece); t *= 2)
+        for (const bool first : {true, false}) add_piece(most, x.row_block(0, t), dy.row_block(0, t), first, nullptr);
+      for (const tn_dtype sum : {kF32, kBF16})
+        for (const double beta : {0.0, 1.0}) add_up(most, nullptr, x, beta, Matrix::dense(nullptr, sum, m, n));
     }
-    return most;
+    return most.most;
   }
 };
 
-// out[0] = Σ a b over n elements.
-inline void sum_of_products(const tn_exec* exec, const float* a, const float* b, int64_t n, float* partial, float* out) {
+struct ClipBuffers {
+  float *scaled, *square, *partial, *factor;  // [rows, m], [m n], sums, one per sample
+  ClipBuffers(Workspace& w, const ClipPlan& p)
+      : scaled(w.take<float>(p.rows * p.m)), square(w.take<float>(p.m * p.n)), partial(w.take<float>(chunks(p.m * p.n))), factor(w.take<float>(p.samples)) {}
+};
+
+// out[0] = Σ a b over n elements, element i of which lies at i / columns · stride + i mod columns.
+inline void sum_of_products(const tn_exec* exec, const float* a, const float* b, int64_t n, int64_t columns, int64_t stride, float* partial, float* out) {
   const int64_t count = chunks(n);
   for_each_block(exec, count, [=](const Block& block) {
     const Chunk chunk(block, n);
-    const float *pa = a + chunk.begin, *pb = b + chunk.begin;
-    partial[block.index] = static_cast<float>(block.sum(chunk.n, [=](int64_t i) { return static_cast<double>(pa[i]) * pb[i]; }));
+    partial[block.index] = static_cast<float>(block.sum(chunk.n, [=](int64_t i) {
+      const int64_t at = (chunk.begin + i) / columns * stride + (chunk.begin + i) % columns;
+      return static_cast<double>(a[at]) * b[at];
+    }));
   }, kChunk);
   for_each_block(exec, 1, [=](const Block& block) { out[0] = static_cast<float>(block.sum(count, [=](int64_t i) { return static_cast<double>(partial[i]); })); });
 }
 
 inline void clipped_product(const tn_exec* exec, const tn_samples& samples, const tn_tensor& tx, const tn_tensor& tdy, double bound, double beta, tn_tensor& tdw) {
   const Matrix x = Matrix::of(tx), dy = Matrix::of(tdy), dw = Matrix::of(tdw);
-  const int64_t rows = x.rows, n = x.columns, m = dy.columns;
-  if (dy.rows != rows || dw.rows != m || dw.columns != n || dy.column_stride != 1 || samples.begin[0] != 0 || samples.begin[samples.n] != rows)
+  const ClipPlan p{x.rows, dy.columns, x.columns, samples.n};
+  const auto dense = [](const Matrix& a) { return a.column_stride == 1 && (a.rows <= 1 || a.row_stride == a.columns); };
+  if (dy.rows != p.rows || dw.rows != p.m || dw.columns != p.n || samples.begin[0] != 0 || samples.begin[samples.n] != p.rows)
     fail(TN_E_ARGUMENT, "a weight-gradient came with rows of x, dy or samples that do not fit together");
+  if (!dense(x) || !dense(dy) || !dense(dw)) fail(TN_E_ARGUMENT, "a weight-gradient came with x, dy or dw that is not dense");
   Workspace w(*exec);
-  const ClipBuffers b(w, rows, m, n, samples.n);
+  const ClipBuffers b(w, p);
   const Products products(exec->api, exec->device, exec->stream, w.behind(w.peak()), w.bytes_behind(w.peak()));
   for (int64_t i = 0; i < samples.n; ++i) {
     const int64_t begin = samples.begin[i], t = samples.begin[i + 1] - begin;
     if (t == 0) continue;
-    const Matrix xi = x.row_block(begin, t), di = dy.row_block(begin, t);
-    if (by_gram(t, m, n)) {
-      float* const second = b.square + t * t;
-      products(1, xi, xi.transposed(), 0, Matrix::dense(b.square, t, t));
-      products(1, di, di.transposed(), 0, Matrix::dense(second, t, t));
-      sum_of_products(exec, b.square, second, t * t, b.partial, b.factor + i);
+    const int64_t window = p.window(t);
+    if (p.by_gram(window)) {
+      const int64_t first = std::min(begin, p.rows - window), inside = (begin - first) * (window + 1);
+      float* const second = b.square + window * window;
+      p.gram(products, x.row_block(first, window), b.square);
+      p.gram(products, dy.row_block(first, window), second);
+      sum_of_products(exec, b.square + inside, second + inside, t * t, t, window, b.partial, b.factor + i);
     } else {
-      products(1, di.transposed(), xi, 0, Matrix::dense(b.square, m, n));
-      sum_of_products(exec, b.square, b.square, m * n, b.partial, b.factor + i);
+      for (int64_t at = 0, piece; at < t; at += piece) {
+        piece = ClipPlan::piece(t - at);
+        p.add_piece(products, x.row_block(begin + at, piece), dy.row_block(begin + at, piece), at == 0, b.square);
+      }
+      sum_of_products(exec, b.square, b.square, p.m * p.n, p.n, p.n, b.partial, b.factor + i);
     }
     // dy is grad_scale times the gradient of the sample's own loss; what is summed must not carry that.
     float* const factor = b.factor + i;
@@ -76,15 +120,15 @@ inline void clipped_product(const tn_exec* exec, const tn_samples& samples, cons
       const double norm = std::sqrt(std::fmax(static_cast<double>(*factor), 0.0)) * std::fabs(unscale);
       *factor = static_cast<float>(std::fmin(1.0, bound / (norm + 1e-6)) * unscale);
     });
-    const int64_t stride = dy.row_stride, count = t * m;
-    float* const to = b.scaled + begin * m;
-    const auto scale_rows = [&]<class T>(const T* from) { for_each(exec, count, [=](int64_t k) { to[k] = *factor * to_float(from[k / m * stride + k % m]); }); };
+    const int64_t count = t * p.m;
+    float* const to = b.scaled + begin * p.m;
+    const auto scale_rows = [&]<class T>(const T* from) { for_each(exec, count, [=](int64_t k) { to[k] = *factor * to_float(from[k]); }); };
     if (same(dy.dtype, kF32))
-      scale_rows(static_cast<const float*>(di.data));
+      scale_rows(static_cast<const float*>(dy.row_block(begin, t).data));
     else
-      scale_rows(static_cast<const bf16*>(di.data));
+      scale_rows(static_cast<const bf16*>(dy.row_block(begin, t).data));
   }
-  products(1, Matrix::dense(b.scaled, rows, m).transposed(), x, beta, dw);
+  p.add_up(products, b.scaled, x, beta, dw);
 }
 
 // out = (g + sigma · normal) · scale, element by element; Box-Muller of the key.
@@ -93,11 +137,14 @@ inline void add_noise(const tn_exec* exec, Stored g, int64_t n, tn_rng key, floa
     const Chunk chunk(block, n);
     const float* from = g.read(block, chunk, block.shared<float>());
     float* const to = out + chunk.begin;
-    const uint64_t first = static_cast<uint64_t>(chunk.begin);
-    if (sigma > 0)
-      block.each(chunk.n, [=](int64_t i) { to[i] = (from[i] + sigma * normal(key, first + static_cast<uint64_t>(i))) * scale; });
-    else
-      block.each(chunk.n, [=](int64_t i) { to[i] = from[i] * scale; });
+    if (!(sigma > 0)) return block.each(chunk.n, [=](int64_t i) { to[i] = from[i] * scale; });
+    const uint64_t first = static_cast<uint64_t>(chunk.begin) / 2;  // chunks are even
+    block.each(chunk.n / 2, [=](int64_t i) {
+      const NormalPair z = normal_pair(key, first + static_cast<uint64_t>(i));
+      to[2 * i] = (from[2 * i] + sigma * z.first) * scale, to[2 * i + 1] = (from[2 * i + 1] + sigma * z.second) * scale;
+    });
+    if (chunk.n % 2 != 0)
+      block.each(1, [=](int64_t) { to[chunk.n - 1] = (from[chunk.n - 1] + sigma * normal_pair(key, first + static_cast<uint64_t>(chunk.n / 2)).first) * scale; });
   }, kChunk);
 }
 

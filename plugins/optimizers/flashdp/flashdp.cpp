@@ -1,7 +1,9 @@
 // FlashDP (2025): differentially private training with per-layer clipping. The plugin replaces the weight-gradient product of every linear
 // (org.tenon.linear-wgrad/1): each sample's gradient is clipped before the sum, without ever being stored beside the others. Noise joins
 // when the gradient is complete; any optimizer follows. What is not the weight of a linear is frozen: it would leave unclipped.
+#include <array>
 #include <map>
+#include <mutex>
 
 #include "accountant.h"
 #include "clip.h"
@@ -78,9 +80,10 @@ class FlashDp {
 
   void wgrad_estimate(const tn_device_api* api, tn_device* device, uint32_t uid, int64_t rows, int64_t samples, tn_estimate& out) const {
     const tn_param& p = parameters_.at(uid).info;
+    const ClipPlan plan{rows, p.shape[0], p.shape[1], samples};
     Workspace w;
-    const ClipBuffers buffers(w, rows, p.shape[0], p.shape[1], samples);
-    out.workspace_bytes = w.peak() + buffers.measure(Products(api, device), rows, p.shape[0], p.shape[1]);
+    const ClipBuffers buffers(w, plan);
+    out.workspace_bytes = w.peak() + product_bytes(Products(api, device), plan);
     out.flops = 4.0 * static_cast<double>(rows) * static_cast<double>(parameters_.at(uid).n);
   }
   void wgrad(const tn_exec* exec, uint32_t uid, const tn_samples& samples, const tn_tensor& x, const tn_tensor& dy, double beta, tn_tensor& dw) {
@@ -130,6 +133,16 @@ class FlashDp {
   void load(const void* bytes, uint64_t n) const { inner_.load({static_cast<const char*>(bytes), n}); }
 
  private:
+  // A device plans dozens of products for one answer, and is asked before every product.
+  uint64_t product_bytes(const Products& products, const ClipPlan& p) const {
+    const std::lock_guard lock(measuring_);
+    const std::array<int64_t, 4> key{p.rows, p.m, p.n, p.samples};
+    const auto known = measured_.find(key);
+    return known != measured_.end() ? known->second : measured_[key] = p.measure(products);
+  }
+
+  mutable std::mutex measuring_;
+  mutable std::map<std::array<int64_t, 4>, uint64_t> measured_;
   Inner inner_;
   double bound_, multiplier_, delta_;
   int64_t batch_, size_;

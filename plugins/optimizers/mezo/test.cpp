@@ -8,6 +8,7 @@
 #include "sdk/testing/optimizer.h"
 #include "sdk/testing/statistics.h"
 #include "sdk/testing/threads.h"
+#include "tests/reference/golden.h"
 
 namespace tenon::sdk::testing {
 namespace {
@@ -102,6 +103,33 @@ TEST_P(Mezo, TheLogRebuildsTheModelBitForBit) {
       replay->drive(s, [&](const Weights&) { return asked++ == 0 ? log[s - 1].first : log[s - 1].second; }, o);
     }
     EXPECT_TRUE(run->same_bits(*replay));
+  }
+}
+
+// The authors' steps, whose weights go to w + eps z, w - eps z and back in place, over a quadratic of f64; z by an implementation of its own.
+TEST_P(Mezo, EqualsTheAuthors) {
+  const golden::File file("mezo/mezo.safetensors");
+  const std::vector<std::vector<int64_t>> shapes{{9, 31}, {40}};
+  std::vector<std::vector<float>> curve, goal;
+  for (uint32_t i = 0; i < 2; ++i) curve.push_back(golden::noise(3810 + i, i ? 40 : 279, 1)), goal.push_back(golden::noise(3820 + i, i ? 40 : 279, 1));
+  const auto loss = [&](const Weights& w) {
+    double sum = 0;
+    for (size_t i = 0; i < 2; ++i)
+      for (size_t k = 0; k < w[i].size(); ++k) sum += 0.5 * (std::fabs(curve[i][k]) + 0.2) * std::pow(w[i][k] - goal[i][k], 2);
+    return sum;
+  };
+  for (const char* label : {"default", "decay"}) {
+    const nlohmann::json s = file.setting("settings")[label];
+    OptimizerRun run(GetParam(), {{"eps", file.setting("eps").dump()}, {"weight_decay", s["weight_decay"].dump()}},
+                     {{shapes[0], golden::noise(3800, 279, 1), TN_ROLE_Q}, {shapes[1], golden::noise(3801, 40, 1), TN_ROLE_NORM}});
+    const std::vector<float> z = file.f32("z"), here = run.perturbed(0, {{sizeof(tn_term), 0, spsa_seed(1, 1), 1}}, 0, 279);
+    for (size_t i = 0; i < 279; ++i) EXPECT_NEAR(here[i] - run.weights()[i], z[i], 1e-6);
+    const std::vector<float> projected = file.f32(label + std::string(".projected"));
+    for (int64_t t = 1; t <= file.setting("steps"); ++t) {
+      run.drive(t, loss, {.lr = s["lr"]});
+      EXPECT_NEAR(run.finish()["projected_grad"], projected[t - 1], 0.02 + 2e-3 * std::fabs(projected[t - 1])) << t;
+    }
+    for (size_t i = 0; i < 2; ++i) EXPECT_LT(relative_distance(run.weights(i), file.f32(label + ("." + std::to_string(i)))), 2e-5) << label;
   }
 }
 

@@ -6,6 +6,7 @@
 #include "optimizers/mkor/factor.h"
 #include "sdk/testing/optimizer.h"
 #include "sdk/testing/statistics.h"
+#include "tests/reference/golden.h"
 
 namespace tenon::sdk::testing {
 namespace {
@@ -120,6 +121,19 @@ TEST_P(Mkor, PreconditionsWithTheInversesItHolds) {
       kk += k[i * 20 + c] * k[i * 20 + c];
     }
   for (int i = 0; i < 240; ++i) EXPECT_NEAR(before[i] - run.weights()[i], k[i] * length(g) / std::sqrt(kk), 1e-4);
+}
+
+TEST_P(Mkor, EqualsTheAuthors) {
+  const golden::File file("mkor/mkor.safetensors");
+  const std::vector<float> g = file.f32("gradients"), x = file.f32("inputs"), dy = file.f32("outputs"), w = file.f32("weights");
+  OptimizerRun run(GetParam(), {{"rule", "sm_ref"}, {"inner", "sgd:momentum=0.9"}}, {{{12, 20}, file.f32("start"), TN_ROLE_Q, kF32, false, 0, 0, 0}});
+  const auto at = [](const std::vector<float>& all, size_t t, size_t n) { return std::vector<float>(all.begin() + t * n, all.begin() + (t + 1) * n); };
+  for (size_t t = 0; t < 8; ++t) {
+    ASSERT_EQ(run.step(0, at(g, t, 240), {.lr = file.setting("lr"), .tap_x = at(x, t, 20), .tap_dy = at(dy, t, 12)}), TN_OK) << run.host.error;
+    EXPECT_LT(relative_distance(run.weights(), at(w, t, 240)), 2e-6) << t;
+  }
+  EXPECT_LT(relative_distance(run.state(0, "left_inverse").floats(), file.f32("left")), 2e-6);
+  EXPECT_LT(relative_distance(run.state(0, "right_inverse").floats(), file.f32("right")), 2e-6);
 }
 
 TEST_P(Mkor, TapsOnItsStepsAndOnlyOfLinears) {

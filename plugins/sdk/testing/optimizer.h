@@ -109,12 +109,12 @@ class OptimizerRun {
     return status;
   }
 
-  // dw of parameter [m, n] from rows of x and dy, samples beginning where `begin` says (org.tenon.linear-wgrad/1).
+  // dw of parameter [m, n] from rows of x and dy in `dtype`, samples beginning where `begin` says (org.tenon.linear-wgrad/1).
   std::vector<float> wgrad(size_t i, const std::vector<float>& x, const std::vector<float>& dy, const std::vector<int64_t>& begin, double grad_scale,
-                           double beta = 0, const std::vector<float>& dw = {}, tn_dtype dtype = kF32) {
+                           double beta = 0, const std::vector<float>& dw = {}, tn_dtype dtype = kF32, tn_dtype sum_dtype = kF32) {
     const Bound& b = bound_[i];
     const int64_t rows = begin.back(), m = b.shape[0], n = b.shape[1];
-    Tensor tx(dtype, {rows, n}, x), tdy(dtype, {rows, m}, dy), out(kF32, {m, n}, dw.empty() ? std::vector<float>(static_cast<size_t>(m * n), NAN) : dw);
+    Tensor tx(dtype, {rows, n}, x), tdy(dtype, {rows, m}, dy), out(sum_dtype, {m, n}, dw.empty() ? std::vector<float>(static_cast<size_t>(m * n), NAN) : dw);
     const auto* table = extension<tn_linear_wgrad>(TN_EXT_LINEAR_WGRAD);
     const tn_samples samples{sizeof samples, 0, static_cast<int64_t>(begin.size()) - 1, begin.data(), grad_scale};
     tn_estimate e{};
