@@ -28,7 +28,7 @@ typedef struct tn_kv_layer {
 
 typedef struct tn_kv_plan {
   uint32_t struct_size;
-  uint32_t statistic;  /* TN_STATISTIC_* of x over calibration text, for fit(); 0: none */
+  uint32_t statistic;  /* TN_STATISTIC_* of x over calibration text, for fit(), a Gram matrix whole; 0: none */
   int64_t sequences;   /* of text, where there is a statistic */
   int64_t length;      /* tokens of a sequence */
   int64_t window;      /* newest tokens that stay exact, at least */

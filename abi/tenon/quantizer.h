@@ -34,7 +34,7 @@ typedef struct tn_target {
   const char* name;
 } tn_target; /* fence 0.9 */
 
-enum { TN_COMPONENT_TRAINABLE = 1, TN_COMPONENT_HOST_MEMORY = 2, TN_COMPONENT_TRANSIENT = 4 };
+enum { TN_COMPONENT_TRAINABLE = 1, TN_COMPONENT_HOST_MEMORY = 2, TN_COMPONENT_TRANSIENT = 4, TN_COMPONENT_SEGMENTED = 8 /* segments.h */ };
 typedef struct tn_component {
   uint32_t struct_size;
   uint32_t code_bits; /* bits per logical element of packed codes; 0: plain values */
@@ -84,7 +84,8 @@ typedef struct tn_quantizer_api {
 } tn_quantizer_api; /* fence 0.9 */
 
 /* Extension org.tenon.layout/1: conversion to and from an external file layout ("bitsandbytes", …) for checkpoints that other tools
- * read. Tensors are in host memory, named by a suffix to the weight's key (".absmax", ".quant_state.bitsandbytes__nf4"; "" = the weight). */
+ * read. Tensors are in host memory, named by a suffix to the weight's key (".absmax", ".quant_state.bitsandbytes__nf4"; "" = the weight), or,
+ * where a layout has other tensors in the weight's place, by "../NAME": "../qweight" of layers.0.up.weight is layers.0.up.qweight. */
 #define TN_EXT_LAYOUT "org.tenon.layout/1"
 
 typedef struct tn_layout {

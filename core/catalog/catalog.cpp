@@ -129,7 +129,8 @@ std::vector<std::string> usual_run_tags(const Catalog& catalog, const std::vecto
   for (const Spec& spec : specs) {
     const Manifest manifest = catalog.info(spec.id);
     kinds.insert(manifest.kind);
-    scales = scales || std::find(manifest.provides.begin(), manifest.provides.end(), "optimizer:scales") != manifest.provides.end();
+    for (const char* tag : {"optimizer:scales", "quantizer:scale-gradients"})
+      scales = scales || std::find(manifest.provides.begin(), manifest.provides.end(), tag) != manifest.provides.end();
   }
   std::vector<std::string> tags;
   if (kinds.contains(TN_KIND_QUANTIZER)) tags.push_back("run:quantized-weights");

@@ -26,6 +26,7 @@ void add_mix_flags(po::options_description& options, bool training) {
   }
   if (!training) add("kv-cache", po::value<std::string>(), "quantizer that holds keys and values of tokens outside of a window, e.g. blockwise-8bit:blocksize=64 or cskv:ratio_k=0.5");
   add("attention", po::value<std::string>()->default_value(trainer::kDefaultAttention), "attention plugin; default: that which the model was trained with");
+  add("weight-budget", po::value<std::string>(), "bytes of weights that come in segments (bitstack): as many segments as fit are loaded, e.g. 60MB");
   add("device", po::value<std::string>()->default_value("auto"), "auto, or the id of a device plugin: onednn, cuda, hip");
   add("dtype", po::value<std::string>()->default_value("f32"), "weights and activations: f32 or bf16");
   add("memory-limit", po::value<std::string>(), "refuse to use more than this, e.g. 800MB or 4GiB");
@@ -51,6 +52,7 @@ trainer::MixRequest mix_request(const Catalog& catalog, const po::variables_map&
   r.quantizer = value_or<std::string>(values, "quantizer", r.stored_quantizer);
   if (r.quantizer == "none") r.quantizer.clear();
   if (!training) r.kv_cache = value_or<std::string>(values, "kv-cache", "");
+  if (values.count("weight-budget")) r.weight_budget = parse_size(values["weight-budget"].as<std::string>(), "--weight-budget");
   r.attention = values["attention"].as<std::string>();
   if (values["attention"].defaulted() && values.count("model")) r.attention = trainer::stored_attention(values["model"].as<std::string>());
   r.device = values["device"].as<std::string>();

@@ -19,7 +19,8 @@ trainer::ModelSource open_model(const po::variables_map& values);
 // Tokenizer and chat template of the model, or those of --tokenizer; bytes for a preset without one.
 trainer::TextModel open_text_model(const po::variables_map& values, const trainer::ModelSource& source);
 // The model with its adapters and quantized weights, calibrated where the quantizer asks for it; shows progress.
-trainer::Inference open_inference(trainer::Runtime& runtime, const trainer::ModelSource& source, const po::variables_map& values, int64_t longest_sequence);
+trainer::Inference open_inference(trainer::Runtime& runtime, const trainer::ModelSource& source, const po::variables_map& values, int64_t longest_sequence,
+                                  bool order_segments = false);
 uint64_t memory_limit(const po::variables_map& values);
 void apply_threads(const po::variables_map& values);
 

@@ -5,7 +5,8 @@
 
 namespace tenon::cli {
 
-trainer::Inference open_inference(trainer::Runtime& runtime, const trainer::ModelSource& source, const po::variables_map& values, int64_t longest_sequence) {
+trainer::Inference open_inference(trainer::Runtime& runtime, const trainer::ModelSource& source, const po::variables_map& values, int64_t longest_sequence,
+                                  bool order_segments) {
   trainer::CalibrationText text;
   if (runtime.calibrates()) text = read_calibration(runtime, value_or<std::string>(values, "calibration", ""), open_text_model(values, source));
   trainer::CalibrationText kv_text;
@@ -13,7 +14,7 @@ trainer::Inference open_inference(trainer::Runtime& runtime, const trainer::Mode
     kv_text = read_kv_calibration(runtime, value_or<std::string>(values, "calibration", ""), open_text_model(values, source));
   ProgressLine progress("calibrating");
   return {runtime, source, trainer::parse_dtype(values["dtype"].as<std::string>()), longest_sequence, memory_limit(values), text,
-          [&](size_t done, size_t of) { progress.update(static_cast<double>(done) / static_cast<double>(of), ""); }, kv_text};
+          [&](size_t done, size_t of) { progress.update(static_cast<double>(done) / static_cast<double>(of), ""); }, kv_text, order_segments};
 }
 
 }  // namespace tenon::cli

@@ -40,10 +40,11 @@ int run_quantize(const std::vector<std::string>& arguments) {
   const trainer::ModelSource source = open_model(values);
   const auto set = runtime.instantiate();
   const bool json = values.count("json") > 0;
-  if (set->techniques.quantizer && set->techniques.quantizer->calibrate) {  // coded with text in view, in the model
-    trainer::Inference inference = open_inference(runtime, source, values, 2);
+  const trainer::Quantizer* quantizer = set->techniques.quantizer;
+  if (quantizer && (quantizer->text_sequences() > 0 || quantizer->segments)) {  // coded with text in view, in the model
+    trainer::Inference inference = open_inference(runtime, source, values, 2, true);
     const trainer::ExportWeights weights = weights_of(inference.session(), false);
-    print_written(output, write_quantized(output, inference.engine(), weights, source, runtime, inference.session().techniques(), written_dtype(values, source)), json);
+    print_written(output, write_quantized(output, inference.engine(), weights, source, runtime, inference.session().techniques(), written_dtype(values, source), inference.session().segment_order()), json);
     return 0;
   }
   const auto engine = runtime.engine(trainer::kF32, memory_limit(values), false);

@@ -52,6 +52,20 @@ inline void declare(const tn_component_sink& sink, const char* name, tn_dtype dt
   check(sink.declare(sink.self, &c));
 }
 
+// Declares a component with two axes.
+inline void declare_rows(const tn_component_sink& sink, const char* name, tn_dtype dtype, int64_t rows, int64_t columns,
+                         uint32_t code_bits = 0, uint32_t flags = 0) {
+  tn_component c{};
+  c.flags = flags;
+  c.struct_size = TN_SIZE_TO(tn_component, name);
+  c.code_bits = code_bits;
+  c.ndim = 2;
+  c.dtype = dtype;
+  c.shape[0] = rows, c.shape[1] = columns;
+  c.name = name;
+  check(sink.declare(sink.self, &c));
+}
+
 // A component as `declare` described it. Its memory may come from a mapped file: bytes need no alignment, other types
 // do.
 template <class T>
@@ -178,6 +192,17 @@ class BadBlock {
   static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
   std::atomic<int64_t> block_{kNone};
 };
+
+#if !TN_GPU
+// Refuses w[rows, columns], in host memory, by the tensor's name for NaN or Inf.
+inline void require_finite(const tn_target& target, const float* w, int64_t rows, int64_t columns) {
+  BadBlock bad;
+#pragma omp parallel for schedule(static) if (rows * columns > kSerialBelow)
+  for (int64_t r = 0; r < rows; ++r)
+    if (!is_finite(absmax(w + r * columns, columns))) bad.found(r);
+  bad.raise(target, columns);
+}
+#endif
 
 // The same for kernels of every backend: a kernel captures found(), a copy. On a GPU the place is the first kBytes of the workspace, and
 // asking waits for the kernels.

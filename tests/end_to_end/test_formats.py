@@ -89,7 +89,36 @@ class Formats(cli.Cli):
         self.refuse("eval", "--model", folder, "--data", self.text, names=["load_in_4bit"])
         whole["quantization_config"] = {"quant_method": "gptq", "bits": 4}
         (folder / "config.json").write_text(json.dumps(whole))
-        self.refuse("eval", "--model", folder, "--data", self.text, names=["gptq"])
+        self.refuse("eval", "--model", folder, "--data", self.text, names=["qweight"])
+
+    def test_folders_of_gptq_tools_are_models(self):
+        model = self.trained()
+        calibration = ["--calibration", self.text]
+        for spec in ("gptq:bits=4,group_size=32,samples=4,sample_length=64", "gptq:bits=3,group_size=32,act_order=true,samples=4,sample_length=64",
+                     "gptq:bits=8,group_size=64,checkpoint_format=gptq_v2,samples=4,sample_length=64",
+                     "efficientqat:bits=3,train_size=4,training_seqlen=64,val_size=0"):
+            with self.subTest(spec):
+                folder = self.folder / spec.replace(":", "-").replace(",", "-")
+                self.succeed("quantize", "--model", model, "--quantizer", spec, *calibration, "--output", folder)
+                settings = json.loads((folder / "config.json").read_text())["quantization_config"]
+                self.assertEqual((settings["quant_method"], settings["bits"]), ("gptq", int(spec.split("bits=")[1][0])))
+                self.assertAlmostEqual(self.loss(folder), self.loss(model, "--quantizer", spec, *calibration), delta=1e-6)
+                self.assertAlmostEqual(self.loss(folder, "--quantizer", "none"), self.loss(folder), delta=1e-4)
+
+    def test_a_folder_of_segments_is_loaded_under_any_budget(self):
+        model, folder = self.trained(), self.folder / "stack"
+        spec = "bitstack:k=4,niter=4,nsamples=4,sample_length=64,score_samples=2,score_length=32"
+        self.succeed("quantize", "--model", model, "--quantizer", spec, "--calibration", self.text, "--output", folder)
+        dense, whole = self.loss(model), self.loss(folder)
+        self.assertAlmostEqual(whole, self.loss(model, "--quantizer", spec, "--calibration", self.text), delta=1e-6)
+        size = sum(entry["linear_bytes"] for entry in self.answer(
+            "eval", "--model", folder, "--data", self.text, "--seq-len", 32, "--table", json.loads((folder / "config.json").read_text())["quantization_config"]["quantizer"])["quantizers"])
+        away = [abs(self.loss(folder, "--weight-budget", int(size * share)) - dense) for share in (1, 0.5)]
+        self.assertLess(abs(whole - dense), away[1])
+        self.assertAlmostEqual(away[0], abs(whole - dense), delta=1e-9)
+        peaks = [self.answer("eval", "--model", folder, "--data", self.text, "--seq-len", 32, "--weight-budget", int(size * share))["peak_bytes"] for share in (1, 0.5)]
+        self.assertLess(peaks[1], peaks[0] - 0.4 * size)  # what does not fit is never in memory
+        self.refuse("eval", "--model", folder, "--data", self.text, "--weight-budget", 1000, names=["--weight-budget", "first segment"])
 
     def test_merging_writes_what_is_asked_for(self):
         model = self.trained()

@@ -88,6 +88,7 @@ TN_SITE_DELTA = 16
 TN_COMPONENT_TRAINABLE = 1
 TN_COMPONENT_HOST_MEMORY = 2
 TN_COMPONENT_TRANSIENT = 4
+TN_COMPONENT_SEGMENTED = 8
 TN_QUANTIZER_OP_UNDEFINED = 0
 TN_QUANTIZER_ENCODE = 1
 TN_QUANTIZER_DECODE = 2
@@ -163,6 +164,10 @@ TN_FORM_LINEAR = 2
 TN_FORM_LINEAR_RMS = 3
 TN_STATISTIC_UNDEFINED = 0
 TN_STATISTIC_GRAM = 1
+TN_STATISTIC_NORMS = 2
+TN_PREFIX_UNDEFINED = 0
+TN_PREFIX_CODED = 1
+TN_PREFIX_PLAIN = 2
 TN_REPR_UNDEFINED = 0
 TN_REPR_DENSE = 1
 TN_REPR_QUANTIZED = 2
@@ -234,7 +239,9 @@ TN_EXT_LAYOUT = b"org.tenon.layout/1"
 TN_EXT_REGION = b"org.tenon.region/1"
 TN_EXT_RUNS = b"org.tenon.runs/1"
 TN_EXT_SAMPLER = b"org.tenon.sampler/1"
+TN_EXT_SEGMENTS = b"org.tenon.segments/1"
 TN_EXT_STEPS = b"org.tenon.steps/1"
+TN_EXT_TRAINABLE = b"org.tenon.trainable/1"
 
 
 class tn_dtype(_Struct):
@@ -569,6 +576,14 @@ class tn_sampler(_Struct):
     pass
 
 
+class tn_segment_plan(_Struct):
+    pass
+
+
+class tn_segmented(_Struct):
+    pass
+
+
 class tn_grow_sink(_Struct):
     pass
 
@@ -578,6 +593,22 @@ class tn_adapter_steps(_Struct):
 
 
 class tn_update(_Struct):
+    pass
+
+
+class tn_training_plan(_Struct):
+    pass
+
+
+class tn_value(_Struct):
+    pass
+
+
+class tn_value_sink(_Struct):
+    pass
+
+
+class tn_trainable(_Struct):
     pass
 
 
@@ -1052,6 +1083,8 @@ tn_calibration_plan._fields_ = [
     ("statistic", c.c_uint32),
     ("sequences", c.c_int64),
     ("length", c.c_int64),
+    ("prefix", c.c_uint32),
+    ("reserved", c.c_uint32),
 ]
 
 tn_calibrate._fields_ = [
@@ -1452,6 +1485,19 @@ tn_sampler._fields_ = [
     ("sample", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32, c.POINTER(tn_adapter_call), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
 ]
 
+tn_segment_plan._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("scored_levels", c.c_uint32),
+    ("sequences", c.c_int64),
+    ("length", c.c_int64),
+]
+
+tn_segmented._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("plan", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_segment_plan))),
+]
+
 tn_grow_sink._fields_ = [
     ("struct_size", c.c_uint32),
     ("reserved", c.c_uint32),
@@ -1476,6 +1522,46 @@ tn_update._fields_ = [
     ("seed", c.c_uint64),
     ("lr", c.c_double),
     ("grad_scale", c.c_double),
+]
+
+tn_training_plan._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("sequences", c.c_int64),
+    ("length", c.c_int64),
+    ("validation", c.c_int64),
+    ("epochs", c.c_int64),
+    ("batch", c.c_int64),
+    ("floor", c.c_double),
+    ("optimizer", c.c_char_p),
+]
+
+tn_value._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("ndim", c.c_int32),
+    ("shape", c.c_int64 * 4),
+    ("lr", c.c_double),
+    ("name", c.c_char_p),
+]
+
+tn_value_sink._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("self", c.c_void_p),
+    ("declare", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_value))),
+]
+
+tn_trainable._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("plan", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_training_plan))),
+    ("values", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_target), c.POINTER(tn_value_sink))),
+    ("start", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(tn_tensor), c.POINTER(c.POINTER(tn_tensor)))),
+    ("materialize", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.c_int64, c.c_int64, c.POINTER(tn_tensor))),
+    ("gradient", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_tensor), c.c_int64, c.c_int64, c.POINTER(c.POINTER(tn_tensor)))),
+    ("clamp", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)))),
+    ("harden", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(c.POINTER(tn_tensor)))),
+    ("component_gradient", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(tn_target), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(tn_tensor), c.c_int64, c.c_int64, c.POINTER(c.POINTER(tn_tensor)))),
 ]
 
 tn_trainer_step._fields_ = [
@@ -1655,6 +1741,10 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     tn_calibrate,
     "TN_STATISTIC_UNDEFINED",
     "TN_STATISTIC_GRAM",
+    "TN_STATISTIC_NORMS",
+    "TN_PREFIX_UNDEFINED",
+    "TN_PREFIX_CODED",
+    "TN_PREFIX_PLAIN",
     tn_combine_source,
     tn_combine,
     tn_device_info,
@@ -1771,6 +1861,7 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     "TN_COMPONENT_TRAINABLE",
     "TN_COMPONENT_HOST_MEMORY",
     "TN_COMPONENT_TRANSIENT",
+    "TN_COMPONENT_SEGMENTED",
     "TN_QUANTIZER_OP_UNDEFINED",
     "TN_QUANTIZER_ENCODE",
     "TN_QUANTIZER_DECODE",
@@ -1790,6 +1881,8 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     "TN_REGION_DECODE",
     tn_runs,
     tn_sampler,
+    tn_segment_plan,
+    tn_segmented,
     "TN_OK",
     "TN_DEGRADED",
     "TN_E_ARGUMENT",
@@ -1848,6 +1941,10 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     "TN_ROLE_SCALE",
     "TN_ROLE_OTHER",
     "TN_ALIGNMENT",
+    tn_training_plan,
+    tn_value,
+    tn_value_sink,
+    tn_trainable,
     tn_trainer_step,
     tn_trainer_events,
     "TN_TRAINER_SKIPPED",

@@ -75,6 +75,11 @@ class Tensor {
     return t;
   }
 
+  // Another tensor within the memory of this one, which it keeps alive.
+  Tensor within(int64_t byte_offset, tn_dtype dtype, const int64_t* shape, int ndim) const {
+    return {block_, static_cast<char*>(data_) + byte_offset, device_, dtype, shape, ndim};
+  }
+
   // Another's tensor, without ownership.
   static Tensor borrowed(const tn_tensor& t) {
     return Tensor({}, static_cast<char*>(t.data) + t.byte_offset, t.device, t.dtype, t.shape, t.ndim).with_strides(t.strides);

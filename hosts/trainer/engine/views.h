@@ -7,12 +7,12 @@
 
 namespace tenon::trainer {
 
-// tn_tensor views of a list of tensors, alive as long as this.
+// tn_tensor views of a list of tensors, alive as long as this; null in the place of a tensor that is none.
 class Views {
  public:
   explicit Views(const std::vector<Tensor>& tensors) {
     for (const Tensor& t : tensors) refs_.push_back(t.ref());
-    for (Tensor::Ref& r : refs_) pointers_.push_back(&r.t);
+    for (size_t i = 0; i < tensors.size(); ++i) pointers_.push_back(tensors[i] ? &refs_[i].t : nullptr);
   }
   Views(const Views&) = delete;
   tn_tensor* const* data() const { return pointers_.data(); }

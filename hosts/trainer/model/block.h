@@ -1,6 +1,7 @@
 // One transformer block of the Llama family, forward and backward, with the choice of what is kept between the two.
 #pragma once
 
+#include <functional>
 #include <optional>
 
 #include "hosts/trainer/model/attention.h"
@@ -36,8 +37,31 @@ struct Keys {
   Tensor k, v, dk, dv;
 };
 
-// Codes a linear's weight with the Gram matrix of its inputs over `tokens` tokens.
-using CodeLinear = std::function<void(Linear& linear, const Tensor& gram, int64_t tokens)>;
+class TransformerBlock;
+
+// How the quantized weights of a model are made with text in view.
+struct BlockCoder {
+  uint32_t statistic = 0;     // of a linear's inputs, TN_STATISTIC_*; 0: blocks are trained
+  bool plain_prefix = false;  // inputs come from weights as they were
+  std::function<Tensor(const Linear&)> dense;  // a weight as it was, in f32
+  std::function<void(Linear& linear, const Tensor& statistic, int64_t tokens)> code;
+  // Trains a block and codes it. plain, coded: hidden states of each sequence, from weights as they were and as they are coded; both end as
+  // the block's outputs.
+  std::function<void(TransformerBlock& block, const Pass& pass, std::vector<Tensor>& plain, std::vector<Tensor>& coded)> train;
+};
+
+// Dense weights in the place of a block's quantized ones, in the compute type, while this lives.
+class StandIns {
+ public:
+  StandIns(Engine& engine, TransformerBlock& block);
+  ~StandIns();
+  StandIns(const StandIns&) = delete;
+  void fill(Engine& engine, const std::function<Tensor(const Linear&)>& dense);
+
+ private:
+  TransformerBlock& block_;
+  std::vector<Parameter> weights_;
+};
 
 class KvCache;
 
@@ -86,8 +110,9 @@ class TransformerBlock {
   // The same over a cache that a codec holds (kv_cache.h).
   Tensor decode_coded(Engine& engine, const Pass& pass, const Tensor& x, KvCache& cache) const;
 
-  // Codes the block's quantized weights; x, hidden states of each calibration sequence, end as the block's outputs (calibrate.cpp).
-  void calibrate(Engine& engine, const Pass& pass, std::vector<Tensor>& x, const CodeLinear& code);
+  // Codes the block's quantized weights with the statistic of their inputs; x, hidden states of each calibration sequence, end as the block's
+  // outputs (calibrate.cpp).
+  void calibrate(Engine& engine, const Pass& pass, std::vector<Tensor>& x, const BlockCoder& coder);
 
  private:
   void project_qkv(Engine& engine, const Pass& pass, const Tensor& h, SavedBlock& s, bool save) const;

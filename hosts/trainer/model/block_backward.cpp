@@ -64,6 +64,7 @@ void TransformerBlock::announce_half(int first, int last, Parameter* norm, const
   };
   for (int i = first; i <= last; ++i) {
     if (linears[i].trains_weight()) ready(*linears[i].weight);
+    if (linears[i].trains_components()) linears[i].quantized->announce(ready);
     if (linears[i].bias && linears[i].bias->trainable) ready(*linears[i].bias);
     announce_adapters(linears[i]);
   }

@@ -1,26 +1,24 @@
-// Calibration: text runs through the model once, and each weight is coded with the inputs that it will really meet (GPTQ's "true sequential"
-// order). Between blocks only the hidden states of the text are kept; inside a block, activations of one sequence at a time.
+// Calibration: text runs through the model once, and each weight is coded with its inputs (by GPTQ's "true sequential" order those that it
+// will really meet). Between blocks only the hidden states of the text are kept; inside a block, activations of one sequence at a time.
 #include "hosts/trainer/model/model.h"
 
 #include <numeric>
 
 #include "core/error.h"
+#include "hosts/trainer/model/statistic.h"
 
 namespace tenon::trainer {
 
 // x: hidden states of each sequence [rows, hidden]; they end as the block's outputs. Each group of linears shares an input, and is coded
 // before anything behind it runs.
-void TransformerBlock::calibrate(Engine& e, const Pass& pass, std::vector<Tensor>& x, const CodeLinear& code) {
+void TransformerBlock::calibrate(Engine& e, const Pass& pass, std::vector<Tensor>& x, const BlockCoder& coder) {
   const int64_t rows = pass.rows();
   const auto activation = [&](int64_t width) { return e.empty(Category::kActivations, e.compute(), {rows, width}); };
   const auto group = [&](std::initializer_list<int> members, const std::function<Tensor(Tensor&)>& input) {
-    const int64_t n = linears[*members.begin()].n;
-    const Tensor gram = e.zeros(Category::kWorkspace, kF32, {n, n});
-    for (Tensor& sequence : x) {
-      const Tensor h = input(sequence);
-      e.gemm(h.transposed(), h, gram, 1, 1);
-    }
-    for (int i : members) code(linears[i], gram, rows * static_cast<int64_t>(x.size()));
+    InputStatistic statistic(e, coder.statistic, linears[*members.begin()].n);
+    for (Tensor& sequence : x) statistic.add(e, input(sequence));
+    const Tensor& gathered = statistic.finish(e);
+    for (int i : members) coder.code(linears[i], gathered, statistic.tokens());
   };
   const auto normalized = [&](const Tensor& from, const Parameter& norm) {
     const Tensor h = activation(config->hidden);
@@ -54,7 +52,25 @@ void TransformerBlock::calibrate(Engine& e, const Pass& pass, std::vector<Tensor
   for (Tensor& t : x) t = mlp_half(e, pass, t, nullptr);
 }
 
-void Model::calibrate(const std::vector<std::vector<int32_t>>& sequences, const CodeLinear& code, const std::function<void(size_t, size_t)>& progress) {
+StandIns::StandIns(Engine& e, TransformerBlock& block) : block_(block), weights_(std::size(block.linears)) {
+  for (size_t i = 0; i < weights_.size(); ++i) {
+    Linear& l = block.linears[i];
+    Parameter& p = weights_[i];
+    p.name = l.path + ".weight", p.uid = l.uid, p.role = l.role, p.block = l.block;
+    p.value = e.empty(Category::kWorkspace, e.compute(), {l.m, l.n});
+    l.weight = &p;
+  }
+}
+
+StandIns::~StandIns() {
+  for (Linear& l : block_.linears) l.weight = nullptr;
+}
+
+void StandIns::fill(Engine& e, const std::function<Tensor(const Linear&)>& dense) {
+  for (size_t i = 0; i < weights_.size(); ++i) e.axpby(1, dense(block_.linears[i]), 0, weights_[i].value);
+}
+
+void Model::calibrate(const std::vector<std::vector<int32_t>>& sequences, const BlockCoder& coder, const std::function<void(size_t, size_t)>& progress) {
   if (attention_plugin_.mixer)
     throw Error(TN_E_CONFLICT, "this quantizer is calibrated through attention, which --attention replaces here together with its projections; use a quantizer that needs no calibration");
   const int64_t rows = static_cast<int64_t>(sequences.at(0).size());
@@ -72,8 +88,22 @@ void Model::calibrate(const std::vector<std::vector<int32_t>>& sequences, const 
     x.push_back(engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.hidden}));
     lookup_.forward(engine_, LinearCall{}, ids, x.back(), nullptr);
   }
+  std::vector<Tensor> coded;  // of blocks in training: what reaches them through those coded before
+  if (!coder.statistic)
+    for (const Tensor& t : x) {
+      coded.push_back(engine_.empty(Category::kActivations, t.dtype(), {rows, config_.hidden}));
+      engine_.copy(t, coded.back());
+    }
   for (size_t l = 0; l < blocks_.size(); ++l) {
-    blocks_[l]->calibrate(engine_, pass, x, code);
+    if (!coder.statistic) {
+      coder.train(*blocks_[l], pass, x, coded);
+    } else if (coder.plain_prefix) {
+      StandIns plain(engine_, *blocks_[l]);
+      plain.fill(engine_, coder.dense);
+      blocks_[l]->calibrate(engine_, pass, x, coder);
+    } else {
+      blocks_[l]->calibrate(engine_, pass, x, coder);
+    }
     if (progress) progress(l + 1, blocks_.size());
   }
 }

@@ -123,18 +123,18 @@ const Adapter* Linear::sampler() const {
 
 bool Linear::needs_input() const {
   if (sampler()) return false;
-  if (trains_weight()) return true;
+  if (trains_weight() || trains_components()) return true;
   for (const Adapter* a : adapters)
     if (a->retention.at(site) == TN_RETAIN_INPUT || a->retention.at(site) == TN_RETAIN_ROWS) return true;
   return false;
 }
 
-bool Linear::trains() const { return trains_weight() || (bias && bias->trainable) || !adapters.empty(); }
+bool Linear::trains() const { return trains_weight() || trains_components() || (bias && bias->trainable) || !adapters.empty(); }
 
 void Linear::base_forward(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const {
   if (identity) return engine.axpby(alpha, x, beta, y);
   if (lookup) return look_up(engine, x, alpha, beta, y);
-  if (quantized)
+  if (quantized && !weight)
     quantized->forward(engine, x, y, alpha, beta);
   else if (weight->displaced)
     displaced_forward(engine, x, alpha, beta, y);
@@ -167,14 +167,14 @@ void Linear::displaced_forward(Engine& engine, const Tensor& x, double alpha, do
 void Linear::base_backward(Engine& engine, const Tensor& dy, double alpha, double beta, const Tensor& dx) const {
   if (lookup) return;
   if (identity) return engine.axpby(alpha, dy, beta, dx);
-  if (quantized)
+  if (quantized && !weight)
     quantized->backward(engine, dy, dx, alpha, beta);
   else
     engine.gemm(dy, dense(), dx, alpha, beta);
 }
 
 void Linear::read_rows(Engine& engine, int64_t begin, int64_t end, const Tensor& out) const {
-  if (quantized)
+  if (quantized && !weight)
     quantized->decode_rows(engine, begin, end, out);
   else
     engine.axpby(1, dense().rows(begin, end), 0, out);
@@ -314,6 +314,7 @@ void Linear::backward(Engine& engine, const LinearCall& call, const Tensor& dy, 
     engine.embedding_backward(x, dy, weight->open_zeroed_gradient(engine));
   else if (trains_weight())
     weight_gradient(engine, call, dy, x, saved);
+  if (trains_components()) quantized->component_gradient(engine, x, dy);
   if (bias && bias->trainable) engine.bias_backward(dy, bias->open_zeroed_gradient(engine));
   backward_through(engine, call, adapters.size(), dy, x, dx, beta, saved);
 }

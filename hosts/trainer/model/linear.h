@@ -65,7 +65,7 @@ class Linear {
   uint32_t site = 0, role = 0, uid = 0;  // uid: of the weight
   int32_t block = -1;
   int64_t m = 0, n = 0;
-  Parameter* weight = nullptr;            // dense; null when quantized, owned by an adapter, or the identity
+  Parameter* weight = nullptr;            // dense; null when quantized (but while one stands in for it), owned by an adapter, or the identity
   std::optional<QuantizedWeight> quantized;
   Parameter* bias = nullptr;
   bool tied = false, identity = false;    // identity: the output of a sub-layer, which adapters may change
@@ -75,6 +75,7 @@ class Linear {
   std::vector<Adapter*> adapters;  // that took this site
 
   bool trains_weight() const { return weight && weight->trainable; }
+  bool trains_components() const { return quantized && !weight && quantized->trains(); }
   // The adapter that samples the rows of x, or null.
   const Adapter* sampler() const;
   // Whether backward needs x: for dW, or because an adapter asked to retain it; a sample of its rows stands in for both.

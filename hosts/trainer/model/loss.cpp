@@ -109,4 +109,27 @@ double Model::evaluate(const HostBatch& batch, std::vector<double>* losses, cons
   return loss_and_gradient(normed, x, u.labels, pass, 0, 0, nullptr, losses);
 }
 
+std::vector<Tensor> Model::block_inputs(const HostBatch& batch) {
+  const Uploaded u = upload(batch);
+  Pass pass;
+  pass.sequences = batch.sequences, pass.length = batch.length, pass.positions = u.positions;
+  std::vector<Tensor> inputs;
+  Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {pass.rows(), config_.hidden});
+  embed(batch.ids, u.ids, x);
+  for (const auto& b : blocks_) {
+    inputs.push_back(x);
+    x = b->forward(engine_, pass, x, nullptr);
+  }
+  return inputs;
+}
+
+double Model::evaluate_from(size_t block, const Tensor& input, const HostBatch& batch) {
+  const Uploaded u = upload(batch);
+  Pass pass;
+  pass.sequences = batch.sequences, pass.length = batch.length, pass.positions = u.positions;
+  Tensor x = input;
+  for (size_t l = block; l < blocks_.size(); ++l) x = blocks_[l]->forward(engine_, pass, x, nullptr);
+  return loss_and_gradient(false, x, u.labels, pass, 0, 0, nullptr, nullptr);
+}
+
 }  // namespace tenon::trainer

@@ -170,14 +170,29 @@ Model::~Model() {
   for (const auto& [api, instance] : attention_) api->destroy(instance);
 }
 
-void Model::allocate() {
+std::vector<SegmentSizes> Model::segment_sizes() {
+  std::vector<SegmentSizes> all;
+  for (const Linear* l : linears()) {
+    SegmentSizes& sizes = all.emplace_back();
+    if (l->owner || l->absent || l->block < 0 || !options_.quantizer) continue;
+    const std::string name = l->path + ".weight";
+    sizes = SegmentSizes(plan_components(
+        *options_.quantizer, {sizeof(tn_target), TN_SITE_WEIGHT, l->role, l->uid, l->block, 2, engine_.compute(), 0, {l->m, l->n, 0, 0}, name.c_str()}));
+  }
+  return all;
+}
+
+void Model::allocate(const std::vector<int64_t>& segments) {
+  size_t place = 0;
   for (auto& b : blocks_)
     for (Linear& l : b->linears) {
+      const int64_t held = segments.empty() ? 0 : segments.at(place);
+      ++place;
       if (l.absent) continue;
       if (l.owner)
         l.weight = nullptr;
       else if (options_.quantizer) {
-        l.quantized.emplace(engine_, *options_.quantizer, l.path + ".weight", l.uid, l.role, l.block, l.m, l.n);
+        l.quantized.emplace(engine_, *options_.quantizer, l.path + ".weight", l.uid, l.role, l.block, l.m, l.n, held);
         if (options_.train_scales) add_scales(l);
       }
     }

@@ -61,8 +61,11 @@ class Model {
 
   // Binds an adapter to the model: asks the plugin for its sites and parameters and allocates those.
   void attach(Adapter& adapter);
-  // Memory for every weight that no adapter holds; contents undefined.
-  void allocate();
+  // Memory for every weight that no adapter holds; contents undefined. segments: of each quantized linear by its place in linears(), how many
+  // to hold; empty: all.
+  void allocate(const std::vector<int64_t>& segments = {});
+  // The quantized weights' sizes before they are allocated, by place in linears(); of others, nothing.
+  std::vector<SegmentSizes> segment_sizes();
 
   // Sum of nats over the predicted tokens of the batch; no gradients. losses (optional): nats per row.
   double evaluate(const HostBatch& batch, std::vector<double>* losses = nullptr, const MemoryOptions& memory = {});
@@ -74,9 +77,12 @@ class Model {
 
   // Where what blocks save between forward and backward goes; null: it stays. The stage outlives the model, or the next call.
   void save_through(ActivationStage* stage) { stage_ = stage; }
+  // What each block reads of a batch, and the loss from a block on (as evaluate()): for measuring one weight at a time.
+  std::vector<Tensor> block_inputs(const HostBatch& batch);
+  double evaluate_from(size_t block, const Tensor& x, const HostBatch& batch);
 
   // Runs sequences of one length through the model and has every quantized weight coded, in the order in which they run.
-  void calibrate(const std::vector<std::vector<int32_t>>& sequences, const CodeLinear& code, const std::function<void(size_t, size_t)>& progress);
+  void calibrate(const std::vector<std::vector<int32_t>>& sequences, const BlockCoder& coder, const std::function<void(size_t, size_t)>& progress);
 
   // Decoding. start_cache() before a new sequence of up to `capacity` tokens; feed() appends tokens and returns f32 logits of the last one on the host.
   void start_cache(int64_t capacity);

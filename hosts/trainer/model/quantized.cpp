@@ -11,37 +11,82 @@ namespace {
 // A decoded panel stays in the last-level cache between decoding and multiplying.
 constexpr int64_t kPanelBytes = 8 << 20;
 
-struct ComponentList {
-  Engine* engine;
-  std::vector<Tensor>* tensors;
-  std::vector<std::string>* names;
-  std::vector<bool>* trainable;
-};
-
 int32_t declare(void* self, const tn_component* c) {
-  auto& list = *static_cast<ComponentList*>(self);
-  list.tensors->push_back(list.engine->empty(Category::kWeights, c->dtype, c->shape, c->ndim));
-  list.names->push_back(c->name);
-  list.trainable->push_back((c->flags & TN_COMPONENT_TRAINABLE) && c->dtype == kF32);
+  PlannedComponent& p = static_cast<std::vector<PlannedComponent>*>(self)->emplace_back();
+  p.name = c->name, p.dtype = c->dtype, p.ndim = c->ndim;
+  std::copy(c->shape, c->shape + 4, p.shape);
+  p.trainable = (c->flags & TN_COMPONENT_TRAINABLE) && c->dtype == kF32;
+  p.segmented = (c->flags & TN_COMPONENT_SEGMENTED) && c->ndim >= 2;
   return TN_OK;
 }
 
 }  // namespace
 
+int64_t PlannedComponent::bytes() const {
+  int64_t n = element_bytes(dtype);
+  for (int i = 0; i < ndim; ++i) n *= shape[i];
+  return n;
+}
+
+std::vector<PlannedComponent> plan_components(const Quantizer& quantizer, const tn_target& target) {
+  std::vector<PlannedComponent> planned;
+  const tn_component_sink sink{sizeof(tn_component_sink), 0, &planned, declare};
+  check(quantizer.api->plan(quantizer.self, &target, &sink), "planning a quantized weight");
+  return planned;
+}
+
+SegmentSizes::SegmentSizes(const std::vector<PlannedComponent>& planned) {
+  bool any = false;
+  for (const PlannedComponent& c : planned) {
+    if (!c.segmented) {
+      fixed += static_cast<uint64_t>(c.bytes());
+      continue;
+    }
+    if (any && c.shape[0] != count) throw Error(TN_E_UNSUPPORTED, "the quantizer plans components with different numbers of segments for one weight");
+    any = true, count = c.shape[0];
+    each += static_cast<uint64_t>(c.shape[0] > 0 ? c.bytes() / c.shape[0] : 0);
+  }
+  if (any && count < 1) throw Error(TN_E_UNSUPPORTED, "the quantizer plans a weight without any segment");
+  if (!any) each = fixed, fixed = 0;
+}
+
 QuantizedWeight::QuantizedWeight(Engine& engine, const Quantizer& quantizer, std::string name, uint32_t uid, uint32_t role, int32_t block,
-                                 int64_t m, int64_t n)
+                                 int64_t m, int64_t n, int64_t segments)
     : quantizer_(quantizer), name_(std::move(name)) {
   target_ = {sizeof(tn_target), TN_SITE_WEIGHT, role, uid, block, 2, engine.compute(), 0, {m, n, 0, 0}, name_.c_str()};
-  ComponentList list{&engine, &components_, &names_, &trainable_};
-  const tn_component_sink sink{sizeof(tn_component_sink), 0, &list, declare};
-  check(quantizer_.api->plan(quantizer_.self, &target_, &sink), "planning a quantized weight");
+  std::vector<PlannedComponent> planned = plan_components(quantizer_, target_);
+  sizes_ = SegmentSizes(planned);
+  if (segments > 0) sizes_.count = std::min(sizes_.count, segments);
+  for (PlannedComponent& c : planned) {
+    if (c.segmented) c.shape[0] = sizes_.count;
+    components_.push_back(engine.empty(Category::kWeights, c.dtype, c.shape, c.ndim));
+    names_.push_back(std::move(c.name));
+    trainable_.push_back(c.trainable), segmented_.push_back(c.segmented);
+  }
   parameters_.resize(components_.size());
+}
+
+void QuantizedWeight::keep_segments(Engine& engine, int64_t count, const Tensor& arena, int64_t& offset) {
+  count = std::min(count, sizes_.count);
+  for (size_t i = 0; i < components_.size(); ++i) {
+    if (!segmented_[i]) continue;
+    const Tensor from = components_[i].rows(0, count);
+    const Tensor to = arena.within(offset, from.dtype(), from.shape(), from.ndim());
+    engine.copy(from, to);
+    offset += (to.bytes() + kPlaces - 1) / kPlaces * kPlaces;
+    engine.synchronize();
+    components_[i] = to;
+  }
+  sizes_.count = count, shown_ = 0;
 }
 
 std::vector<Tensor> QuantizedWeight::seen(Engine& engine) const {
   std::vector<Tensor> all = components_;
   for (size_t i = 0; i < all.size(); ++i)
-    if (parameters_[i]) all[i] = parameters_[i]->seen(engine);
+    if (parameters_[i])
+      all[i] = parameters_[i]->seen(engine);
+    else if (segmented_[i] && shown_ > 0 && shown_ < sizes_.count)
+      all[i] = all[i].rows(0, shown_);
   return all;
 }
 
@@ -56,15 +101,40 @@ void QuantizedWeight::encode(Engine& engine, const Tensor& source) {
   });
 }
 
-void QuantizedWeight::encode_calibrated(Engine& engine, const Tensor& source, const Tensor& gram, int64_t tokens) {
+void QuantizedWeight::encode_calibrated(Engine& engine, const Tensor& source, const Tensor& statistic, int64_t tokens) {
   target_.name = name_.c_str();
   tn_estimate e{sizeof(tn_estimate)};
   check(quantizer_.calibrate->estimate(quantizer_.self, engine.api(), engine.device(), &target_, &e), "planning a calibrated encoding");
   const tn_rng rng{0, target_.uid, 0};
   const Views views(components_);
   engine.with_workspace(e, "calibrated encode", [&](const tn_exec* x) {
-    return quantizer_.calibrate->encode(quantizer_.self, x, &target_, source.ref(), gram.ref(), tokens, views.data(), &rng);
+    return quantizer_.calibrate->encode(quantizer_.self, x, &target_, source.ref(), statistic.ref(), tokens, views.data(), &rng);
   });
+}
+
+bool QuantizedWeight::trains() const {
+  return quantizer_.trainable && quantizer_.trainable->component_gradient &&
+         std::any_of(parameters_.begin(), parameters_.end(), [](const Parameter* p) { return p && p->trainable; });
+}
+
+void QuantizedWeight::component_gradient(Engine& engine, const Tensor& x, const Tensor& dy) const {
+  tn_target target = target_;
+  target.name = name_.c_str();
+  std::vector<Tensor> gradients;
+  for (Parameter* p : parameters_) gradients.push_back(p && p->trainable ? p->open_zeroed_gradient(engine) : Tensor());
+  const std::vector<Tensor> now = seen(engine);
+  const Views views(now), targets(gradients);
+  // dW by panels of rows, so that a whole one never exists.
+  const int64_t step = std::clamp<int64_t>(kPanelBytes / (n() * 4), 1, m());
+  const Tensor panel = engine.empty(Category::kWorkspace, kF32, {step, n()});
+  for (int64_t r = 0; r < m(); r += step) {
+    const int64_t end = std::min(r + step, m());
+    const Tensor dw = panel.rows(0, end - r);
+    engine.gemm(dy.columns(r, end).transposed(), x, dw);
+    engine.with_workspace(0, "gradient of components", [&](const tn_exec* exec) {
+      return quantizer_.trainable->component_gradient(quantizer_.self, exec, &target, views.data(), dw.ref(), r, end, targets.data());
+    });
+  }
 }
 
 void QuantizedWeight::decode_rows(Engine& engine, int64_t begin, int64_t end, const Tensor& out) const {

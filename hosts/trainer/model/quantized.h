@@ -9,6 +9,8 @@
 #include "tenon/activation.h"
 #include "tenon/calibrate.h"
 #include "tenon/kv.h"
+#include "tenon/segments.h"
+#include "tenon/trainable.h"
 
 namespace tenon::trainer {
 
@@ -18,6 +20,33 @@ struct Quantizer {
   tn_quantizer* self = nullptr;
   const tn_calibrate* calibrate = nullptr;  // where this instance wants to see text, and how much
   tn_calibration_plan calibration{};
+  const tn_trainable* trainable = nullptr;  // where components may be trained, and weights before they are coded
+  tn_training_plan training{};              // sequences 0: weights are not
+  // Text that the instance asks for; 0 sequences: none.
+  int64_t text_sequences() const { return calibrate ? calibration.sequences : trainable ? training.sequences : 0; }
+  int64_t text_length() const { return calibrate ? calibration.length : training.length; }
+  const tn_segmented* segments = nullptr;  // where weights come in segments
+  tn_segment_plan segment_plan{};
+};
+
+// A component as the codec plans it.
+struct PlannedComponent {
+  std::string name;
+  tn_dtype dtype{};
+  int ndim = 0;
+  int64_t shape[4] = {};
+  bool trainable = false, segmented = false;
+  int64_t bytes() const;  // of all segments
+};
+std::vector<PlannedComponent> plan_components(const Quantizer& quantizer, const tn_target& target);
+
+// How a weight's bytes fall into segments; a weight without has one.
+struct SegmentSizes {
+  int64_t count = 1;
+  uint64_t fixed = 0, each = 0;  // bytes that any number of segments needs, and of one segment
+  SegmentSizes() = default;
+  explicit SegmentSizes(const std::vector<PlannedComponent>& planned);
+  uint64_t bytes(int64_t segments) const { return fixed + each * static_cast<uint64_t>(segments); }
 };
 
 // A codec of the run for another site than weights; the instance is the caller's.
@@ -32,7 +61,9 @@ struct SiteCodec {
 class QuantizedWeight {
  public:
   // Plans and allocates the components of a [m, n] weight; contents come from encode() or from outside through components().
-  QuantizedWeight(Engine& engine, const Quantizer& quantizer, std::string name, uint32_t uid, uint32_t role, int32_t block, int64_t m, int64_t n);
+  // segments: how many of its segments; 0: all.
+  QuantizedWeight(Engine& engine, const Quantizer& quantizer, std::string name, uint32_t uid, uint32_t role, int32_t block, int64_t m, int64_t n,
+                  int64_t segments = 0);
 
   int64_t m() const { return target_.shape[0]; }
   int64_t n() const { return target_.shape[1]; }
@@ -41,13 +72,28 @@ class QuantizedWeight {
   const tn_target& target() const { return target_; }
   const Quantizer& quantizer() const { return quantizer_; }
 
+  bool segmented(size_t index) const { return segmented_[index]; }
+  const SegmentSizes& segments() const { return sizes_; }  // those that are there
+  // What the model sees from now on, of those that are there.
+  void show_segments(int64_t count) { shown_ = count; }
+  // Keeps the first `count` in memory at `offset` of the arena, which grows by them.
+  void keep_segments(Engine& engine, int64_t count, const Tensor& arena, int64_t& offset);
+  static constexpr int64_t kPlaces = 64;  // bytes: components in an arena begin at multiples of this
+
   // Which components an optimizer may move (TN_COMPONENT_TRAINABLE); component `index` is then seen through `parameter`.
   bool trainable(size_t index) const { return trainable_[index]; }
   void train(size_t index, Parameter* parameter) { parameters_[index] = parameter; }
+  // Whether the gradient of the loss reaches a component (org.tenon.trainable/1); then it is added from x[T, n] and dy[T, m].
+  bool trains() const;
+  void component_gradient(Engine& engine, const Tensor& x, const Tensor& dy) const;
+  void announce(const GradientReady& ready) const {
+    for (Parameter* p : parameters_)
+      if (p && p->trainable) ready(*p);
+  }
 
   void encode(Engine& engine, const Tensor& source);
-  // The same with the Gram matrix of the inputs; source [m, n] in f32 ends as scratch.
-  void encode_calibrated(Engine& engine, const Tensor& source, const Tensor& gram, int64_t tokens);
+  // The same with the statistic of the inputs that the quantizer asks for; source [m, n] in f32 ends as scratch.
+  void encode_calibrated(Engine& engine, const Tensor& source, const Tensor& statistic, int64_t tokens);
   // out[end − begin, n] = rows [begin, end).
   void decode_rows(Engine& engine, int64_t begin, int64_t end, const Tensor& out) const;
   // y[T, m] = alpha · x W^T + beta · y; fused where the codec offers it for so many rows, else by decoded panels.
@@ -68,7 +114,9 @@ class QuantizedWeight {
   std::vector<Tensor> components_;
   std::vector<Tensor> seen(Engine& engine) const;  // the components as the model sees them now
   std::vector<std::string> names_;
-  std::vector<bool> trainable_;
+  std::vector<bool> trainable_, segmented_;
+  SegmentSizes sizes_;
+  int64_t shown_ = 0;  // 0: all
   std::vector<Parameter*> parameters_;  // per component, or null
 };
 

@@ -5,6 +5,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "core/files/gguf.h"
 #include "core/files/safetensors.h"
@@ -12,10 +14,10 @@
 
 namespace tenon::trainer {
 
-// The codec in whose external layout a folder stores its weights.
+// The codec with which a folder stores its weights.
 struct StoredCodec {
-  Quantizer quantizer;
-  const tn_layout* layout = nullptr;  // null: the weights are plain
+  Quantizer quantizer;                // api null: the weights are plain
+  const tn_layout* layout = nullptr;  // of files in a layout other than kOwnLayout
   bool is_mix = false;                // the run's own quantizer is such a one, so that codes are taken over as they are
 };
 
@@ -25,6 +27,14 @@ struct WeightDecoder {
   std::function<Quantizer(std::string_view type)> ggml;
   StoredCodec stored;
 };
+
+// quant_method of folders that hold a codec's components as they are, each behind the weight's name.
+inline constexpr std::string_view kOwnLayout = "tenon";
+// Key of the order of segments in such a folder.
+inline constexpr const char* kSegmentOrderKey = "tenon.segment_order";
+
+// The key of a tensor that a codec names by this suffix to a weight's name (org.tenon.layout/1).
+std::string stored_key(const std::string& weight, std::string_view suffix);
 
 class ModelSource {
  public:
@@ -45,6 +55,8 @@ class ModelSource {
   void load(Engine& engine, Model& model, const WeightDecoder& decoder, uint64_t seed, bool code = true) const;
   // Fills the parameters of the model's mixers: from the files where these hold them, else as the mixers convert them.
   void start_mixers(Engine& engine, Model& model, const WeightDecoder& decoder, uint64_t seed) const;
+  // In which order the segments of weights that come in some are worth loading, as the file says; empty: it does not.
+  std::vector<int32_t> segment_order() const;
   // The weight of a linear in f32, whatever the file holds, so that codes do not depend on --dtype.
   Tensor dense_weight(Engine& engine, const Linear& linear, const WeightDecoder& decoder, uint64_t seed) const;
   // A parameter or weight by name, in to's dtype.
@@ -53,6 +65,7 @@ class ModelSource {
  private:
   bool holds(const std::string& name) const;
   bool is_stored_quantized(const std::string& name) const;
+  void read_components(Engine& engine, const QuantizedWeight& weight) const;
   void read_codes(Engine& engine, const QuantizedWeight& weight, const StoredCodec& stored) const;
   void read_safetensors(Engine& engine, const std::string& name, const Tensor& to) const;
   void read_gguf(Engine& engine, const std::string& name, const Tensor& to, const WeightDecoder& decoder) const;

@@ -30,11 +30,11 @@ CalibrationText read_sequences(const std::string& path, int64_t n_wanted, int64_
 CalibrationText read_calibration(const Runtime& runtime, const std::string& path, const TextModel& text) {
   const auto set = runtime.instantiate();
   const Quantizer* quantizer = set->techniques.quantizer;
-  if (!quantizer || !quantizer->calibrate) return {};
+  if (!quantizer || quantizer->text_sequences() == 0) return {};
   const std::string name = runtime.short_spec(TN_KIND_QUANTIZER);
   if (path.empty())
     throw Error(TN_E_ARGUMENT, "--quantizer " + name + " codes weights with text in view; give it some with --calibration FILE");
-  return read_sequences(path, quantizer->calibration.sequences, quantizer->calibration.length, text);
+  return read_sequences(path, quantizer->text_sequences(), quantizer->text_length(), text);
 }
 
 CalibrationText read_kv_calibration(const Runtime& runtime, const std::string& path, const TextModel& text) {
@@ -45,23 +45,29 @@ CalibrationText read_kv_calibration(const Runtime& runtime, const std::string& p
   return read_sequences(path, plan.sequences, plan.length, text);
 }
 
-void calibrate(Engine& engine, Model& model, const ModelSource& source, const Quantizer& quantizer, const WeightDecoder& decoder, uint64_t seed,
-               const CalibrationText& text, const std::function<void(size_t, size_t)>& progress) {
-  if (quantizer.calibration.statistic != TN_STATISTIC_GRAM)
-    throw Error(TN_E_UNSUPPORTED, "the quantizer asks for the statistic " + std::to_string(quantizer.calibration.statistic) + ", which this version does not gather; update tenon");
+void calibrate(Engine& engine, Model& model, const ModelSource& source, const Techniques& techniques, uint64_t seed, const CalibrationText& text,
+               const std::function<void(size_t, size_t)>& progress) {
+  const Quantizer& quantizer = *techniques.quantizer;
   CalibrationText all;
-  if (text.empty() && engine.dry())
-    all.assign(static_cast<size_t>(quantizer.calibration.sequences), std::vector<int32_t>(static_cast<size_t>(quantizer.calibration.length)));
+  if (text.empty() && engine.dry()) all.assign(static_cast<size_t>(quantizer.text_sequences()), std::vector<int32_t>(static_cast<size_t>(quantizer.text_length())));
   const CalibrationText& sequences = all.empty() ? text : all;
   if (sequences.empty())
     throw Error(TN_E_ARGUMENT, "the quantizer codes weights with text in view; give it some with --calibration FILE");
-  model.calibrate(
-      sequences,
-      [&](Linear& linear, const Tensor& gram, int64_t tokens) {
-        const Tensor dense = source.dense_weight(engine, linear, decoder, seed);
-        linear.quantized->encode_calibrated(engine, dense, gram, tokens);
-      },
-      progress);
+  BlockCoder coder;
+  coder.dense = [&](const Linear& linear) { return source.dense_weight(engine, linear, techniques.decoder, seed); };
+  BlockTraining training(engine, quantizer, techniques.block_optimizer, coder.dense, seed);
+  if (quantizer.calibrate) {
+    coder.statistic = quantizer.calibration.statistic;
+    coder.plain_prefix = quantizer.calibration.prefix == TN_PREFIX_PLAIN;
+    coder.code = [&](Linear& linear, const Tensor& statistic, int64_t tokens) {
+      linear.quantized->encode_calibrated(engine, coder.dense(linear), statistic, tokens);
+    };
+  } else {
+    coder.train = [&](TransformerBlock& block, const Pass& pass, std::vector<Tensor>& plain, std::vector<Tensor>& coded) {
+      training.run(block, pass, plain, coded);
+    };
+  }
+  model.calibrate(sequences, coder, progress);
 }
 
 }  // namespace tenon::trainer

@@ -1,10 +1,11 @@
-// Text with which a quantizer that asks for it (org.tenon.calibrate/1) codes the weights.
+// Text with which a quantizer that asks for it (org.tenon.calibrate/1, org.tenon.trainable/1) makes the weights.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "hosts/trainer/model/source.h"
+#include "hosts/trainer/run/session.h"
 #include "hosts/trainer/text/text_model.h"
 
 namespace tenon::trainer {
@@ -21,7 +22,7 @@ CalibrationText read_calibration(const Runtime& runtime, const std::string& path
 CalibrationText read_kv_calibration(const Runtime& runtime, const std::string& path, const TextModel& text);
 
 // Codes every quantized weight of the model, in order. An empty text stands, on a dry engine, for all that the quantizer asks for.
-void calibrate(Engine& engine, Model& model, const ModelSource& source, const Quantizer& quantizer, const WeightDecoder& decoder, uint64_t seed,
-               const CalibrationText& text, const std::function<void(size_t, size_t)>& progress);
+void calibrate(Engine& engine, Model& model, const ModelSource& source, const Techniques& techniques, uint64_t seed, const CalibrationText& text,
+               const std::function<void(size_t, size_t)>& progress);
 
 }  // namespace tenon::trainer

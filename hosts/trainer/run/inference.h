@@ -15,7 +15,7 @@ class Inference {
  public:
   Inference(Runtime& runtime, const ModelSource& source, tn_dtype dtype, int64_t longest_sequence, uint64_t memory_limit,
             const CalibrationText& calibration = {}, const std::function<void(size_t, size_t)>& calibrating = {},
-            const CalibrationText& kv_calibration = {});
+            const CalibrationText& kv_calibration = {}, bool order_segments = false);
   Model& model() { return session_->model(); }
   Session& session() { return *session_; }
   Engine& engine() { return *engine_; }

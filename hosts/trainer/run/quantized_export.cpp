@@ -4,6 +4,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 
 #include "core/error.h"
 #include "core/files/atomic_folder.h"
@@ -43,18 +44,21 @@ int32_t put(void* context, const char* suffix, const tn_tensor* t) {
 
 }  // namespace
 
-QuantizedSize write_quantized_folder(const std::string& target, Engine& engine, const ExportWeights& weights, const ModelSource& source,
-                                     const Runtime& runtime, const Quantizer& quantizer, tn_dtype dtype) {
+QuantizedSize fill_quantized_folder(const std::string& folder, Engine& engine, const ExportWeights& weights, const ModelSource& source,
+                                    const Runtime& runtime, const Quantizer& quantizer, tn_dtype dtype, const std::vector<int32_t>& segment_order) {
+  // A codec without a layout that other tools know leaves its components as they are.
   const tn_layout* layout = runtime.quantizer_layout();
-  if (!layout || !layout->names || !layout->names[0] || !TN_HAS(layout, tn_layout, write_config) || !layout->write_config)
-    throw Error(TN_E_UNSUPPORTED, "this quantizer has no external layout for a folder; name an --output that ends in .gguf");
+  if (layout && (!layout->names || !layout->names[0] || !TN_HAS(layout, tn_layout, write_config) || !layout->write_config)) layout = nullptr;
   std::string quantization;
-  const tn_sink sink = append_to(quantization);
-  check(layout->write_config(quantizer.self, layout->names[0], &sink), "writing the external layout");
-  AtomicFolder folder(target);
+  QuantizedSize size;
+  if (layout) {
+    const tn_sink sink = append_to(quantization);
+    check(layout->write_config(quantizer.self, layout->names[0], &sink), "writing the external layout");
+  } else {
+    quantization = Json{{"quant_method", kOwnLayout}, {"quantizer", runtime.canonical_spec(TN_KIND_QUANTIZER)}}.dump();
+  }
   std::map<std::string, External> tensors;  // by full key
   std::vector<const ExportWeight*> plain;
-  QuantizedSize size;
   for (const ExportWeight& w : weights) {
     if (!w.linear) {
       plain.push_back(&w);
@@ -79,30 +83,39 @@ QuantizedSize write_quantized_folder(const std::string& target, Engine& engine, 
     for (const Tensor& t : host) refs.push_back(t.ref());
     for (Tensor::Ref& r : refs) pointers.push_back(&r.t);
     std::map<std::string, External> parts;
-    check(layout->to_external(quantizer.self, layout->names[0], &coded->target(), pointers.data(), &parts, put), "writing the external layout");
-    for (auto& [suffix, e] : parts) tensors[w.name + suffix] = std::move(e);
+    if (layout)
+      check(layout->to_external(quantizer.self, layout->names[0], &coded->target(), pointers.data(), &parts, put), "writing the external layout");
+    else
+      for (size_t i = 0; i < pointers.size(); ++i) put(&parts, ("." + coded->component_names()[i]).c_str(), pointers[i]);
+    for (auto& [suffix, e] : parts) tensors[stored_key(w.name, suffix)] = std::move(e);
     size.quantized_weights += static_cast<uint64_t>(w.rows() * w.width());
   }
+  if (!layout && !segment_order.empty())
+    tensors[kSegmentOrderKey] = {kI32, {static_cast<int64_t>(segment_order.size())}, {std::as_bytes(std::span(segment_order)).begin(), std::as_bytes(std::span(segment_order)).end()}};
   std::vector<TensorSpec> specs;
   for (const auto& [key, e] : tensors) specs.push_back({key, file_dtype(e.dtype), e.shape});
   for (const ExportWeight* w : plain) specs.push_back({w->name, file_dtype(dtype), w->shape});
-  ShardedSafetensorsWriter writer(folder.path(), specs, {{"format", "pt"}});
+  ShardedSafetensorsWriter writer(folder, specs, {{"format", "pt"}});
   for (const auto& [key, e] : tensors) writer.write(key, e.bytes);
   for (const ExportWeight* w : plain) write_weight_as(engine, *w, dtype, [&](ByteSpan b) { writer.write(w->name, b); });
   writer.commit();
   Json config = config_to_json(source.config(), dtype_name(dtype));
   config["quantization_config"] = Json::parse(quantization);
   if (untied(weights, source)) config["tie_word_embeddings"] = false;
-  write_json_file((fs::path(folder.path()) / "config.json").string(), config);
-  copy_tokenizer_files(source.path(), source.gguf(), folder.path());
-  for (const auto& entry : fs::directory_iterator(folder.path())) size.total_bytes += entry.file_size();
-  folder.commit();
+  write_json_file((fs::path(folder) / "config.json").string(), config);
+  copy_tokenizer_files(source.path(), source.gguf(), folder);
+  for (const auto& entry : fs::directory_iterator(folder)) size.total_bytes += entry.file_size();
   return size;
 }
 
 QuantizedSize write_quantized(const std::string& output, Engine& engine, const ExportWeights& weights, const ModelSource& source, const Runtime& runtime,
-                              const Techniques& techniques, tn_dtype dtype) {
-  if (!output.ends_with(".gguf")) return write_quantized_folder(output, engine, weights, source, runtime, *techniques.quantizer, dtype);
+                              const Techniques& techniques, tn_dtype dtype, const std::vector<int32_t>& segment_order) {
+  if (!output.ends_with(".gguf")) {
+    AtomicFolder folder(output);
+    const QuantizedSize size = fill_quantized_folder(folder.path(), engine, weights, source, runtime, *techniques.quantizer, dtype, segment_order);
+    folder.commit();
+    return size;
+  }
   const GgmlType* type = find_ggml_type(runtime.quantizer_value("type"));
   if (!type) throw Error(TN_E_UNSUPPORTED, "this quantizer has no GGUF layout; use gguf-blocks:type=Q4_K or another of its types");
   return write_gguf(output, engine, weights, source, techniques.decoder, *type, dtype);

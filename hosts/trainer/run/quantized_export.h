@@ -3,6 +3,7 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include "hosts/trainer/run/export_weights.h"
 
@@ -22,12 +23,13 @@ const GgmlType& plain_ggml_type(tn_dtype dtype);
 QuantizedSize write_gguf(const std::string& path, Engine& engine, const ExportWeights& weights, const ModelSource& source, const WeightDecoder& codecs,
                          const GgmlType& linear, tn_dtype dtype);
 
-// A Hugging Face folder in the external layout that the runtime's quantizer offers through org.tenon.layout/1; what it does not hold is in `dtype`.
-QuantizedSize write_quantized_folder(const std::string& folder, Engine& engine, const ExportWeights& weights, const ModelSource& source,
-                                     const Runtime& runtime, const Quantizer& quantizer, tn_dtype dtype);
+// Fills an empty folder as a Hugging Face one, in the external layout that the runtime's quantizer offers through org.tenon.layout/1, else with its
+// components as they are; what it does not hold is in `dtype`. segment_order: of weights that come in segments.
+QuantizedSize fill_quantized_folder(const std::string& folder, Engine& engine, const ExportWeights& weights, const ModelSource& source,
+                                    const Runtime& runtime, const Quantizer& quantizer, tn_dtype dtype, const std::vector<int32_t>& segment_order = {});
 
 // One of the two, by the name of the output: a .gguf file of the runtime's quantizer's type, or a folder in its external layout.
 QuantizedSize write_quantized(const std::string& output, Engine& engine, const ExportWeights& weights, const ModelSource& source, const Runtime& runtime,
-                              const Techniques& techniques, tn_dtype dtype);
+                              const Techniques& techniques, tn_dtype dtype, const std::vector<int32_t>& segment_order = {});
 
 }  // namespace tenon::trainer

@@ -35,6 +35,10 @@ std::pair<Json, std::string> folder_config(const std::string& model) {
   return {read_json_file(path, limits), path};
 }
 
+bool provides(const Manifest& manifest, std::string_view tag) {
+  return std::find(manifest.provides.begin(), manifest.provides.end(), tag) != manifest.provides.end();
+}
+
 // The adapter plugin that reads this PEFT type: the layout "peft:TYPE+KEY" is of files in which KEY is true, "peft:TYPE" of the others.
 std::string plugin_for(const Catalog& catalog, const std::string& config_json, const std::string& folder) {
   const Json j = Json::parse(config_json);
@@ -97,6 +101,7 @@ std::string stored_quantizer(const Catalog& catalog, const std::string& model) {
   const Json* q = find_object(config, "quantization_config", path);
   if (!q) return {};
   const std::string layout = get_string(*q, "quant_method", path);
+  if (layout == kOwnLayout) return canonical(catalog.spec(TN_KIND_QUANTIZER, get_string(*q, "quantizer", path)));
   PluginFilter filter;
   filter.kind = "quantizer", filter.layout = layout;
   std::string reasons;
@@ -281,13 +286,20 @@ std::pair<const tn_attention_api*, tn_attention*> Runtime::open_core(std::string
   return {&api, self};
 }
 
+std::shared_ptr<OptimizerMember> Runtime::open_optimizer(std::string_view text) const {
+  const auto [plugin, self] = open_inner(text);
+  std::shared_ptr<OptimizerMember> member(new OptimizerMember, [](OptimizerMember* m) {
+    if (m->self) m->api->destroy(m->self);
+    delete m;
+  });
+  member->api = static_cast<const tn_optimizer_api*>(plugin->api), member->self = self;
+  return member;
+}
+
 std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
   auto set = std::make_unique<TechniqueSet>();
   Techniques& t = set->techniques;
-  for (const OptimizerPart& part : optimizers_) {
-    const Manifest manifest = catalog_.info(part.mix.spec.id);
-    t.tunes_scales = t.tunes_scales || std::find(manifest.provides.begin(), manifest.provides.end(), "optimizer:scales") != manifest.provides.end();
-  }
+  for (const OptimizerPart& part : optimizers_) t.tunes_scales = t.tunes_scales || provides(catalog_.info(part.mix.spec.id), "optimizer:scales");
   const InnerScope scope([this](std::string_view text) { return open_inner(text); });
   for (const OptimizerPart& part : optimizers_) {
     OptimizerMember& m = t.optimizers.emplace_back();
@@ -308,14 +320,28 @@ std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
     const auto* calibrate = quantizer_->plugin.extension<tn_calibrate>(TN_EXT_CALIBRATE);
     if (calibrate) check(calibrate->plan(q.self, &q.calibration), "asking the quantizer for its calibration");
     if (q.calibration.sequences > 0) q.calibrate = calibrate;
+    q.trainable = quantizer_->plugin.extension<tn_trainable>(TN_EXT_TRAINABLE);
+    q.training.struct_size = sizeof(tn_training_plan);
+    if (q.trainable) check(q.trainable->plan(q.self, &q.training), "asking the quantizer for its training");
+    if (q.training.sequences > 0) {
+      const std::string optimizer = q.training.optimizer ? q.training.optimizer : "";
+      catalog_.spec(TN_KIND_OPTIMIZER, optimizer);  // a wrong one is refused before any work
+      t.block_optimizer = [this, optimizer] { return open_optimizer(optimizer); };
+    }
+    q.segments = quantizer_->plugin.extension<tn_segmented>(TN_EXT_SEGMENTS);
+    q.segment_plan.struct_size = sizeof(tn_segment_plan);
+    if (q.segments) check(q.segments->plan(q.self, &q.segment_plan), "asking the quantizer for its segments");
     t.quantizer = set->quantizer_.get();
+    t.weight_budget = request_.weight_budget;
+    t.tunes_scales = t.tunes_scales || (adapters_.empty() && provides(catalog_.info(quantizer_->spec.id), "quantizer:scale-gradients"));
   }
   set->activations_ = instantiate_site(TN_SITE_ACTIVATION), set->states_ = instantiate_site(TN_SITE_OPTIMIZER_STATE);
   set->kv_cache_ = instantiate_site(TN_SITE_KV_CACHE), t.kv_cache = set->kv_cache_.get();
   t.activations = set->activations_.get(), t.states = set->states_.get();
   if (stored_) {
     t.decoder.stored.layout = stored_->plugin.extension<tn_layout>(TN_EXT_LAYOUT);
-    t.decoder.stored.is_mix = quantizer_ && canonical(quantizer_->spec) == canonical(stored_->spec);
+    t.decoder.stored.is_mix = takes_stored_codes();
+    if (t.decoder.stored.is_mix) set->quantizer_->calibrate = nullptr, set->quantizer_->training.sequences = 0;
     set->stored_ = std::make_unique<Quantizer>();
     set->stored_->api = &stored_->plugin.api<tn_quantizer_api>();
     const HyperArray hypers(stored_->spec);
@@ -389,7 +415,12 @@ std::string Runtime::quantizer_value(std::string_view hyper) const {
   return value ? to_text(*value) : "";
 }
 
-bool Runtime::calibrates() const { return quantizer_ && quantizer_->plugin.extension<tn_calibrate>(TN_EXT_CALIBRATE); }
+bool Runtime::calibrates() const {
+  return quantizer_ && !takes_stored_codes() &&
+         (quantizer_->plugin.extension<tn_calibrate>(TN_EXT_CALIBRATE) || quantizer_->plugin.extension<tn_trainable>(TN_EXT_TRAINABLE));
+}
+
+bool Runtime::takes_stored_codes() const { return stored_ && quantizer_ && canonical(quantizer_->spec) == canonical(stored_->spec); }
 
 const tn_layout* Runtime::quantizer_layout() const {
   return quantizer_ ? quantizer_->plugin.extension<tn_layout>(TN_EXT_LAYOUT) : nullptr;

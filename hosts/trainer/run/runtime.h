@@ -21,6 +21,7 @@ struct MixRequest {
   std::string quantizer, attention = kDefaultAttention, device = "auto";
   std::string activations, states, kv_cache;  // quantizers at other sites than weights
   std::string stored_quantizer;           // what reads the model's own quantized weights (stored_quantizer())
+  uint64_t weight_budget = 0;             // bytes of weights that come in segments; 0: all
   std::vector<std::string> adapters;      // specs, in order
   std::vector<std::string> adapter_from;  // PEFT folders; the i-th shapes and fills the i-th adapter
   bool zero_offload = false;              // updates run on the host, where the device has memory of its own
@@ -82,12 +83,14 @@ class Runtime {
   std::string site_spec(uint32_t site, std::string (*form)(const Spec&)) const;
   std::string quantizer_value(std::string_view hyper) const;  // as text; "" where there is no quantizer or no such parameter
   bool calibrates() const;  // whether the quantizer may ask for text
+  bool takes_stored_codes() const;  // the quantizer is the one that the model is stored with, so its codes are loaded as they are
   const tn_layout* quantizer_layout() const;                  // org.tenon.layout/1 of the quantizer, or null
 
  private:
   // What optimizers must have an object for.
   const std::string& update_backend() const { return (host_device_ ? *host_device_ : device_).backend(); }
   std::string joined(uint32_t kind, std::string (*form)(const Spec&)) const;
+  std::shared_ptr<OptimizerMember> open_optimizer(std::string_view text) const;
   Quantizer ggml_decoder(std::string_view type) const;
   void add_site(uint32_t site, const char* flag, const std::string& text);
   std::unique_ptr<SiteCodec> instantiate_site(uint32_t site) const;

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "hosts/trainer/run/adapter_steps.h"
 #include "hosts/trainer/run/calibration.h"
+#include "hosts/trainer/run/segments.h"
 #include "hosts/trainer/schedule/offload.h"
 
 namespace tenon::trainer {
@@ -34,11 +35,11 @@ Session::Session(Engine& engine, const ModelSource& source, Techniques technique
       model_(engine, source.config(), model_options(techniques_, options), techniques_.attention, options.sequence) {
   model_.save_through(stage_.get());
   for (Adapter* a : techniques_.adapters) model_.attach(*a);
-  model_.allocate();
-  const bool calibrated = techniques_.quantizer && techniques_.quantizer->calibrate;
-  source.load(engine_, model_, techniques_.decoder, options_.seed, !calibrated);
+  allocate(source);
+  const bool with_text = techniques_.quantizer && techniques_.quantizer->text_sequences() > 0;
+  source.load(engine_, model_, techniques_.decoder, options_.seed, !with_text);
   source.start_mixers(engine_, model_, techniques_.decoder, options_.seed);
-  if (calibrated) calibrate_base(source);
+  make_base(source);
   std::vector<Parameter*> trained;
   for (Parameter& p : model_.parameters()) {
     for (const Adapter* a : techniques_.adapters)
@@ -84,17 +85,37 @@ uint64_t Session::offloaded_bytes() const {
   return (stage_ ? stage_->peak_bytes() : 0) + (host_updates_ ? host_updates_->host().memory().use().total_peak : 0);
 }
 
-// Codes the weights with text in view: the base alone, before any adapter has its starting values.
-void Session::calibrate_base(const ModelSource& source) {
+// A file that holds weights in segments knows their order, so that only those that fit are ever in memory.
+void Session::allocate(const ModelSource& source) {
+  const Quantizer* q = techniques_.quantizer;
+  if (techniques_.weight_budget > 0 && !(q && q->segments))
+    throw Error(TN_E_ARGUMENT, "--weight-budget is for quantizers whose weights come in segments, such as bitstack; drop it");
+  if (!q || !q->segments || !techniques_.decoder.stored.is_mix) return model_.allocate();
+  const std::vector<SegmentSizes> sizes = model_.segment_sizes();
+  segment_order_ = source.segment_order();
+  if (segment_order_.empty()) segment_order_ = natural_order(sizes);
+  if (techniques_.weight_budget == 0) return model_.allocate();
+  model_.allocate(fitting_segments(sizes, segment_order_, techniques_.weight_budget));
+}
+
+// Codes the weights with text in view, and chooses among their segments: the base alone, before any adapter has its starting values.
+void Session::make_base(const ModelSource& source) {
+  const Quantizer* q = techniques_.quantizer;
+  const bool with_text = q && q->text_sequences() > 0, fit = q && q->segments && segment_order_.empty() && (techniques_.weight_budget > 0 || options_.order_segments);
+  if (!with_text && !fit) return;
   std::vector<std::vector<Adapter*>> aside;
   for (Linear* l : model_.sites()) {
-    if (l->owner)
+    if (l->owner && with_text)
       throw Error(TN_E_CONFLICT, "adapter " + l->owner->name + " holds the weight of " + l->path +
                                      ", so this quantizer cannot calibrate through the model; use a quantizer that needs no calibration");
     aside.push_back(std::move(l->adapters));
     l->adapters.clear();
   }
-  calibrate(engine_, model_, source, *techniques_.quantizer, techniques_.decoder, options_.seed, options_.calibration, options_.calibrating);
+  if (with_text) calibrate(engine_, model_, source, techniques_, options_.seed, options_.calibration, options_.calibrating);
+  if (fit) {
+    segment_order_ = measure_order(engine_, model_, q->segment_plan, options_.calibration, options_.calibrating);
+    if (techniques_.weight_budget > 0) fit_segments(engine_, model_, segment_order_, techniques_.weight_budget);
+  }
   size_t next = 0;
   for (Linear* l : model_.sites()) l->adapters = std::move(aside[next++]);
 }

@@ -7,9 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "hosts/trainer/model/kv_cache.h"
 #include "hosts/trainer/model/source.h"
 #include "hosts/trainer/optim/optimizers.h"
-#include "hosts/trainer/model/kv_cache.h"
+#include "hosts/trainer/run/block_training.h"
 #include "hosts/trainer/schedule/activation_codec.h"
 
 namespace tenon::trainer {
@@ -23,6 +24,8 @@ struct Techniques {
   std::string attention_spec;  // with what differs from its defaults; empty: that of kDefaultAttention
   const Quantizer* quantizer = nullptr;  // or null
   const SiteCodec *activations = nullptr, *states = nullptr, *kv_cache = nullptr;  // hold what waits for backward, for the next update, for later tokens; or null
+  OpenOptimizer block_optimizer;         // of a quantizer that trains weights before it codes them
+  uint64_t weight_budget = 0;            // bytes of quantized weights, where they come in segments; 0: all of them
   std::vector<Adapter*> adapters;
   WeightDecoder decoder;
 };
@@ -37,9 +40,10 @@ struct SessionOptions {
   WeightUpdate update = WeightUpdate::kStochastic;
   MemoryOptions memory;
   std::string offload_folder;   // of saved activations in a file
-  std::vector<std::vector<int32_t>> kv_calibration;  // likewise for a codec of key-value caches, sequences of one length
   std::vector<std::vector<int32_t>> calibration;  // text for a quantizer that asks for it (calibration.h)
+  std::vector<std::vector<int32_t>> kv_calibration;  // likewise for a codec of key-value caches, sequences of one length
   std::function<void(size_t, size_t)> calibrating;  // blocks coded, of how many
+  bool order_segments = false;  // even where all of them are loaded, for a file
   bool train = true;            // false: evaluation and generation only, no optimizer
 };
 
@@ -64,6 +68,8 @@ class Session {
   Optimizers* optimizer() { return optimizer_.get(); }
   const std::vector<Adapter*>& adapters() const { return techniques_.adapters; }
   const Techniques& techniques() const { return techniques_; }
+  // Of weights that come in segments; empty where they do not, or all of them are there and nobody asked.
+  const std::vector<int32_t>& segment_order() const { return segment_order_; }
   const SessionOptions& options() const { return options_; }
   int64_t trainable_parameters() const;
   const ActivationCodec* activation_codec() const { return activation_codec_.get(); }  // or null
@@ -85,7 +91,8 @@ class Session {
 
  private:
   static ModelOptions model_options(const Techniques& techniques, const SessionOptions& options);
-  void calibrate_base(const ModelSource& source);
+  void allocate(const ModelSource& source);
+  void make_base(const ModelSource& source);
   void start(Adapter& adapter, const ModelSource& source);
   StepResult driven_step(StepResult r, const tn_step& step, const std::vector<HostBatch>& micro_batches, Rate rate, double weight);
   bool measure(const Parameter& p, double& sum_of_squares);
@@ -101,6 +108,7 @@ class Session {
   std::unique_ptr<HostUpdates> host_updates_;
   bool values_settled_ = false;  // host copies are of the values with which training goes on
   std::unique_ptr<Optimizers> optimizer_;
+  std::vector<int32_t> segment_order_;
 };
 
 // A batch of the shape that training will use, for dry steps and benchmarks: `sequences` × `length` tokens, all predicted.

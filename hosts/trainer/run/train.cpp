@@ -13,6 +13,7 @@
 #include "hosts/trainer/run/checkpoint.h"
 #include "hosts/trainer/run/export.h"
 #include "hosts/trainer/run/metrics.h"
+#include "hosts/trainer/run/quantized_export.h"
 #include "hosts/trainer/text/byte_tokenizer.h"
 #include "hosts/trainer/text/tokenizer/tokenizer_files.h"
 
@@ -103,10 +104,13 @@ void write_tokenizer(const std::string& folder, const TextModel& text) {
   }
 }
 
-void write_final(const std::string& output, Session& session, const ModelSource& source, const TextModel& text) {
-  const std::string target = (fs::path(output) / "final").string();
-  AtomicFolder folder(target);
-  if (session.adapters().empty()) {
+void write_final(const std::string& output, Session& session, const ModelSource& source, const TextModel& text, const Runtime& runtime) {
+  AtomicFolder folder((fs::path(output) / "final").string());
+  const Quantizer* quantizer = session.techniques().quantizer;
+  if (session.techniques().tunes_scales && quantizer && quantizer->trainable) {  // the codes are worth keeping, scales and all
+    fill_quantized_folder(folder.path(), session.engine(), weights_of(session, false), source, runtime, *quantizer, session.options().storage);
+    if (source.is_preset()) write_tokenizer(folder.path(), text);
+  } else if (session.adapters().empty()) {
     write_model(folder.path(), session, source, session.options().storage, false);
     if (source.is_preset()) write_tokenizer(folder.path(), text);
   } else {
@@ -229,7 +233,7 @@ TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& 
   result.seconds = seconds_since(begin);
   if (!result.stopped) {
     if (done < o.steps) evaluate_now(o.steps);
-    write_final(o.output, session, source, text);
+    write_final(o.output, session, source, text, runtime);
     result.final_folder = (fs::path(o.output) / "final").string();
     result.measured = {engine->memory().use(), session.offloaded_bytes()};  // what follows is not part of the forecast
     if (events.finished) events.finished(session);

@@ -34,7 +34,7 @@ uint64_t product_bytes(const tn_device_api* api, tn_device* device, const Sizes&
 }  // namespace
 
 void Codec::calibration(tn_calibration_plan& out) const {
-  out.statistic = TN_STATISTIC_GRAM;
+  out.statistic = TN_STATISTIC_GRAM, out.prefix = TN_PREFIX_CODED;
   out.sequences = options_.calibrated ? options_.samples : 0;
   out.length = options_.length;
 }
@@ -60,7 +60,7 @@ void Codec::encode_calibrated(const tn_exec* exec, const tn_target& target, tn_t
   sdk::Workspace space(*exec);
   const CalibratedScratch scratch(space, s, options_);
   const sdk::Products products(exec->api, exec->device, exec->stream, space.behind(scratch.products), space.bytes_behind(scratch.products));
-  check_finite(exec, target, given, s);
+  sdk::require_finite(target, given, s.m, s.n);
 
   std::vector<float> diagonal(static_cast<size_t>(s.n));
   std::vector<bool> dead(static_cast<size_t>(s.n));
@@ -100,9 +100,8 @@ void Codec::encode_calibrated(const tn_exec* exec, const tn_target& target, tn_t
   for (int attempt = 0;; ++attempt, damping *= 10) {
     sdk::for_each_block(exec, s.n, [&, gram, order](const sdk::Block& row) {
       const int64_t i = row.index;
-      const float* from = gram + order[i] * s.n;
       float* to = scratch.h + i * s.n;
-      for (int64_t j = 0; j < s.n; ++j) to[j] = from[order[j]];
+      for (int64_t j = 0; j < s.n; ++j) to[j] = gram[std::min(order[i], order[j]) * s.n + std::max(order[i], order[j])];
       to[i] = diagonal[order[i]] + static_cast<float>(damping * mean);
     });
     if (sdk::factor_inverse(products, scratch.h, s.n, scratch.factor)) break;

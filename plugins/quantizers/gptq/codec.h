@@ -1,9 +1,9 @@
 // The gptq quantizer: options, the components of a weight, and what is done with them.
 #pragma once
 
-#include "quantizers/gptq/pack.h"
 #include "quantizers/gptq/solve.h"
 #include "sdk/calibrate.h"
+#include "sdk/integer/grouped.h"
 #include "sdk/workspace.h"
 
 namespace tenon::gptq {
@@ -15,23 +15,13 @@ struct Options {
   double damping = 0.01;
   bool act_order = false, static_groups = false, calibrated = true;
   int64_t samples = 128, length = 2048;
+  bool second_layout = false;  // files hold zero points as they are, not less one
 };
 
-// Sizes of a weight [m, n]; the last axis is the input, those before it are rows.
-struct Sizes {
-  int64_t m, n, group, groups, code_row, zero_row;
-  bool indexed;  // a group is no run of neighbouring inputs, so that every input names its own
+struct Sizes : sdk::GroupedSizes {
   Sizes(const tn_target& target, const Options& o);
 };
-
-// The components, typed and checked.
-struct Parts {
-  uint8_t *codes, *zeros;  // [m, code_row], [m, zero_row] bytes
-  sdk::f16* scales;        // [m, groups]
-  int32_t* g_idx;          // [n], or null
-  Parts(const Sizes& s, tn_tensor* const* components);
-  int64_t group_of(const Sizes& s, int64_t j) const { return g_idx ? g_idx[j] : j / s.group; }
-};
+using Parts = sdk::GroupedParts;
 
 class Codec {
  public:
@@ -45,6 +35,8 @@ class Codec {
   // Round to nearest on the same grids: what the method is where nothing is known of the inputs.
   void encode(const tn_exec* exec, const tn_target& target, const tn_tensor& src, tn_tensor* const* components, const tn_rng* rng) const;
   void decode(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, int64_t begin, int64_t end, tn_tensor& dst) const;
+  void linear(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, const tn_tensor& x, double alpha, double beta,
+              tn_tensor& y) const;
 
   void calibration(tn_calibration_plan& out) const;
   void estimate_calibrated(const tn_device_api* api, tn_device* device, const tn_target& target, tn_estimate& out) const;
@@ -57,5 +49,7 @@ class Codec {
   const tn_host* host_;
   Options options_;
 };
+
+extern const tn_layout kLayout;  // "gptq"
 
 }  // namespace tenon::gptq

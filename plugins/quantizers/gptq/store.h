@@ -23,14 +23,6 @@ inline Problem problem(const Sizes& s, const Options& o, const Scratch& scratch)
   return p;
 }
 
-inline void check_finite(const tn_exec* exec, const tn_target& target, const float* w, const Sizes& s) {
-  sdk::BadBlock bad;
-  sdk::for_each_block(exec, s.m, [=, &bad](const sdk::Block& row) {
-    if (!sdk::is_finite(sdk::absmax(w + row.index * s.n, s.n))) bad.found(row.index);
-  });
-  bad.raise(target, s.n);
-}
-
 // order[i]: the input that column i of the problem is; null: itself.
 inline void store(const tn_exec* exec, const Sizes& s, const Options& o, const Problem& p, const int32_t* order, const Parts& parts) {
   const int bits = o.grid.bits;
@@ -40,11 +32,11 @@ inline void store(const tn_exec* exec, const Sizes& s, const Options& o, const P
     uint8_t* zeros = parts.zeros + row * s.zero_row;
     std::memset(codes, 0, static_cast<size_t>(s.code_row));
     std::memset(zeros, 0, static_cast<size_t>(s.zero_row));
-    for (int64_t i = 0; i < s.n; ++i) put_code(codes, order ? order[i] : i, bits, p.codes[row * s.n + i]);
+    for (int64_t i = 0; i < s.n; ++i) sdk::put_code(codes, order ? order[i] : i, bits, p.codes[row * s.n + i]);
     for (int64_t g = 0; g < s.groups; ++g) {
       const Grid& grid = p.grids[row * s.groups + g];
       parts.scales[row * s.groups + g] = grid.stored;
-      put_code(zeros, g, bits, static_cast<uint32_t>(grid.zero));
+      sdk::put_code(zeros, g, bits, static_cast<uint32_t>(grid.zero));
     }
   });
   if (parts.g_idx)

@@ -1,5 +1,5 @@
 #include "quantizers/gptq/reference.h"
-#include "quantizers/gptq/pack.h"
+#include "sdk/integer/bits.h"
 #include "sdk/testing/codec.h"
 #include "tenon/calibrate.h"
 
@@ -33,7 +33,7 @@ class Gptq : public ::testing::TestWithParam<std::string> {
     const std::vector<uint8_t> bytes = coded["codes"].raw();
     std::vector<int> out;
     for (int64_t r = 0; r < m; ++r)
-      for (int64_t j = 0; j < n; ++j) out.push_back(static_cast<int>(code_at(bytes.data() + r * row_bytes(n, bits), j, bits)));
+      for (int64_t j = 0; j < n; ++j) out.push_back(static_cast<int>(sdk::code_at(bytes.data() + r * sdk::row_bytes(n, bits), j, bits)));
     return out;
   }
 };

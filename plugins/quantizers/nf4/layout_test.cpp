@@ -2,37 +2,13 @@
 // saved.
 #include <utility>
 
-#include "sdk/testing/codec.h"
+#include "sdk/testing/layout.h"
 #include "tests/reference/golden.h"
 
 namespace tenon::nf4 {
 namespace {
 
 using namespace sdk::testing;
-
-struct External {
-  std::map<std::string, Tensor> tensors;
-  static int32_t put(void* self, const char* suffix, const tn_tensor* t) {
-    Tensor copy(t->dtype, std::vector<int64_t>(t->shape, t->shape + t->ndim));
-    std::memcpy(copy.as<uint8_t>(), sdk::data<uint8_t>(*t), copy.bytes());
-    static_cast<External*>(self)->tensors.emplace(suffix, std::move(copy));
-    return TN_OK;
-  }
-  static const tn_tensor* get(void* self, const char* suffix) {
-    auto& tensors = static_cast<External*>(self)->tensors;
-    const auto it = tensors.find(suffix);
-    return it == tensors.end() ? nullptr : it->second.get();
-  }
-  void set(const std::string& suffix, tn_dtype dtype, std::vector<int64_t> shape, const void* bytes) {
-    Tensor t(dtype, std::move(shape));
-    std::memcpy(t.as<uint8_t>(), bytes, t.bytes());
-    tensors.erase(suffix);
-    tensors.emplace(suffix, std::move(t));
-  }
-  void set_text(const std::string& suffix, const std::string& text) {
-    set(suffix, sdk::kU8, {static_cast<int64_t>(text.size())}, text.data());
-  }
-};
 
 class Nf4Layout : public ::testing::TestWithParam<std::string> {
  protected:
@@ -53,11 +29,8 @@ class Nf4Layout : public ::testing::TestWithParam<std::string> {
     }
     return out;
   }
-  const tn_layout& layout(TestCodec& codec) const {
-    return *static_cast<const tn_layout*>(codec.plugin.get_extension(TN_EXT_LAYOUT));
-  }
   int32_t read(TestCodec& codec, const tn_target& target, External& from, Coded& to) const {
-    return layout(codec).from_external(codec.self, "bitsandbytes", &target, &from, External::get, to.pointers().data());
+    return layout_of(codec).from_external(codec.self, "bitsandbytes", &target, &from, External::get, to.pointers().data());
   }
 };
 INSTANTIATE_TEST_SUITE_P(Objects, Nf4Layout, ::testing::ValuesIn(plugin_objects()),
@@ -75,7 +48,7 @@ TEST_P(Nf4Layout, ReadsAndWritesWhatTheLibrarySaves) {
     EXPECT_EQ(codec.encode(target, file.f32("original"))["codes"].raw(), coded["codes"].raw());
 
     External written;
-    codec.expect(layout(codec).to_external(codec.self, "bitsandbytes", &target, coded.pointers().data(), &written,
+    codec.expect(layout_of(codec).to_external(codec.self, "bitsandbytes", &target, coded.pointers().data(), &written,
                                            External::put));
     ASSERT_EQ(written.tensors.size(), saved.tensors.size());
     for (const auto& [suffix, tensor] : saved.tensors) {
@@ -100,7 +73,7 @@ TEST_P(Nf4Layout, PlainScalesSurviveTheRoundTrip) {
   Coded coded = codec.encode(target, normals(33 * 65)), again = codec.plan(target);
   External file;
   codec.expect(
-      layout(codec).to_external(codec.self, "bitsandbytes", &target, coded.pointers().data(), &file, External::put));
+      layout_of(codec).to_external(codec.self, "bitsandbytes", &target, coded.pointers().data(), &file, External::put));
   codec.expect(read(codec, target, file, again));
   EXPECT_EQ(again["codes"].raw(), coded["codes"].raw());
   EXPECT_EQ(again["absmax"].raw(), coded["absmax"].raw());
@@ -152,7 +125,7 @@ TEST_P(Nf4Layout, DamagedOrForeignFilesAreRefusedByName) {
   TestCodec codec(GetParam());
   External empty;
   Coded coded = codec.plan(target);
-  EXPECT_EQ(layout(codec).from_external(codec.self, "gptq", &target, &empty, External::get, coded.pointers().data()),
+  EXPECT_EQ(layout_of(codec).from_external(codec.self, "gptq", &target, &empty, External::get, coded.pointers().data()),
             TN_E_UNSUPPORTED);
 }
 
@@ -166,21 +139,21 @@ TEST_P(Nf4Layout, QuantizationConfigGoesOutAndComesBack) {
   for (const char* kind : {"nf4", "fp4"})
     for (const char* twice : {"true", "false"}) {
       TestCodec codec(GetParam(), {{"quant_type", kind}, {"double_quant", twice}});
-      codec.expect(layout(codec).write_config(codec.self, "bitsandbytes", &sink));
+      codec.expect(layout_of(codec).write_config(codec.self, "bitsandbytes", &sink));
       const std::string config = taken();
-      codec.expect(layout(codec).read_config(codec.host.get(), "bitsandbytes", config.c_str(), &sink));
+      codec.expect(layout_of(codec).read_config(codec.host.get(), "bitsandbytes", config.c_str(), &sink));
       EXPECT_EQ(taken(), std::string("quant_type=") + kind + ",double_quant=" + twice);
     }
   TestCodec wide(GetParam(), {{"blocksize", "128"}});
-  EXPECT_EQ(layout(wide).write_config(wide.self, "bitsandbytes", &sink), TN_E_UNSUPPORTED);
+  EXPECT_EQ(layout_of(wide).write_config(wide.self, "bitsandbytes", &sink), TN_E_UNSUPPORTED);
   EXPECT_NE(wide.host.error.find("64"), std::string::npos) << wide.host.error;
   // As older versions of the library wrote it.
-  wide.expect(layout(wide).read_config(wide.host.get(), "bitsandbytes", R"({"load_in_4bit": true})", &sink));
+  wide.expect(layout_of(wide).read_config(wide.host.get(), "bitsandbytes", R"({"load_in_4bit": true})", &sink));
   EXPECT_EQ(taken(), "quant_type=fp4,double_quant=false");
   for (const char* bad : {"", "[]", "{", "{}", R"({"load_in_8bit": true})", R"({"load_in_4bit": true, "bnb_4bit_quant_type": 7})",
                           R"({"load_in_4bit": true, "bnb_4bit_quant_type": "af4"})", R"({"load_in_4bit": true, "bnb_4bit_quant_storage": "int4"})"}) {
     wide.host.error.clear();
-    EXPECT_LT(layout(wide).read_config(wide.host.get(), "bitsandbytes", bad, &sink), 0) << bad;
+    EXPECT_LT(layout_of(wide).read_config(wide.host.get(), "bitsandbytes", bad, &sink), 0) << bad;
     EXPECT_FALSE(wide.host.error.empty()) << bad;
     EXPECT_EQ(taken(), "") << bad;
   }

@@ -31,6 +31,8 @@ const std::map<std::string, std::string> kSettings = {
     {"nf4", "double_quant=false"},
     {"gguf-blocks", "type=Q5_0"},
     {"gptq", "bits=4,group_size=32,samples=4,sample_length=14"},
+    {"bitstack", "k=4,niter=4,nsamples=4,sample_length=14,score_samples=2,score_length=14"},
+    {"efficientqat", "bits=4,group_size=32,scale_bits=32,train_size=4,training_seqlen=14,val_size=0,epochs=1"},
     {"lora", "r=4,target_modules=all-linear"},
     {"dora", "r=4,target_modules=all-linear"},
     {"paca", "r=4"},
@@ -269,7 +271,7 @@ std::set<std::string> tags_of(const Mix& mix) {
     const Manifest m = catalog().info(id);
     tags.insert(m.provides.begin(), m.provides.end());
     tags.insert("plugin:" + id);
-    scales |= std::count(m.provides.begin(), m.provides.end(), "optimizer:scales") > 0;
+    for (const char* tag : {"optimizer:scales", "quantizer:scale-gradients"}) scales |= std::count(m.provides.begin(), m.provides.end(), tag) > 0;
   }
   tags.insert(!mix.adapter.empty() ? "run:adapter-tuning" : scales ? "run:scale-tuning" : "run:full-tuning");
   if (mix.fused) tags.insert("run:fused-backward");

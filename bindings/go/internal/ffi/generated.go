@@ -88,6 +88,7 @@ const (
 	TN_COMPONENT_TRAINABLE          = 1
 	TN_COMPONENT_HOST_MEMORY        = 2
 	TN_COMPONENT_TRANSIENT          = 4
+	TN_COMPONENT_SEGMENTED          = 8
 	TN_QUANTIZER_OP_UNDEFINED       = 0
 	TN_QUANTIZER_ENCODE             = 1
 	TN_QUANTIZER_DECODE             = 2
@@ -163,6 +164,10 @@ const (
 	TN_FORM_LINEAR_RMS              = 3
 	TN_STATISTIC_UNDEFINED          = 0
 	TN_STATISTIC_GRAM               = 1
+	TN_STATISTIC_NORMS              = 2
+	TN_PREFIX_UNDEFINED             = 0
+	TN_PREFIX_CODED                 = 1
+	TN_PREFIX_PLAIN                 = 2
 	TN_REPR_UNDEFINED               = 0
 	TN_REPR_DENSE                   = 1
 	TN_REPR_QUANTIZED               = 2
@@ -234,7 +239,9 @@ const (
 	TN_EXT_REGION                   = "org.tenon.region/1"
 	TN_EXT_RUNS                     = "org.tenon.runs/1"
 	TN_EXT_SAMPLER                  = "org.tenon.sampler/1"
+	TN_EXT_SEGMENTS                 = "org.tenon.segments/1"
 	TN_EXT_STEPS                    = "org.tenon.steps/1"
+	TN_EXT_TRAINABLE                = "org.tenon.trainable/1"
 )
 
 type Device struct{ _ [0]byte }
@@ -724,6 +731,8 @@ type CalibrationPlan struct {
 	Statistic  uint32
 	Sequences  int64
 	Length     int64
+	Prefix     uint32
+	Reserved   uint32
 }
 
 type Calibrate struct {
@@ -1124,6 +1133,19 @@ type Sampler struct {
 	Sample     unsafe.Pointer
 }
 
+type SegmentPlan struct {
+	StructSize   uint32
+	ScoredLevels uint32
+	Sequences    int64
+	Length       int64
+}
+
+type Segmented struct {
+	StructSize uint32
+	Reserved   uint32
+	Plan       unsafe.Pointer
+}
+
 type GrowSink struct {
 	StructSize uint32
 	Reserved   uint32
@@ -1148,6 +1170,46 @@ type Update struct {
 	Seed       uint64
 	LR         float64
 	GradScale  float64
+}
+
+type TrainingPlan struct {
+	StructSize uint32
+	Reserved   uint32
+	Sequences  int64
+	Length     int64
+	Validation int64
+	Epochs     int64
+	Batch      int64
+	Floor      float64
+	Optimizer  *byte
+}
+
+type Value struct {
+	StructSize uint32
+	Ndim       int32
+	Shape      [4]int64
+	LR         float64
+	Name       *byte
+}
+
+type ValueSink struct {
+	StructSize uint32
+	Reserved   uint32
+	Self       unsafe.Pointer
+	Declare    unsafe.Pointer
+}
+
+type Trainable struct {
+	StructSize        uint32
+	Reserved          uint32
+	Plan              unsafe.Pointer
+	Values            unsafe.Pointer
+	Start             unsafe.Pointer
+	Materialize       unsafe.Pointer
+	Gradient          unsafe.Pointer
+	Clamp             unsafe.Pointer
+	Harden            unsafe.Pointer
+	ComponentGradient unsafe.Pointer
 }
 
 type TrainerStep struct {
@@ -1720,6 +1782,8 @@ func GoldenLayout() []string {
 		add("  statistic offset %d size %d", unsafe.Offsetof(s.Statistic), unsafe.Sizeof(s.Statistic))
 		add("  sequences offset %d size %d", unsafe.Offsetof(s.Sequences), unsafe.Sizeof(s.Sequences))
 		add("  length offset %d size %d", unsafe.Offsetof(s.Length), unsafe.Sizeof(s.Length))
+		add("  prefix offset %d size %d", unsafe.Offsetof(s.Prefix), unsafe.Sizeof(s.Prefix))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
 	}
 	{
 		var s Calibrate
@@ -1732,6 +1796,10 @@ func GoldenLayout() []string {
 	}
 	add("TN_STATISTIC_UNDEFINED = %d", TN_STATISTIC_UNDEFINED)
 	add("TN_STATISTIC_GRAM = %d", TN_STATISTIC_GRAM)
+	add("TN_STATISTIC_NORMS = %d", TN_STATISTIC_NORMS)
+	add("TN_PREFIX_UNDEFINED = %d", TN_PREFIX_UNDEFINED)
+	add("TN_PREFIX_CODED = %d", TN_PREFIX_CODED)
+	add("TN_PREFIX_PLAIN = %d", TN_PREFIX_PLAIN)
 	{
 		var s CombineSource
 		add("struct tn_combine_source size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
@@ -2358,6 +2426,7 @@ func GoldenLayout() []string {
 	add("TN_COMPONENT_TRAINABLE = %d", TN_COMPONENT_TRAINABLE)
 	add("TN_COMPONENT_HOST_MEMORY = %d", TN_COMPONENT_HOST_MEMORY)
 	add("TN_COMPONENT_TRANSIENT = %d", TN_COMPONENT_TRANSIENT)
+	add("TN_COMPONENT_SEGMENTED = %d", TN_COMPONENT_SEGMENTED)
 	add("TN_QUANTIZER_OP_UNDEFINED = %d", TN_QUANTIZER_OP_UNDEFINED)
 	add("TN_QUANTIZER_ENCODE = %d", TN_QUANTIZER_ENCODE)
 	add("TN_QUANTIZER_DECODE = %d", TN_QUANTIZER_DECODE)
@@ -2449,6 +2518,21 @@ func GoldenLayout() []string {
 		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
 		add("  plan offset %d size %d", unsafe.Offsetof(s.Plan), unsafe.Sizeof(s.Plan))
 		add("  sample offset %d size %d", unsafe.Offsetof(s.Sample), unsafe.Sizeof(s.Sample))
+	}
+	{
+		var s SegmentPlan
+		add("struct tn_segment_plan size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  scored_levels offset %d size %d", unsafe.Offsetof(s.ScoredLevels), unsafe.Sizeof(s.ScoredLevels))
+		add("  sequences offset %d size %d", unsafe.Offsetof(s.Sequences), unsafe.Sizeof(s.Sequences))
+		add("  length offset %d size %d", unsafe.Offsetof(s.Length), unsafe.Sizeof(s.Length))
+	}
+	{
+		var s Segmented
+		add("struct tn_segmented size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  plan offset %d size %d", unsafe.Offsetof(s.Plan), unsafe.Sizeof(s.Plan))
 	}
 	add("TN_OK = %d", TN_OK)
 	add("TN_DEGRADED = %d", TN_DEGRADED)
@@ -2561,6 +2645,50 @@ func GoldenLayout() []string {
 	add("TN_ROLE_SCALE = %d", TN_ROLE_SCALE)
 	add("TN_ROLE_OTHER = %d", TN_ROLE_OTHER)
 	add("TN_ALIGNMENT = %d", TN_ALIGNMENT)
+	{
+		var s TrainingPlan
+		add("struct tn_training_plan size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  sequences offset %d size %d", unsafe.Offsetof(s.Sequences), unsafe.Sizeof(s.Sequences))
+		add("  length offset %d size %d", unsafe.Offsetof(s.Length), unsafe.Sizeof(s.Length))
+		add("  validation offset %d size %d", unsafe.Offsetof(s.Validation), unsafe.Sizeof(s.Validation))
+		add("  epochs offset %d size %d", unsafe.Offsetof(s.Epochs), unsafe.Sizeof(s.Epochs))
+		add("  batch offset %d size %d", unsafe.Offsetof(s.Batch), unsafe.Sizeof(s.Batch))
+		add("  floor offset %d size %d", unsafe.Offsetof(s.Floor), unsafe.Sizeof(s.Floor))
+		add("  optimizer offset %d size %d", unsafe.Offsetof(s.Optimizer), unsafe.Sizeof(s.Optimizer))
+	}
+	{
+		var s Value
+		add("struct tn_value size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  ndim offset %d size %d", unsafe.Offsetof(s.Ndim), unsafe.Sizeof(s.Ndim))
+		add("  shape offset %d size %d", unsafe.Offsetof(s.Shape), unsafe.Sizeof(s.Shape))
+		add("  lr offset %d size %d", unsafe.Offsetof(s.LR), unsafe.Sizeof(s.LR))
+		add("  name offset %d size %d", unsafe.Offsetof(s.Name), unsafe.Sizeof(s.Name))
+	}
+	{
+		var s ValueSink
+		add("struct tn_value_sink size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  self offset %d size %d", unsafe.Offsetof(s.Self), unsafe.Sizeof(s.Self))
+		add("  declare offset %d size %d", unsafe.Offsetof(s.Declare), unsafe.Sizeof(s.Declare))
+	}
+	{
+		var s Trainable
+		add("struct tn_trainable size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  plan offset %d size %d", unsafe.Offsetof(s.Plan), unsafe.Sizeof(s.Plan))
+		add("  values offset %d size %d", unsafe.Offsetof(s.Values), unsafe.Sizeof(s.Values))
+		add("  start offset %d size %d", unsafe.Offsetof(s.Start), unsafe.Sizeof(s.Start))
+		add("  materialize offset %d size %d", unsafe.Offsetof(s.Materialize), unsafe.Sizeof(s.Materialize))
+		add("  gradient offset %d size %d", unsafe.Offsetof(s.Gradient), unsafe.Sizeof(s.Gradient))
+		add("  clamp offset %d size %d", unsafe.Offsetof(s.Clamp), unsafe.Sizeof(s.Clamp))
+		add("  harden offset %d size %d", unsafe.Offsetof(s.Harden), unsafe.Sizeof(s.Harden))
+		add("  component_gradient offset %d size %d", unsafe.Offsetof(s.ComponentGradient), unsafe.Sizeof(s.ComponentGradient))
+	}
 	{
 		var s TrainerStep
 		add("struct tn_trainer_step size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))

@@ -76,6 +76,7 @@ const TN_SITE_DELTA = Int32(16)
 const TN_COMPONENT_TRAINABLE = Int32(1)
 const TN_COMPONENT_HOST_MEMORY = Int32(2)
 const TN_COMPONENT_TRANSIENT = Int32(4)
+const TN_COMPONENT_SEGMENTED = Int32(8)
 const TN_QUANTIZER_OP_UNDEFINED = Int32(0)
 const TN_QUANTIZER_ENCODE = Int32(1)
 const TN_QUANTIZER_DECODE = Int32(2)
@@ -151,6 +152,10 @@ const TN_FORM_LINEAR = Int32(2)
 const TN_FORM_LINEAR_RMS = Int32(3)
 const TN_STATISTIC_UNDEFINED = Int32(0)
 const TN_STATISTIC_GRAM = Int32(1)
+const TN_STATISTIC_NORMS = Int32(2)
+const TN_PREFIX_UNDEFINED = Int32(0)
+const TN_PREFIX_CODED = Int32(1)
+const TN_PREFIX_PLAIN = Int32(2)
 const TN_REPR_UNDEFINED = Int32(0)
 const TN_REPR_DENSE = Int32(1)
 const TN_REPR_QUANTIZED = Int32(2)
@@ -222,7 +227,9 @@ const TN_EXT_LAYOUT = "org.tenon.layout/1"
 const TN_EXT_REGION = "org.tenon.region/1"
 const TN_EXT_RUNS = "org.tenon.runs/1"
 const TN_EXT_SAMPLER = "org.tenon.sampler/1"
+const TN_EXT_SEGMENTS = "org.tenon.segments/1"
 const TN_EXT_STEPS = "org.tenon.steps/1"
+const TN_EXT_TRAINABLE = "org.tenon.trainable/1"
 
 mutable struct tn_device end
 mutable struct tn_stream end
@@ -700,6 +707,8 @@ struct tn_calibration_plan
     statistic::UInt32
     sequences::Int64
     length::Int64
+    prefix::UInt32
+    reserved::UInt32
 end
 
 struct tn_calibrate
@@ -1100,6 +1109,19 @@ struct tn_sampler
     sample::Ptr{Cvoid}
 end
 
+struct tn_segment_plan
+    struct_size::UInt32
+    scored_levels::UInt32
+    sequences::Int64
+    length::Int64
+end
+
+struct tn_segmented
+    struct_size::UInt32
+    reserved::UInt32
+    plan::Ptr{Cvoid}
+end
+
 struct tn_grow_sink
     struct_size::UInt32
     reserved::UInt32
@@ -1124,6 +1146,46 @@ struct tn_update
     seed::UInt64
     lr::Float64
     grad_scale::Float64
+end
+
+struct tn_training_plan
+    struct_size::UInt32
+    reserved::UInt32
+    sequences::Int64
+    length::Int64
+    validation::Int64
+    epochs::Int64
+    batch::Int64
+    floor::Float64
+    optimizer::Ptr{UInt8}
+end
+
+struct tn_value
+    struct_size::UInt32
+    ndim::Int32
+    shape::NTuple{4,Int64}
+    lr::Float64
+    name::Ptr{UInt8}
+end
+
+struct tn_value_sink
+    struct_size::UInt32
+    reserved::UInt32
+    self::Ptr{Cvoid}
+    declare::Ptr{Cvoid}
+end
+
+struct tn_trainable
+    struct_size::UInt32
+    reserved::UInt32
+    plan::Ptr{Cvoid}
+    values::Ptr{Cvoid}
+    start::Ptr{Cvoid}
+    materialize::Ptr{Cvoid}
+    gradient::Ptr{Cvoid}
+    clamp::Ptr{Cvoid}
+    harden::Ptr{Cvoid}
+    component_gradient::Ptr{Cvoid}
 end
 
 struct tn_trainer_step
@@ -1299,10 +1361,14 @@ const LAYOUT = [
     "TN_FORM_SOFTMAX" => TN_FORM_SOFTMAX,
     "TN_FORM_LINEAR" => TN_FORM_LINEAR,
     "TN_FORM_LINEAR_RMS" => TN_FORM_LINEAR_RMS,
-    tn_calibration_plan => ["struct_size", "statistic", "sequences", "length"],
+    tn_calibration_plan => ["struct_size", "statistic", "sequences", "length", "prefix", "reserved"],
     tn_calibrate => ["struct_size", "reserved", "plan", "estimate", "encode"],
     "TN_STATISTIC_UNDEFINED" => TN_STATISTIC_UNDEFINED,
     "TN_STATISTIC_GRAM" => TN_STATISTIC_GRAM,
+    "TN_STATISTIC_NORMS" => TN_STATISTIC_NORMS,
+    "TN_PREFIX_UNDEFINED" => TN_PREFIX_UNDEFINED,
+    "TN_PREFIX_CODED" => TN_PREFIX_CODED,
+    "TN_PREFIX_PLAIN" => TN_PREFIX_PLAIN,
     tn_combine_source => ["struct_size", "reserved", "weight", "config_json", "n_tensors", "keys", "tensors"],
     tn_combine => ["struct_size", "reserved", "methods", "combine"],
     tn_device_info => ["struct_size", "n_threads", "id", "name", "arch", "runtime", "total_bytes", "free_bytes", "gemm_dtype", "reserved", "gemm_flops", "bytes_per_second"],
@@ -1419,6 +1485,7 @@ const LAYOUT = [
     "TN_COMPONENT_TRAINABLE" => TN_COMPONENT_TRAINABLE,
     "TN_COMPONENT_HOST_MEMORY" => TN_COMPONENT_HOST_MEMORY,
     "TN_COMPONENT_TRANSIENT" => TN_COMPONENT_TRANSIENT,
+    "TN_COMPONENT_SEGMENTED" => TN_COMPONENT_SEGMENTED,
     "TN_QUANTIZER_OP_UNDEFINED" => TN_QUANTIZER_OP_UNDEFINED,
     "TN_QUANTIZER_ENCODE" => TN_QUANTIZER_ENCODE,
     "TN_QUANTIZER_DECODE" => TN_QUANTIZER_DECODE,
@@ -1438,6 +1505,8 @@ const LAYOUT = [
     "TN_REGION_DECODE" => TN_REGION_DECODE,
     tn_runs => ["struct_size", "reserved", "apply"],
     tn_sampler => ["struct_size", "reserved", "plan", "sample"],
+    tn_segment_plan => ["struct_size", "scored_levels", "sequences", "length"],
+    tn_segmented => ["struct_size", "reserved", "plan"],
     "TN_OK" => TN_OK,
     "TN_DEGRADED" => TN_DEGRADED,
     "TN_E_ARGUMENT" => TN_E_ARGUMENT,
@@ -1496,6 +1565,10 @@ const LAYOUT = [
     "TN_ROLE_SCALE" => TN_ROLE_SCALE,
     "TN_ROLE_OTHER" => TN_ROLE_OTHER,
     "TN_ALIGNMENT" => TN_ALIGNMENT,
+    tn_training_plan => ["struct_size", "reserved", "sequences", "length", "validation", "epochs", "batch", "floor", "optimizer"],
+    tn_value => ["struct_size", "ndim", "shape", "lr", "name"],
+    tn_value_sink => ["struct_size", "reserved", "self", "declare"],
+    tn_trainable => ["struct_size", "reserved", "plan", "values", "start", "materialize", "gradient", "clamp", "harden", "component_gradient"],
     tn_trainer_step => ["struct_size", "flags", "step", "total_steps", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "live_bytes", "peak_bytes"],
     tn_trainer_events => ["struct_size", "reserved", "self", "step", "evaluated", "note"],
     "TN_TRAINER_SKIPPED" => TN_TRAINER_SKIPPED,

@@ -79,6 +79,7 @@ pub const TN_SITE_DELTA: u32 = 16;
 pub const TN_COMPONENT_TRAINABLE: u32 = 1;
 pub const TN_COMPONENT_HOST_MEMORY: u32 = 2;
 pub const TN_COMPONENT_TRANSIENT: u32 = 4;
+pub const TN_COMPONENT_SEGMENTED: u32 = 8;
 pub const TN_QUANTIZER_OP_UNDEFINED: u32 = 0;
 pub const TN_QUANTIZER_ENCODE: u32 = 1;
 pub const TN_QUANTIZER_DECODE: u32 = 2;
@@ -154,6 +155,10 @@ pub const TN_FORM_LINEAR: u32 = 2;
 pub const TN_FORM_LINEAR_RMS: u32 = 3;
 pub const TN_STATISTIC_UNDEFINED: u32 = 0;
 pub const TN_STATISTIC_GRAM: u32 = 1;
+pub const TN_STATISTIC_NORMS: u32 = 2;
+pub const TN_PREFIX_UNDEFINED: u32 = 0;
+pub const TN_PREFIX_CODED: u32 = 1;
+pub const TN_PREFIX_PLAIN: u32 = 2;
 pub const TN_REPR_UNDEFINED: u32 = 0;
 pub const TN_REPR_DENSE: u32 = 1;
 pub const TN_REPR_QUANTIZED: u32 = 2;
@@ -225,7 +230,9 @@ pub const TN_EXT_LAYOUT: &[u8] = b"org.tenon.layout/1\0";
 pub const TN_EXT_REGION: &[u8] = b"org.tenon.region/1\0";
 pub const TN_EXT_RUNS: &[u8] = b"org.tenon.runs/1\0";
 pub const TN_EXT_SAMPLER: &[u8] = b"org.tenon.sampler/1\0";
+pub const TN_EXT_SEGMENTS: &[u8] = b"org.tenon.segments/1\0";
 pub const TN_EXT_STEPS: &[u8] = b"org.tenon.steps/1\0";
+pub const TN_EXT_TRAINABLE: &[u8] = b"org.tenon.trainable/1\0";
 
 #[repr(C)]
 pub struct tn_device {
@@ -838,6 +845,8 @@ pub struct tn_calibration_plan {
     pub statistic: u32,
     pub sequences: i64,
     pub length: i64,
+    pub prefix: u32,
+    pub reserved: u32,
 }
 
 #[repr(C)]
@@ -1320,6 +1329,23 @@ pub struct tn_sampler {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
+pub struct tn_segment_plan {
+    pub struct_size: u32,
+    pub scored_levels: u32,
+    pub sequences: i64,
+    pub length: i64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_segmented {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub plan: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, out: *mut tn_segment_plan) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub struct tn_grow_sink {
     pub struct_size: u32,
     pub reserved: u32,
@@ -1348,6 +1374,54 @@ pub struct tn_update {
     pub seed: u64,
     pub lr: f64,
     pub grad_scale: f64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_training_plan {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub sequences: i64,
+    pub length: i64,
+    pub validation: i64,
+    pub epochs: i64,
+    pub batch: i64,
+    pub floor: f64,
+    pub optimizer: *const c_char,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_value {
+    pub struct_size: u32,
+    pub ndim: i32,
+    pub shape: [i64; 4],
+    pub lr: f64,
+    pub name: *const c_char,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_value_sink {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub self_: *mut c_void,
+    pub declare: Option<unsafe extern "C" fn(self_: *mut c_void, value: *const tn_value) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_trainable {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub plan: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, out: *mut tn_training_plan) -> i32>,
+    pub values: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, target: *const tn_target, sink: *const tn_value_sink) -> i32>,
+    pub start: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, src: *const tn_tensor, values: *const *mut tn_tensor) -> i32>,
+    pub materialize: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, values: *const *mut tn_tensor, begin: i64, end: i64, w: *mut tn_tensor) -> i32>,
+    pub gradient: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, values: *const *mut tn_tensor, dw: *const tn_tensor, begin: i64, end: i64, dvalues: *const *mut tn_tensor) -> i32>,
+    pub clamp: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, values: *const *mut tn_tensor) -> i32>,
+    pub harden: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, values: *const *mut tn_tensor, components: *const *mut tn_tensor) -> i32>,
+    pub component_gradient: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, target: *const tn_target, components: *const *mut tn_tensor, dw: *const tn_tensor, begin: i64, end: i64, dcomponents: *const *mut tn_tensor) -> i32>,
 }
 
 #[repr(C)]
@@ -1802,6 +1876,8 @@ pub fn layout() -> Vec<String> {
         lines.push(format!("  statistic offset {} size {}", unsafe { addr_of!((*p).statistic) as usize - p as usize }, width(|p: *const tn_calibration_plan| unsafe { addr_of!((*p).statistic) })));
         lines.push(format!("  sequences offset {} size {}", unsafe { addr_of!((*p).sequences) as usize - p as usize }, width(|p: *const tn_calibration_plan| unsafe { addr_of!((*p).sequences) })));
         lines.push(format!("  length offset {} size {}", unsafe { addr_of!((*p).length) as usize - p as usize }, width(|p: *const tn_calibration_plan| unsafe { addr_of!((*p).length) })));
+        lines.push(format!("  prefix offset {} size {}", unsafe { addr_of!((*p).prefix) as usize - p as usize }, width(|p: *const tn_calibration_plan| unsafe { addr_of!((*p).prefix) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_calibration_plan| unsafe { addr_of!((*p).reserved) })));
     }
     {
         let m = MaybeUninit::<tn_calibrate>::uninit();
@@ -1815,6 +1891,10 @@ pub fn layout() -> Vec<String> {
     }
     lines.push(format!("TN_STATISTIC_UNDEFINED = {}", TN_STATISTIC_UNDEFINED));
     lines.push(format!("TN_STATISTIC_GRAM = {}", TN_STATISTIC_GRAM));
+    lines.push(format!("TN_STATISTIC_NORMS = {}", TN_STATISTIC_NORMS));
+    lines.push(format!("TN_PREFIX_UNDEFINED = {}", TN_PREFIX_UNDEFINED));
+    lines.push(format!("TN_PREFIX_CODED = {}", TN_PREFIX_CODED));
+    lines.push(format!("TN_PREFIX_PLAIN = {}", TN_PREFIX_PLAIN));
     {
         let m = MaybeUninit::<tn_combine_source>::uninit();
         let p = m.as_ptr();
@@ -2489,6 +2569,7 @@ pub fn layout() -> Vec<String> {
     lines.push(format!("TN_COMPONENT_TRAINABLE = {}", TN_COMPONENT_TRAINABLE));
     lines.push(format!("TN_COMPONENT_HOST_MEMORY = {}", TN_COMPONENT_HOST_MEMORY));
     lines.push(format!("TN_COMPONENT_TRANSIENT = {}", TN_COMPONENT_TRANSIENT));
+    lines.push(format!("TN_COMPONENT_SEGMENTED = {}", TN_COMPONENT_SEGMENTED));
     lines.push(format!("TN_QUANTIZER_OP_UNDEFINED = {}", TN_QUANTIZER_OP_UNDEFINED));
     lines.push(format!("TN_QUANTIZER_ENCODE = {}", TN_QUANTIZER_ENCODE));
     lines.push(format!("TN_QUANTIZER_DECODE = {}", TN_QUANTIZER_DECODE));
@@ -2587,6 +2668,23 @@ pub fn layout() -> Vec<String> {
         lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_sampler| unsafe { addr_of!((*p).reserved) })));
         lines.push(format!("  plan offset {} size {}", unsafe { addr_of!((*p).plan) as usize - p as usize }, width(|p: *const tn_sampler| unsafe { addr_of!((*p).plan) })));
         lines.push(format!("  sample offset {} size {}", unsafe { addr_of!((*p).sample) as usize - p as usize }, width(|p: *const tn_sampler| unsafe { addr_of!((*p).sample) })));
+    }
+    {
+        let m = MaybeUninit::<tn_segment_plan>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_segment_plan size {} align {}", size_of::<tn_segment_plan>(), align_of::<tn_segment_plan>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_segment_plan| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  scored_levels offset {} size {}", unsafe { addr_of!((*p).scored_levels) as usize - p as usize }, width(|p: *const tn_segment_plan| unsafe { addr_of!((*p).scored_levels) })));
+        lines.push(format!("  sequences offset {} size {}", unsafe { addr_of!((*p).sequences) as usize - p as usize }, width(|p: *const tn_segment_plan| unsafe { addr_of!((*p).sequences) })));
+        lines.push(format!("  length offset {} size {}", unsafe { addr_of!((*p).length) as usize - p as usize }, width(|p: *const tn_segment_plan| unsafe { addr_of!((*p).length) })));
+    }
+    {
+        let m = MaybeUninit::<tn_segmented>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_segmented size {} align {}", size_of::<tn_segmented>(), align_of::<tn_segmented>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_segmented| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_segmented| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  plan offset {} size {}", unsafe { addr_of!((*p).plan) as usize - p as usize }, width(|p: *const tn_segmented| unsafe { addr_of!((*p).plan) })));
     }
     lines.push(format!("TN_OK = {}", TN_OK));
     lines.push(format!("TN_DEGRADED = {}", TN_DEGRADED));
@@ -2706,6 +2804,54 @@ pub fn layout() -> Vec<String> {
     lines.push(format!("TN_ROLE_SCALE = {}", TN_ROLE_SCALE));
     lines.push(format!("TN_ROLE_OTHER = {}", TN_ROLE_OTHER));
     lines.push(format!("TN_ALIGNMENT = {}", TN_ALIGNMENT));
+    {
+        let m = MaybeUninit::<tn_training_plan>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_training_plan size {} align {}", size_of::<tn_training_plan>(), align_of::<tn_training_plan>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_training_plan| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_training_plan| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  sequences offset {} size {}", unsafe { addr_of!((*p).sequences) as usize - p as usize }, width(|p: *const tn_training_plan| unsafe { addr_of!((*p).sequences) })));
+        lines.push(format!("  length offset {} size {}", unsafe { addr_of!((*p).length) as usize - p as usize }, width(|p: *const tn_training_plan| unsafe { addr_of!((*p).length) })));
+        lines.push(format!("  validation offset {} size {}", unsafe { addr_of!((*p).validation) as usize - p as usize }, width(|p: *const tn_training_plan| unsafe { addr_of!((*p).validation) })));
+        lines.push(format!("  epochs offset {} size {}", unsafe { addr_of!((*p).epochs) as usize - p as usize }, width(|p: *const tn_training_plan| unsafe { addr_of!((*p).epochs) })));
+        lines.push(format!("  batch offset {} size {}", unsafe { addr_of!((*p).batch) as usize - p as usize }, width(|p: *const tn_training_plan| unsafe { addr_of!((*p).batch) })));
+        lines.push(format!("  floor offset {} size {}", unsafe { addr_of!((*p).floor) as usize - p as usize }, width(|p: *const tn_training_plan| unsafe { addr_of!((*p).floor) })));
+        lines.push(format!("  optimizer offset {} size {}", unsafe { addr_of!((*p).optimizer) as usize - p as usize }, width(|p: *const tn_training_plan| unsafe { addr_of!((*p).optimizer) })));
+    }
+    {
+        let m = MaybeUninit::<tn_value>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_value size {} align {}", size_of::<tn_value>(), align_of::<tn_value>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_value| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  ndim offset {} size {}", unsafe { addr_of!((*p).ndim) as usize - p as usize }, width(|p: *const tn_value| unsafe { addr_of!((*p).ndim) })));
+        lines.push(format!("  shape offset {} size {}", unsafe { addr_of!((*p).shape) as usize - p as usize }, width(|p: *const tn_value| unsafe { addr_of!((*p).shape) })));
+        lines.push(format!("  lr offset {} size {}", unsafe { addr_of!((*p).lr) as usize - p as usize }, width(|p: *const tn_value| unsafe { addr_of!((*p).lr) })));
+        lines.push(format!("  name offset {} size {}", unsafe { addr_of!((*p).name) as usize - p as usize }, width(|p: *const tn_value| unsafe { addr_of!((*p).name) })));
+    }
+    {
+        let m = MaybeUninit::<tn_value_sink>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_value_sink size {} align {}", size_of::<tn_value_sink>(), align_of::<tn_value_sink>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_value_sink| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_value_sink| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  self offset {} size {}", unsafe { addr_of!((*p).self_) as usize - p as usize }, width(|p: *const tn_value_sink| unsafe { addr_of!((*p).self_) })));
+        lines.push(format!("  declare offset {} size {}", unsafe { addr_of!((*p).declare) as usize - p as usize }, width(|p: *const tn_value_sink| unsafe { addr_of!((*p).declare) })));
+    }
+    {
+        let m = MaybeUninit::<tn_trainable>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_trainable size {} align {}", size_of::<tn_trainable>(), align_of::<tn_trainable>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_trainable| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_trainable| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  plan offset {} size {}", unsafe { addr_of!((*p).plan) as usize - p as usize }, width(|p: *const tn_trainable| unsafe { addr_of!((*p).plan) })));
+        lines.push(format!("  values offset {} size {}", unsafe { addr_of!((*p).values) as usize - p as usize }, width(|p: *const tn_trainable| unsafe { addr_of!((*p).values) })));
+        lines.push(format!("  start offset {} size {}", unsafe { addr_of!((*p).start) as usize - p as usize }, width(|p: *const tn_trainable| unsafe { addr_of!((*p).start) })));
+        lines.push(format!("  materialize offset {} size {}", unsafe { addr_of!((*p).materialize) as usize - p as usize }, width(|p: *const tn_trainable| unsafe { addr_of!((*p).materialize) })));
+        lines.push(format!("  gradient offset {} size {}", unsafe { addr_of!((*p).gradient) as usize - p as usize }, width(|p: *const tn_trainable| unsafe { addr_of!((*p).gradient) })));
+        lines.push(format!("  clamp offset {} size {}", unsafe { addr_of!((*p).clamp) as usize - p as usize }, width(|p: *const tn_trainable| unsafe { addr_of!((*p).clamp) })));
+        lines.push(format!("  harden offset {} size {}", unsafe { addr_of!((*p).harden) as usize - p as usize }, width(|p: *const tn_trainable| unsafe { addr_of!((*p).harden) })));
+        lines.push(format!("  component_gradient offset {} size {}", unsafe { addr_of!((*p).component_gradient) as usize - p as usize }, width(|p: *const tn_trainable| unsafe { addr_of!((*p).component_gradient) })));
+    }
     {
         let m = MaybeUninit::<tn_trainer_step>::uninit();
         let p = m.as_ptr();

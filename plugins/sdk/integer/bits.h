@@ -11,9 +11,9 @@
 #include <immintrin.h>
 #endif
 
-namespace tenon::gptq {
+namespace tenon::sdk {
 
-inline int64_t row_bytes(int64_t n, int bits) { return sdk::ceil_div(n * bits, 8); }
+inline int64_t row_bytes(int64_t n, int bits) { return ceil_div(n * bits, 8); }
 
 inline uint32_t code_at(const uint8_t* row, int64_t k, int bits) {
   const int64_t bit = k * bits;
@@ -50,4 +50,4 @@ inline void unpack(const uint8_t* row, int64_t row_length, int64_t first, int64_
   }
 }
 
-}  // namespace tenon::gptq
+}  // namespace tenon::sdk

@@ -1,0 +1,40 @@
+// The grid of one group while it is trained: ŵ = (clamp(rne(w / s') + z', 0, 2^b − 1) − z') · s', with s' = clamp(s, 1e-4, 1e4) and
+// z' = clamp(rne(z), 0, 2^b − 1). Roundings and the clamps of s and z are the identity to the gradient; the clamp of the code is not.
+#pragma once
+
+#include <cmath>
+
+#include "sdk/base.h"
+
+namespace tenon::efficientqat {
+
+inline constexpr float kLeastScale = 1e-4f, kLargestScale = 1e4f;
+
+inline float within(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
+
+struct Grid {
+  float scale, zero, top;
+
+  Grid(float s, float z, float top) : scale(within(s, kLeastScale, kLargestScale)), zero(within(std::nearbyint(z), 0, top)), top(top) {}
+  // Of the true range of w[0, n): zero is not forced into it, but where all weights are equal, for a step of next to nothing would lose them.
+  static Grid of(const float* w, int64_t n, float top) {
+    float least = w[0], most = w[0];
+    for (int64_t j = 1; j < n; ++j) least = std::fmin(least, w[j]), most = std::fmax(most, w[j]);
+    if (least == most) least = std::fmin(least, 0.0f), most = std::fmax(most, 0.0f);
+    const float s = within((most - least) / top, kLeastScale, kLargestScale);
+    return {s, -std::nearbyint(least / s), top};
+  }
+  float unclamped(float w) const { return std::nearbyint(w / scale) + zero; }
+  float code(float w) const { return within(unclamped(w), 0, top); }
+  float value(float w) const { return (code(w) - zero) * scale; }
+  // What the gradient g of value(w) comes to. Returns that of w.
+  float gradient(float w, float g, float& ds, float& dz) const {
+    const float t = unclamped(w);
+    const bool inside = t >= 0 && t <= top;
+    ds += g * (inside ? t - zero - w / scale : within(t, 0, top) - zero);
+    dz += inside ? 0.0f : -g * scale;
+    return inside ? g : 0.0f;
+  }
+};
+
+}  // namespace tenon::efficientqat
