@@ -1,19 +1,21 @@
 // FlashAttention (Dao et al. 2022) on a GPU: exact attention in O(T) memory. Checks, plans and ports, in front of the kernels.
-#include "gpu_kernels.h"
 #include "sdk/attention.h"
 #include "sdk/device_memory.h"
 #include "sdk/workspace.h"
+#include "tiled.h"
 
 namespace tenon::flash {
 namespace {
 
-// What of the workspace a pass takes: the list of segments, and one number a row of queries.
+// What of the workspace a pass takes: the list of segments with the number of each one's first tile, and one number a row of queries.
 struct Layout {
   sdk::Segment* segments = nullptr;
+  int64_t *query_tiles = nullptr, *key_tiles = nullptr;
   float* delta = nullptr;
   uint64_t bytes = 0;
   Layout(sdk::Workspace memory, const tn_attention_config& config, const tn_attention_shape& shape, int64_t n_segments, bool backward) {
-    if (n_segments > 1) segments = memory.take<sdk::Segment>(n_segments);
+    if (n_segments > 1) segments = memory.take<sdk::Segment>(n_segments), query_tiles = memory.take<int64_t>(n_segments);
+    if (n_segments > 1 && backward) key_tiles = memory.take<int64_t>(n_segments);
     if (backward) delta = memory.take<float>(shape.batch * shape.t_q * config.n_heads);
     bytes = memory.peak();
   }
@@ -63,7 +65,9 @@ class FlashAttention {
     if ((shape.flags & TN_ATTENTION_PARTIAL) && (!sdk::same(c.o.dtype, sdk::kF32) || !c.lse.data))
       sdk::fail(TN_E_ARGUMENT, "a partial attention call needs ports O in f32 and LSE");
     if (c.batch == 0 || c.t_q == 0) return;
-    lay_out(c, *request.exec, shape, segments, false, "forward");
+    const Layout layout = lay_out(c, *request.exec, shape, segments, false, "forward");
+    if (fits_tiles(c) && (sdk::same(c.o.dtype, c.q.dtype) || sdk::same(c.o.dtype, sdk::kF32)))
+      return tiled_forward(request.exec, c, segments, layout.query_tiles);
     sdk::for_each_block<Forward::kShared>(request.exec, c.batch * c.t_q * c.heads, Forward{c});
   }
 
@@ -79,13 +83,20 @@ class FlashAttention {
     c.d_sink = Numbers(sdk::head_numbers(ports.find(TN_PORT_D_SINK_LOGIT), "D_SINK_LOGIT", c.heads));
     if (c.d_sink.data && !c.sink.data) sdk::fail(TN_E_ARGUMENT, "attention port D_SINK_LOGIT is bound without SINK_LOGIT");
     if (c.batch == 0) return;
-    lay_out(c, *request.exec, shape, segments, true, "backward");
+    const Layout layout = lay_out(c, *request.exec, shape, segments, true, "backward");
     const tn_exec* const exec = request.exec;
     const int64_t query_rows = c.batch * c.t_q * c.heads;
     sdk::for_each_block(exec, query_rows, Delta{c}, c.e);
     if (c.d_sink.data) sdk::for_each_block(exec, c.heads, SinkGradient{c});
-    sdk::for_each_block<QueryGradient::kShared>(exec, query_rows, QueryGradient{c});
-    sdk::for_each_block<KeyGradient::kShared>(exec, c.batch * c.t_k * c.kv_heads, KeyGradient{c});
+    const bool tiles = fits_tiles(c) && is_aligned(c.d_o) && sdk::same(c.d_o.dtype, c.q.dtype);
+    if (tiles)
+      tiled_query_gradient(exec, c, segments, layout.query_tiles);
+    else
+      sdk::for_each_block<QueryGradient::kShared>(exec, query_rows, QueryGradient{c});
+    if (tiles && keys_are_tiled(segments, c.t_k))
+      tiled_key_gradient(exec, c, segments, layout.key_tiles);
+    else
+      sdk::for_each_block<KeyGradient::kShared>(exec, c.batch * c.t_k * c.kv_heads, KeyGradient{c});
   }
 
   // Keys and values of each token, kept by the host.
@@ -137,17 +148,17 @@ class FlashAttention {
     c.sink = Numbers(sdk::head_numbers(ports.find(TN_PORT_SINK_LOGIT), "SINK_LOGIT", c.heads));
     c.dropout = sdk::make_dropout(request.dropout), c.rng = request.rng;
   }
-  void lay_out(Call& c, const tn_exec& exec, const tn_attention_shape& shape, const std::vector<sdk::Segment>& segments, bool backward,
+  Layout lay_out(Call& c, const tn_exec& exec, const tn_attention_shape& shape, const std::vector<sdk::Segment>& segments, bool backward,
                const char* pass) const {
     const int64_t n = static_cast<int64_t>(segments.size());
     const uint64_t needed = Layout({}, config_, shape, n, backward).bytes;
     if (needed > exec.workspace_bytes)
       sdk::fail(TN_E_ARGUMENT, std::string("flash-attention ") + pass + " needs a workspace of " + std::to_string(needed) + " bytes but has " +
                                    std::to_string(exec.workspace_bytes) + "; allocate what plan() answers");
-    if (needed == 0) return;
-    const Layout layout(sdk::Workspace(exec), config_, shape, n, backward);
+    const Layout layout(needed ? sdk::Workspace(exec) : sdk::Workspace(), config_, shape, n, backward);
     if (layout.segments) sdk::copy_to_device(&exec, segments.data(), layout.segments, n);
     c.segments = layout.segments, c.delta = layout.delta;
+    return layout;
   }
 
   tn_attention_config config_;

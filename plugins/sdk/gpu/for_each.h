@@ -29,8 +29,15 @@ void launch_each(const tn_exec* exec, int64_t n, const F& f) {
 
 template <class F>
 __global__ void block_kernel(int64_t blocks, F f) {
-  extern __shared__ __align__(16) unsigned char tn_shared_memory[];
+  extern __shared__ __align__(1024) unsigned char tn_shared_memory[];
   for (int64_t b = blockIdx.x; b < blocks; b += gridDim.x) f(Block{b, tn_shared_memory});
+}
+// Functors that name their number of threads, kThreads, may use all registers that so many leave them. One block a block, from `first` on:
+// in a loop over blocks a compiler would keep what all of them share in registers.
+template <class F>
+__global__ void __launch_bounds__(F::kThreads) heavy_block_kernel(int64_t first, F f) {
+  extern __shared__ __align__(1024) unsigned char tn_shared_memory[];
+  f(Block{first + blockIdx.x, tn_shared_memory});
 }
 template <class F>
 __global__ void each_kernel(int64_t n, F f) {
@@ -38,15 +45,26 @@ __global__ void each_kernel(int64_t n, F f) {
 }
 inline unsigned grid(int64_t blocks) { return static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks); }
 
+template <class Kernel>
+void need_shared(Kernel* kernel, int64_t bytes) {
+  if (bytes <= kPlainShared) return;
+  if (bytes > shared_limit())
+    fail(TN_E_UNSUPPORTED, "a kernel needs " + std::to_string(bytes) + " bytes of shared memory where this GPU has " +
+                               std::to_string(shared_limit()) + "; choose smaller blocks");
+  require(allow_shared(kernel, bytes), "reserving shared memory");
+}
+
 template <class F>
 void launch_blocks(const tn_exec* exec, int64_t blocks, int64_t threads, int64_t shared, const F& f) {
-  if (shared > kPlainShared) {
-    if (shared > shared_limit())
-      fail(TN_E_UNSUPPORTED, "a kernel needs " + std::to_string(shared) + " bytes of shared memory where this GPU has " +
-                                 std::to_string(shared_limit()) + "; choose smaller blocks");
-    require(allow_shared(block_kernel<F>, shared), "reserving shared memory");
+  const unsigned width = static_cast<unsigned>(threads);
+  if constexpr (requires { F::kThreads; }) {
+    need_shared(heavy_block_kernel<F>, shared);
+    for (int64_t first = 0; first < blocks; first += kMaxBlocks)
+      heavy_block_kernel<<<grid(blocks - first), width, static_cast<size_t>(shared), stream_of(exec->stream)>>>(first, f);
+  } else {
+    need_shared(block_kernel<F>, shared);
+    block_kernel<<<grid(blocks), width, static_cast<size_t>(shared), stream_of(exec->stream)>>>(blocks, f);
   }
-  block_kernel<<<grid(blocks), static_cast<unsigned>(threads), static_cast<size_t>(shared), stream_of(exec->stream)>>>(blocks, f);
   require(last_error(), "a kernel launch");
 }
 template <class F>

@@ -33,6 +33,13 @@ TN_FN T exchange(T x, int mask) {
   return __shfl_xor_sync(0xffffffffu, x, mask);
 #endif
 }
+// x, of which the compiler knows nothing: what is computed from it again is not kept in registers meanwhile.
+TN_FN int64_t forgotten(int64_t x) {
+#if !defined(__HIP__)
+  asm volatile("" : "+l"(x));
+#endif
+  return x;
+}
 // The lowest value that any thread offered stays; values are not negative.
 TN_FN void atomic_min(int64_t* at, int64_t x) {
   atomicMin(reinterpret_cast<unsigned long long*>(at), static_cast<unsigned long long>(x));
@@ -47,6 +54,7 @@ template <class T>
 TN_FN T exchange(T x, int) {
   return x;
 }
+TN_FN int64_t forgotten(int64_t x) { return x; }
 TN_FN void atomic_min(int64_t*, int64_t) {}
 
 #endif
