@@ -1,7 +1,5 @@
 // tenon bench: measure this machine and the parts of a training step.
-#include <fcntl.h>
 #include <malloc.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>

@@ -120,6 +120,27 @@ class Formats(cli.Cli):
         self.assertLess(peaks[1], peaks[0] - 0.4 * size)  # what does not fit is never in memory
         self.refuse("eval", "--model", folder, "--data", self.text, "--weight-budget", 1000, names=["--weight-budget", "first segment"])
 
+    def test_a_tokenizer_of_ones_own_goes_with_what_was_trained(self):
+        model = self.trained()
+        own = self.folder / "own"
+        own.mkdir()
+        (own / "tokenizer.json").write_text((model / "tokenizer.json").read_text())
+        (own / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "chat_template": "{{ messages[0]['content'] | upper }}"}))
+        common = ["--model", model, "--data", self.text, "--seq-len", 32, "--steps", 1]
+        for name, flags in (("full", []), ("adapter", ["--adapter", "lora:r=2"])):
+            output = self.folder / name
+            self.succeed("train", *common, *flags, "--tokenizer", own, "--output", output)
+            for file in own.iterdir():
+                self.assertEqual((output / "final" / file.name).read_text(), file.read_text())
+        self.succeed("train", *common, "--adapter", "lora:r=2", "--output", self.folder / "usual")
+        self.assertFalse((self.folder / "usual" / "final" / "tokenizer.json").exists())
+        larger = json.loads((own / "tokenizer.json").read_text())
+        larger["model"]["vocab"] = {token: n + 1000 for token, n in larger["model"]["vocab"].items()}
+        larger["added_tokens"] = []
+        (own / "tokenizer.json").write_text(json.dumps(larger))
+        self.refuse("train", *common, "--tokenizer", own, "--output", self.folder / "none", names=["--tokenizer", "but the model has"])
+        self.assertFalse((self.folder / "none").exists())
+
     def test_merging_writes_what_is_asked_for(self):
         model = self.trained()
         self.succeed("train", "--model", model, "--data", self.text, "--output", self.folder / "adapter", "--seq-len", 32, "--steps", 4, "--lr", 2e-2,

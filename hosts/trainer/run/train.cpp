@@ -91,7 +91,7 @@ nlohmann::json metrics_line(const StepResult& r, double seconds) {
   return line;
 }
 
-// A preset has no tokenizer of its own beside it, so what it was trained with goes into the folder.
+// The tokenizer that a model was trained with where it has none of its own beside it, or was given another.
 void write_tokenizer(const std::string& folder, const TextModel& text) {
   std::error_code ignored;
   if (text.path.empty()) {
@@ -106,19 +106,21 @@ void write_tokenizer(const std::string& folder, const TextModel& text) {
 
 void write_final(const std::string& output, Session& session, const ModelSource& source, const TextModel& text, const Runtime& runtime) {
   AtomicFolder folder((fs::path(output) / "final").string());
+  const bool own = text.path == source.path();  // the tokenizer is the model's, not one of the user's choice
   const Quantizer* quantizer = session.techniques().quantizer;
   if (session.techniques().tunes_scales && quantizer && quantizer->trainable) {  // the codes are worth keeping, scales and all
     fill_quantized_folder(folder.path(), session.engine(), weights_of(session, false), source, runtime, *quantizer, session.options().storage);
-    if (source.is_preset()) write_tokenizer(folder.path(), text);
+    if (!own) write_tokenizer(folder.path(), text);
   } else if (session.adapters().empty()) {
-    write_model(folder.path(), session, source, session.options().storage, false);
-    if (source.is_preset()) write_tokenizer(folder.path(), text);
+    write_model(folder.path(), session, source, session.options().storage, false, own);
+    if (!own) write_tokenizer(folder.path(), text);
   } else {
     for (const Adapter* a : session.adapters()) {
       std::string where = folder.path();
       if (a->name != "default") fs::create_directory(where = (fs::path(where) / a->name).string());
       write_adapter(where, session, *a, source.path());
     }
+    if (!own && !text.path.empty()) write_tokenizer(folder.path(), text);
   }
   folder.commit_replacing();
 }

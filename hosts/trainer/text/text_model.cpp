@@ -64,7 +64,9 @@ TextModel load_folder(const std::string& folder) {
   std::error_code ignored;
   if (!fs::exists(path, ignored))
     throw Error(TN_E_NOT_FOUND,
-                folder + ": the folder has no tokenizer.json; add the tokenizer that the model was trained with");
+                fs::exists(fs::path(folder) / "tokenizer.model", ignored)
+                    ? folder + ": the folder has a tokenizer.model but no tokenizer.json; save the tokenizer again with transformers, which writes the latter, or name another with --tokenizer"
+                    : folder + ": the folder has no tokenizer.json; add the tokenizer that the model was trained with, or name one with --tokenizer");
   const MappedFile file(path);
   TextModel model{Tokenizer::from_json(text_of(file), path), {}, {}, {}, {}, {}, {}};
   std::string pad_token;
@@ -101,6 +103,7 @@ TextModel load_text_model(const std::string& path) {
     return model;
   }
   if (!fs::exists(path, ignored)) throw Error(TN_E_NOT_FOUND, path + ": there is no such file or folder; name a model");
+  if (fs::path(path).filename() == "tokenizer.json") return load_text_model(fs::path(path).parent_path().empty() ? "." : fs::path(path).parent_path().string());
   return load_text_model(GgufFile::open(path));
 }
 

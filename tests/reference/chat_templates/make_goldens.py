@@ -244,6 +244,24 @@ SNIPPETS = [
     "{{ '\\u00e9\\x41\\t|\\'|\\\\' }} {{ \"a\" \"b\" }} {{ 'line\nbreak' }} {{ 1_000 }} {{ (1, 2) }} {{ () }} {{ messages[0].role }} {{ messages[99] }}|{{ messages[0].nothing }}|",
     "{{ 'a\nb\n\nc'|indent(2) }}{{ 'a\nb'|indent(2, true) }}{{ '<&>'|escape }}{{ 'abc'.startswith(('x', 'a')) }}{{ 'a\nb'.splitlines() }}{{ 'k' in messages[0] }}{{ messages[0].get('zz', 'no') }}{{ messages[-1]['content'][:2] }}",
     "{{ dict(a=1)['a'] }}{{ range(3)|list }}{{ range(5, 1, -2)|list }}{{ [[1,2],[3]]|length }}{{ '%' }}{{ 'a' if x is defined and x else 'b' }}{{ 'in' if 'role' in messages[0] and messages[0]['role'] is not none else 'out' }}",
+    # Constructs of newer templates: recursive macros over a schema, items with a filter, what precedes and follows, thinking taken apart.
+    """{%- macro kind(spec, names, depth=0) -%}
+    {%- if spec is not mapping -%}any
+    {%- elif spec.type == 'object' and spec.properties is defined -%}
+        {{- '{' }}{%- for key, value in spec.properties.items() if key not in ['hidden'] -%}
+        {{- key + ('' if key in (spec.required or []) else '?') + ': ' + kind(value, names, depth + 1) + (', ' if not loop.last else '') }}
+        {%- endfor -%}{{- '}' }}
+    {%- elif spec.enum -%}{{ '"' + spec.enum | map('string') | join('" | "') + '"' }}
+    {%- else -%}{{ names[spec.type] | default('unknown') }}
+    {%- endif -%}{%- endmacro -%}
+{%- for tool in tools or [{'function': {'name': 'f', 'parameters': {'type': 'object', 'properties': {'a': {'type': 'number'}, 'o': {'type': 'object', 'properties': {'x': {'enum': [1, 'y']}}}, 'hidden': {}}, 'required': ['a']}}}] %}
+{%- set f = tool.function if tool.function is defined else tool %}
+// {{ f.description | default('no words', true) }}
+type {{ f.name }} = (_: {{ kind(f.parameters, {'number': 'number'}) }}) => any;
+{%- endfor %}""",
+    "{% set ns = namespace(is_first=false, system='', seen=[]) %}{% for m in messages if m['role'] == 'system' %}{% set ns.system = ns.system ~ m['content'] %}{% endfor %}"
+    "{% for m in messages %}{% set ns.seen = ns.seen + [m.role] %}{% endfor %}{{ ns.system.strip() }}|{{ ns.seen }}|{{ ns.seen.index('user') }}|{{ ns.seen.count('user') }}",
+    "{%- if messages and messages[-1].role == 'user' and (messages[-1].content is string or messages[-1].content is sequence) -%}yes{%- endif -%}{{- ' ' -}}{%- if not (tools is defined and tools) %}none{% endif %}{{ strftime_now('%d %B %Y') is string }}",
 ]
 ERRORS = [("{{ raise_exception('no way') }}", "no way"), ("{{ x.y }}", "undefined"), ("{{ x + 1 }}", "undefined"), ("{{ 'a' + 1 }}", None), ("{% if %}", None),
           ("{% for x in y %}", None), ("{{ 'a", None), ("{{ 1 / 0 }}", None), ("{{ f(1) }}", "undefined"), ("{{ 1 | nosuchfilter }}", "nosuchfilter"), ("{{ 1 is nosuchtest }}", "nosuchtest"),

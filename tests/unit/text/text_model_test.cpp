@@ -70,6 +70,10 @@ TEST_F(TextModelFolder, NamedTemplatesAndTemplateFiles) {
   EXPECT_EQ(load().chat_template->render(OrderedJson::array(), {}), "two");
 }
 
+TEST_F(TextModelFolder, TheFileAloneStandsForItsFolder) {
+  EXPECT_EQ(load_text_model((folder_ / "tokenizer.json").string()).path, folder_.string());
+}
+
 TEST_F(TextModelFolder, RefusalsNameTheFile) {
   write("tokenizer_config.json", R"({"eos_token":7})");
   EXPECT_NE(refusal().find("tokenizer_config.json"), std::string::npos);
@@ -77,6 +81,8 @@ TEST_F(TextModelFolder, RefusalsNameTheFile) {
   EXPECT_NE(refusal().find("line 1"), std::string::npos);
   fs::remove(folder_ / "tokenizer.json");
   EXPECT_NE(refusal().find("no tokenizer.json"), std::string::npos);
+  write("tokenizer.model", "sentencepiece");
+  EXPECT_NE(refusal().find("save the tokenizer again with transformers"), std::string::npos);
   fs::remove_all(folder_);
   EXPECT_NE(refusal().find("no such file"), std::string::npos);
 }
