@@ -86,7 +86,7 @@ class Formats(cli.Cli):
         settings["load_in_4bit"], settings["load_in_8bit"] = False, True
         whole = json.loads((folder / "config.json").read_text()) | {"quantization_config": settings}
         (folder / "config.json").write_text(json.dumps(whole))
-        self.refuse("eval", "--model", folder, "--data", self.text, names=["load_in_4bit"])
+        self.refuse("eval", "--model", folder, "--data", self.text, names=["bitsandbytes", "codes"])
         whole["quantization_config"] = {"quant_method": "gptq", "bits": 4}
         (folder / "config.json").write_text(json.dumps(whole))
         self.refuse("eval", "--model", folder, "--data", self.text, names=["qweight"])
@@ -119,6 +119,15 @@ class Formats(cli.Cli):
         peaks = [self.answer("eval", "--model", folder, "--data", self.text, "--seq-len", 32, "--weight-budget", int(size * share))["peak_bytes"] for share in (1, 0.5)]
         self.assertLess(peaks[1], peaks[0] - 0.4 * size)  # what does not fit is never in memory
         self.refuse("eval", "--model", folder, "--data", self.text, "--weight-budget", 1000, names=["--weight-budget", "first segment"])
+
+    def test_bitsandbytes_folders_in_8_bits_are_models(self):
+        model, folder = self.trained(), self.folder / "int8"
+        self.succeed("quantize", "--model", model, "--quantizer", "llm-int8", "--output", folder)
+        self.assertTrue(json.loads((folder / "config.json").read_text())["quantization_config"]["load_in_8bit"])
+        coded = self.loss(model, "--quantizer", "llm-int8")
+        self.assertEqual(self.loss(folder), coded)
+        self.assertAlmostEqual(self.loss(folder, "--quantizer", "none"), coded, delta=2e-3)
+        self.succeed("train", "--model", folder, "--data", self.text, "--seq-len", 32, "--steps", 2, "--adapter", "lora:r=4", "--output", self.folder / "run8")
 
     def test_a_tokenizer_of_ones_own_goes_with_what_was_trained(self):
         model = self.trained()

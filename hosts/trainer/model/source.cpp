@@ -118,7 +118,7 @@ void ModelSource::read(Engine& engine, const std::string& name, const Tensor& to
     read_gguf(engine, name, to, decoder);
 }
 
-// A weight in codes is several tensors: one may carry its name, the others continue it or stand beside it in the module.
+// A weight in codes is several tensors: one may carry its name (of integers), the others continue it or stand beside it in the module.
 bool ModelSource::is_stored_quantized(const std::string& name) const {
   if (config_.stored_layout.empty() || !safetensors_) return false;
   const auto any = [&](const std::string& prefix) {
@@ -126,7 +126,9 @@ bool ModelSource::is_stored_quantized(const std::string& name) const {
                        [&](const TensorEntry& e) { return e.name.starts_with(prefix) && e.name != prefix + "bias"; });
   };
   if (any(name + ".")) return true;
-  return !safetensors_->find(name) && name.ends_with(".weight") && any(name.substr(0, name.rfind('.') + 1));
+  const TensorEntry* own = safetensors_->find(name);
+  if (own && (own->dtype == FileDtype::kI8 || own->dtype == FileDtype::kU8)) return true;
+  return !own && name.ends_with(".weight") && any(name.substr(0, name.rfind('.') + 1));
 }
 
 std::vector<int32_t> ModelSource::segment_order() const {

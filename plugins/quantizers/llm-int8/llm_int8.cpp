@@ -1,4 +1,5 @@
 // The llm-int8 quantizer (Dettmers et al. 2022).
+#include "quantizers/llm-int8/layout.h"
 #include "quantizers/llm-int8/rows.h"
 #include "sdk/linalg/matrix.h"
 #include "sdk/quantizer.h"
@@ -73,6 +74,8 @@ class Codec {
           n);
     });
   }
+
+  float threshold() const { return threshold_; }
 
   void linear(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, const tn_tensor& x, double alpha, double beta, tn_tensor& y) const {
     const sdk::Product p(target, x, y, int64_t{1} << 40);
@@ -185,7 +188,36 @@ constexpr tn_hyper_info kThreshold = sdk::real("threshold", "6", 0, sdk::kInfini
 constexpr const tn_hyper_info* kHypers[] = {&kThreshold};
 constexpr tn_quantizer_api kApi = sdk::quantizer_api<Codec>();
 constexpr tn_input_rounding kRounding = {TN_SIZE_TO(tn_input_rounding, share), 0, 0.02};
-const void* extension(const char* id) { return std::string_view(id) == TN_EXT_INPUT_ROUNDING ? &kRounding : nullptr; }
+
+using Holder = sdk::QuantizerThunks<Codec>::Holder;
+Holder* of(tn_quantizer* self) { return reinterpret_cast<Holder*>(self); }
+void require_layout(const char* layout) {
+  if (std::string_view(layout) != "bitsandbytes") sdk::fail(TN_E_UNSUPPORTED, std::string("llm-int8 speaks the layout bitsandbytes, not ") + layout);
+}
+void send(const tn_sink& sink, const std::string& text) { sdk::check(sink.write(sink.self, text.data(), text.size())); }
+
+constexpr const char* kNames[] = {"bitsandbytes", nullptr};
+constexpr tn_layout kLayout{
+    TN_SIZE_TO(tn_layout, read_config), 0, kNames,
+    [](tn_quantizer* self, const char* layout, const tn_target* target, tn_tensor* const* components, void* context,
+       int32_t (*put)(void*, const char*, const tn_tensor*)) -> int32_t {
+      return sdk::guard(of(self)->host, [&] { require_layout(layout), to_external(*target, components, context, put); });
+    },
+    [](tn_quantizer* self, const char* layout, const tn_target* target, void* context, const tn_tensor* (*get)(void*, const char*),
+       tn_tensor* const* components) -> int32_t {
+      return sdk::guard(of(self)->host, [&] { require_layout(layout), from_external(*target, context, get, components); });
+    },
+    [](tn_quantizer* self, const char* layout, const tn_sink* sink) -> int32_t {
+      return sdk::guard(of(self)->host, [&] { require_layout(layout), send(*sink, config_text(of(self)->codec.threshold())); });
+    },
+    [](const tn_host* host, const char* layout, const char* config, const tn_sink* hypers) -> int32_t {
+      return sdk::guard(host, [&] { require_layout(layout), send(*hypers, hypers_text(config)); });
+    }};
+
+const void* extension(const char* id) {
+  const std::string_view name(id);
+  return name == TN_EXT_INPUT_ROUNDING ? static_cast<const void*>(&kRounding) : name == TN_EXT_LAYOUT ? &kLayout : nullptr;
+}
 constexpr tn_plugin kPlugin = sdk::describe(TN_KIND_QUANTIZER, "llm-int8", "0.9.0", kHypers, &kApi, extension);
 
 }  // namespace

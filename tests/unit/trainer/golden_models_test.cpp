@@ -49,6 +49,31 @@ INSTANTIATE_TEST_SUITE_P(Models, GoldenModel,
                                          Case{"llama", "config-dynamic"}, Case{"llama", "config-llama3"}, Case{"llama", "config-llama3-newer"},
                                          Case{"llama2", "config"}, Case{"mistral", "config"}, Case{"qwen2", "config"}, Case{"qwen3", "config"}));
 
+// Folders that transformers wrote with bitsandbytes' weights in 8 and in 4 bits.
+TEST(GoldenFolder, CodesOfBitsandbytesAreDecoded) {
+  for (const char* kind : {"int8", "nf4"}) {
+    const std::string name = std::string("llama-") + kind;
+    const tiny::Folder folder;
+    const std::string path = tiny::model_folder(folder, name);
+    MixRequest request = tiny::mix();
+    request.stored_quantizer = stored_quantizer(tiny::catalog(), path);
+    tiny::Run run(path, request, {});
+    const golden::File expected("models/" + name + "/expected.safetensors");
+    EXPECT_NEAR(run.session->model().evaluate(tiny::input()) / tiny::predicted(tiny::input()), expected.f32("loss")[0], 1e-5 * expected.f32("loss")[0]) << kind;
+    const std::vector<float> want = expected.f32("decoded.model.layers.1.mlp.down_proj.weight");
+    for (const Parameter& p : run.session->model().parameters()) {
+      if (p.name != "model.layers.1.mlp.down_proj.weight") continue;
+      const std::vector<float> got = tiny::host_copy(*run.engine, p.value);
+      ASSERT_EQ(got.size(), want.size());
+      for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i], want[i], 1e-6 * std::abs(want[i]));
+    }
+    // Taken over as they are, under an adapter.
+    request.quantizer = request.stored_quantizer, request.adapters = {"lora:r=2"};
+    tiny::Run coded(path, request, {});
+    EXPECT_NEAR(coded.session->model().evaluate(tiny::input()) / tiny::predicted(tiny::input()), expected.f32("loss")[0], 5e-3 * expected.f32("loss")[0]) << kind;
+  }
+}
+
 struct AdapterCase {
   const char *name, *model, *folder, *expected;
 };
