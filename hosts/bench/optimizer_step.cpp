@@ -27,9 +27,10 @@ class Subject {
     set_.reset();
     p_.states.clear(), p_.state_names.clear(), p_.updates = 0;
     set_ = runtime_.instantiate();
-    optimizer_ =
-        std::make_unique<trainer::Optimizer>(engine_, set_->techniques.optimizers[0].api, set_->techniques.optimizers[0].self,
-                                             std::vector<trainer::Parameter*>{&p_}, trainer::WeightUpdate::kNearest, 1);
+    const trainer::OptimizerMember& member = set_->techniques.optimizers[0];
+    drives_ = member.extensions.drive != nullptr;
+    optimizer_ = std::make_unique<trainer::Optimizer>(engine_, member.api, member.self, std::vector<trainer::Parameter*>{&p_}, trainer::WeightUpdate::kNearest, 1,
+                                                      member.extensions);
   }
   tn_estimate estimate() {
     tn_estimate e{};
@@ -42,8 +43,18 @@ class Subject {
   void step() {
     const tn_step step{sizeof(tn_step), 1, ++steps_, 0, 0, 1};
     optimizer_->plan(step);
-    p_.gradient = gradient_;
-    optimizer_->apply_all(1e-3, 1);
+    if (drives_) {  // losses of no model: the update alone
+      optimizer_->drive(step, 1e-3, [this] { return 1 + 1e-6 * static_cast<double>(++losses_ % 7); });
+      optimizer_->apply_driven(1e-3);
+    } else {
+      p_.gradient = gradient_;
+      if (p_.tapped) {
+        p_.tap_x = engine_.empty(Category::kGradients, kF32, {p_.value.dim(1)}), p_.tap_dy = engine_.empty(Category::kGradients, kF32, {p_.value.dim(0)});
+        engine_.fill_normal(p_.tap_x, 1, {1, 3, 0}), engine_.fill_normal(p_.tap_dy, 1, {1, 4, 0});
+        p_.tap_rows = 1;
+      }
+      optimizer_->apply_all(1e-3, 1);
+    }
     engine_.synchronize();
   }
 
@@ -59,7 +70,8 @@ class Subject {
   Tensor gradient_;
   std::unique_ptr<trainer::TechniqueSet> set_;
   std::unique_ptr<trainer::Optimizer> optimizer_;
-  int64_t steps_ = 0;
+  int64_t steps_ = 0, losses_ = 0;
+  bool drives_ = false;
 };
 
 }  // namespace

@@ -1,8 +1,10 @@
 // From hidden states to the loss and back.
 #include <algorithm>
+#include <map>
 #include <numeric>
 
 #include "core/error.h"
+#include "hosts/trainer/model/displaced_loss.h"
 #include "hosts/trainer/model/model.h"
 
 namespace tenon::trainer {
@@ -12,6 +14,15 @@ namespace tenon::trainer {
 double Model::loss_and_gradient(bool normed, const Tensor& x, const Tensor& labels, const Pass& pass, int64_t begin, double grad_scale, Tensor* dx,
                                 std::vector<double>* losses) {
   const int64_t rows = x.dim(0);
+  if (!dx && head_.weight && head_.weight->displaced && !head_.quantized && !head_.bias && head_.adapters.empty()) {
+    const auto hidden = [&](int64_t first, int64_t end) {
+      if (normed) return x.rows(first, end);
+      const Tensor h = engine_.empty(Category::kActivations, engine_.compute(), {end - first, config_.hidden});
+      engine_.rms_norm(x.rows(first, end), final_norm_->seen(engine_), config_.norm_eps, h, nullptr);
+      return h;
+    };
+    return displaced_loss(engine_, *head_.weight, rows, hidden, labels, pass.memory.loss_tile_bytes, losses);
+  }
   const bool tiled = !dx || pass.memory.tiled_loss;
   // Evaluation keeps logits in f32; a training pass in the compute type, like the activations around it.
   const tn_dtype logit_type = dx ? engine_.compute() : kF32;
@@ -85,14 +96,19 @@ Tensor Model::hidden(const Tensor& x, const Pass& pass, bool* normed) {
   return h;
 }
 
-// Rows of the embedding; of a displaced one only those that the batch asks for are made.
+// Rows of the embedding; of a displaced one only those that the batch asks for are made, each once.
 void Model::embed(const std::vector<int32_t>& ids, const Tensor& uploaded, const Tensor& x) {
   if (!embedding_->displaced) return lookup_.forward(engine_, LinearCall{}, uploaded, x, nullptr);
   if (!lookup_.adapters.empty())
     throw Error(TN_E_CONFLICT, "the embedding trains whole and is adapted, which this optimizer cannot probe at once; leave embed_tokens out of target_modules");
+  std::map<int32_t, int64_t> first;
   for (size_t r = 0; r < ids.size(); ++r) {
     const int64_t row = static_cast<int64_t>(r);
-    embedding_->displaced->read(engine_, embedding_->uid, embedding_->value, ids[r] * config_.hidden, x.rows(row, row + 1));
+    const auto [at, fresh] = first.emplace(ids[r], row);
+    if (fresh)
+      embedding_->displaced->read(engine_, embedding_->uid, embedding_->value, ids[r] * config_.hidden, x.rows(row, row + 1));
+    else
+      engine_.copy(x.rows(at->second, at->second + 1), x.rows(row, row + 1));
   }
 }
 

@@ -108,6 +108,18 @@ TEST_P(Soap, WithoutSidesIsAdamOneStepLate) {
   EXPECT_LT(relative_distance(run.weights(), w), 1e-6);
 }
 
+// Covariances of gradients that are diagonal matrices are diagonal: the bases are unit vectors, and turning in and out is nothing.
+TEST_P(Soap, AlongUnitVectorsItIsAdamOneStepLate) {
+  OptimizerRun run(GetParam(), {{"precondition_frequency", "2"}}, {matrix(20, 20)});
+  OptimizerRun plain(GetParam(), {{"max_precond_dim", "0"}}, {matrix(20, 20)});
+  for (int t = 1; t <= 6; ++t) {
+    std::vector<float> g(400);
+    for (int i = 0; i < 20; ++i) g[i * 21] = (2.0f + std::sin(static_cast<float>(t))) * std::pow(0.8f, static_cast<float>(i * 7 % 20));
+    run.step(0, g), plain.step(0, g);
+  }
+  EXPECT_LT(relative_distance(run.weights(), plain.weights()), 1e-5);
+}
+
 // W ← A W C and G ← A G C for orthogonal A and C turn the update likewise.
 TEST_P(Soap, RotationsPassThrough) {
   constexpr size_t n = 32;

@@ -307,6 +307,54 @@ TEST(Adapter, LstAtFullWidthCopiesTheBackbone) {
   EXPECT_EQ(found, 9);
 }
 
+// Sets every parameter of the run's optimizer whose name ends so.
+void assign(tiny::Run& run, const std::string& end, const std::function<float(size_t)>& value) {
+  int found = 0;
+  for (const Parameter* p : run.session->optimizer()->parameters()) {
+    if (!p->name.ends_with(end)) continue;
+    std::vector<float> v(static_cast<size_t>(p->value.count()));
+    for (size_t i = 0; i < v.size(); ++i) v[i] = value(i);
+    run.engine->upload(v.data(), p->value), ++found;
+  }
+  EXPECT_GT(found, 0) << end;
+}
+
+// With its gates at 1 a ladder sees the embedding alone, whatever the backbone's blocks are.
+TEST(Adapter, LstWithItsGatesShutDoesNotSeeTheBlocks) {
+  const tiny::Folder folder;
+  tiny::Run run(tiny::model_folder(folder, "llama"), tiny::mix("adamw", {"lst:reduction_factor=2,init=fresh"}), {});
+  const auto loss_of_changed_blocks = [&] {
+    const double before = run.session->model().evaluate(tiny::input());
+    for (const Parameter& p : run.session->model().parameters()) {
+      if (p.name.find(".layers.1.") == std::string::npos || p.value.ndim() != 2) continue;
+      std::vector<float> w = tiny::host_copy(*run.engine, p.value);
+      for (float& x : w) x *= 1.5f;
+      run.engine->upload(w.data(), p.value);
+    }
+    return std::fabs(run.session->model().evaluate(tiny::input()) - before);
+  };
+  EXPECT_GT(loss_of_changed_blocks(), 1e-4);
+  assign(run, "gate", [](size_t) { return 10.0f; });
+  EXPECT_EQ(loss_of_changed_blocks(), 0);
+}
+
+// New ranks begin with E = 1e-5, so the function hardly moves while they are given out.
+TEST(Adapter, RanksThatAreAddedHardlyChangeTheFunction) {
+  const tiny::Folder folder;
+  tiny::Run run(tiny::model_folder(folder, "llama"),
+                tiny::mix("sgd", {"increlora:init_r=1,init_warmup=1,incre_interval=1,score_every=1,target_r=3,increment=1,top_h=20,target_modules=all-linear"}), {});
+  assign(run, "lora_E", [](size_t i) { return i == 0 ? 0.7f : 1e-5f; });
+  const auto ranks = [&] {
+    int64_t n = 0;
+    for (const Parameter* p : run.session->optimizer()->parameters()) n += p->name.ends_with("lora_E") ? p->value.count() : 0;
+    return n;
+  };
+  const double first = run.session->step(1, 8, {tiny::input()}, 0).loss;
+  const int64_t start = ranks();
+  for (int64_t s = 2; s <= 8; ++s) EXPECT_NEAR(run.session->step(s, 8, {tiny::input()}, 0).loss, first, 1e-4 * first) << s;
+  EXPECT_GT(ranks(), start);
+}
+
 // What a reversible network keeps does not grow with its depth.
 TEST(Adapter, MeftKeepsTheSameWhateverTheDepth) {
   const auto activations = [](const char* adapter, int64_t layers) {

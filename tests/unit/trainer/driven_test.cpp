@@ -45,6 +45,21 @@ TEST(Driven, AProbeChangesNothingButTheLoss) {
 }
 
 // The displaced model is the model with displaced weights: (L+ − L−) / 2 eps is the derivative along z that the gradients give.
+// A displaced head goes by panels of the vocabulary, here of 64 of its 96 tokens over 16 of 28 rows.
+TEST(Driven, PanelsOfTheHeadGiveTheLossOfTheWhole) {
+  const tiny::Folder folder;
+  for (const char* model : {"llama", "qwen2"})  // a head of its own, and one tied to the embedding
+    for (const int64_t room : {int64_t{8} << 10, int64_t{32} << 20}) {
+      SessionOptions options;
+      options.memory.loss_tile_bytes = room;
+      tiny::Run run(tiny::model_folder(folder, model), tiny::mix("mezo:side=one"), options);
+      const double plain = run.session->model().evaluate(tiny::input()) / tiny::predicted(tiny::input());
+      const auto metrics = run.session->step(1, 1, {tiny::input()}, 0).metrics;
+      EXPECT_NEAR(metrics.at("loss_minus"), plain, 1e-6 * plain) << model << room;
+      EXPECT_NE(metrics.at("loss_plus"), metrics.at("loss_minus"));
+    }
+}
+
 TEST(Driven, ProjectedGradientIsThatOfBackward) {
   const tiny::Folder folder;
   for (const char* model : {"llama", "qwen2", "qwen3"}) {

@@ -89,6 +89,18 @@ TEST(OwnProduct, BoundsWhatASequenceMayDo) {
   EXPECT_GT(std::sqrt(square), 0.5);
 }
 
+// Workspaces of products follow from types and lengths by no rule, so one short sequence in bf16 is a case of its own.
+TEST(OwnProduct, TakesAnyTypeAndLength) {
+  for (const tn_dtype type : {kF32, kBF16})
+    for (const int64_t length : {int64_t{64}, int64_t{17}}) {
+      SessionOptions options;
+      options.sequence = length, options.storage = type;
+      tiny::Run run("preset:9m", tiny::mix("flashdp"), options, type);
+      EXPECT_TRUE(std::isfinite(run.session->step(1, 1, {shape_batch(1, length, 320)}, 1e-3).loss));
+      EXPECT_EQ(run.engine->memory().use().total_peak, plan_run(run.runtime, run.source, options, {1, length, false, 1}, type).total_peak);
+    }
+}
+
 TEST(OwnProduct, IsRefusedWhereSamplesWouldBeCutOrLeaveUnclipped) {
   for (const char* tag : {"run:tiled-mlp", "run:tiled-loss", "run:fused-backward", "run:clip-global-norm"}) {
     MixRequest m = tiny::mix("flashdp");
