@@ -109,12 +109,13 @@ TEST_P(Soap, WithoutSidesIsAdamOneStepLate) {
 }
 
 // Covariances of gradients that are diagonal matrices are diagonal: the bases are unit vectors, and turning in and out is nothing.
+// A large eps keeps Adam from taking the rounding beside the diagonal for a direction.
 TEST_P(Soap, AlongUnitVectorsItIsAdamOneStepLate) {
-  OptimizerRun run(GetParam(), {{"precondition_frequency", "2"}}, {matrix(20, 20)});
-  OptimizerRun plain(GetParam(), {{"max_precond_dim", "0"}}, {matrix(20, 20)});
+  OptimizerRun run(GetParam(), {{"precondition_frequency", "2"}, {"eps", "1e-2"}}, {matrix(20, 20)});
+  OptimizerRun plain(GetParam(), {{"max_precond_dim", "0"}, {"eps", "1e-2"}}, {matrix(20, 20)});
   for (int t = 1; t <= 6; ++t) {
     std::vector<float> g(400);
-    for (int i = 0; i < 20; ++i) g[i * 21] = (2.0f + std::sin(static_cast<float>(t))) * std::pow(0.8f, static_cast<float>(i * 7 % 20));
+    for (int i = 0; i < 20; ++i) g[i * 21] = (2.0f + std::sin(static_cast<float>(t))) * std::pow(0.97f, static_cast<float>(i * 7 % 20));
     run.step(0, g), plain.step(0, g);
   }
   EXPECT_LT(relative_distance(run.weights(), plain.weights()), 1e-5);
