@@ -94,7 +94,7 @@ Coded CodecRun::plan() {
     expect(c.name == again[i].name && c.shape == again[i].shape,
            "plan answers other components when it is asked again");
     expect(names.insert(c.name).second, "two components have the name " + c.name);
-    out.names.push_back(c.name);
+    out.names.push_back(c.name), out.flags.push_back(c.flags);
     out.parts.push_back(std::make_unique<Tensor>(bench_, "component " + c.name, c.dtype, c.shape));
   }
   return out;

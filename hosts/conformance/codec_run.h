@@ -13,6 +13,7 @@ namespace tenon::conformance {
 // The named components of one coded tensor.
 struct Coded {
   std::vector<std::string> names;
+  std::vector<uint32_t> flags;  // TN_COMPONENT_*
   std::vector<std::unique_ptr<Tensor>> parts;
 
   std::vector<tn_tensor*> pointers() const;

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "hosts/conformance/check.h"
+#include "hosts/conformance/codec_checks.h"
 #include "hosts/conformance/codec_run.h"
 #include "sdk/dtype.h"
 #include "sdk/philox.h"
@@ -18,26 +19,7 @@ using Shape = std::vector<int64_t>;
 // of their own.
 const Shape kUsual = {64, 256};
 
-// Every setting that encodes a target of `shape`. One that only reads, or refuses the shape, is passed over.
-std::vector<std::pair<std::string, Spec>> settings(Subject& s, const Shape& shape = kUsual) {
-  std::vector<std::pair<std::string, Spec>> out;
-  std::string refusal;
-  for (const auto& values : s.variants(false)) {
-    try {
-      const Spec spec = s.spec(values);
-      CodecRun run(s, spec, shape);
-      Coded coded;
-      const int32_t status = run.try_encode(normals(run.count(), 1), coded);
-      if (status < 0) refused(status, "encode");
-      out.emplace_back(words(values), spec);
-    } catch (const NotApplicable& n) {
-      refusal = n.reason;
-    }
-  }
-  if (out.empty())
-    throw NotApplicable{"no setting encodes a target of the shape " + shape_text(shape) + ": " + refusal};
-  return out;
-}
+std::vector<std::pair<std::string, Spec>> settings(Subject& s) { return codec_settings(s, kUsual); }
 
 void sizes(Subject& s) {
   for (const auto& [name, spec] : settings(s)) {
@@ -290,10 +272,32 @@ constexpr Check kChecks[] = {
     {"products", "fused products equal decode and multiply", products},
     {"odd shapes", "scalars, empty tensors and odd sizes work or are refused in words", odd_shapes},
     {"layouts", "external layouts come back to the same numbers", layouts},
+    {"segments", "any number of segments from the front is a weight, and one more makes it no worse", check_segments},
+    {"trained grids", "a weight in training is its panels, its gradients add up, and hardened it is the same weight", check_trained_grids},
     {"leaks", "host memory does not grow with calls", leaks},
 };
 
 }  // namespace
+
+std::vector<std::pair<std::string, Spec>> codec_settings(Subject& s, const Shape& shape) {
+  std::vector<std::pair<std::string, Spec>> out;
+  std::string refusal;
+  for (const auto& values : s.variants(false)) {
+    try {
+      const Spec spec = s.spec(values);
+      CodecRun run(s, spec, shape);
+      Coded coded;
+      const int32_t status = run.try_encode(normals(run.count(), 1), coded);
+      if (status < 0) refused(status, "encode");
+      out.emplace_back(words(values), spec);
+    } catch (const NotApplicable& n) {
+      refusal = n.reason;
+    }
+  }
+  if (out.empty())
+    throw NotApplicable{"no setting encodes a target of the shape " + shape_text(shape) + ": " + refusal};
+  return out;
+}
 
 std::span<const Check> quantizer_checks() {
   return kChecks;

@@ -42,12 +42,25 @@ int32_t put(void* context, const char* suffix, const tn_tensor* t) {
   return TN_OK;
 }
 
+// Whether the model's loss may train components of the coded weights.
+bool trains_on(const Quantizer& quantizer, const ExportWeights& weights) {
+  if (!quantizer.trainable || !quantizer.trainable->component_gradient) return false;
+  for (const ExportWeight& w : weights) {
+    if (!w.linear) continue;
+    const tn_target target{sizeof(tn_target), TN_SITE_WEIGHT, w.role, w.uid, w.block, 2, kF32, 0, {w.rows(), w.width(), 0, 0}, w.name.c_str()};
+    for (const PlannedComponent& c : plan_components(quantizer, target))
+      if (c.trainable) return true;
+    return false;
+  }
+  return false;
+}
+
 }  // namespace
 
 QuantizedSize fill_quantized_folder(const std::string& folder, Engine& engine, const ExportWeights& weights, const ModelSource& source,
-                                    const Runtime& runtime, const Quantizer& quantizer, tn_dtype dtype, const std::vector<int32_t>& segment_order) {
-  // A codec without a layout that other tools know leaves its components as they are.
-  const tn_layout* layout = runtime.quantizer_layout();
+                                    const Runtime& runtime, const Quantizer& quantizer, tn_dtype dtype, FolderForm form,
+                                    const std::vector<int32_t>& segment_order) {
+  const tn_layout* layout = form == FolderForm::kLayout ? runtime.quantizer_layout() : nullptr;
   if (layout && (!layout->names || !layout->names[0] || !TN_HAS(layout, tn_layout, write_config) || !layout->write_config)) layout = nullptr;
   std::string quantization;
   QuantizedSize size;
@@ -112,7 +125,8 @@ QuantizedSize write_quantized(const std::string& output, Engine& engine, const E
                               const Techniques& techniques, tn_dtype dtype, const std::vector<int32_t>& segment_order) {
   if (!output.ends_with(".gguf")) {
     AtomicFolder folder(output);
-    const QuantizedSize size = fill_quantized_folder(folder.path(), engine, weights, source, runtime, *techniques.quantizer, dtype, segment_order);
+    const FolderForm form = trains_on(*techniques.quantizer, weights) ? FolderForm::kComponents : FolderForm::kLayout;
+    const QuantizedSize size = fill_quantized_folder(folder.path(), engine, weights, source, runtime, *techniques.quantizer, dtype, form, segment_order);
     folder.commit();
     return size;
   }

@@ -23,12 +23,17 @@ const GgmlType& plain_ggml_type(tn_dtype dtype);
 QuantizedSize write_gguf(const std::string& path, Engine& engine, const ExportWeights& weights, const ModelSource& source, const WeightDecoder& codecs,
                          const GgmlType& linear, tn_dtype dtype);
 
-// Fills an empty folder as a Hugging Face one, in the external layout that the runtime's quantizer offers through org.tenon.layout/1, else with its
-// components as they are; what it does not hold is in `dtype`. segment_order: of weights that come in segments.
-QuantizedSize fill_quantized_folder(const std::string& folder, Engine& engine, const ExportWeights& weights, const ModelSource& source,
-                                    const Runtime& runtime, const Quantizer& quantizer, tn_dtype dtype, const std::vector<int32_t>& segment_order = {});
+// How a folder holds coded weights: in the external layout that the quantizer offers through org.tenon.layout/1 and other tools read, else (and
+// with kComponents in any case) with the components as they are, which the same quantizer goes on with.
+enum class FolderForm { kLayout, kComponents };
 
-// One of the two, by the name of the output: a .gguf file of the runtime's quantizer's type, or a folder in its external layout.
+// Fills an empty folder as a Hugging Face one; what is not coded is in `dtype`. segment_order: of weights that come in segments.
+QuantizedSize fill_quantized_folder(const std::string& folder, Engine& engine, const ExportWeights& weights, const ModelSource& source,
+                                    const Runtime& runtime, const Quantizer& quantizer, tn_dtype dtype, FolderForm form,
+                                    const std::vector<int32_t>& segment_order = {});
+
+// A .gguf file of the runtime's quantizer's type, or a folder, by the name of the output. Weights whose scales are still to be trained
+// (org.tenon.trainable/1) keep their components.
 QuantizedSize write_quantized(const std::string& output, Engine& engine, const ExportWeights& weights, const ModelSource& source, const Runtime& runtime,
                               const Techniques& techniques, tn_dtype dtype, const std::vector<int32_t>& segment_order = {});
 

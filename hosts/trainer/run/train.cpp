@@ -109,7 +109,7 @@ void write_final(const std::string& output, Session& session, const ModelSource&
   const bool own = text.path == source.path();  // the tokenizer is the model's, not one of the user's choice
   const Quantizer* quantizer = session.techniques().quantizer;
   if (session.techniques().tunes_scales && quantizer && quantizer->trainable) {  // the codes are worth keeping, scales and all
-    fill_quantized_folder(folder.path(), session.engine(), weights_of(session, false), source, runtime, *quantizer, session.options().storage);
+    fill_quantized_folder(folder.path(), session.engine(), weights_of(session, false), source, runtime, *quantizer, session.options().storage, FolderForm::kLayout);
     if (!own) write_tokenizer(folder.path(), text);
   } else if (session.adapters().empty()) {
     write_model(folder.path(), session, source, session.options().storage, false, own);

@@ -1,5 +1,5 @@
 // The codec: options, sizes, decoding and the fused product. encode.cpp makes the stack.
-#include "quantizers/bitstack/stack.h"
+#include "quantizers/bitstack/lookup.h"
 
 namespace tenon::bitstack {
 namespace {
@@ -35,7 +35,14 @@ const void* extension(const char* id) {
 
 const tn_plugin kPlugin = sdk::describe(TN_KIND_QUANTIZER, "bitstack", "0.9.0", kHypers, &kApi, extension);
 
-int64_t padded(const Sizes& s) { return sdk::ceil_div(s.n, kWide) * kWide; }
+int64_t padded(const Sizes& s) { return chunks(s) * kChunk; }
+
+// A product's workspace: the inputs times their factors, and for few rows what is looked up.
+struct ProductSpace {
+  float *scaled, *z;
+  ProductSpace(sdk::Workspace& w, const Sizes& s, int64_t rows)
+      : scaled(w.take<float>(rows * padded(s))), z(rows <= kLookupRows ? w.take<float>(lookup_floats(s)) : nullptr) {}
+};
 
 }  // namespace
 
@@ -64,7 +71,10 @@ void Codec::estimate(const tn_device_api* api, tn_device* device, const tn_targe
   } else if (op == TN_QUANTIZER_DECODE) {
     sdk::set_estimate(out, each * rows, static_cast<double>(s.bytes()), s.bytes());
   } else if (op == TN_QUANTIZER_LINEAR && target.ndim == 2 && rows <= kMaxRows) {
-    sdk::set_estimate(out, (each + 2.0 * rows) * s.m * s.n, static_cast<double>(s.bytes()) + 4.0 * rows * (s.m + s.n), s.bytes(), 4 * rows * padded(s));
+    sdk::Workspace space;
+    const ProductSpace parts(space, s, rows);
+    const double work = rows <= kLookupRows ? each / 8 * rows : each + 2.0 * rows;
+    sdk::set_estimate(out, work * s.m * s.n, static_cast<double>(s.bytes()) + 4.0 * rows * (s.m + s.n), s.bytes(), space.peak());
   } else {
     sdk::fail(TN_E_UNSUPPORTED, "bitstack: the fused product serves matrices and at most " + std::to_string(kMaxRows) +
                                     " rows of activations; decode and multiply instead");
@@ -86,16 +96,25 @@ void Codec::linear(const tn_exec* exec, const tn_target& target, tn_tensor* cons
   const Parts parts(s, components);
   const sdk::Product product(target, x, y, kMaxRows);
   const int64_t width = padded(s);
-  float* scaled = sdk::workspace<float>(exec, product.rows * width);
+  if (product.rows == 0) return;
+  sdk::Workspace space(*exec);
+  const ProductSpace memory(space, s, product.rows);
   sdk::with_float_type(x.dtype, "bitstack: the input of a product", [&](auto type) {
     const auto* from = sdk::data<const decltype(type)>(x);
     for (int64_t t = 0; t < product.rows; ++t) {
-      for (int64_t j = 0; j < s.n; ++j) scaled[t * width + j] = sdk::to_float(from[t * s.n + j]) * parts.columns[j];
-      std::fill(scaled + t * width + s.n, scaled + (t + 1) * width, 0.0f);
+      float* to = memory.scaled + t * width;
+      for (int64_t j = 0; j < s.n; ++j) to[j] = sdk::to_float(from[t * s.n + j]) * parts.columns[j];
+      std::fill(to + s.n, to + width, 0.0f);
     }
   });
-  sdk::with_float_type(y.dtype, "bitstack: the product",
-                       [&](auto type) { multiply(exec, s, parts, scaled, product.rows, alpha, beta, sdk::data<decltype(type)>(y)); });
+  sdk::with_float_type(y.dtype, "bitstack: the product", [&](auto type) {
+    auto* to = sdk::data<decltype(type)>(y);
+    if (product.rows > kLookupRows) return multiply(exec, s, parts, memory.scaled, width, product.rows, alpha, beta, to);
+    for (int64_t t = 0; t < product.rows; ++t) {
+      spread_input(exec, s, parts, memory.scaled + t * width, memory.z);
+      look_up(exec, s, parts, memory.z, alpha, beta, to + t * s.m);
+    }
+  });
 }
 
 }  // namespace tenon::bitstack

@@ -5,7 +5,9 @@
 namespace tenon::bitstack {
 namespace {
 
-constexpr int kIterations = 4;       // of the subspace: magnitudes have one large singular value and a flat rest
+// Of the subspace. Magnitudes have one large singular value and a flat rest, of which a near miss costs nothing; from the second segment on the
+// search begins where the one before ended, as rows and columns that were large leave large residuals.
+constexpr int kFirstIterations = 3, kIterations = 3;
 constexpr float kLeastNorm = 1e-3f;  // added to every input's norm
 
 struct Scratch {
@@ -34,18 +36,25 @@ struct Scratch {
   }
 };
 
-// |residual| and the signs of a segment; the sign of 0 is +.
-void take_signs(const tn_exec* exec, const Sizes& s, const Scratch& x, uint8_t* signs) {
-  const float* residual = x.residual;
-  float* magnitude = x.magnitude;
+// residual ← what the last segment leaves, whose magnitudes `magnitude` holds (first: there is none); magnitude ← |residual|; and its signs, that
+// of 0 being +.
+void take_signs(const tn_exec* exec, const Sizes& s, const Scratch& x, bool first, uint8_t* signs) {
   sdk::for_each_block(exec, s.m, [=, &s](const sdk::Block& row) {
-    const float* from = residual + row.index * s.n;
-    float* to = magnitude + row.index * s.n;
-    for (int64_t j = 0; j < s.n; ++j) to[j] = std::fabs(from[j]);
+    float* residual = x.residual + row.index * s.n;
+    float* magnitude = x.magnitude + row.index * s.n;
+    if (!first)
+      row.each(s.n, [=](int64_t j) { residual[j] -= residual[j] >= 0 ? magnitude[j] : -magnitude[j]; });
+    row.each(s.n, [=](int64_t j) { magnitude[j] = std::fabs(residual[j]); });
     uint8_t* bits = signs + row.index * s.sign_row;
     for (int64_t b = 0; b < s.sign_row; ++b) {
       uint32_t byte = 0;
-      for (int64_t j = 8 * b; j < std::min(s.n, 8 * b + 8); ++j) byte |= static_cast<uint32_t>(from[j] >= 0) << (7 - j % 8);
+      const float* from = residual + 8 * b;
+      if (8 * b + 8 <= s.n) {
+#pragma GCC unroll 8
+        for (uint32_t k = 0; k < 8; ++k) byte |= static_cast<uint32_t>(from[k] >= 0) << (7 - k);
+      } else {
+        for (int64_t k = 0; 8 * b + k < s.n; ++k) byte |= static_cast<uint32_t>(from[k] >= 0) << (7 - k);
+      }
       bits[b] = static_cast<uint8_t>(byte);
     }
   }, s.n);
@@ -56,30 +65,24 @@ void take_factors(const tn_exec* exec, const sdk::Products& product, const tn_ta
                   int64_t segment, sdk::f16* u, sdk::f16* v) {
   double captured = 0;
   const uint64_t draws = static_cast<uint64_t>(segment * s.n * x.subspace.l);
-  if (!sdk::find_subspace(exec, product, x.subspace, x.a(s), nullptr, rng, draws, kIterations, x.right, &captured))
+  const bool warm = segment > 0;
+  if (!sdk::find_subspace(exec, product, x.subspace, x.a(s), warm ? x.right : nullptr, rng, draws, warm ? kIterations : kFirstIterations, x.right, &captured))
     sdk::fail(TN_E_NUMERIC, sdk::name_of(target) + ": what " + std::to_string(segment) + " segments leave of this weight cannot be factored");
   product(1, x.a(s), sdk::Matrix::dense(x.right, s.n, s.rank), 0, sdk::Matrix::dense(x.left, s.m, s.rank));
+  double squares[64] = {};  // of a column of left: of a singular value
+  for (int64_t i = 0; i < s.m; ++i)
+    for (int64_t k = 0; k < s.rank; ++k) squares[k] += static_cast<double>(x.left[i * s.rank + k]) * x.left[i * s.rank + k];
+  float root[64], inverse[64];
   for (int64_t k = 0; k < s.rank; ++k) {
-    double squares = 0;
-    for (int64_t i = 0; i < s.m; ++i) squares += static_cast<double>(x.left[i * s.rank + k]) * x.left[i * s.rank + k];
-    const double root = std::sqrt(std::sqrt(squares));  // of the singular value
-    for (int64_t i = 0; i < s.m; ++i) {
-      const sdk::f16 h = sdk::from_float<sdk::f16>(root > 0 ? static_cast<float>(x.left[i * s.rank + k] / root) : 0.0f);
-      u[i * s.rank + k] = h, x.u[i * s.rank + k] = sdk::to_float(h);
-    }
-    for (int64_t j = 0; j < s.n; ++j) {
-      const sdk::f16 h = sdk::from_float<sdk::f16>(static_cast<float>(root * x.right[j * s.rank + k]));
-      v[k * s.n + j] = h, x.v[k * s.n + j] = sdk::to_float(h);
-    }
+    root[k] = static_cast<float>(std::sqrt(std::sqrt(squares[k])));
+    inverse[k] = root[k] > 0 ? 1 / root[k] : 0;
   }
-}
-
-// What the stored segment leaves.
-void subtract(const tn_exec* exec, const sdk::Products& product, const Sizes& s, const Scratch& x) {
-  product(1, sdk::Matrix::dense(x.u, s.m, s.rank), sdk::Matrix::dense(x.v, s.rank, s.n), 0, x.a(s));
-  float* residual = x.residual;
-  const float* part = x.magnitude;
-  sdk::for_each(exec, s.m * s.n, [=](int64_t i) { residual[i] -= residual[i] >= 0 ? part[i] : -part[i]; });
+  for (int64_t i = 0; i < s.m; ++i)
+    for (int64_t k = 0; k < s.rank; ++k) x.u[i * s.rank + k] = x.left[i * s.rank + k] * inverse[k];
+  for (int64_t j = 0; j < s.n; ++j)
+    for (int64_t k = 0; k < s.rank; ++k) x.v[k * s.n + j] = x.right[j * s.rank + k] * root[k];
+  sdk::convert(x.u, u, s.m * s.rank), sdk::convert(u, x.u, s.m * s.rank);
+  sdk::convert(x.v, v, s.rank * s.n), sdk::convert(v, x.v, s.rank * s.n);
 }
 
 // x.residual holds the weight. norms: of the inputs, or null.
@@ -99,9 +102,9 @@ void stack(const tn_exec* exec, const sdk::Products& product, const tn_target& t
     for (int64_t j = 0; j < s.n; ++j) w[j] = static_cast<float>(w[j] / static_cast<double>(parts.columns[j]));
   }, s.n);
   for (int64_t segment = 0; segment < s.segments; ++segment) {
-    take_signs(exec, s, x, parts.signs + segment * s.m * s.sign_row);
+    if (segment > 0) product(1, sdk::Matrix::dense(x.u, s.m, s.rank), sdk::Matrix::dense(x.v, s.rank, s.n), 0, x.a(s));
+    take_signs(exec, s, x, segment == 0, parts.signs + segment * s.m * s.sign_row);
     take_factors(exec, product, target, s, x, rng, segment, parts.u + segment * s.m * s.rank, parts.v + segment * s.rank * s.n);
-    subtract(exec, product, s, x);
   }
 }
 

@@ -84,10 +84,9 @@ void decode_range(const tn_exec* exec, const Sizes& s, const Parts& p, int64_t b
 
 inline constexpr int64_t kMaxRows = 8;  // of activations, in a fused product
 
-// y[rows, m] = alpha · x Wᵀ + beta · y. scaled: x times the column factors, rows of a whole number of tiles with zeros behind.
+// y[rows, m] = alpha · x Wᵀ + beta · y. scaled: x times the column factors, rows of `width`, a whole number of tiles with zeros behind.
 template <class Y>
-void multiply(const tn_exec* exec, const Sizes& s, const Parts& p, const float* scaled, int64_t rows, double alpha, double beta, Y* y) {
-  const int64_t width = sdk::ceil_div(s.n, kWide) * kWide;
+void multiply(const tn_exec* exec, const Sizes& s, const Parts& p, const float* scaled, int64_t width, int64_t rows, double alpha, double beta, Y* y) {
   sdk::for_each_block(exec, sdk::ceil_div(s.m, kTall), [=, &s, &p](const sdk::Block& band) {
     const int64_t r0 = band.index * kTall;
     Tile tile;

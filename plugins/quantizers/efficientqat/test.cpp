@@ -1,6 +1,8 @@
 #include "quantizers/efficientqat/reference.h"
+#include "sdk/integer/bits.h"
 #include "sdk/testing/codec.h"
 #include "tenon/trainable.h"
+#include "tests/reference/golden.h"
 
 namespace tenon::efficientqat {
 namespace {
@@ -119,6 +121,35 @@ TEST_P(Efficientqat, GradientsAreThoseOfTheStraightThroughRule) {
       }
     }
     EXPECT_GT(clipped, 5);
+  }
+}
+
+// Against torch's operators and autograd in f64 (tests/reference/efficientqat.py).
+TEST_P(Efficientqat, GridsAndGradientsAreThoseOfTheReference) {
+  const golden::File file("efficientqat/grid.safetensors");
+  for (const char* bits : {"2", "3", "4"}) {
+    const std::string key = std::string("b") + bits + ".";
+    const std::vector<int64_t> shape = file.shape(key + "weight");
+    TestCodec codec(GetParam(), {{"bits", bits}, {"group_size", std::to_string(file.setting("group").get<int>())}});
+    Trained form(codec, make_target(shape), file.f32(key + "weight"));
+    EXPECT_EQ(form.values[2].floats(), file.f32(key + "start.zeros")) << bits;
+    const auto expect_near = [&](const std::vector<float>& got, const std::string& name, double tolerance) {
+      const std::vector<float> want = file.f32(key + name);
+      ASSERT_EQ(got.size(), want.size()) << name;
+      for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], tolerance * (1 + std::fabs(want[i]))) << bits << " bits, " << name << " " << i;
+    };
+    expect_near(form.values[1].floats(), "start.scales", 1e-6);
+    form.values[1].assign(file.f32(key + "scales")), form.values[2].assign(file.f32(key + "zeros"));
+    expect_near(form.weight(), "value", 1e-6);
+    form.add_gradient(file.f32(key + "dw"));
+    expect_near(form.gradients[0].floats(), "gradient.weight", 0);
+    expect_near(form.gradients[1].floats(), "gradient.scales", 1e-5);
+    expect_near(form.gradients[2].floats(), "gradient.zeros", 1e-5);
+    Coded coded = form.harden();
+    const std::vector<uint8_t> codes = file.u8(key + "codes");
+    const int64_t row_bytes = coded["codes"].size() / shape[0];
+    for (int64_t i = 0; i < shape[0] * shape[1]; ++i)
+      ASSERT_EQ(sdk::code_at(coded["codes"].as<uint8_t>() + i / shape[1] * row_bytes, i % shape[1], std::stoi(bits)), codes[i]) << bits << " bits, code " << i;
   }
 }
 

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "hosts/trainer/run/calibration.h"
 #include "hosts/trainer/run/evaluate.h"
+#include "hosts/trainer/run/quantized_export.h"
 #include "hosts/trainer/run/segments.h"
 #include "tests/unit/trainer/tiny.h"
 
@@ -174,6 +175,49 @@ TEST(Segments, ABudgetDecidesHowManyAreLoaded) {
     FAIL() << "nf4 has no segments";
   } catch (const Error& e) {
     EXPECT_NE(std::string(e.what()).find("segments"), std::string::npos) << e.what();
+  }
+}
+
+// From a folder, whose order of segments is not that of the model: what is loaded is the front of it, to the bit, and nothing else.
+TEST(Segments, AFolderUnderABudgetIsTheFrontOfItsOrder) {
+  const tiny::Folder folder;
+  const std::string model = tiny::model_folder(folder, "llama"), stack = folder / "stack";
+  MixRequest request = tiny::mix("", {}, "bitstack:k=4,niter=5,nsamples=8,sample_length=64,scored_levels=2,score_samples=4,score_length=32");
+  SessionOptions options;
+  options.train = false, options.sequence = 64, options.calibration = walk(8, 64, 320), options.order_segments = true;
+  SegmentOrder order;
+  {
+    tiny::Run run(model, request, options);
+    order = run.session->segment_order();
+    write_quantized(stack, *run.engine, weights_of(*run.session, false), run.source, run.runtime, run.set->techniques, kF32, order);
+  }
+  options.calibration.clear();
+  request.quantizer = request.stored_quantizer = stored_quantizer(tiny::catalog(), stack);
+  tiny::Run whole(stack, request, options);
+  EXPECT_EQ(whole.session->segment_order(), order);
+  EXPECT_NE(order, natural_order(whole.session->model().segment_sizes()));
+  const uint64_t all = quantized_bytes(whole.session->model());
+  for (const double share : {0.9, 0.6, 0.3}) {
+    request.weight_budget = static_cast<uint64_t>(share * static_cast<double>(all));
+    tiny::Run some(stack, request, options);
+    const std::vector<int64_t> counts = fitting_segments(whole.session->model().segment_sizes(), order, request.weight_budget);
+    const std::vector<Linear*> given = some.session->model().linears(), from = whole.session->model().linears();
+    uint64_t least = all;
+    for (size_t i = 0; i < given.size(); ++i) {
+      if (!given[i]->quantized) continue;
+      const QuantizedWeight &part = *given[i]->quantized, &full = *from[i]->quantized;
+      EXPECT_EQ(part.segments().count, counts[i]) << given[i]->path;
+      least = std::min(least, part.segments().each);
+      for (size_t c = 0; c < part.components().size(); ++c) {
+        const Tensor &a = part.components()[c], &b = full.components()[c];
+        EXPECT_EQ(a.dim(0), part.segmented(c) ? counts[i] : b.dim(0));
+        std::vector<char> x(static_cast<size_t>(a.bytes())), y(static_cast<size_t>(b.bytes()));
+        some.engine->download(a, x.data()), whole.engine->download(b, y.data());
+        EXPECT_TRUE(std::equal(x.begin(), x.end(), y.begin())) << given[i]->path << ", component " << c;
+      }
+    }
+    EXPECT_LE(quantized_bytes(some.session->model()), request.weight_budget);
+    EXPECT_GT(quantized_bytes(some.session->model()) + 8 * least, request.weight_budget) << "the budget is used";
   }
 }
 
