@@ -16,11 +16,10 @@ struct Grid {
   float scale, zero, top;
 
   Grid(float s, float z, float top) : scale(within(s, kLeastScale, kLargestScale)), zero(within(std::nearbyint(z), 0, top)), top(top) {}
-  // Of the true range of w[0, n): zero is not forced into it, but where all weights are equal, for a step of next to nothing would lose them.
+  // Of the range of w[0, n). A zero point is a code, so a group whose values all have one sign (few values, or equal ones) begins at zero.
   static Grid of(const float* w, int64_t n, float top) {
-    float least = w[0], most = w[0];
-    for (int64_t j = 1; j < n; ++j) least = std::fmin(least, w[j]), most = std::fmax(most, w[j]);
-    if (least == most) least = std::fmin(least, 0.0f), most = std::fmax(most, 0.0f);
+    float least = 0, most = 0;
+    for (int64_t j = 0; j < n; ++j) least = std::fmin(least, w[j]), most = std::fmax(most, w[j]);
     const float s = within((most - least) / top, kLeastScale, kLargestScale);
     return {s, -std::nearbyint(least / s), top};
   }

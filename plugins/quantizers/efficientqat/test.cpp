@@ -239,7 +239,11 @@ TEST_P(Efficientqat, PlansRangesProductsAndRefusals) {
     for (int64_t rows : {1, 2, 5}) expect_linear_is_decode_and_multiply(each, target, coded, rows, kF32);
   }
   expect_refuses_non_finite(codec, 300);
-  // A group of one value: no range at all.
+  // Groups of one value: nothing, or one sign.
+  for (const float value : {0.5f, -0.25f}) {
+    EXPECT_EQ(codec.round_trip({value}), std::vector<float>{value});
+    for (const float got : codec.round_trip(std::vector<float>(70, value))) EXPECT_NEAR(got, value, 1e-3);
+  }
   EXPECT_EQ(codec.round_trip(std::vector<float>(100, 0.0f)), std::vector<float>(100, 0.0f));
 }
 
