@@ -105,6 +105,17 @@ class Formats(cli.Cli):
                 self.assertAlmostEqual(self.loss(folder), self.loss(model, "--quantizer", spec, *calibration), delta=1e-6)
                 self.assertAlmostEqual(self.loss(folder, "--quantizer", "none"), self.loss(folder), delta=1e-4)
 
+    def test_a_grid_is_trained_block_by_block_and_its_scales_in_a_run_of_their_own(self):
+        model, folder, run = self.trained(), self.folder / "grids", self.folder / "scales"
+        method = lambda f: json.loads((f / "config.json").read_text())["quantization_config"]["quant_method"]
+        self.succeed("quantize", "--model", model, "--quantizer", "efficientqat:bits=3,scale_bits=32,train_size=4,training_seqlen=64,val_size=0",
+                     "--calibration", self.text, "--output", folder)
+        self.assertEqual(method(folder), "tenon")  # scales in f32, which training goes on with
+        before = self.loss(folder)
+        self.succeed("train", "--model", folder, "--data", self.text, "--seq-len", 32, "--optimizer", "adamw:weight_decay=0", "--lr", 2e-3, "--steps", 12, "--output", run)
+        self.assertEqual(method(run / "final"), "gptq")  # what other tools read
+        self.assertLess(self.loss(run / "final"), before - 0.01)
+
     def test_a_folder_of_segments_is_loaded_under_any_budget(self):
         model, folder = self.trained(), self.folder / "stack"
         spec = "bitstack:k=4,niter=4,nsamples=4,sample_length=64,score_samples=2,score_length=32"
