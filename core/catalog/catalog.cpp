@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <unordered_map>
 
 #include "core/catalog/catalog_state.h"
 #include "core/catalog/records.h"
@@ -67,23 +68,41 @@ Catalog::State::Place Catalog::State::get(std::string_view id) const {
 
 std::vector<PluginRow> Catalog::list(const PluginFilter& filter) const {
   const auto lock = std::lock_guard(state_->mutex);
-  std::vector<PluginRow> out;
+  struct Found {
+    PluginRow row;
+    std::string version_key;
+    int64_t store = 0;
+    bool wanted = false;
+  };
+  std::unordered_map<std::string, Found> newest;
   Statement rows = state_->db.prepare(sql::kList);
   rows.bind(1, filter.kind).bind(2, filter.tag).bind(3, filter.layout).bind(4, filter.backend);
-  Statement backends = state_->db.prepare(sql::kBackends);
   while (rows.step()) {
+    const std::string id = rows.text(0), key = rows.text(6);
     const int64_t store = rows.integer(5);
-    out.push_back({rows.text(0),
-                   rows.text(1),
-                   rows.text(3),
-                   rows.text(4),
-                   state_->stores[static_cast<size_t>(store - 1)],
-                   kind_from_name(rows.text(2)),
-                   {}});
-    backends.bind(1, store).bind(2, out.back().id);
-    while (backends.step()) out.back().backends.push_back(backends.text(0));
-    backends.reset();
+    Found& found = newest[id];
+    if (found.store > 0 && (found.version_key > key || (found.version_key == key && found.store < store))) continue;
+    found = {{id, rows.text(1), rows.text(3), rows.text(4), state_->stores[static_cast<size_t>(store - 1)], kind_from_name(rows.text(2)), {}},
+             key,
+             store,
+             rows.integer(7) != 0};
   }
+  std::erase_if(newest, [](const auto& entry) { return !entry.second.wanted; });
+  Statement objects = state_->db.prepare(sql::kBackends);
+  while (objects.step()) {
+    const auto found = newest.find(objects.text(1));
+    if (found == newest.end() || found->second.store != objects.integer(0)) continue;
+    std::vector<std::string>& backends = found->second.row.backends;
+    const std::string backend = objects.text(2);
+    if (std::find(backends.begin(), backends.end(), backend) == backends.end()) backends.push_back(backend);
+  }
+  std::vector<PluginRow> out;
+  out.reserve(newest.size());
+  for (auto& [id, found] : newest) out.push_back(std::move(found.row));
+  std::sort(out.begin(), out.end(), [](const PluginRow& a, const PluginRow& b) {
+    const std::string_view x = kind_name(a.kind), y = kind_name(b.kind);
+    return x != y ? x < y : a.id < b.id;
+  });
   return out;
 }
 

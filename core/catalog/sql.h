@@ -63,22 +63,22 @@ std::string stack_views(int stores);
 
 inline constexpr const char* kCurrent =
     "SELECT store, version, kind, name, summary, folder, manifest FROM current WHERE id = ?1";
-// Parameters: kind, tag, layout, backend; '' = any.
+// Every plugin of every store, and whether it is what the parameters ask for: kind, tag, layout, backend; '' = any. Which
+// version counts the caller decides: `current` would look every plugin up again, and that is most of the time of a list.
 inline constexpr const char* kList = R"sql(
-SELECT c.id, c.version, c.kind, c.name, c.summary, c.store FROM current c
-WHERE c.store > 0 AND (?1 = '' OR c.kind = ?1)
+SELECT c.id, c.version, c.kind, c.name, c.summary, c.store, c.version_key, (?1 = '' OR c.kind = ?1)
   AND (?2 = '' OR EXISTS(SELECT 1 FROM all_provides t WHERE t.store = c.store AND t.plugin = c.id AND t.tag = ?2))
   AND (?3 = '' OR EXISTS(SELECT 1 FROM all_layout l WHERE l.store = c.store AND l.plugin = c.id AND l.layout = ?3))
   AND (?4 = '' OR EXISTS(SELECT 1 FROM all_object o WHERE o.store = c.store AND o.plugin = c.id AND o.backend IN (?4, 'any')))
-ORDER BY c.kind, c.id)sql";
+FROM all_plugin c WHERE c.store > 0)sql";
+// A plugin's objects follow each other, in their order.
+inline constexpr const char* kBackends = "SELECT store, plugin, backend FROM all_object WHERE store > 0";
 inline constexpr const char* kObjectRows =
     "SELECT backend, file, sha256, arch, cpu, bytes, mtime, ctime, inode FROM all_object WHERE store = ?1 AND plugin = "
     "?2 ORDER BY position";
 // Of the first store of a stack, shadowed or not.
 inline constexpr const char* kStorePlugins = "SELECT id, folder FROM s1.plugin ORDER BY id";
 inline constexpr const char* kStoreObjects = "SELECT file, sha256 FROM s1.object WHERE plugin = ?1 ORDER BY position";
-inline constexpr const char* kBackends =
-    "SELECT backend FROM all_object WHERE store = ?1 AND plugin = ?2 GROUP BY backend ORDER BY min(position)";
 inline constexpr const char* kAllNames = "SELECT id FROM current WHERE store > 0 ORDER BY id";
 inline constexpr const char* kIsFeature = "SELECT 1 FROM main.plugin WHERE id = ?1 AND kind = 'feature'";
 inline constexpr const char* kNames = "SELECT id FROM current WHERE store > 0 AND kind = ?1 ORDER BY id";

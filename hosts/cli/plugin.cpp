@@ -59,17 +59,15 @@ int list(const po::variables_map& values) {
     if (kind_from_name(filter.kind) == TN_KIND_UNDEFINED)
       throw Usage("--kind " + filter.kind + " is not one of " + kKinds);
   }
-  const std::vector<PluginRow> rows = Catalog::open_default().list(filter);
+  std::vector<PluginRow> rows = Catalog::open_default().list(filter);
   if (values.count("json")) {
     Json out = Json::array();
-    for (const PluginRow& r : rows)
-      out.push_back({{"id", r.id},
-                     {"kind", kind_name(r.kind)},
-                     {"version", r.version},
-                     {"name", r.name},
-                     {"summary", r.summary},
-                     {"backends", r.backends},
-                     {"store", r.store}});
+    for (PluginRow& r : rows) {
+      Json row = Json::object();  // an initializer list would copy every text
+      row["id"] = std::move(r.id), row["kind"] = kind_name(r.kind), row["version"] = std::move(r.version), row["name"] = std::move(r.name);
+      row["summary"] = std::move(r.summary), row["backends"] = std::move(r.backends), row["store"] = std::move(r.store);
+      out.push_back(std::move(row));
+    }
     print_json(out);
     return 0;
   }
