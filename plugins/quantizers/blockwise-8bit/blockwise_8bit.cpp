@@ -3,7 +3,7 @@
 #include <limits>
 
 #include "sdk/codec.h"
-#include "sdk/dynamic_map.h"
+#include "sdk/dynamic_codec.h"
 #include "sdk/for_each.h"
 #include "sdk/quantizer.h"
 #if TN_GPU
@@ -40,10 +40,14 @@ void encode_blocks(const tn_exec* exec, const sdk::DynamicEncoder<Signed>& neare
       }
       // The reciprocal of a subnormal overflows; a block of zeros keeps its zeros.
       const bool tiny = a < std::numeric_limits<float>::min();
-      const float inverse = tiny ? 1.0f : 1.0f / a, divisor = tiny && a > 0 ? a : 1.0f;
-      if (tiny)
-        for (int64_t i = 0; i < count; ++i) run[i] /= divisor;
-      for (int64_t i = 0; i < count; ++i) codes[begin + i] = nearest(run[i] * inverse);
+      if (tiny) {
+        if (a > 0)
+          for (int64_t i = 0; i < count; ++i) run[i] /= a;
+      } else {
+        const float inverse = 1.0f / a;
+        for (int64_t i = 0; i < count; ++i) run[i] *= inverse;
+      }
+      sdk::encode_dynamic<Signed>(task, nearest, run, 1.0f, codes + begin, count);
     }
   });
 }
@@ -53,14 +57,17 @@ void decode_range(const tn_exec* exec, const uint8_t* codes, const float* absmax
                   int64_t blocksize, int64_t begin, int64_t end, T* dst) {
   const int64_t first = begin / kTask, tasks = begin < end ? sdk::ceil_div(end, kTask) - first : 0;
   sdk::for_each_block(exec, tasks, [=](const sdk::Block& task) {
-    const float(&book)[256] = sdk::dynamic_book<Signed>().value;
     const int64_t stop = std::min(end, (first + task.index + 1) * kTask);
     for (int64_t i = std::max(begin, (first + task.index) * kTask); i < stop;) {
       const int64_t next = std::min(stop, (i / blocksize + 1) * blocksize);
       const float a = absmax[i / blocksize];
-      float run[kTask];
-      for (int64_t j = i; j < next; ++j) run[j - i] = book[codes[j]] * a;
-      sdk::convert(run, dst + (i - begin), next - i);
+      if constexpr (std::is_same_v<T, float>) {
+        sdk::decode_dynamic<Signed>(task, codes + i, a, dst + (i - begin), next - i);
+      } else {
+        float run[kTask];
+        sdk::decode_dynamic<Signed>(task, codes + i, a, run, next - i);
+        sdk::convert(run, dst + (i - begin), next - i);
+      }
       i = next;
     }
   });

@@ -3,7 +3,7 @@
 
 #include "quantizers/nf4/code_books.h"
 #include "sdk/codec.h"
-#include "sdk/dynamic_map.h"
+#include "sdk/dynamic_codec.h"
 
 namespace tenon::nf4 {
 
@@ -44,22 +44,26 @@ struct Parts {
 
 // Codes absmax[0, blocks) about its mean with the signed dynamic map. The mean is summed in f64, in order: threads do
 // not change it.
-inline void encode_scales(const tn_exec*, const float* absmax, const Sizes& s, const Parts& out) {
+inline void encode_scales(const tn_exec* exec, const float* absmax, const Sizes& s, const Parts& out) {
   double sum = 0;
   for (int64_t i = 0; i < s.blocks; ++i) sum += absmax[i];
   const float offset = s.blocks ? static_cast<float>(sum / static_cast<double>(s.blocks)) : 0.0f;
   *out.nested_offset = offset;
-  for (int64_t b = 0; b < s.nested; ++b) {
-    const int64_t begin = b * kNestedBlock, n = std::min<int64_t>(kNestedBlock, s.blocks - begin);
+  static const sdk::DynamicEncoder<true> encoder;
+  sdk::for_each_block(exec, s.nested, [=](const sdk::Block& block) {
+    const int64_t begin = block.index * kNestedBlock, n = std::min<int64_t>(kNestedBlock, s.blocks - begin);
     float centred[kNestedBlock];
     for (int64_t i = 0; i < n; ++i) centred[i] = absmax[begin + i] - offset;
     const float a = sdk::absmax(centred, n);
-    out.nested_absmax[b] = a;
-    for (int64_t i = 0; i < n; ++i) {
-      const float t = a < std::numeric_limits<float>::min() ? (a > 0 ? centred[i] / a : 0.0f) : centred[i] * (1.0f / a);
-      out.absmax_codes[begin + i] = sdk::dynamic_code(sdk::kDynamicSigned, t);
+    out.nested_absmax[block.index] = a;
+    if (a < std::numeric_limits<float>::min()) {  // the reciprocal overflows
+      for (int64_t i = 0; i < n; ++i) centred[i] = a > 0 ? centred[i] / a : 0.0f;
+    } else {
+      const float inverse = 1.0f / a;
+      for (int64_t i = 0; i < n; ++i) centred[i] *= inverse;
     }
-  }
+    sdk::encode_dynamic<true>(block, encoder, centred, 1.0f, out.absmax_codes + begin, n);
+  });
 }
 
 #endif
