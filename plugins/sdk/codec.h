@@ -9,13 +9,10 @@
 
 #include "sdk/device_memory.h"
 #include "sdk/for_each.h"
+#include "sdk/intrinsics.h"
 #include "sdk/plugin.h"
 #include "sdk/tensor.h"
 #include "tenon/quantizer.h"
-
-#if defined(__F16C__)
-#include <immintrin.h>
-#endif
 
 namespace tenon::sdk {
 

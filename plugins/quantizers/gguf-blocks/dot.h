@@ -30,8 +30,16 @@ inline Lanes widen(const Byte* p) {
   return out;
 }
 
-// Low and high nibbles of sixteen bytes.
+// level[code] for the low and the high nibbles of sixteen bytes; levels are first, first + 1, …
+template <int First>
 inline void nibbles(const uint8_t* p, Lanes& low, Lanes& high) {
+#if defined(__AVX512F__)
+  // A register holds all sixteen levels, and a permutation looks at the lowest four bits of a lane alone.
+  const __m512 level = _mm512_add_ps(_mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_ps(First));
+  const __m512i b = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  low.r[0] = _mm512_permutexvar_ps(b, level);
+  high.r[0] = _mm512_permutexvar_ps(_mm512_srli_epi32(b, 4), level);
+#else
   typedef uint8_t Bytes __attribute__((vector_size(16)));
   Bytes b;
   std::memcpy(&b, p, sizeof b);
@@ -39,6 +47,27 @@ inline void nibbles(const uint8_t* p, Lanes& low, Lanes& high) {
   uint8_t both[32];
   std::memcpy(both, &l, 16), std::memcpy(both + 16, &h, 16);
   low = widen(both), high = widen(both + 16);
+  if (First != 0) low = low + fill(First), high = high + fill(First);
+#endif
+}
+
+// a · b + c, in one rounding where the CPU has the instruction.
+inline Lanes multiply_add(const Lanes& a, const Lanes& b, const Lanes& c) {
+#if defined(__AVX512F__)
+  return Lanes::map([&](int i) { return _mm512_fmadd_ps(a.r[i], b.r[i], c.r[i]); });
+#elif defined(__FMA__)
+  return Lanes::map([&](int i) { return _mm256_fmadd_ps(a.r[i], b.r[i], c.r[i]); });
+#else
+  return a * b + c;
+#endif
+}
+
+inline float scale_at(const uint8_t* p) {
+#if defined(__F16C__)
+  return _cvtsh_ss(load16(p));
+#else
+  return load_f16(p);
+#endif
 }
 
 // The codes of a block, in the order of its elements, its scale, and its minimum where it has one.
@@ -48,22 +77,21 @@ struct Codes {
 };
 inline Codes codes_of(Q4_0, const uint8_t* b) {
   Codes c{};
-  nibbles(b + 2, c.low, c.high);
-  c.low = c.low - fill(8), c.high = c.high - fill(8);
-  c.scale = load_f16(b);
+  nibbles<-8>(b + 2, c.low, c.high);
+  c.scale = scale_at(b);
   return c;
 }
 inline Codes codes_of(Q4_1, const uint8_t* b) {
   Codes c{};
-  nibbles(b + 4, c.low, c.high);
-  c.scale = load_f16(b), c.min = load_f16(b + 2);
+  nibbles<0>(b + 4, c.low, c.high);
+  c.scale = scale_at(b), c.min = scale_at(b + 2);
   return c;
 }
 inline Codes codes_of(Q8_0, const uint8_t* b) {
   Codes c{};
   const auto* codes = reinterpret_cast<const int8_t*>(b + 2);
   c.low = widen(codes), c.high = widen(codes + 16);
-  c.scale = load_f16(b);
+  c.scale = scale_at(b);
   return c;
 }
 
@@ -73,8 +101,8 @@ inline void add_block(const uint8_t* block, const float* const* x, int64_t at, L
   const Lanes scale = fill(c.scale), min = fill(c.min);
   for (int t = 0; t < T; ++t) {
     const Lanes x0 = load(x[t] + at), x1 = load(x[t] + at + 16);
-    acc[t] += scale * (c.low * x0 + c.high * x1);
-    if constexpr (std::is_same_v<Block, Q4_1>) acc[t] += min * (x0 + x1);
+    acc[t] = multiply_add(scale, multiply_add(c.high, x1, c.low * x0), acc[t]);
+    if constexpr (std::is_same_v<Block, Q4_1>) acc[t] = multiply_add(min, x0 + x1, acc[t]);
   }
 }
 

@@ -5,10 +5,7 @@
 #pragma once
 
 #include "sdk/dtype.h"
-
-#if defined(__AVX2__) && defined(__F16C__)
-#include <immintrin.h>
-#endif
+#include "sdk/intrinsics.h"
 
 namespace tenon::nf4 {
 

@@ -6,10 +6,7 @@
 #include <cstring>
 
 #include "sdk/codec.h"
-
-#if defined(__BMI2__)
-#include <immintrin.h>
-#endif
+#include "sdk/intrinsics.h"
 
 namespace tenon::sdk {
 
