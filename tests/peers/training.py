@@ -127,7 +127,7 @@ class TenonTraining(harness.Side):
         output = self.folder / "checked"
         command = [binary(self.args), "train"]
         for key, value in self.recipe(case, str(output), case.checked_length, CHECKED_STEPS).items():
-            command += [f"--{key}", value]
+            command += [f"--{key}"] if value == "true" else [f"--{key}", value]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(self.args))
         if done.returncode:
             raise RuntimeError("tenon train: " + (done.stderr.strip().splitlines() or ["no message"])[-1])
@@ -179,15 +179,24 @@ def same_losses(tolerance):
     return compare
 
 
-def cases(title, products, aim, aim_memory, flags=None, lr=1e-4):
-    """products: operations for each parameter and token: 2 forward, 2 for activations' gradients, 2 for weights' where they train."""
+def recomputing(blocks):
+    """Logits in tiles, and the first blocks' activations computed again in backward: as many as the aim for memory asks."""
+    return {"tiled-loss": "true", "grad-checkpoint": f"flash-cut, none for blocks {blocks}-29" if blocks < 30 else "block"}
+
+
+def cases(title, products, aim, aim_memory, flags=None, lr=1e-4, lean=None):
+    """products: operations for each parameter and token: 2 forward, 2 for activations' gradients, 2 for weights' where they train. lean: per type, the flags
+    of one more row, with less memory."""
 
     def make(args):
         batch, length, checked = (1, 32, 16) if args.quick else (4, 256, CHECKED_LENGTH)
         tokens = batch * length
         for dtype, tolerance in (("f32", 1e-3), ("bf16", 0.1 if args.quick else 3e-2)):  # few tokens let rounding show
-            yield harness.Case(f"{title}, {dtype}", same_losses(tolerance), work=tokens, unit="tokens/s", flops=products * PARAMETERS * tokens, flops_type=dtype,
-                               aim=aim, aim_memory=aim_memory, repeat=7, dtype=dtype, batch=batch, length=length, checked_length=checked, lr=lr, flags=flags or {})
+            for name, more in ((dtype, {}), (f"lean, {dtype}", (lean or {}).get(dtype))):
+                if more is not None:
+                    yield harness.Case(f"{title}, {name}", same_losses(tolerance), work=tokens, unit="tokens/s", flops=products * PARAMETERS * tokens,
+                                       flops_type=dtype, aim=aim, aim_memory=aim_memory, repeat=7, dtype=dtype, batch=batch, length=length,
+                                       checked_length=checked, lr=lr, flags={**(flags or {}), **more})
 
     return make
 
