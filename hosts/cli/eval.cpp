@@ -31,6 +31,7 @@ int run_eval(const std::vector<std::string>& arguments) {
   add("data", po::value<std::string>(), "text (.txt …) or JSON lines (.jsonl)");
   add("seq-len", po::value<std::string>()->default_value("256"), "tokens of a window");
   add_mix_flags(options, false);
+  add_embedding_flag(options);
   add("isolate-documents", "attention starts anew at each document of a window");
   add("table", po::value<std::vector<std::string>>()->composing(), "a quantizer (none: dense), given several times: perplexity, size and decoding speed of each, side by side");
   add("budgets", po::value<std::string>(), "with --table: sizes such as 60MB,40MB, in which weights that come in segments are measured too");

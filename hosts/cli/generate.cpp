@@ -27,6 +27,7 @@ int run_generate(const std::vector<std::string>& arguments) {
   add("seed", po::value<std::string>()->default_value("0"), "the same seed gives the same text");
   add("ignore-eos", "go on after an end-of-text token");
   add_mix_flags(options, false);
+  add_embedding_flag(options);
   add("json", "print {\"ids\", \"text\", …}");
   po::variables_map values;
   if (!parse(arguments, options, {}, "tenon generate --model M --prompt \"Once upon a time\"\n\nContinues a prompt. A chat model is asked through its own chat template, unless --raw.\n", values))

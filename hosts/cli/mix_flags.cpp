@@ -33,6 +33,11 @@ void add_mix_flags(po::options_description& options, bool training) {
   add("threads", po::value<std::string>(), "CPU threads; default: all");
 }
 
+void add_embedding_flag(po::options_description& options) {
+  options.add_options()("embeddings", po::value<std::string>(),
+                        "quantizer that holds the embedding and the head, which then stay as they are, e.g. gguf-blocks:type=Q8_0");
+}
+
 void add_model_flags(po::options_description& options) {
   auto add = options.add_options();
   add("model", po::value<std::string>(), "Hugging Face folder, .gguf file, or preset:NAME (9m, 60m, 130m, 350m, 1b, 7b …) from random weights");
@@ -51,6 +56,7 @@ trainer::MixRequest mix_request(const Catalog& catalog, const po::variables_map&
   if (values.count("model")) r.stored_quantizer = trainer::stored_quantizer(catalog, values["model"].as<std::string>());
   r.quantizer = value_or<std::string>(values, "quantizer", r.stored_quantizer);
   if (r.quantizer == "none") r.quantizer.clear();
+  r.embeddings = value_or<std::string>(values, "embeddings", "");
   if (!training) r.kv_cache = value_or<std::string>(values, "kv-cache", "");
   if (values.count("weight-budget")) r.weight_budget = parse_size(values["weight-budget"].as<std::string>(), "--weight-budget");
   r.attention = values["attention"].as<std::string>();

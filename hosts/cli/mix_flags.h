@@ -9,6 +9,8 @@ namespace tenon::cli {
 
 // Adds --adapter-from, --quantizer, --attention, --device, --dtype and --memory-limit; training adds --optimizer and --adapter.
 void add_mix_flags(po::options_description& options, bool training);
+// --embeddings, of commands whose model is not written anywhere.
+void add_embedding_flag(po::options_description& options);
 void add_model_flags(po::options_description& options);
 
 // The mix that the flags ask for. A model whose weights are stored quantized brings its own quantizer, where none is asked for; "none": decoded.

@@ -36,6 +36,7 @@ void add_train_flags(po::options_description& options) {
   add("data", po::value<std::string>(), "training text (.txt …), or JSON lines with text, prompt/completion or messages");
   add("output", po::value<std::string>(), "folder for metrics, checkpoints, the report and final/");
   add_mix_flags(options, true);
+  add_embedding_flag(options);
   add("seq-len", with_default("256"), "tokens of a window");
   add("batch-size", with_default("4"), "windows of a micro-batch");
   add("accumulate", with_default("1"), "micro-batches of a step");

@@ -65,6 +65,19 @@ class Formats(cli.Cli):
             self.succeed("quantize", "--model", model, "--quantizer", f"gguf-blocks:type={kind}", "--output", coded)
             self.assertAlmostEqual(self.loss(coded), loss, delta=bound, msg=kind)
 
+    def test_blocks_of_a_file_are_used_as_they_are(self):
+        """Coding them again would change Q4_1's numbers; taken over, the model is the very same in fewer bytes, and so are its embedding and head."""
+        model, coded = self.trained(), self.folder / "coded.gguf"
+        self.succeed("quantize", "--model", model, "--quantizer", "gguf-blocks:type=Q4_1", "--output", coded)
+        flags = ["eval", "--model", coded, "--data", self.text, "--seq-len", 32, "--threads", 1]
+        whole, held = self.answer(*flags), self.answer(*flags, "--quantizer", "gguf-blocks:type=Q4_1", "--embeddings", "gguf-blocks:type=F32")
+        self.assertAlmostEqual(held["loss"], whole["loss"], delta=1e-6)
+        self.assertLess(held["peak_bytes"], whole["peak_bytes"])
+        small = self.answer(*flags, "--quantizer", "gguf-blocks:type=Q4_1", "--embeddings", "gguf-blocks:type=Q8_0")
+        self.assertAlmostEqual(small["loss"], whole["loss"], delta=2e-3)
+        self.assertLess(small["peak_bytes"], held["peak_bytes"])
+        self.refuse("train", "--model", model, "--data", self.text, "--output", self.folder / "full", "--seq-len", 32, "--batch-size", 1, "--embeddings", "nf4", names=["--embeddings"])
+
     def test_bitsandbytes_folders_are_models(self):
         model = self.trained()
         for kind, double in (("nf4", "true"), ("fp4", "false")):

@@ -147,10 +147,21 @@ void Linear::base_forward(Engine& engine, const Tensor& x, double alpha, double 
 }
 
 void Linear::look_up(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const {
-  if (alpha == 1 && beta == 0) return engine.embedding(dense(), x, y);
+  if (alpha == 1 && beta == 0) return quantized ? decode_found(engine, x, y) : engine.embedding(dense(), x, y);
   const Tensor rows = engine.empty(Category::kWorkspace, y.dtype(), y.shape(), y.ndim());
-  engine.embedding(dense(), x, rows);
+  look_up(engine, x, 1, 0, rows);
   engine.axpby(alpha, rows, beta, y);
+}
+
+void Linear::decode_found(Engine& engine, const Tensor& x, const Tensor& y) const {
+  std::vector<int32_t> ids(static_cast<size_t>(x.count()));
+  engine.download(x, ids.data());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    // A dry engine's ids mean nothing; every row costs the same.
+    const int64_t id = engine.dry() ? 0 : ids[i], row = static_cast<int64_t>(i);
+    if (id < 0 || id >= m) throw Error(TN_E_ARGUMENT, path + " has " + std::to_string(m) + " rows, not one for the token " + std::to_string(id));
+    quantized->decode_rows(engine, id, id + 1, y.rows(row, row + 1));
+  }
 }
 
 void Linear::displaced_forward(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const {

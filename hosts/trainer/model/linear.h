@@ -99,6 +99,7 @@ class Linear {
   void sample(Engine& engine, const LinearCall& call, const Tensor& x, SavedLinear& saved) const;
   const Tensor& dense() const { return instead_ ? *instead_ : weight->value; }
   void base_forward(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const;
+  void decode_found(Engine& engine, const Tensor& x, const Tensor& y) const;
   void look_up(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const;
   // By panels of rows that are displaced just before they are multiplied.
   void displaced_forward(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const;

@@ -197,12 +197,27 @@ void Model::allocate(const std::vector<int64_t>& segments) {
       }
     }
   std::set<std::string> held;
+  if (options_.embeddings) code_embeddings(held);
   for (const Linear* l : linears())
     if (l->owner) held.insert(l->path + ".weight");
   if (head_.owner) head_.weight = nullptr;
   for (auto& [p, shape] : shapes_)
     if (!held.contains(p->name)) p->value = engine_.empty(Category::kWeights, shape.dtype(), shape.shape(), shape.ndim());
   shapes_.clear();
+}
+
+// A tied head multiplies with the very codes that are looked up.
+void Model::code_embeddings(std::set<std::string>& held) {
+  for (Linear* l : {&lookup_, &head_}) {
+    if (l->owner) throw Error(TN_E_CONFLICT, "adapter " + l->owner->name + " holds the weight of " + l->path + ", which --embeddings would hold in codes; drop one of the two");
+    l->uid = l->weight->uid;
+    if (l == &head_ && head_.tied)
+      head_.quantized = lookup_.quantized;
+    else
+      l->quantized.emplace(engine_, *options_.embeddings, l->path + ".weight", l->uid, l->role, -1, l->m, l->n);
+    held.insert(l->weight->name);
+  }
+  lookup_.weight = head_.weight = nullptr;
 }
 
 std::vector<Linear*> Model::sites() {
@@ -218,6 +233,13 @@ void Model::announce_shared(const GradientReady& ready) {
   for (const Adapter* a : adapters_)
     for (size_t id = 0; id < a->parameters.size(); ++id)
       if (a->param_sites[id] < 0) ready(*a->parameters[id]);
+}
+
+std::vector<Linear*> Model::coded() {
+  std::vector<Linear*> all = linears();
+  all.push_back(&lookup_);
+  std::erase_if(all, [](const Linear* l) { return !l->quantized || (l->role == TN_ROLE_HEAD && l->tied); });
+  return all;
 }
 
 std::vector<Linear*> Model::linears() {

@@ -3,6 +3,7 @@
 
 #include <deque>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,7 @@ struct AttentionPlugin {
 struct ModelOptions {
   tn_dtype storage = kF32;         // of matrices; vectors (norms, biases) are f32
   const Quantizer* quantizer = nullptr;  // holds the seven linears of every block, or null
+  const Quantizer* embeddings = nullptr;  // holds the embedding and the head, which then stay as they are, or null
   bool train_weights = false;      // full tuning
   bool train_scales = false;       // of quantized weights
   bool wide_gradients = true;      // f32 gradients of bf16 matrices (needed when they accumulate)
@@ -52,6 +54,7 @@ class Model {
   const ModelConfig& config() const { return config_; }
   // In uid order; quantized weights are not among them, and those that an adapter holds have no value.
   std::deque<Parameter>& parameters() { return parameters_; }
+  std::vector<Linear*> coded();    // those whose weights a quantizer holds, each of them once; a tied head has the embedding's
   std::vector<Linear*> linears();  // in site order: the seven of every block, then the head
   std::vector<Linear*> sites();    // by id: the linears, then two sub-layers of every block, then the embedding
   std::deque<Parameter>& scales() { return scales_; }  // trainable components of quantized weights, where those train; after allocate()
@@ -109,6 +112,7 @@ class Model {
   Tensor hidden(const Tensor& x, const Pass& pass, bool* normed);
   void announce_shared(const GradientReady& ready);
   void add_scales(Linear& linear);
+  void code_embeddings(std::set<std::string>& held);
   void embed(const std::vector<int32_t>& ids, const Tensor& uploaded, const Tensor& x);
   Uploaded upload(const HostBatch& batch);
   double loss_and_gradient(bool normed, const Tensor& x, const Tensor& labels, const Pass& pass, int64_t begin, double grad_scale, Tensor* dx,

@@ -75,11 +75,12 @@ ModelSource ModelSource::open(const std::string& model, int64_t preset_vocab) {
 void ModelSource::load(Engine& engine, Model& model, const WeightDecoder& decoder, uint64_t seed, bool code) const {
   for (Parameter& p : model.parameters())
     if (p.value && !p.converted) load_one(engine, p.name, p.uid, p.role, p.value, decoder, seed);
-  for (Linear* l : model.linears()) {
-    if (!l->quantized) continue;
+  for (Linear* l : model.coded()) {
     if (decoder.stored.is_mix && is_stored_quantized(l->path + ".weight"))
       read_codes(engine, *l->quantized, decoder.stored);
-    else if (code)
+    else if (holds_blocks(l->path + ".weight", *l->quantized, decoder))
+      read_blocks(engine, l->path + ".weight", *l->quantized);
+    else if (code || l->block < 0)  // the embedding and the head wait for no text
       l->quantized->encode(engine, dense_weight(engine, *l, decoder, seed));
   }
   engine.synchronize();
@@ -241,26 +242,47 @@ void ModelSource::read_safetensors(Engine& engine, const std::string& name, cons
   if (!engine.dry()) safetensors_->drop(*entry);
 }
 
-void ModelSource::read_gguf(Engine& engine, const std::string& name, const Tensor& to, const WeightDecoder& decoder) const {
+const GgufTensor* ModelSource::gguf_tensor(const std::string& name) const {
   const std::optional<std::string> gguf_name = gguf_name_from_hf(name);
   const GgufTensor* t = gguf_name ? gguf_->find_tensor(*gguf_name) : nullptr;
   if (!t) throw Error(TN_E_NOT_FOUND, path_ + ": tensor " + quote_name(gguf_name.value_or(name)) + " is missing; the model is incomplete, download it again");
-  check_shape(path_, name, t->shape, to);
+  return t;
+}
+
+const std::byte* ModelSource::gguf_bytes(const GgufTensor& t, const std::string& name, int64_t rows, std::vector<std::byte>& permuted) const {
   const QkRole role = gguf_permutes_qk(gguf_->get_string("general.architecture")) ? qk_role(name) : QkRole::kNone;
-  const int64_t rows = to.ndim() == 2 ? to.dim(0) : (role == QkRole::kNone ? 1 : to.dim(0));
+  const std::byte* bytes = gguf_->data(t).data();
+  if (role == QkRole::kNone) return bytes;
+  permuted.resize(t.bytes);
+  permute_qk_rows_to_hf(bytes, permuted.data(), rows, static_cast<int64_t>(t.bytes) / rows, role == QkRole::kQuery ? config_.heads : config_.kv_heads);
+  return permuted.data();
+}
+
+bool ModelSource::holds_blocks(const std::string& name, const QuantizedWeight& weight, const WeightDecoder& decoder) const {
+  if (!gguf_ || !decoder.stores) return false;
+  const GgufTensor& t = *gguf_tensor(name);
+  return decoder.stores(t.type->name, weight.quantizer()) && t.shape == std::vector<int64_t>{weight.m(), weight.n()} && weight.components().size() == 1 &&
+         static_cast<uint64_t>(weight.components()[0].bytes()) == t.bytes;
+}
+
+void ModelSource::read_blocks(Engine& engine, const std::string& name, const QuantizedWeight& weight) const {
+  if (engine.dry()) return;
+  const GgufTensor& t = *gguf_tensor(name);
+  std::vector<std::byte> permuted;
+  engine.upload(gguf_bytes(t, name, weight.m(), permuted), weight.components()[0]);
+  engine.synchronize();
+  gguf_->drop(t);
+}
+
+void ModelSource::read_gguf(Engine& engine, const std::string& name, const Tensor& to, const WeightDecoder& decoder) const {
+  const GgufTensor* t = gguf_tensor(name);
+  check_shape(path_, name, t->shape, to);
+  const int64_t rows = to.ndim() == 2 || qk_role(name) != QkRole::kNone ? to.dim(0) : 1;
   const int64_t width = to.count() / std::max<int64_t>(rows, 1);
   const int64_t row_bytes = static_cast<int64_t>(t->bytes) / std::max<int64_t>(rows, 1);
 
   std::vector<std::byte> permuted;
-  const std::byte* bytes = nullptr;
-  if (!engine.dry()) {
-    bytes = gguf_->data(*t).data();
-    if (role != QkRole::kNone) {
-      permuted.resize(t->bytes);
-      permute_qk_rows_to_hf(bytes, permuted.data(), rows, row_bytes, role == QkRole::kQuery ? config_.heads : config_.kv_heads);
-      bytes = permuted.data();
-    }
-  }
+  const std::byte* bytes = engine.dry() ? nullptr : gguf_bytes(*t, name, rows, permuted);
   const std::string type(t->type->name);
   const bool plain = type == "F32" || type == "F16" || type == "BF16";
   const tn_dtype dtype = type == "F32" ? kF32 : type == "F16" ? kF16 : kBF16;

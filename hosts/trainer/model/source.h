@@ -26,6 +26,8 @@ struct WeightDecoder {
   // Decodes the blocks of a GGML type ("Q4_1"): an installed plugin that declares the layout gguf:TYPE.
   std::function<Quantizer(std::string_view type)> ggml;
   StoredCodec stored;
+  // Whether a quantizer of the run holds a weight as the very blocks of a GGML type, so that a file's are taken over.
+  std::function<bool(std::string_view type, const Quantizer& quantizer)> stores;
 };
 
 // quant_method of folders that hold a codec's components as they are, each behind the weight's name.
@@ -68,6 +70,11 @@ class ModelSource {
   void read_components(Engine& engine, const QuantizedWeight& weight) const;
   void read_codes(Engine& engine, const QuantizedWeight& weight, const StoredCodec& stored) const;
   void read_safetensors(Engine& engine, const std::string& name, const Tensor& to) const;
+  const GgufTensor* gguf_tensor(const std::string& name) const;  // or Error
+  // The bytes of a tensor with rows in Hugging Face's order; `permuted` holds them where the file has another.
+  const std::byte* gguf_bytes(const GgufTensor& t, const std::string& name, int64_t rows, std::vector<std::byte>& permuted) const;
+  bool holds_blocks(const std::string& name, const QuantizedWeight& weight, const WeightDecoder& decoder) const;
+  void read_blocks(Engine& engine, const std::string& name, const QuantizedWeight& weight) const;
   void read_gguf(Engine& engine, const std::string& name, const Tensor& to, const WeightDecoder& decoder) const;
   void initialize(Engine& engine, const std::string& name, uint32_t uid, uint32_t role, const Tensor& to, uint64_t seed) const;
 

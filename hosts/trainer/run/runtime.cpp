@@ -130,7 +130,7 @@ tn_dtype parse_dtype(const std::string& name) {
 TechniqueSet::~TechniqueSet() {
   for (const OptimizerMember& m : techniques.optimizers)
     if (m.self) m.api->destroy(m.self);
-  for (const auto* q : {quantizer_.get(), stored_.get()})
+  for (const auto* q : {quantizer_.get(), stored_.get(), embeddings_.get()})
     if (q && q->self) q->api->destroy(q->self);
   for (const auto* c : {activations_.get(), states_.get(), kv_cache_.get()})
     if (c && c->self) c->api->destroy(c->self);
@@ -195,6 +195,11 @@ Runtime::Runtime(const Catalog& catalog, const MixRequest& request)
         ++adapter;
     }
   }
+  if (!request.embeddings.empty()) {
+    const Spec spec = catalog.spec(TN_KIND_QUANTIZER, request.embeddings);
+    embeddings_ = std::make_unique<Part>(Part{spec, catalog.load(spec.id, device_.backend()), {}, {}});
+    require_site(catalog, embeddings_->plugin, TN_SITE_WEIGHT, "--embeddings");
+  }
   add_site(TN_SITE_ACTIVATION, "--activations", request.activations);
   add_site(TN_SITE_OPTIMIZER_STATE, "--states", request.states);
   add_site(TN_SITE_KV_CACHE, "--kv-cache", request.kv_cache);
@@ -249,15 +254,32 @@ std::unique_ptr<Engine> Runtime::host_engine(bool dry) const {
   return std::make_unique<Engine>(host(), &host_device_->api(), host_device_->handle(), host_device_->id(), kF32, 0, dry);
 }
 
-Quantizer Runtime::ggml_decoder(std::string_view type) const {
-  auto it = decoders_.find(type);
-  if (it == decoders_.end()) {
+const std::string& Runtime::ggml_spec(std::string_view type) const {
+  auto it = ggml_specs_.find(type);
+  if (it == ggml_specs_.end()) {
     PluginFilter filter;
     filter.layout = "gguf:" + std::string(type);
     const auto rows = catalog_.list(filter);
-    if (rows.empty()) throw Error(TN_E_NOT_FOUND, "the model has tensors of the GGUF type " + std::string(type) + ", which no installed quantizer reads");
-    const LoadedPlugin plugin = catalog_.load(rows[0].id, device_.backend());
-    const Spec spec = catalog_.spec(TN_KIND_QUANTIZER, rows[0].id + ":type=" + std::string(type));
+    it = ggml_specs_.emplace(std::string(type), rows.empty() ? "" : canonical(catalog_.spec(TN_KIND_QUANTIZER, rows[0].id + ":type=" + std::string(type)))).first;
+  }
+  return it->second;
+}
+
+std::unique_ptr<Quantizer> Runtime::create_quantizer(const Part& part) const {
+  auto q = std::make_unique<Quantizer>();
+  q->api = &part.plugin.api<tn_quantizer_api>();
+  const HyperArray hypers(part.spec);
+  check(q->api->create(host(), hypers.data(), hypers.size(), &q->self), ("creating the quantizer " + part.spec.id).c_str());
+  return q;
+}
+
+Quantizer Runtime::ggml_decoder(std::string_view type) const {
+  auto it = decoders_.find(type);
+  if (it == decoders_.end()) {
+    if (ggml_spec(type).empty())
+      throw Error(TN_E_NOT_FOUND, "the model has tensors of the GGUF type " + std::string(type) + ", which no installed quantizer reads");
+    const Spec spec = catalog_.spec(TN_KIND_QUANTIZER, ggml_spec(type));
+    const LoadedPlugin plugin = catalog_.load(spec.id, device_.backend());
     const HyperArray hypers(spec);
     tn_quantizer* self = nullptr;
     check(plugin.api<tn_quantizer_api>().create(host(), hypers.data(), hypers.size(), &self), "creating a GGUF reader");
@@ -311,10 +333,7 @@ std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
     check(m.api->create(host(), hypers.data(), hypers.size(), &m.self), "creating the optimizer");
   }
   if (quantizer_) {
-    set->quantizer_ = std::make_unique<Quantizer>();
-    set->quantizer_->api = &quantizer_->plugin.api<tn_quantizer_api>();
-    const HyperArray hypers(quantizer_->spec);
-    check(set->quantizer_->api->create(host(), hypers.data(), hypers.size(), &set->quantizer_->self), "creating the quantizer");
+    set->quantizer_ = create_quantizer(*quantizer_);
     Quantizer& q = *set->quantizer_;
     q.calibration.struct_size = sizeof(tn_calibration_plan);
     const auto* calibrate = quantizer_->plugin.extension<tn_calibrate>(TN_EXT_CALIBRATE);
@@ -338,14 +357,12 @@ std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
   set->activations_ = instantiate_site(TN_SITE_ACTIVATION), set->states_ = instantiate_site(TN_SITE_OPTIMIZER_STATE);
   set->kv_cache_ = instantiate_site(TN_SITE_KV_CACHE), t.kv_cache = set->kv_cache_.get();
   t.activations = set->activations_.get(), t.states = set->states_.get();
+  if (embeddings_) set->embeddings_ = create_quantizer(*embeddings_), t.embeddings = set->embeddings_.get();
   if (stored_) {
     t.decoder.stored.layout = stored_->plugin.extension<tn_layout>(TN_EXT_LAYOUT);
     t.decoder.stored.is_mix = takes_stored_codes();
     if (t.decoder.stored.is_mix) set->quantizer_->calibrate = nullptr, set->quantizer_->training.sequences = 0;
-    set->stored_ = std::make_unique<Quantizer>();
-    set->stored_->api = &stored_->plugin.api<tn_quantizer_api>();
-    const HyperArray hypers(stored_->spec);
-    check(set->stored_->api->create(host(), hypers.data(), hypers.size(), &set->stored_->self), "creating the reader of stored weights");
+    set->stored_ = create_quantizer(*stored_);
     t.decoder.stored.quantizer = *set->stored_;
   }
   for (size_t i = 0; i < adapters_.size(); ++i) {
@@ -372,6 +389,10 @@ std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
   }
   const std::string spec = short_form(attention_->spec);
   t.attention_spec = spec == kDefaultAttention ? "" : spec;
+  t.decoder.stores = [this, weights = t.quantizer, embeddings = t.embeddings](std::string_view type, const Quantizer& q) {
+    const Part* part = weights && q.self == weights->self ? quantizer_.get() : embeddings && q.self == embeddings->self ? embeddings_.get() : nullptr;
+    return part && canonical(part->spec) == ggml_spec(type);
+  };
   t.decoder.ggml = [this](std::string_view type) { return ggml_decoder(type); };
   return set;
 }
@@ -384,7 +405,7 @@ std::map<std::string, std::string> Runtime::plugin_versions() const {
     add(p.plugin);
     for (const Spec& inner : p.mix.inner) versions[inner.id] = catalog_.info(inner.id).version;
   }
-  for (const Part* p : {quantizer_.get(), attention_.get()})
+  for (const Part* p : {quantizer_.get(), attention_.get(), embeddings_.get()})
     if (p) add(p->plugin);
   for (const Part& p : adapters_) add(p.plugin);
   for (const auto& [site, p] : sites_) add(p.plugin);

@@ -20,6 +20,7 @@ struct MixRequest {
   std::string optimizer;  // one, or several with what each takes: see parse_optimizers
   std::string quantizer, attention = kDefaultAttention, device = "auto";
   std::string activations, states, kv_cache;  // quantizers at other sites than weights
+  std::string embeddings;                 // a quantizer of the embedding and the head, which stay as they are
   std::string stored_quantizer;           // what reads the model's own quantized weights (stored_quantizer())
   uint64_t weight_budget = 0;             // bytes of weights that come in segments; 0: all
   std::vector<std::string> adapters;      // specs, in order
@@ -40,7 +41,7 @@ class TechniqueSet {
 
  private:
   friend class Runtime;
-  std::unique_ptr<Quantizer> quantizer_, stored_;
+  std::unique_ptr<Quantizer> quantizer_, stored_, embeddings_;
   std::unique_ptr<SiteCodec> activations_, states_, kv_cache_;
   std::unique_ptr<HyperArray> attention_hypers_;
 };
@@ -92,6 +93,8 @@ class Runtime {
   std::string joined(uint32_t kind, std::string (*form)(const Spec&)) const;
   std::shared_ptr<OptimizerMember> open_optimizer(std::string_view text) const;
   Quantizer ggml_decoder(std::string_view type) const;
+  // The installed quantizer that reads a GGML type, as a spec; "" = none.
+  const std::string& ggml_spec(std::string_view type) const;
   void add_site(uint32_t site, const char* flag, const std::string& text);
   std::unique_ptr<SiteCodec> instantiate_site(uint32_t site) const;
   std::pair<const tn_plugin*, tn_optimizer*> open_inner(std::string_view text) const;
@@ -109,15 +112,17 @@ class Runtime {
     LoadedPlugin plugin;
     std::string config_json, name;
   };
+  std::unique_ptr<Quantizer> create_quantizer(const Part& part) const;
   struct OptimizerPart {
     MixOptimizer mix;
     LoadedPlugin plugin;
   };
   std::vector<OptimizerPart> optimizers_;
-  std::unique_ptr<Part> quantizer_, stored_, attention_;
+  std::unique_ptr<Part> quantizer_, stored_, attention_, embeddings_;
   std::vector<Part> adapters_;
   std::map<uint32_t, Part> sites_;  // TN_SITE_* -> the codec there
   mutable std::map<std::string, std::pair<LoadedPlugin, tn_quantizer*>, std::less<>> decoders_;
+  mutable std::map<std::string, std::string, std::less<>> ggml_specs_;
   mutable std::map<std::string, LoadedPlugin, std::less<>> inner_;  // plugins that others open for themselves, by id
 };
 

@@ -15,12 +15,21 @@ namespace {
 
 constexpr uint32_t kInitStream = 0x41444150;  // random stream of adapter initialisation
 
+void check_embeddings(const Techniques& t, bool train) {
+  const auto trains = [](const Adapter* a) {
+    return std::any_of(a->trained_roles.begin(), a->trained_roles.end(), [](uint32_t role) { return role == TN_ROLE_EMBEDDING || role == TN_ROLE_HEAD; });
+  };
+  if (t.embeddings && train && (t.adapters.empty() || std::any_of(t.adapters.begin(), t.adapters.end(), trains)))
+    throw Error(TN_E_CONFLICT, "--embeddings holds the embedding and the head in codes, which then stay as they are, and this run trains them; drop it, or train an adapter of other weights");
+  if (t.embeddings && t.weight_budget > 0) throw Error(TN_E_CONFLICT, "--weight-budget counts the linear weights alone, so --embeddings cannot be beside it; drop one of the two");
+}
+
 }  // namespace
 
 ModelOptions Session::model_options(const Techniques& t, const SessionOptions& o) {
   ModelOptions m;
   m.storage = o.storage;
-  m.quantizer = t.quantizer;
+  m.quantizer = t.quantizer, m.embeddings = t.embeddings;
   m.train_weights = o.train && t.adapters.empty() && !t.tunes_scales;
   m.train_scales = o.train && t.tunes_scales;
   m.wide_gradients = o.storage == kF32 || o.accumulate > 1;
@@ -35,6 +44,7 @@ Session::Session(Engine& engine, const ModelSource& source, Techniques technique
       model_(engine, source.config(), model_options(techniques_, options), techniques_.attention, options.sequence) {
   model_.save_through(stage_.get());
   for (Adapter* a : techniques_.adapters) model_.attach(*a);
+  check_embeddings(techniques_, options_.train);
   allocate(source);
   const bool with_text = techniques_.quantizer && techniques_.quantizer->text_sequences() > 0;
   source.load(engine_, model_, techniques_.decoder, options_.seed, !with_text);

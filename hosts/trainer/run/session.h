@@ -23,6 +23,7 @@ struct Techniques {
   AttentionPlugin attention;
   std::string attention_spec;  // with what differs from its defaults; empty: that of kDefaultAttention
   const Quantizer* quantizer = nullptr;  // or null
+  const Quantizer* embeddings = nullptr;  // holds the embedding and the head, or null
   const SiteCodec *activations = nullptr, *states = nullptr, *kv_cache = nullptr;  // hold what waits for backward, for the next update, for later tokens; or null
   OpenOptimizer block_optimizer;         // of a quantizer that trains weights before it codes them
   uint64_t weight_budget = 0;            // bytes of quantized weights, where they come in segments; 0: all of them
