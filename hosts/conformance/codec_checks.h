@@ -9,8 +9,8 @@
 
 namespace tenon::conformance {
 
-// Every setting that encodes a target of `shape`, with its name. One that only reads, or refuses the shape, is passed over; none at all:
-// NotApplicable.
+// Every setting that encodes a target of `shape`, with its name. One that only reads, or refuses the shape, is passed
+// over; none at all: NotApplicable.
 std::vector<std::pair<std::string, Spec>> codec_settings(Subject& subject, const std::vector<int64_t>& shape);
 
 void check_segments(Subject& subject);       // org.tenon.segments/1

@@ -38,17 +38,18 @@ void segments_of(Subject& s, const std::string& name, const Spec& spec, const tn
   Longer<tn_segment_plan> plan;
   must(api.plan(run.self(), plan.get(TN_SIZE_TO(tn_segment_plan, length), false)), "plan of the segments");
   expect(plan.value.scored_levels == 0 || (plan.value.sequences > 0 && plan.value.length > 1),
-         "the plan asks for the losses of a text of " + std::to_string(plan.value.sequences) + " sequences of " + std::to_string(plan.value.length) +
-             " tokens with " + name);
+         "the plan asks for the losses of a text of " + std::to_string(plan.value.sequences) + " sequences of " +
+             std::to_string(plan.value.length) + " tokens with " + name);
   const std::vector<float> x = normals(run.count(), 12);
   const Coded all = run.encode(x);
   int64_t count = 0;
   for (size_t i = 0; i < all.parts.size(); ++i) {
     if (!(all.flags[i] & TN_COMPONENT_SEGMENTED)) continue;
     const Shape& shape = all.parts[i]->shape();
-    expect(shape.size() >= 2, "component " + all.names[i] + " is flagged as segmented but has " + std::to_string(shape.size()) + " axes with " + name);
-    expect(count == 0 || count == shape[0], "component " + all.names[i] + " has " + std::to_string(shape[0]) + " segments, others " +
-                                                std::to_string(count) + ", with " + name);
+    expect(shape.size() >= 2, "component " + all.names[i] + " is flagged as segmented but has " +
+                                  std::to_string(shape.size()) + " axes with " + name);
+    expect(count == 0 || count == shape[0], "component " + all.names[i] + " has " + std::to_string(shape[0]) +
+                                                " segments, others " + std::to_string(count) + ", with " + name);
     count = shape[0];
   }
   expect(count > 0, "the codec offers segments but plans no component flagged TN_COMPONENT_SEGMENTED with " + name);
@@ -58,8 +59,9 @@ void segments_of(Subject& s, const std::string& name, const Spec& spec, const tn
     const Coded part = prefix(run.bench(), all, k);
     const std::vector<float> y = run.decode(part);
     const double error = distance(y, x);
-    expect(error <= before * (1 + 1e-6) + 1e-6, "the first " + std::to_string(k) + " segments leave an error of " + percent(error) + ", one less leaves " +
-                                              percent(before) + ", with " + name);
+    expect(error <= before * (1 + 1e-6) + 1e-6, "the first " + std::to_string(k) + " segments leave an error of " +
+                                                    percent(error) + ", one less leaves " + percent(before) +
+                                                    ", with " + name);
     before = error;
     expect(k < count || y == whole, "all segments passed as a prefix differ from the whole with " + name);
     const std::vector<float> in = normals(3 * kWeight[1], 13);
@@ -72,8 +74,9 @@ void segments_of(Subject& s, const std::string& name, const Spec& spec, const tn
           const double p = double{in[t * kWeight[1] + j]} * y[r * kWeight[1] + j];
           sum += p, size += std::fabs(p);
         }
-        expect(std::fabs(product[t * kWeight[0] + r] - sum) <= 2e-5 * (size + 1e-6),
-               "the fused product of the first " + std::to_string(k) + " segments differs from their decode with " + name);
+        expect(
+            std::fabs(product[t * kWeight[0] + r] - sum) <= 2e-5 * (size + 1e-6),
+            "the fused product of the first " + std::to_string(k) + " segments differs from their decode with " + name);
       }
   }
 }
@@ -97,7 +100,8 @@ struct Trained {
     must(api.values(run.self(), run.target(), &sink), "values of the training form");
     expect(!collector.values.empty(), "the training form has no values");
     for (const tn_value& v : collector.values) {
-      values.push_back(std::make_unique<Tensor>(run.bench(), "a value of the training form", sdk::kF32, Shape(v.shape, v.shape + v.ndim)));
+      values.push_back(std::make_unique<Tensor>(run.bench(), "a value of the training form", sdk::kF32,
+                                                Shape(v.shape, v.shape + v.ndim)));
       rates.push_back(v.lr);
     }
   }
@@ -131,8 +135,10 @@ struct Trained {
     const Exec exec(run.bench(), 0);
     for (int64_t r = 0; r < kWeight[0]; r += step) {
       const int64_t end = std::min(r + step, kWeight[0]);
-      Tensor panel(run.bench(), "rows of a gradient", sdk::kF32, {end - r, kWeight[1]}, slice(dw, r * kWeight[1], end * kWeight[1]));
-      must(api.gradient(run.self(), exec.get(), run.target(), pointers().data(), panel.get(), r, end, wanted.data()), "gradient");
+      Tensor panel(run.bench(), "rows of a gradient", sdk::kF32, {end - r, kWeight[1]},
+                   slice(dw, r * kWeight[1], end * kWeight[1]));
+      must(api.gradient(run.self(), exec.get(), run.target(), pointers().data(), panel.get(), r, end, wanted.data()),
+           "gradient");
     }
     run.bench().expect_intact("gradient");
     std::vector<std::vector<float>> out;
@@ -150,11 +156,13 @@ void gradients_of_components(CodecRun& run, const tn_trainable& api, const std::
     expect(TN_HAS(&api, tn_trainable, component_gradient) && api.component_gradient,
            "component " + coded.names[i] + " is flagged as trainable but there is no component_gradient with " + name);
     std::vector<float> at = coded.parts[i]->floats();
-    Tensor gradient(run.bench(), "the gradient of a component", sdk::kF32, {static_cast<int64_t>(at.size())}, std::vector<float>(at.size()));
+    Tensor gradient(run.bench(), "the gradient of a component", sdk::kF32, {static_cast<int64_t>(at.size())},
+                    std::vector<float>(at.size()));
     std::vector<tn_tensor*> wanted(coded.parts.size());
     wanted[i] = gradient.get();
     const Exec exec(run.bench(), 0);
-    must(api.component_gradient(run.self(), exec.get(), run.target(), coded.pointers().data(), panel.get(), 0, kWeight[0], wanted.data()),
+    must(api.component_gradient(run.self(), exec.get(), run.target(), coded.pointers().data(), panel.get(), 0,
+                                kWeight[0], wanted.data()),
          "component_gradient");
     const std::vector<float> got = gradient.floats();
     for (size_t e = 0; e < at.size(); e += at.size() / 7 + 1) {
@@ -166,9 +174,9 @@ void gradients_of_components(CodecRun& run, const tn_trainable& api, const std::
       };
       const double slope = (moved(keep + h) - moved(keep - h)) / (2.0 * h);
       moved(keep);
-      expect(std::fabs(got[e] - slope) <= 1e-2 * std::fabs(slope) + 1e-2, "the gradient of " + coded.names[i] + "[" + std::to_string(e) + "] is " +
-                                                                            std::to_string(got[e]) + " where finite differences of decode give " +
-                                                                            std::to_string(slope) + " with " + name);
+      expect(std::fabs(got[e] - slope) <= 1e-2 * std::fabs(slope) + 1e-2,
+             "the gradient of " + coded.names[i] + "[" + std::to_string(e) + "] is " + std::to_string(got[e]) +
+                 " where finite differences of decode give " + std::to_string(slope) + " with " + name);
     }
   }
 }
@@ -178,38 +186,48 @@ void trained_grid(Subject& s, const std::string& name, const Spec& spec, const t
   Longer<tn_training_plan> plan;
   must(api.plan(run.self(), plan.get(TN_SIZE_TO(tn_training_plan, optimizer), false)), "plan of the training");
   const tn_training_plan& p = plan.value;
-  expect(p.sequences >= 0 && (p.sequences == 0 || (p.length > 1 && p.epochs >= 0 && p.batch > 0 && p.floor >= 0 && p.floor <= 1 && p.optimizer && *p.optimizer)),
+  expect(p.sequences >= 0 && (p.sequences == 0 || (p.length > 1 && p.epochs >= 0 && p.batch > 0 && p.floor >= 0 &&
+                                                   p.floor <= 1 && p.optimizer && *p.optimizer)),
          "the plan of the training cannot be carried out with " + name);
   Trained form(run, api);
   const std::vector<float> x = normals(run.count(), 16);
   must(form.start(x), "start");
   const std::vector<float> w = form.materialize(0, kWeight[0]);
-  expect(distance(w, x) < 0.75, "the weight that training begins with has an error of " + percent(distance(w, x)) + " with " + name);
-  expect(form.materialize(5, 9) == slice(w, 5 * kWeight[1], 9 * kWeight[1]), "rows 5 to 9 differ from the slice of the whole weight with " + name);
+  expect(distance(w, x) < 0.75,
+         "the weight that training begins with has an error of " + percent(distance(w, x)) + " with " + name);
+  expect(form.materialize(5, 9) == slice(w, 5 * kWeight[1], 9 * kWeight[1]),
+         "rows 5 to 9 differ from the slice of the whole weight with " + name);
 
   const std::vector<float> dw = normals(run.count(), 17);
-  const auto whole = form.gradient(dw, kWeight[0], 0), panels = form.gradient(dw, 7, 0), added = form.gradient(dw, kWeight[0], 1);
+  const auto whole = form.gradient(dw, kWeight[0], 0), panels = form.gradient(dw, 7, 0),
+             added = form.gradient(dw, kWeight[0], 1);
   bool any = p.sequences == 0;
   for (size_t v = 0; v < whole.size(); ++v) {
     expect(all_finite(whole[v]), "a gradient is NaN or Inf with " + name);
     any = any || (form.rates[v] > 0 && norm(whole[v]) > 0);
-    expect(distance(panels[v], whole[v]) < 1e-5, "gradients depend on the panels in which their rows come with " + name);
-    expect(distance(plus(added[v], -1, std::vector<float>(added[v].size(), 1.0f)), whole[v]) < 1e-4, "a gradient replaces what is there instead of adding to it with " + name);
+    expect(distance(panels[v], whole[v]) < 1e-5,
+           "gradients depend on the panels in which their rows come with " + name);
+    expect(distance(plus(added[v], -1, std::vector<float>(added[v].size(), 1.0f)), whole[v]) < 1e-4,
+           "a gradient replaces what is there instead of adding to it with " + name);
   }
   expect(any, "no value that is to be trained has a gradient with " + name);
   for (const int threads : {1, 3})
-    with_threads(threads, [&] { expect(form.gradient(dw, kWeight[0], 0) == whole, "gradients depend on the number of threads with " + name); });
+    with_threads(threads, [&] {
+      expect(form.gradient(dw, kWeight[0], 0) == whole, "gradients depend on the number of threads with " + name);
+    });
 
   const Coded coded = run.plan();
   const Exec exec(run.bench(), 0);
   must(api.harden(run.self(), exec.get(), run.target(), form.pointers().data(), coded.pointers().data()), "harden");
   run.bench().expect_intact("harden");
-  expect(distance(run.decode(coded), w) < 2e-3, "the hardened weight is " + percent(distance(run.decode(coded), w)) + " off the one that was trained with " + name);
+  expect(distance(run.decode(coded), w) < 2e-3, "the hardened weight is " + percent(distance(run.decode(coded), w)) +
+                                                    " off the one that was trained with " + name);
 
   std::vector<float> bad = x;
   bad[100] = NAN;
   const int32_t status = form.start(bad);
-  expect(status == TN_E_NUMERIC && !sentence_for(status).empty(), std::string("training that starts from NaN answers ") + status_name(status) + " with " + name);
+  expect(status == TN_E_NUMERIC && !sentence_for(status).empty(),
+         std::string("training that starts from NaN answers ") + status_name(status) + " with " + name);
   gradients_of_components(run, api, name);
 }
 
