@@ -1,4 +1,4 @@
-// The codec's kernels for GPUs: encoding through shared memory, decoding eight elements a thread, and the fused product for few rows.
+// The codec's kernels for GPUs: encoding through shared memory, decoding eight elements a thread, and the plain fused product.
 #pragma once
 
 #include "quantizers/nf4/scales.h"
@@ -121,7 +121,7 @@ void decode_range(const tn_exec* exec, const float (&book)[16], const Parts& par
     sdk::for_each(exec, n, Decode<T, false>{Entries(book), parts, blocksize, begin, n, dst});
 }
 
-// y[T, m] = alpha · x Wᵀ + beta · y, one block of threads a row of W: every code is read once and multiplied with all rows of x.
+// y[T, m] = alpha · x Wᵀ + beta · y for any shape, one block of threads a row of W.
 template <class X, class Y>
 struct Linear {
   Entries book;
@@ -130,17 +130,15 @@ struct Linear {
   const X* x;
   double alpha, beta;
   Y* y;
-  bool eights;  // rows of W begin with whole bytes and blocks of eight, those of x are aligned likewise
   TN_FN void operator()(const sdk::Block& block) const {
     const int64_t r = block.index, base = r * n;
     const Linear* const p = this;
     Y* const out = y;
     for (int64_t t = 0; t < rows; ++t) {
       const X* const row = x + t * n;
-      const float sum = eights ? block.sum(n / 8, [=](int64_t g) { return p->eight(base + 8 * g, row + 8 * g); })
-                               : block.sum(n, [=](int64_t k) {
-                                   return p->book(p->w.codes, base + k) * p->w.scale((base + k) / p->blocksize) * sdk::to_float(row[k]);
-                                 });
+      const float sum = block.sum(n, [=](int64_t k) {
+        return p->book(p->w.codes, base + k) * p->w.scale((base + k) / p->blocksize) * sdk::to_float(row[k]);
+      });
       const int64_t at = t * m + r;
       const double a = alpha, b = beta;
       block.each(1, [=](int64_t) {
@@ -148,19 +146,15 @@ struct Linear {
       });
     }
   }
-  TN_FN float eight(int64_t i, const X* row) const {
-    const Eight<X> v = *reinterpret_cast<const Eight<X>*>(row);
-    float s = 0;
-    for (int j = 0; j < 8; ++j) s += book(w.codes, i + j) * sdk::to_float(v.value[j]);
-    return s * w.scale(i / blocksize);
-  }
 };
 
-template <class X, class Y>
-void linear(const tn_exec* exec, const float (&book)[16], const Parts& w, int64_t blocksize, int64_t m, int64_t n, const X* x, int64_t rows,
-            double alpha, double beta, Y* y) {
-  const bool eights = n % 8 == 0 && takes_eights(x);
-  sdk::for_each_block(exec, m, Linear<X, Y>{Entries(book), w, blocksize, m, n, rows, x, alpha, beta, y, eights}, eights ? n / 8 : n);
+template <class X>
+void plain_linear(const tn_exec* exec, const Entries& book, const Parts& w, int64_t blocksize, int64_t m, int64_t n, const X* x, int64_t rows,
+                  double alpha, double beta, void* y, tn_dtype y_dtype) {
+  sdk::with_float_type(y_dtype, "nf4: the product", [&](auto type) {
+    using Y = decltype(type);
+    sdk::for_each_block(exec, m, Linear<X, Y>{book, w, blocksize, m, n, rows, x, alpha, beta, static_cast<Y*>(y)}, n);
+  });
 }
 
 // Codes absmax[0, blocks) about its mean with the signed dynamic map: the mean first, in f64 and in one order, then one block of scales

@@ -1,6 +1,6 @@
 #include "quantizers/nf4/codec.h"
 #if TN_GPU
-#include "quantizers/nf4/gpu.h"
+#include "quantizers/nf4/gpu_linear.h"
 #else
 #include "quantizers/nf4/encode.h"
 #include "quantizers/nf4/linear.h"
@@ -30,6 +30,14 @@ void decode_range(const tn_exec* exec, const float (&book)[16], const Parts& par
 }
 
 #endif
+
+// Rows of activations that the fused product takes.
+int64_t most_rows([[maybe_unused]] const tn_target& target) {
+#if TN_GPU
+  if (target.ndim == 2 && takes_tiles(target.shape[1], target.dtype)) return kMostTiledRows;
+#endif
+  return kMaxRows;
+}
 
 constexpr tn_hyper_info kQuantType = sdk::choice(
     "quant_type", "nf4", "nf4|fp4", "code book: quantiles of the normal distribution, or 4-bit floating point");
@@ -78,12 +86,12 @@ void Codec::estimate(const tn_device_api*, tn_device*, const tn_target& target, 
                       sdk::FirstBad::kBytes + (double_quant_ ? 4 * s.blocks : 0));
   } else if (op == TN_QUANTIZER_DECODE) {
     sdk::set_estimate(out, 1.0 * rows, (bytes + element) * rows, state);
-  } else if (op == TN_QUANTIZER_LINEAR && target.ndim == 2 && rows <= kMaxRows) {
+  } else if (op == TN_QUANTIZER_LINEAR && target.ndim == 2 && rows <= most_rows(target)) {
     sdk::set_estimate(out, 2.0 * rows * s.n,
                       static_cast<double>(state) + 4.0 * rows * (target.shape[0] + target.shape[1]), state,
                       4 * rows * target.shape[1]);
   } else {
-    sdk::fail(TN_E_UNSUPPORTED, "nf4: the fused product serves matrices and at most " + std::to_string(kMaxRows) +
+    sdk::fail(TN_E_UNSUPPORTED, "nf4: the fused product serves matrices and at most " + std::to_string(most_rows(target)) +
                                     " rows of activations; decode and multiply instead");
   }
 }
@@ -125,18 +133,16 @@ void Codec::linear(const tn_exec* exec, const tn_target& target, tn_tensor* cons
                    double alpha, double beta, tn_tensor& y) const {
   const Sizes s(target, blocksize_);
   const Parts parts(s, double_quant_, components);
-  const sdk::Product p(target, x, y, kMaxRows);
-  const auto run = [&](const auto* activations) {
-    sdk::with_float_type(y.dtype, "nf4: the product", [&](auto type) {
-      nf4::linear(exec, book_->value, parts, blocksize_, p.m, p.n, activations, p.rows, alpha, beta,
-                  sdk::data<decltype(type)>(y));
-    });
-  };
+  const sdk::Product p(target, x, y, most_rows(target));
 #if TN_GPU
-  sdk::with_float_type(x.dtype, "nf4: the input of a product",
-                       [&](auto type) { run(sdk::data<const decltype(type)>(x)); });
+  sdk::with_float_type(x.dtype, "nf4: the input of a product", [&](auto type) {
+    nf4::linear(exec, book_->value, parts, blocksize_, p.m, p.n, sdk::data<const decltype(type)>(x), p.rows, alpha, beta, y);
+  });
 #else
-  run(sdk::as_floats(exec, x));
+  sdk::with_float_type(y.dtype, "nf4: the product", [&](auto type) {
+    nf4::linear(exec, book_->value, parts, blocksize_, p.m, p.n, sdk::as_floats(exec, x), p.rows, alpha, beta,
+                sdk::data<decltype(type)>(y));
+  });
 #endif
 }
 
