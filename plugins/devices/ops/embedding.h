@@ -17,6 +17,44 @@ struct Embedding {
   }
 };
 
+#if TN_GPU
+
+// One block per token and strip of columns: that of an id's first token adds up all of its tokens, in their order; the others have nothing to
+// do. So equal ids add up in token order whoever runs the block.
+template <class T>
+struct EmbeddingBackward {
+  static constexpr int64_t kStrip = 512, kLook = 2048;  // columns of a block, ids that it looks at together
+  const int32_t* ids;
+  int64_t tokens;
+  Rows<const T> dy;
+  Rows<float> dtable;
+  static int64_t blocks(int64_t tokens, int64_t cols) { return tokens * ((cols + kStrip - 1) / kStrip); }
+  TN_FN int64_t matches(const sdk::Block& block, int64_t begin, int64_t end, int32_t id) const {
+    const int32_t* const from = ids + begin;
+    return block.sum(end - begin, [=](int64_t i) -> int32_t { return from[i] == id; });
+  }
+  TN_FN void operator()(const sdk::Block& block) const {
+    const int64_t strips = (dy.cols + kStrip - 1) / kStrip, first = block.index / strips, begin = block.index % strips * kStrip,
+                  n = dy.cols - begin < kStrip ? dy.cols - begin : kStrip;
+    const int32_t id = ids[first];
+    for (int64_t s = 0; s < first; s += kLook)
+      if (matches(block, s, s + kLook < first ? s + kLook : first, id) > 0) return;
+    float* const to = dtable.row(id) + begin;
+    for (int64_t t = first; t < tokens; t += kLook) {
+      const int64_t end = t + kLook < tokens ? t + kLook : tokens;
+      int64_t left = matches(block, t, end, id);
+      for (int64_t s = t; left > 0; ++s) {
+        if (ids[s] != id) continue;
+        const T* const from = dy.row(s) + begin;
+        block.each(n, [=](int64_t i) { to[i] += sdk::to_float(from[i]); });
+        --left;
+      }
+    }
+  }
+};
+
+#else
+
 // One block per strip of columns; each walks all tokens in order, so equal ids add up in token order whoever runs the
 // block.
 template <class T>
@@ -26,6 +64,7 @@ struct EmbeddingBackward {
   int64_t tokens;
   Rows<const T> dy;
   Rows<float> dtable;
+  static int64_t blocks(int64_t, int64_t cols) { return (cols + kStrip - 1) / kStrip; }
   TN_FN void operator()(const sdk::Block& block) const {
     const int64_t begin = block.index * kStrip, n = dy.cols - begin < kStrip ? dy.cols - begin : kStrip;
     for (int64_t t = 0; t < tokens; ++t) {
@@ -35,6 +74,8 @@ struct EmbeddingBackward {
     }
   }
 };
+
+#endif
 
 // Memory that the host can read is checked; on a GPU the caller guarantees the range.
 template <bool kHostReadable>
@@ -76,9 +117,9 @@ void embedding_backward(const tn_exec& exec, const tn_tensor& ids, const tn_tens
            "embedding_backward: dy and dtable differ in width: " + shape_text(dy) + " and " + shape_text(dtable));
     const auto* id = vector_of<const int32_t>(ids, from.n, sdk::kI32, "embedding_backward: ids", "int32");
     check_ids<kHostReadable>(id, from.n, to.n, "embedding_backward");
-    constexpr int64_t kStrip = EmbeddingBackward<T>::kStrip;
-    sdk::for_each_block(&exec, (from.cols + kStrip - 1) / kStrip, EmbeddingBackward<T>{id, from.n, from, to},
-                        from.n * kStrip);
+    using Backward = EmbeddingBackward<T>;
+    sdk::for_each_block(&exec, Backward::blocks(from.n, from.cols), Backward{id, from.n, from, to},
+                        from.n * Backward::kStrip);
   });
 }
 

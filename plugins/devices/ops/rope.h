@@ -24,6 +24,19 @@ struct Rope {
       const sdk::SinCos v = sdk::vsin_cos(position * f[j]);
       c[j] = v.cos * m, s[j] = v.sin * ms;
     });
+#if TN_GPU
+    // All heads at once: one has too few elements for the threads of a block.
+    T* const token = x + block.index * token_stride;
+    const uint32_t n = static_cast<uint32_t>(half);
+    const int64_t stride = head_stride;
+    block.each(heads * half, [=](int64_t i) {
+      const uint32_t h = static_cast<uint32_t>(i) / n, j = static_cast<uint32_t>(i) - h * n;
+      T *const lo = token + h * stride + j, *const hi = lo + n;
+      const float a = sdk::to_float(*lo), b = sdk::to_float(*hi);
+      *lo = sdk::from_float<T>(a * c[j] - b * s[j]);
+      *hi = sdk::from_float<T>(b * c[j] + a * s[j]);
+    });
+#else
     for (int64_t h = 0; h < heads; ++h) {
       T *const lo = x + block.index * token_stride + h * head_stride, *const hi = lo + half;
       block.each(half, [=](int64_t j) {
@@ -32,6 +45,7 @@ struct Rope {
         hi[j] = sdk::from_float<T>(b * c[j] + a * s[j]);
       });
     }
+#endif
   }
 };
 
