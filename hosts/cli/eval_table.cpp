@@ -72,7 +72,16 @@ Row measure(const std::string& label, trainer::Inference& inference, const train
   return row;
 }
 
-void add_rows(std::vector<Row>& rows, const std::string& spec, const po::variables_map& values, const Catalog& catalog, const trainer::ModelSource& source,
+// One row as text; they come minutes apart, so each is shown when it is there.
+void print_row(const Row& r) {
+  if (!r.error.empty())
+    std::printf("%-64s %s\n", r.label.c_str(), r.error.c_str());
+  else
+    std::printf("%-64s %11.4f %11s %8.3f %9.1f\n", r.label.c_str(), r.perplexity, format_bytes(r.bytes).c_str(), r.bits, r.tokens_per_second);
+  std::fflush(stdout);
+}
+
+void add_rows(const std::function<void(Row)>& add, const std::string& spec, const po::variables_map& values, const Catalog& catalog, const trainer::ModelSource& source,
               const trainer::Dataset& data, bool isolate, const std::vector<int32_t>& prompt) {
   try {
     trainer::MixRequest request = mix_request(catalog, values, false);
@@ -80,15 +89,15 @@ void add_rows(std::vector<Row>& rows, const std::string& spec, const po::variabl
     trainer::Runtime runtime(catalog, request);
     const std::vector<uint64_t> limits = budgets(values);
     trainer::Inference inference = open_inference(runtime, source, values, std::max<int64_t>(data.length(), static_cast<int64_t>(prompt.size()) + kDecoded + 1), !limits.empty());
-    rows.push_back(measure(spec, inference, data, isolate, prompt));
+    add(measure(spec, inference, data, isolate, prompt));
     const trainer::Quantizer* quantizer = inference.session().techniques().quantizer;
     if (!quantizer || !quantizer->segments) return;
     for (uint64_t limit : limits) {
       trainer::fit_segments(inference.engine(), inference.model(), inference.session().segment_order(), limit);
-      rows.push_back(measure(spec + " in " + format_bytes(limit), inference, data, isolate, prompt));
+      add(measure(spec + " in " + format_bytes(limit), inference, data, isolate, prompt));
     }
   } catch (const Error& e) {
-    rows.push_back({spec, e.what()});
+    add({spec, e.what()});
   }
 }
 
@@ -103,9 +112,15 @@ trainer::Evaluation evaluate_as_decoded(trainer::Inference& inference, const tra
 int eval_table(const po::variables_map& values, const Catalog& catalog, const trainer::ModelSource& source, const trainer::Dataset& data, bool isolate,
                const std::vector<int32_t>& prompt) {
   if (values.count("quantizer") || values.count("weight-budget")) throw Usage("--table names the quantizers, and --budgets their sizes; drop --quantizer and --weight-budget");
+  const bool json = values.count("json") > 0;
+  if (!json) std::printf("%-64s %11s %11s %8s %9s\n", "quantizer", "perplexity", "weights", "bits", "tokens/s");
   std::vector<Row> rows;
-  for (const std::string& spec : values["table"].as<std::vector<std::string>>()) add_rows(rows, spec, values, catalog, source, data, isolate, prompt);
-  if (values.count("json")) {
+  const auto add = [&](Row row) {
+    if (!json) print_row(row);
+    rows.push_back(std::move(row));
+  };
+  for (const std::string& spec : values["table"].as<std::vector<std::string>>()) add_rows(add, spec, values, catalog, source, data, isolate, prompt);
+  if (json) {
     nlohmann::json all = nlohmann::json::array();
     for (const Row& r : rows) {
       if (!r.error.empty())
@@ -114,14 +129,6 @@ int eval_table(const po::variables_map& values, const Catalog& catalog, const tr
         all.push_back({{"quantizer", r.label}, {"perplexity", r.perplexity}, {"linear_bytes", r.bytes}, {"bits_per_weight", r.bits}, {"decoded_tokens_per_second", r.tokens_per_second}});
     }
     print_json({{"quantizers", all}});
-    return 0;
-  }
-  std::printf("%-64s %11s %11s %8s %9s\n", "quantizer", "perplexity", "weights", "bits", "tokens/s");
-  for (const Row& r : rows) {
-    if (!r.error.empty())
-      std::printf("%-64s %s\n", r.label.c_str(), r.error.c_str());
-    else
-      std::printf("%-64s %11.4f %11s %8.3f %9.1f\n", r.label.c_str(), r.perplexity, format_bytes(r.bytes).c_str(), r.bits, r.tokens_per_second);
   }
   return 0;
 }
