@@ -83,6 +83,20 @@ def markdown(rows, machine):
     return "\n".join(text) + "\n"
 
 
+def summary(rows):
+    """A line for each case: Tenon beside the fastest of its peers. What README.md shows."""
+    text = ["| what | Tenon | the fastest peer | | faster | memory of both |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        beaten = [p for p in row["peers"] if "ratio" in p]
+        if not beaten or "value" not in row["tenon"]:
+            continue
+        peer = min(beaten, key=lambda p: p["ratio"])
+        memory = f"{size_text(row['tenon'])} / {size_text(peer)}" if "memory_ratio" in peer else "–"
+        text.append(f"| {row['case']} | {readable(row['tenon']['value'], row['unit'])} | {peer['name']} | {readable(peer['value'], row['unit'])} | "
+                    f"{peer['ratio']:.2g}× | {memory} |")
+    return "\n".join(text) + "\n"
+
+
 def chart(rows):
     """Ratios as bars on a logarithmic axis, the aim as a mark. SVG."""
     pairs = [(r, p) for r in rows for p in r["peers"] if "ratio" in p]
