@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "hosts/conformance/check.h"
+#include "hosts/conformance/numbers.h"
 #include "sdk/attention/reference.h"
 #include "sdk/tensor.h"
 #include "tenon/ops.h"
@@ -185,6 +186,10 @@ MixerRun::MixerRun(Subject& subject, const Spec& spec) : bench_(subject.bench())
   run({}, 0, nullptr, 0, "start", [&](const tn_mixer_ops* ops) { return mixer_->start(instance_->get(), ops, &rng, 0); });
   starting_ = false;
   for (const Parameter& p : parameters_) expect(all_finite(p.value->floats()), "start leaves parameter " + p.key + " without values");
+  // A parameter that starts at zero hides what stands behind it.
+  uint32_t stream = 60;
+  for (Parameter& p : parameters_)
+    if (p.trains) p.value->set(plus(p.value->floats(), 0.05, normals(p.value->count(), stream++)));
 }
 
 void MixerRun::run(const Rows& rows, uint32_t flags, Tensor* state, int64_t past, const std::string& doing,

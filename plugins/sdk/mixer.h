@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "sdk/attention.h"
+#include "sdk/device_memory.h"
 #include "sdk/linalg/matrix.h"
 #include "tenon/mixer.h"
 
@@ -39,6 +40,10 @@ struct MatricesView {
         tensor{m.first.data, {TN_CPU, 0}, 3, m.first.dtype, shape, strides, 0} {}
   MatricesView(const MatricesView&) = delete;
 };
+
+// Where a part of a buffer begins; a plan has no memory.
+inline float* shift(float* p, int64_t n) { return p ? p + n : nullptr; }
+inline const float* shift(const float* p, int64_t n) { return p ? p + n : nullptr; }
 
 // The host's operators during one call.
 class MixerPass {
@@ -71,6 +76,23 @@ class MixerPass {
     return out;
   }
   float* floats(int64_t n) const { return data<float>(*alloc(kF32, {n})); }  // until the call ends
+  float* zeros(int64_t n) const {
+    float* const to = floats(std::max<int64_t>(n, 1));
+    if (!plans()) fill_device(exec(), to, 0, static_cast<uint64_t>(n) * sizeof(float));
+    return to;
+  }
+  void clear(const tn_tensor& t) const {
+    if (!plans()) fill_device(exec(), data<char>(t), 0, static_cast<uint64_t>(count(t)) * (t.dtype.bits / 8));
+  }
+  // body(T{}) with the type of activations, unless nothing is to be computed.
+  template <class Body>
+  void typed(Body&& body) const {
+    if (plans()) return;
+    if (same(compute(), kBF16))
+      body(bf16{});
+    else
+      body(float{});
+  }
   void free(tn_tensor*& t) const {
     if (t) ops_.free(ops_.self, t);
     t = nullptr;
@@ -106,11 +128,11 @@ class MixerPass {
     if (tn_tensor* g = grad(param)) product(1, Matrix::of(dy).transposed(), Matrix::of(x), 1, Matrix::of(*g));
     if (dx) product(1, Matrix::of(dy), weight(param), beta, Matrix::of(*dx));
   }
-  void copy(const float* from, float* to, int64_t n) const {
+  void copy(const float* from, float* to, int64_t n, double scale = 1) const {
     int64_t one = 1;
     const tn_tensor x{const_cast<float*>(from), {TN_CPU, 0}, 1, kF32, &n, &one, 0};
     tn_tensor y{to, {TN_CPU, 0}, 1, kF32, &n, &one, 0};
-    axpby(1, x, 0, y);
+    axpby(scale, x, 0, y);
   }
   void axpby(double alpha, const tn_tensor& x, double beta, tn_tensor& y) const { check(ops_.axpby(ops_.self, alpha, &x, beta, &y)); }
   void linear(uint32_t role, const tn_tensor& x, tn_tensor& y) const { check(ops_.linear(ops_.self, role, &x, &y)); }

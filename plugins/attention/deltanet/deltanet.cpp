@@ -2,7 +2,6 @@
 #include <bit>
 
 #include "recurrence.h"
-#include "sdk/philox.h"
 
 namespace tenon::deltanet {
 namespace {
@@ -26,25 +25,6 @@ struct Branch {
   bool norm = false, activation = true;
   float scale = 1;
   int64_t channels() const { return heads * width; }
-};
-
-struct FillNormal {
-  tn_rng rng;
-  void* to;
-  bool narrow;
-  TN_FN void operator()(int64_t i) const {
-    const float x = kStartStd * sdk::normal(rng, static_cast<uint64_t>(i));
-    if (narrow)
-      static_cast<sdk::bf16*>(to)[i] = sdk::from_float<sdk::bf16>(x);
-    else
-      static_cast<float*>(to)[i] = x;
-  }
-};
-// Every `period`-th number is 1, from period − 1 on; the others are 0.
-struct FillLast {
-  int64_t period;
-  float* to;
-  TN_FN void operator()(int64_t i) const { to[i] = i % period == period - 1 ? 1.0f : 0.0f; }
 };
 
 class DeltaNet {
@@ -92,11 +72,11 @@ class DeltaNet {
 
   void start(const sdk::MixerPass& p, const tn_rng& rng, bool buffers_only) {
     if (buffers_only || p.plans()) return;
-    for (const Branch* b : {&q_, &k_, &v_}) sdk::for_each(p.exec(), b->channels() * taps_, FillLast{taps_, const_cast<float*>(p.numbers(b->conv))});
-    sdk::for_each(p.exec(), sizes_.e, FillLast{1, const_cast<float*>(p.numbers(gain_))});
+    for (const Branch* b : {&q_, &k_, &v_}) sdk::for_each(p.exec(), b->channels() * taps_, sdk::FillLast{taps_, const_cast<float*>(p.numbers(b->conv))});
+    sdk::for_each(p.exec(), sizes_.e, sdk::FillLast{1, const_cast<float*>(p.numbers(gain_))});
     const auto fill = [&](uint32_t param) {
       const tn_tensor& w = p.value(param);
-      sdk::for_each(p.exec(), sdk::count(w), FillNormal{{rng.seed, rng.uid + param, rng.stream}, sdk::data<char>(w), sdk::same(w.dtype, sdk::kBF16)});
+      sdk::for_each(p.exec(), sdk::count(w), sdk::FillNormal{{rng.seed, rng.uid + param, rng.stream}, kStartStd, sdk::data<char>(w), sdk::same(w.dtype, sdk::kBF16)});
     };
     if (use_beta_) fill(b_proj_);
     if (use_gate_) fill(g_proj_);
@@ -111,11 +91,11 @@ class DeltaNet {
     const Schedule schedule(documents(p), chunk_rows(p));
     const Common c = common(p, schedule);
     const int64_t all_states = schedule.documents() * sizes_.state();
-    float* state = p.decodes() ? sdk::data<float>(p.state()) : zeros(p, all_states);
+    float* state = p.decodes() ? sdk::data<float>(p.state()) : p.zeros(all_states);
     float* kept = nullptr;
     const auto windows = static_cast<int64_t>(schedule.windows().size());
     if (p.saves()) kept = sdk::data<float>(*p.keep(kStates, sdk::kF32, {std::max<int64_t>(windows * all_states, 1)}));
-    if (p.ops().segments && !p.plans()) clear(p, *normed);  // rows of no document
+    if (p.ops().segments) p.clear(*normed);  // rows of no document
     const Recurrence r(p, sizes_, schedule, c.chunk_rows, false);
     for (int64_t i = 0; i < windows; ++i) {
       const Schedule::Window& w = schedule.windows()[static_cast<size_t>(i)];
@@ -123,7 +103,7 @@ class DeltaNet {
       prepare(p, c, w, raw, r);
       r.forward(w, state);
       if (p.plans()) continue;
-      typed(p, [&](auto tag) {
+      p.typed([&](auto tag) {
         using T = decltype(tag);
         sdk::for_each_block(p.exec(), w.chunks * sizes_.heads(),
                             Finish<T>{r.o, p.numbers(gain_), raw.of<T>(raw.gate), c.chunks + w.first_chunk, sizes_.heads(), sizes_.e, c.chunk_rows, sdk::data<T>(*normed)},
@@ -143,9 +123,9 @@ class DeltaNet {
     for (const Branch* b : {&q_, &k_, &v_}) d.branch[b->slot] = p.alloc(b->channels());
     if (use_beta_) d.logits = p.alloc(sizes_.kv_heads);
     if (use_gate_) d.gate = p.alloc(sizes_.heads() * sizes_.e);
-    if (p.ops().segments && !p.plans()) {
+    if (p.ops().segments) {
       for (tn_tensor* t : {d.branch[kQ], d.branch[kK], d.branch[kV], d.logits, d.gate})
-        if (t) clear(p, *t);
+        if (t) p.clear(*t);
     }
     const Schedule schedule(documents(p), chunk_rows(p));
     const Common c = common(p, schedule);
@@ -181,21 +161,6 @@ class DeltaNet {
     const float* weights[3];  // of the convolutions, [tap, channel]
   };
 
-  template <class Body>
-  static void typed(const sdk::MixerPass& p, Body&& body) {
-    if (sdk::same(p.compute(), sdk::kBF16))
-      body(sdk::bf16{});
-    else
-      body(float{});
-  }
-  static void clear(const sdk::MixerPass& p, const tn_tensor& t) {
-    sdk::fill_device(p.exec(), sdk::data<char>(t), 0, static_cast<uint64_t>(sdk::count(t)) * (t.dtype.bits / 8));
-  }
-  static float* zeros(const sdk::MixerPass& p, int64_t n) {
-    float* const to = p.floats(std::max<int64_t>(n, 1));
-    if (!p.plans()) sdk::fill_device(p.exec(), to, 0, static_cast<uint64_t>(n) * sizeof(float));
-    return to;
-  }
   static std::vector<sdk::MixerPass::Document> documents(const sdk::MixerPass& p) {
     return p.decodes() ? std::vector<sdk::MixerPass::Document>{{0, p.rows()}} : p.documents();
   }
@@ -233,7 +198,7 @@ class DeltaNet {
   void prepare(const sdk::MixerPass& p, const Common& c, const Schedule::Window& w, const Raw& raw, const Recurrence& r) const {
     if (p.plans()) return;
     const Chunk* const chunks = c.chunks + w.first_chunk;
-    typed(p, [&](auto tag) {
+    p.typed([&](auto tag) {
       using T = decltype(tag);
       for (const Branch* b : {&q_, &k_, &v_})
         sdk::for_each_block(p.exec(), w.chunks * b->heads,
@@ -250,7 +215,7 @@ class DeltaNet {
   void through_windows(const sdk::MixerPass& p, const Common& c, const Schedule& schedule, const Raw& raw, const tn_tensor& d_normed, const Raw& d) const {
     const int64_t all_states = schedule.documents() * sizes_.state(), heads = sizes_.heads();
     float* const kept = sdk::data<float>(p.kept(kStates));
-    float *const state = p.floats(std::max<int64_t>(all_states, 1)), *const d_state = zeros(p, all_states);
+    float *const state = p.floats(std::max<int64_t>(all_states, 1)), *const d_state = p.zeros(all_states);
     const Recurrence r(p, sizes_, schedule, c.chunk_rows, true);
     float* const d_gain = p.floats(std::max<int64_t>(schedule.most_chunks(), 1) * heads * sizes_.e);
     for (auto i = static_cast<int64_t>(schedule.windows().size()); i-- > 0;) {
@@ -260,18 +225,18 @@ class DeltaNet {
       prepare(p, c, w, raw, r);
       r.forward(w, state);
       if (!p.plans()) {
-        typed(p, [&](auto tag) {
+        p.typed([&](auto tag) {
           using T = decltype(tag);
           sdk::for_each_block(p.exec(), w.chunks * heads,
                               FinishBackward<T>{r.o, p.numbers(gain_), raw.of<T>(raw.gate), sdk::data<T>(d_normed), chunks, heads, sizes_.e, c.chunk_rows, r.d_o, d_gain,
                                                 raw.of<T>(d.gate)},
                               c.chunk_rows * sizes_.e);
         });
-        if (float* g = p.numbers_grad(gain_)) sdk::for_each(p.exec(), sizes_.e, AddParts{d_gain, w.chunks * heads, sizes_.e, g});
+        if (float* g = p.numbers_grad(gain_)) sdk::for_each(p.exec(), sizes_.e, sdk::AddParts{d_gain, w.chunks * heads, sizes_.e, g});
       }
       r.backward(w, d_state);
       if (p.plans()) continue;
-      typed(p, [&](auto tag) {
+      p.typed([&](auto tag) {
         using T = decltype(tag);
         for (const Branch* b : {&q_, &k_, &v_})
           sdk::for_each_block(p.exec(), w.chunks * b->heads,
@@ -288,9 +253,9 @@ class DeltaNet {
   // From the convolution's output to the linear's, and the kernel's own gradient.
   void through_conv(const sdk::MixerPass& p, const Common& c, const Schedule& schedule, const Branch& b, const Raw& raw, const Raw& d, tn_tensor& into) const {
     if (p.plans()) return;
-    if (p.ops().segments) clear(p, into);
+    if (p.ops().segments) p.clear(into);
     const int64_t chunks = schedule.chunks();
-    typed(p, [&](auto tag) {
+    p.typed([&](auto tag) {
       using T = decltype(tag);
       const T *const g = raw.of<T>(d.branch[b.slot]), *const from = raw.of<T>(raw.branch[b.slot]);
       sdk::for_each_block(p.exec(), chunks, ConvInputGradient<T>{g, b.channels(), taps_, c.weights[b.slot], c.chunks, sdk::data<T>(into)},
@@ -304,7 +269,7 @@ class DeltaNet {
 
   void remember(const sdk::MixerPass& p, const Raw& raw) const {
     if (taps_ < 2) return;
-    typed(p, [&](auto tag) {
+    p.typed([&](auto tag) {
       using T = decltype(tag);
       for (const Branch* b : {&q_, &k_, &v_})
         sdk::for_each(p.exec(), b->channels(), Remember<T>{raw.of<T>(raw.branch[b->slot]), p.rows(), b->channels(), taps_, history<T>(p, *b)});

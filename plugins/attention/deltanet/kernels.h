@@ -5,16 +5,11 @@
 
 #include "schedule.h"
 #include "sdk/for_each.h"
-#include "sdk/vector_math.h"
+#include "sdk/mixer_kernels.h"
 
 namespace tenon::deltanet {
 
-TN_FN float sigmoid(float x) { return 1.0f / (1.0f + sdk::vexp(-x)); }
-TN_FN float silu(float x) { return x * sigmoid(x); }
-TN_FN float silu_slope(float x) {
-  const float s = sigmoid(x);
-  return s * (1.0f + x * (1.0f - s));
-}
+using sdk::sigmoid, sdk::silu, sdk::silu_slope;
 
 // Causal depthwise convolution of rows of one document. weight is transposed: [tap, channel], the last tap meets the row itself.
 template <class T>
@@ -333,18 +328,6 @@ struct FinishBackward {
       const float along = block.sum(n, [=](int64_t i) { return to[i] * from[i]; }) * r * r / static_cast<float>(n);
       block.each(n, [=](int64_t i) { to[i] = r * (to[i] - from[i] * along); });
     }
-  }
-};
-
-// to[i] += Σ over blocks of parts[block, i].
-struct AddParts {
-  const float* parts;
-  int64_t blocks, width;
-  float* to;
-  TN_FN void operator()(int64_t i) const {
-    float sum = 0;
-    for (int64_t b = 0; b < blocks; ++b) sum += parts[b * width + i];
-    to[i] += sum;
   }
 };
 

@@ -19,8 +19,7 @@ struct Sizes {
   int64_t state() const { return kv_heads * d * e; }  // of one document
 };
 
-// Where a part of a buffer begins; a plan has no memory.
-inline float* shift(float* p, int64_t n) { return p ? p + n : nullptr; }
+using sdk::shift;
 
 class Recurrence {
  public:

@@ -168,7 +168,7 @@ class Mla {
     p.free(d_o), p.free(a.q), p.free(a.k), p.free(a.v);
     tn_tensor *d_latent = p.alloc(rank_), *d_shared = shared ? p.alloc(split_.turning) : nullptr, *d_still = p.alloc(heads_ * split_.still);
     if (!p.plans())
-      typed(p, [&](auto tag) {
+      p.typed([&](auto tag) {
         using T = decltype(tag);
         sdk::for_each_block(p.exec(), p.rows(), SplitKeyGradient<T>{turn(p), heads_, split_.still, split_.turning, sdk::data<T>(*dk), sdk::data<T>(*d_still), of<T>(d_shared)},
                             heads_ * width());
@@ -195,13 +195,6 @@ class Mla {
  private:
   int64_t width() const { return split_.still + split_.turning; }
 
-  template <class Body>
-  static void typed(const sdk::MixerPass& p, Body&& body) {
-    if (sdk::same(p.compute(), sdk::kBF16))
-      body(sdk::bf16{});
-    else
-      body(float{});
-  }
   template <class T>
   static T* of(tn_tensor* t) {
     return t ? sdk::data<T>(*t) : nullptr;
@@ -255,7 +248,7 @@ class Mla {
     p.project(k_b_, *latent, *still);
     p.project(v_b_, *latent, *a.v);
     if (!p.plans())
-      typed(p, [&](auto tag) {
+      p.typed([&](auto tag) {
         using T = decltype(tag);
         split_queries<T>(p, q, dense<T>(a.q, width()), dense<T>(a.q, width(), split_.still));
         sdk::for_each_block(p.exec(), p.rows(), JoinKeys<T>{turn(p), heads_, split_.still, split_.turning, sdk::data<T>(*still), of<T>(shared), sdk::data<T>(*a.k)}, heads_ * width());
@@ -275,7 +268,7 @@ class Mla {
   tn_tensor* unsplit(const sdk::MixerPass& p, const tn_tensor& dq, int64_t columns) const {
     tn_tensor* const to = p.alloc(columns);
     if (!p.plans())
-      typed(p, [&](auto tag) {
+      p.typed([&](auto tag) {
         using T = decltype(tag);
         const Heads<const T> still{sdk::data<T>(dq), heads_ * width(), width()}, turning{sdk::data<T>(dq) + split_.still, heads_ * width(), width()};
         sdk::for_each_block(p.exec(), p.rows(), JoinQueryGradient<T>{q_split_, turn(p), heads_, still, turning, dense<T>(to, q_split_.width)}, heads_ * width());
@@ -296,7 +289,7 @@ class Mla {
   // Appends the rows to the cache.
   void remember(const sdk::MixerPass& p, const tn_tensor* latent, tn_tensor* shared) const {
     if (p.plans()) return;
-    typed(p, [&](auto tag) {
+    p.typed([&](auto tag) {
       using T = decltype(tag);
       T* const to = reinterpret_cast<T*>(sdk::data<uint8_t>(p.state())) + p.past() * (rank_ + split_.turning);
       sdk::for_each_block(p.exec(), p.rows(), Remember<T>{turn(p), rank_, split_.turning, sdk::data<T>(*latent), of<T>(shared), to}, rank_ + split_.turning);
@@ -308,7 +301,7 @@ class Mla {
     const int64_t kept = rank_ + split_.turning, keys = p.past() + p.rows(), rows = p.rows(), n = split_.still;
     tn_tensor *still = p.alloc(heads_ * n), *wide = p.alloc(heads_ * kept), *mixed = p.alloc(heads_ * rank_), *o = p.alloc(heads_ * d_);
     if (!p.plans())
-      typed(p, [&](auto tag) {
+      p.typed([&](auto tag) {
         using T = decltype(tag);
         split_queries<T>(p, q, dense<T>(still, n), dense<T>(wide, kept, rank_));
       });
