@@ -1,8 +1,9 @@
-# tenon_plugin(ID SOURCES sources... [HOST sources...] [GPU] [GPU_SOURCES sources...] [LIBS libraries...]): builds a technique's objects and stages them with the
+# tenon_plugin(ID SOURCES sources... [HOST sources...] [GPU] [EXACT] [GPU_SOURCES sources...] [LIBS libraries...]): builds a technique's objects and stages them with the
 # manifest.json that lies beside the CMakeLists.txt. Each CPU level is a whole object of its own: inline functions compiled for one
 # instruction set never meet those of another, and the loader takes the best object that the CPU can run. GPU: the technique's code outside
 # kernels never touches what tensors hold, so the same sources also become ID.cuda.so and ID.hip.so (tenon_gpu.cmake); HOST are sources
-# without kernels, which GPU compilers need not see, and GPU_SOURCES stand in for SOURCES where the kernels are others. The staged folder is then sealed: digests and hyper-parameters are read from the
+# without kernels, which GPU compilers need not see, and GPU_SOURCES stand in for SOURCES where the kernels are others. EXACT: a*b + c
+# stays two roundings in every object. The staged folder is then sealed: digests and hyper-parameters are read from the
 # objects. It is ${TENON_STAGING}/ID, and the target that makes it is ID.staged.
 # Tenon's own build and the installed package Tenon both include this file; the package sets TENON_SEAL and TENON_STAGING first.
 #
@@ -46,22 +47,28 @@ function(tenon_stage id stage name)
 endfunction()
 
 function(tenon_plugin id)
-  cmake_parse_arguments(ARG "GPU" "" "SOURCES;HOST;GPU_SOURCES;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "GPU;EXACT" "" "SOURCES;HOST;GPU_SOURCES;LIBS" ${ARGN})
   set(stage ${TENON_STAGING}/${id})
   set(objects "")
+  set(exact "")
+  set(rounding "")
+  if(ARG_EXACT)
+    set(exact EXACT)
+    set(rounding -ffp-contract=off)
+  endif()
   foreach(level ${TENON_CPU_LEVELS})
     set(target ${id}.onednn.${level})
     # No errno and no traps: loops over sqrt and division vectorize; NaN and Inf keep their meaning.
     tenon_cpu_object(${target} ${stage} ${target} SOURCES ${ARG_SOURCES} ${ARG_HOST} LIBS OpenMP::OpenMP_CXX ${ARG_LIBS}
       DEFINITIONS TENON_BACKEND="onednn"
-      OPTIONS -O3 -march=${level} -mprefer-vector-width=512 -fno-math-errno -fno-trapping-math)
+      OPTIONS -O3 -march=${level} -mprefer-vector-width=512 -fno-math-errno -fno-trapping-math ${rounding})
     list(APPEND objects ${target})
   endforeach()
   if(ARG_GPU)
     if(NOT ARG_GPU_SOURCES)
       set(ARG_GPU_SOURCES ${ARG_SOURCES})
     endif()
-    tenon_gpu_objects(${id} ${stage} SOURCES ${ARG_GPU_SOURCES} HOST ${ARG_HOST} LIBS ${ARG_LIBS})
+    tenon_gpu_objects(${id} ${stage} ${exact} SOURCES ${ARG_GPU_SOURCES} HOST ${ARG_HOST} LIBS ${ARG_LIBS})
     foreach(backend cuda hip)
       if(TARGET ${id}.${backend})
         list(APPEND objects ${id}.${backend} ${stage}/${id}.${backend}.so)
@@ -73,7 +80,16 @@ endfunction()
 
 # The GPU objects of a technique: the vendors' in `stage`, the emulated ones beside their store.
 function(tenon_gpu_objects id stage)
-  cmake_parse_arguments(ARG "" "" "SOURCES;HOST;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "EXACT" "" "SOURCES;HOST;LIBS" ${ARGN})
+  set(of_cuda "")
+  set(of_hip "")
+  if(ARG_EXACT)
+    set(of_cuda OPTIONS -fmad=false)
+    set(of_hip OPTIONS -ffp-contract=off)
+    if(TENON_HIP_OVER_CUDA)
+      set(of_hip ${of_cuda})
+    endif()
+  endif()
   set(host "")
   if(ARG_HOST AND (TENON_CUDA OR TENON_HIP))
     add_library(${id}.host OBJECT ${ARG_HOST})
@@ -82,10 +98,10 @@ function(tenon_gpu_objects id stage)
     set(host HOST ${id}.host)
   endif()
   if(TENON_CUDA)
-    tenon_gpu_object(${id} cuda ${stage} SOURCES ${ARG_SOURCES} LIBS ${ARG_LIBS} ${host})
+    tenon_gpu_object(${id} cuda ${stage} SOURCES ${ARG_SOURCES} LIBS ${ARG_LIBS} ${host} ${of_cuda})
   endif()
   if(TENON_HIP)
-    tenon_gpu_object(${id} hip ${stage} SOURCES ${ARG_SOURCES} LIBS ${ARG_LIBS} ${host})
+    tenon_gpu_object(${id} hip ${stage} SOURCES ${ARG_SOURCES} LIBS ${ARG_LIBS} ${host} ${of_hip})
   endif()
   if(TENON_EMULATED_STORE)
     set(emulated ${TENON_EMULATED_STORE}/staging/${id})
@@ -103,9 +119,13 @@ function(tenon_gpu_objects id stage)
 endfunction()
 
 function(tenon_emulated_object id wave folder)
-  cmake_parse_arguments(ARG "" "" "SOURCES;HOST;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "EXACT" "" "SOURCES;HOST;LIBS" ${ARGN})
+  set(rounding "")
+  if(ARG_EXACT)
+    set(rounding -ffp-contract=off)
+  endif()
   tenon_cpu_object(${id}.emulated.wave${wave} ${folder} ${id}.emulated SOURCES ${ARG_SOURCES} ${ARG_HOST} LIBS ${ARG_LIBS}
-    OPTIONS -O2 -Wno-unknown-pragmas DEFINITIONS TENON_EMULATED_WAVE=${wave} TENON_BACKEND="emulated")
+    OPTIONS -O2 -Wno-unknown-pragmas ${rounding} DEFINITIONS TENON_EMULATED_WAVE=${wave} TENON_BACKEND="emulated")
 endfunction()
 
 # tenon_plugin_test_needs(ID OTHER...): the test of ID also loads the objects of other techniques, as inner optimizers.
@@ -117,5 +137,8 @@ function(tenon_plugin_test_needs id)
     foreach(level ${TENON_CPU_LEVELS})
       add_dependencies(${id}_test ${other}.onednn.${level})
     endforeach()
+    if(TARGET ${id}.emulated.wave64)
+      add_dependencies(${id}_test ${other}.emulated.wave32 ${other}.emulated.wave64)
+    endif()
   endforeach()
 endfunction()

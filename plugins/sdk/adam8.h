@@ -119,6 +119,33 @@ inline void adam8_direction(const tn_exec* exec, const AdamNumbers& a, const Ada
       size, 2 * size * static_cast<int64_t>(sizeof(float)));
 }
 
+// The first moment alone: decoded, and coded again after it has changed.
+inline void adam8_decode_first(const tn_exec* exec, const Adam8States& states, int64_t n, float* out) {
+  const Adam8States s = states;
+  for_each_block(
+      exec, chunks(n, s.blocksize),
+      [=] TN_KERNEL(const Block& block) {
+        const Chunk chunk(block, n, s.blocksize);
+        decode_dynamic<true>(block, s.m + chunk.begin, s.m_max[block.index], out + chunk.begin, chunk.n);
+      },
+      s.blocksize);
+}
+inline void adam8_encode_first(const tn_exec* exec, const Adam8Coder& coder, const float* values, int64_t n, const Adam8States& states) {
+  const Adam8States s = states;
+  const CapturedEncoder<Adam8Coder> c(coder);
+  for_each_block(
+      exec, chunks(n, s.blocksize),
+      [=] TN_KERNEL(const Block& block) {
+        const Chunk chunk(block, n, s.blocksize);
+        const float* const x = values + chunk.begin;
+        const float largest = block.max(chunk.n, 0.0f, [=](int64_t i) { return std::fabs(x[i]); });
+        float* const scale = s.m_max + block.index;
+        block.each(1, [=](int64_t) { *scale = largest; });
+        encode_dynamic<true>(block, (*c).first, x, largest > 0 ? largest : 1.0f, s.m + chunk.begin, chunk.n);
+      },
+      s.blocksize);
+}
+
 // One update of a parameter.
 inline void adam8_update(const tn_exec* exec, const AdamSettings& settings, const Adam8Coder& coder,
                          const tn_item& item, int64_t blocksize) {

@@ -58,8 +58,9 @@ TN_FN void add_noise(const Block& block, const tn_rng& key, float c, [[maybe_unu
 #else
     const uint64_t counter = begin / 8;
     block.each((n + 7) / 8, [=](int64_t i) {
+      const float* const t = TN_GPU ? normal_table() : table;  // a GPU has its own
       const Words r = philox(key, counter + static_cast<uint64_t>(i));
-      for (int j = 0; j < 4; ++j) put(8 * i + 2 * j, table[r.w[j] >> 4 & 0xfffu]), put(8 * i + 2 * j + 1, table[r.w[j] >> 20]);
+      for (int j = 0; j < 4; ++j) put(8 * i + 2 * j, t[r.w[j] >> 4 & 0xfffu]), put(8 * i + 2 * j + 1, t[r.w[j] >> 20]);
     });
 #endif
   }
@@ -99,7 +100,7 @@ void displace(const tn_exec* exec, const NoiseTerms& terms, const float* table, 
   const int64_t start = begin / kNoiseAlign * kNoiseAlign;
   for_each_block<kNoiseChunk * sizeof(float)>(
       exec, chunks(end - start, kNoiseChunk),
-      [=](const Block& block) {
+      [=] TN_KERNEL(const Block& block) {
         const int64_t at = start + block.index * kNoiseChunk, first = at < begin ? begin : at;
         const int64_t last = end - at < kNoiseChunk ? end : at + kNoiseChunk, n = last - first;
         float* const all = block.shared<float>();
@@ -120,7 +121,7 @@ template <Noise kKind>
 void noise_update(const tn_exec* exec, const NoiseTerms& terms, const float* table, bool relative, float decay, int64_t n, Stored weight) {
   for_each_block<2 * kNoiseChunk * sizeof(float)>(
       exec, chunks(n, kNoiseChunk),
-      [=](const Block& block) {
+      [=] TN_KERNEL(const Block& block) {
         const Chunk chunk(block, n, kNoiseChunk);
         float* const sum = block.shared<float>();
         terms.template add_up<kKind>(block, table, static_cast<uint64_t>(chunk.begin), chunk.n, sum);

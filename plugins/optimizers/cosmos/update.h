@@ -149,7 +149,8 @@ class Update {
     return found;
   }
 
- private:
+  // The phases, public for nvcc, which takes kernels nowhere else.
+
   // What a fresh square weighs: 1 − β2, the gradient's scale included.
   double fresh() const { return (1 - s_.adam.beta2) * item_.grad_scale * item_.grad_scale; }
 
@@ -158,7 +159,7 @@ class Update {
     steps_.see(product_, g_, basis);
     float* seen = b_.seen;
     const float by = static_cast<float>(factor);
-    for_each(exec_, p_.m * p_.r, [=](int64_t i) { seen[i] *= by; });
+    for_each(exec_, p_.m * p_.r, [=] TN_KERNEL(int64_t i) { seen[i] *= by; });
   }
 
   // P ← the first r right singular vectors of G, S ← (1 − β2) (G P)ᵀ (G P).
@@ -167,11 +168,11 @@ class Update {
     b_.norm.of(exec_, gradient_of(item_));
     const int64_t r = p_.r, known = b_.first.r;
     double captured = 0;
-    const bool tells = *b_.norm.value > 0;  // zeros tell nothing about directions
+    const bool tells = value_of(exec_, b_.norm.value) > 0;  // zeros tell nothing about directions
     const bool found = tells && find_subspace(exec_, product_, b_.first, g_, nullptr, item_.rng,
                                               plane_start(kPlaneSketch), kFirstIterations, next, &captured);
-    if (found) for_each(exec_, p_.n * known, [=](int64_t i) { basis[i / known * r + i % known] = next[i]; });
-    complete_basis(basis, p_.n, r, found ? known : 0);
+    if (found) for_each(exec_, p_.n * known, [=] TN_KERNEL(int64_t i) { basis[i / known * r + i % known] = next[i]; });
+    complete_basis(exec_, basis, p_.n, r, found ? known : 0);
     see(basis, std::sqrt(fresh()));
     steps_.gather(product_, 0);
     return found || !tells;
@@ -188,14 +189,14 @@ class Update {
     const double *squares = b_.norm.value, weight = fresh(), beta2 = s_.adam.beta2;
     const float* inner = steps_.inner;
     float* shift = b_.image;
-    for_each_block(exec_, 1, [=](const Block& block) {
+    for_each_block(exec_, 1, [=] TN_KERNEL(const Block& block) {
       const double trace = block.sum(r, [=](int64_t i) { return static_cast<double>(inner[i * (r + 1)]); });
       block.each(1, [=](int64_t) { *shift = static_cast<float>(1e-7 * (beta2 * trace + weight * *squares)) + 1e-30f; });
     });
-    for_each(exec_, count, [=](int64_t i) { next[i] += *shift * basis[i]; });
+    for_each(exec_, count, [=] TN_KERNEL(int64_t i) { next[i] += *shift * basis[i]; });
     b_.qr.run(exec_, product_, next);
     steps_.carry(product_, s_.adam.beta2);
-    for_each(exec_, count, [=](int64_t i) { basis[i] = next[i]; });
+    copy_values(exec_, next, basis, count);
     see(basis, std::sqrt(fresh()));
     steps_.gather(product_, 1);
   }
@@ -211,7 +212,7 @@ class Update {
     float* blend = b_.blend;
     for_each_block<kChunk * sizeof(float)>(
         exec_, chunks(n),
-        [=](const Block& block) {
+        [=] TN_KERNEL(const Block& block) {
           const Chunk chunk(block, n);
           const float* g = grad.read(block, chunk, block.shared<float>());
           float *m = sum.f32 + chunk.begin, *out = blend + chunk.begin;
@@ -232,7 +233,7 @@ class Update {
     const float* blend = b_.blend;
     for_each_block<kChunk * sizeof(float)>(
         exec_, chunks(n),
-        [=](const Block& block) {
+        [=] TN_KERNEL(const Block& block) {
           const Chunk chunk(block, n);
           float* out = x.place(chunk, block.shared<float>());
           const float* from = blend + chunk.begin;
@@ -250,7 +251,7 @@ class Update {
     float *v = state_of(item_, 1, few).f32, *turned = b_.turned;
     const float* seen = b_.seen;
     const AdamNumbers a = adam_;
-    for_each(exec_, few, [=](int64_t i) {
+    for_each(exec_, few, [=] TN_KERNEL(int64_t i) {
       v[i] = std::fma(seen[i], seen[i], std::fma(-a.a2, v[i], v[i]));  // seen is √(1 − β2) G P
       turned[i] = adam_ratio(a, turned[i], v[i]);
     });
@@ -260,7 +261,7 @@ class Update {
     float* blend = b_.blend;
     for_each_block<kChunk * sizeof(float)>(
         exec_, chunks(n),
-        [=](const Block& block) {
+        [=] TN_KERNEL(const Block& block) {
           const Chunk chunk(block, n);
           const float factor = static_cast<float>(unit / (std::sqrt(*squares) + eps));
           const float* z = x.read(block, chunk, block.shared<float>());
@@ -276,13 +277,14 @@ class Update {
     b_.norm.of(exec_, {.f32 = b_.blend});
     const double *squares = b_.norm.value, eps = s_.adam.eps, unit = std::sqrt(static_cast<double>(n));
     float* factor = b_.image;
-    for_each(exec_, 1, [=](int64_t) { *factor = static_cast<float>(unit / (std::sqrt(*squares) + eps)); });
+    for_each(exec_, 1, [=] TN_KERNEL(int64_t) { *factor = static_cast<float>(unit / (std::sqrt(*squares) + eps)); });
     Step step = adam_;
     step.step = static_cast<float>(item_.lr * s_.lr_ratio);
     const float* blend = b_.blend;
-    apply_step(exec_, step, 0, n, weight_of(item_), [=](int64_t i) { return *factor * blend[i]; });
+    apply_step(exec_, step, 0, n, weight_of(item_), [=] TN_KERNEL(int64_t i) { return *factor * blend[i]; });
   }
 
+ private:
   const tn_exec* exec_;
   const Settings& s_;
   const Plan& p_;

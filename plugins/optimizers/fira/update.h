@@ -40,9 +40,7 @@ class Update : public galore::Update {
     const galore::Refresh result = begin();
     if (skip_) return result;
     project();
-    const float* from = b_.projected;
-    float* to = e_.r;
-    for_each(exec_, e_.projected, [=](int64_t i) { to[i] = from[i]; });
+    copy_values(exec_, b_.projected, e_.r, e_.projected);
     direct();
     scale();
     combine();
@@ -50,7 +48,8 @@ class Update : public galore::Update {
     return result;
   }
 
- private:
+  // The phases of run(), public for nvcc, which takes kernels nowhere else.
+
   // φ, limited, and the norm that the next update is limited by.
   void scale() const {
     const bool rows = !p_.left;
@@ -60,7 +59,7 @@ class Update : public galore::Update {
     float* previous = contiguous<float>(item_.states[p_.first_moment() + 2], "residual_norm");
     const double inside = inside_ * (2 - inside_), gamma = gamma_, g2 = item_.grad_scale * item_.grad_scale;
     const Residual e = e_;
-    for_each_block(exec_, 1, [=](const Block& block) {
+    for_each_block(exec_, 1, [=] TN_KERNEL(const Block& block) {
       block.each(e.length, [=](int64_t i) {
         e.phi[i] = static_cast<float>(std::sqrt(e.of_n[i]) / (std::sqrt(g2 * e.of_r[i]) + 1e-8));
       });
@@ -85,7 +84,7 @@ class Update : public galore::Update {
     const bool rows = !p_.left;
     for_each_block(
         exec_, p_.rows(),
-        [=](const Block& block) {
+        [=] TN_KERNEL(const Block& block) {
           const int64_t i = block.index;
           block.each(columns, [=](int64_t j) {
             const int64_t k = i * columns + j;
@@ -108,7 +107,7 @@ class Update : public galore::Update {
       unproject(tall, begin, rows, 1, 0, Matrix::dense(tile, rows, n));
       for_each_block<kChunk * sizeof(float)>(
           exec_, rows,
-          [=](const Block& block) {
+          [=] TN_KERNEL(const Block& block) {
             const int64_t i = begin + block.index;
             for (int64_t at = 0; at < n; at += kChunk) {
               const Chunk piece(i * n + at, n - at < kChunk ? n - at : kChunk);
@@ -122,6 +121,7 @@ class Update : public galore::Update {
     }
   }
 
+ private:
   const Residual& e_;
   double alpha_, inside_, gamma_;
 };

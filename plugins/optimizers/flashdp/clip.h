@@ -76,14 +76,20 @@ struct ClipBuffers {
 // out[0] = Σ a b over n elements, element i of which lies at i / columns · stride + i mod columns.
 inline void sum_of_products(const tn_exec* exec, const float* a, const float* b, int64_t n, int64_t columns, int64_t stride, float* partial, float* out) {
   const int64_t count = chunks(n);
-  for_each_block(exec, count, [=](const Block& block) {
+  for_each_block(exec, count, [=] TN_KERNEL(const Block& block) {
     const Chunk chunk(block, n);
     partial[block.index] = static_cast<float>(block.sum(chunk.n, [=](int64_t i) {
       const int64_t at = (chunk.begin + i) / columns * stride + (chunk.begin + i) % columns;
       return static_cast<double>(a[at]) * b[at];
     }));
   }, kChunk);
-  for_each_block(exec, 1, [=](const Block& block) { out[0] = static_cast<float>(block.sum(count, [=](int64_t i) { return static_cast<double>(partial[i]); })); });
+  for_each_block(exec, 1, [=] TN_KERNEL(const Block& block) { out[0] = static_cast<float>(block.sum(count, [=](int64_t i) { return static_cast<double>(partial[i]); })); });
+}
+
+// to ← *factor · from, n elements.
+template <class T>
+void scale_rows(const tn_exec* exec, const T* from, int64_t n, const float* factor, float* to) {
+  for_each(exec, n, [=] TN_KERNEL(int64_t k) { to[k] = *factor * to_float(from[k]); });
 }
 
 inline void clipped_product(const tn_exec* exec, const tn_samples& samples, const tn_tensor& tx, const tn_tensor& tdy, double bound, double beta, tn_tensor& tdw) {
@@ -116,24 +122,22 @@ inline void clipped_product(const tn_exec* exec, const tn_samples& samples, cons
     // dy is grad_scale times the gradient of the sample's own loss; what is summed must not carry that.
     float* const factor = b.factor + i;
     const double unscale = 1 / samples.grad_scale;
-    for_each_block(exec, 1, [=](const Block&) {
+    for_each(exec, 1, [=] TN_KERNEL(int64_t) {
       const double norm = std::sqrt(std::fmax(static_cast<double>(*factor), 0.0)) * std::fabs(unscale);
       *factor = static_cast<float>(std::fmin(1.0, bound / (norm + 1e-6)) * unscale);
     });
-    const int64_t count = t * p.m;
-    float* const to = b.scaled + begin * p.m;
-    const auto scale_rows = [&]<class T>(const T* from) { for_each(exec, count, [=](int64_t k) { to[k] = *factor * to_float(from[k]); }); };
+    const void* const part = dy.row_block(begin, t).data;
     if (same(dy.dtype, kF32))
-      scale_rows(static_cast<const float*>(dy.row_block(begin, t).data));
+      scale_rows(exec, static_cast<const float*>(part), t * p.m, factor, b.scaled + begin * p.m);
     else
-      scale_rows(static_cast<const bf16*>(dy.row_block(begin, t).data));
+      scale_rows(exec, static_cast<const bf16*>(part), t * p.m, factor, b.scaled + begin * p.m);
   }
   p.add_up(products, b.scaled, x, beta, dw);
 }
 
 // out = (g + sigma · normal) · scale, element by element; Box-Muller of the key.
 inline void add_noise(const tn_exec* exec, Stored g, int64_t n, tn_rng key, float sigma, float scale, float* out) {
-  for_each_block<kChunk * sizeof(float)>(exec, chunks(n), [=](const Block& block) {
+  for_each_block<kChunk * sizeof(float)>(exec, chunks(n), [=] TN_KERNEL(const Block& block) {
     const Chunk chunk(block, n);
     const float* from = g.read(block, chunk, block.shared<float>());
     float* const to = out + chunk.begin;

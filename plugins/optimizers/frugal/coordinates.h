@@ -69,17 +69,17 @@ inline void choose_axis(const tn_exec* exec, const Coordinates& c, const tn_rng&
   uint64_t* keys = draw.keys;
   int32_t* taken = draw.taken;
   const bool columns = c.split == Split::kColumns;
-  for_each(exec, n, [=](int64_t i) { keys[i] = key_of(rng, i); });
+  for_each(exec, n, [=] TN_KERNEL(int64_t i) { keys[i] = key_of(rng, i); });
   for_each_block(
       exec, n,
-      [=](const Block& block) {
+      [=] TN_KERNEL(const Block& block) {
         const uint64_t mine = keys[block.index];
         taken[block.index] = block.sum(n, [=](int64_t i) { return int64_t{keys[i] < mine}; }) < chosen;
       },
       n);
   for_each_block(
       exec, n,
-      [=](const Block& block) {
+      [=] TN_KERNEL(const Block& block) {
         const int64_t i = block.index, before = block.sum(i, [=](int64_t k) { return int64_t{taken[k]}; });
         if (columns && taken[i]) index[before] = static_cast<int32_t>(i);
         if (!columns) index[i] = taken[i] ? static_cast<int32_t>(before) : -1;
@@ -91,7 +91,7 @@ inline void choose_elements(const tn_exec* exec, const Coordinates& c, const tn_
   const int64_t n = c.m * c.n;
   for_each_block<2 * kChunk * sizeof(uint32_t)>(
       exec, chunks(n),
-      [=](const Block& block) {
+      [=] TN_KERNEL(const Block& block) {
         const Chunk chunk(block, n);
         const int64_t wanted = c.up_to(chunk.begin + chunk.n) - c.up_to(chunk.begin);
         uint32_t *keys = block.shared<uint32_t>(), *taken = keys + kChunk;
@@ -159,7 +159,7 @@ inline void update_coordinates(const tn_exec* exec, const Coordinates& c, const 
   const void* choice = data<char>(*item.states[0]);
   for_each_block<4 * kChunk * sizeof(float)>(
       exec, chunks(n),
-      [=](const Block& block) {
+      [=] TN_KERNEL(const Block& block) {
         const Chunk chunk(block, n);
         float *stage = block.shared<float>(), *fresh = stage + 2 * kChunk;
         int32_t* places = reinterpret_cast<int32_t*>(stage + 3 * kChunk);

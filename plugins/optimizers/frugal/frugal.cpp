@@ -212,10 +212,7 @@ class Frugal {
       choose_axis(exec, c, rng, draw, data<int32_t>(*item.states[0]));
     refreshes_.add({.happened = true, .energy = s_.density});
     if (!s_.reset) return;
-    for (uint32_t k = 1; k < 3; ++k) {
-      float* x = state_of(item, k, c.states()).f32;
-      for_each(exec, c.states(), [=](int64_t i) { x[i] = 0; });
-    }
+    for (uint32_t k = 1; k < 3; ++k) fill_device(exec, state_of(item, k, c.states()).f32, 0, static_cast<uint64_t>(c.states()) * sizeof(float));
   }
 
   frugal::Settings s_{};

@@ -28,24 +28,23 @@ class Projected : public galore::Update {
     if (skip_) return result;
     if (random_ && due) draw_basis();
     project();
-    const float* from = b_.projected;
-    float* to = kept_;
-    for_each(exec_, p_.projected(), [=](int64_t i) { to[i] = from[i]; });
+    copy_values(exec_, b_.projected, kept_, p_.projected());
     direct();
     back();
     return result;
   }
 
- private:
+  // The phases, public for nvcc, which takes kernels nowhere else.
+
   void draw_basis() {
     float* basis = p_.left ? left_ : right_;
     const int64_t d = p_.left ? p_.m : p_.n;
     float* noise = b_.fresh;
     const tn_rng rng = draw_;
     for_each(exec_, d * p_.r,
-             [=](int64_t i) { noise[i] = normal(rng, plane_start(kPlaneSketch) + static_cast<uint64_t>(i)); });
+             [=] TN_KERNEL(int64_t i) { noise[i] = normal(rng, plane_start(kPlaneSketch) + static_cast<uint64_t>(i)); });
     const Subspace& s = p_.left ? b_.of_left : b_.of_right;
-    complete_basis(basis, d, p_.r, orthonormalize(exec_, noise, d, p_.r, basis, s.s, s.t));
+    complete_basis(exec_, basis, d, p_.r, orthonormalize(exec_, noise, d, p_.r, basis, s.s, s.t));
     if (s_.moments == galore::Moments::kReset) reset();
   }
 
@@ -64,7 +63,7 @@ class Projected : public galore::Update {
       const Stored g = grad.from(begin * n), w = weight.from(begin * n);
       for_each_block<2 * kChunk * sizeof(float)>(
           exec_, chunks(count),
-          [=](const Block& block) {
+          [=] TN_KERNEL(const Block& block) {
             const Chunk chunk(block, count);
             const float* x = g.read(block, chunk, block.shared<float>());
             float* to = w.read(block, chunk, block.shared<float>() + kChunk);
@@ -79,6 +78,7 @@ class Projected : public galore::Update {
     }
   }
 
+ private:
   Numbers numbers_of_both_;
   tn_rng draw_;
   bool random_;

@@ -143,13 +143,14 @@ TEST_P(Mezo, ProbesLeaveTheWeightsAlone) {
 
 TEST_P(Mezo, MeanOverSeedsIsTheGradientAndItsSquareIsNPlusTwoTimesIt) {
   constexpr size_t kN = 50;
+  const bool emulated = is_emulated(GetParam());  // each thread is a fiber there
+  const int kSeeds = emulated ? 1000 : 10000;
   for (const char* dist : {"normal_table", "normal"}) {
     const Quadratic loss(kN);
     OptimizerRun run(GetParam(), {{"dist", dist}}, {{{kN}, normals(kN, 1)}});
     const std::vector<float> g = loss.gradient(run.weights());
     std::vector<double> mean(kN);
     double square = 0;
-    constexpr int kSeeds = 10000;
     for (int s = 1; s <= kSeeds; ++s) {
       const std::vector<float> z = noise(run, 0, s);
       const double p = dot(z, g);
@@ -158,8 +159,8 @@ TEST_P(Mezo, MeanOverSeedsIsTheGradientAndItsSquareIsNPlusTwoTimesIt) {
     }
     double along = 0, norm = 0;
     for (size_t i = 0; i < kN; ++i) along += mean[i] * g[i], norm += mean[i] * mean[i];
-    EXPECT_GT(along / std::sqrt(norm * dot(g, g)), 0.99) << dist;
-    EXPECT_NEAR(square / dot(g, g), kN + 2, 2.5) << dist;
+    EXPECT_GT(along / std::sqrt(norm * dot(g, g)), emulated ? 0.96 : 0.99) << dist;
+    EXPECT_NEAR(square / dot(g, g), kN + 2, emulated ? 8 : 2.5) << dist;
   }
 }
 

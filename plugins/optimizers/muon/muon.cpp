@@ -78,17 +78,7 @@ class Muon {
     }
   }
 
- private:
-  NewtonSchulz layout(const tn_param& p, Workspace& w) const {
-    NewtonSchulz ns(p.shape[0], p.shape[1], ns_dtype_, steps_);
-    ns.lay_out(w);
-    return ns;
-  }
-  double factor(const tn_param& p) const {
-    const double m = static_cast<double>(p.shape[0]), n = static_cast<double>(p.shape[1]);
-    if (adjust_ == "match_rms_adamw") return 0.2 * std::sqrt(std::max(m, n));
-    return std::sqrt(adjust_ == "original" ? std::max(1.0, m / n) : m / n);
-  }
+  // The phases, public for nvcc, which takes kernels nowhere else.
 
   void update(const tn_exec* exec, const Parameters::Entry& e, const tn_item& item) const {
     Workspace workspace(*exec);
@@ -102,7 +92,7 @@ class Muon {
     const Stored x = ns.values(), weight = weight_of(item);
     if (x.f32) return apply_step(exec, step, 0, e.n, x.f32, weight);
     const bf16* u = x.b16;
-    apply_step(exec, step, 0, e.n, weight, [=](int64_t i) { return to_float(u[i]); });
+    apply_step(exec, step, 0, e.n, weight, [=] TN_KERNEL(int64_t i) { return to_float(u[i]); });
   }
 
   // momentum ← lerp(momentum, g, 1 − μ); out ← what is orthogonalised.
@@ -112,7 +102,7 @@ class Muon {
                 scale = static_cast<float>(item.grad_scale);
     for_each_block<3 * kChunk * sizeof(float)>(
         exec, chunks(n),
-        [=](const Block& block) {
+        [=] TN_KERNEL(const Block& block) {
           const Chunk chunk(block, n);
           float* stage = block.shared<float>();
           const float* g = grad.read(block, chunk, stage);
@@ -126,6 +116,18 @@ class Muon {
           out.write(block, chunk, x);
         },
         kChunk);
+  }
+
+ private:
+  NewtonSchulz layout(const tn_param& p, Workspace& w) const {
+    NewtonSchulz ns(p.shape[0], p.shape[1], ns_dtype_, steps_);
+    ns.lay_out(w);
+    return ns;
+  }
+  double factor(const tn_param& p) const {
+    const double m = static_cast<double>(p.shape[0]), n = static_cast<double>(p.shape[1]);
+    if (adjust_ == "match_rms_adamw") return 0.2 * std::sqrt(std::max(m, n));
+    return std::sqrt(adjust_ == "original" ? std::max(1.0, m / n) : m / n);
   }
 
   AdamSettings adam_;

@@ -32,7 +32,8 @@ struct Basis {
     qr.lay_out(w);
     y = w.take<float>(n * n), quotients = w.take<double>(n), trace = w.take<double>(1), places = w.take<int64_t>(n);
     if (n > kExactBelow) return;
-    covariance = w.take<double>(n * n), vectors = w.take<double>(n * n), scratch = w.take<double>(eigh_scratch(n));
+    covariance = w.take<double>(n * n), vectors = w.take<double>(n * n);
+    if (kHostReads) scratch = w.take<double>(eigh_scratch(n));
   }
   double flops() const {
     return 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) + qr.flops();
@@ -51,7 +52,7 @@ struct Basis {
     const float* cq = y;
     for_each_block(
         exec, n,
-        [=](const Block& block) {
+        [=] TN_KERNEL(const Block& block) {
           const int64_t k = block.index;
           e[k] = block.sum(order, [=](int64_t i) { return static_cast<double>(q[i * order + k]) * cq[i * order + k]; });
         },
@@ -60,7 +61,7 @@ struct Basis {
     int64_t* place = places;
     for_each_block(
         exec, n,
-        [=](const Block& block) {
+        [=] TN_KERNEL(const Block& block) {
           const int64_t k = block.index;
           const double mine = e[k];
           place[k] = block.sum(order, [=](int64_t i) { return int64_t{e[i] > mine || (e[i] == mine && i < k)}; });
@@ -68,10 +69,10 @@ struct Basis {
         n);
     const double* all = trace;
     float* to = y;
-    for_each(exec, n * n, [=](int64_t i) { to[i] = *all > 0 ? to[i] + static_cast<float>(1e-7 * *all) * q[i] : q[i]; });
+    for_each(exec, n * n, [=] TN_KERNEL(int64_t i) { to[i] = *all > 0 ? to[i] + static_cast<float>(1e-7 * *all) * q[i] : q[i]; });
     for_each_block(
         exec, n,
-        [=](const Block& block) {
+        [=] TN_KERNEL(const Block& block) {
           const int64_t row = block.index * order;
           block.each(order, [=](int64_t k) { q[row + place[k]] = to[row + k]; });
         },
@@ -82,17 +83,17 @@ struct Basis {
   // The first basis of this side's own covariance. False: no convergence, and q is the identity.
   bool start(const tn_exec* exec, const Products& product, const float* c, float* q) const {
     const int64_t order = n;
-    for_each(exec, n * n, [=](int64_t i) { q[i] = i % (order + 1) ? 0.0f : 1.0f; });
+    for_each(exec, n * n, [=] TN_KERNEL(int64_t i) { q[i] = i % (order + 1) ? 0.0f : 1.0f; });
     if (n > kExactBelow) {
       for (int k = 0; k < kFirstIterations; ++k) iterate(exec, product, c, q);
       return true;
     }
     double* wide = covariance;
-    for_each(exec, n * n, [=](int64_t i) { wide[i] = c[i]; });
+    for_each(exec, n * n, [=] TN_KERNEL(int64_t i) { wide[i] = c[i]; });
     if (!eigh(exec, covariance, n, n, quotients, vectors, scratch, places)) return false;
-    if (quotients[0] <= 0) return true;  // nothing but zeros
+    if (value_of(exec, quotients) <= 0) return true;  // nothing but zeros
     const double* v = vectors;
-    for_each(exec, n * n, [=](int64_t i) { q[i] = static_cast<float>(v[i % order * order + i / order]); });
+    for_each(exec, n * n, [=] TN_KERNEL(int64_t i) { q[i] = static_cast<float>(v[i % order * order + i / order]); });
     return true;
   }
 
@@ -101,7 +102,7 @@ struct Basis {
                 const tn_rng& rng, uint64_t first_draw, float* q) const {
     const int64_t order = n;
     const float small = static_cast<float>(1e-6 * norm / std::sqrt(static_cast<double>(n)));
-    for_each(exec, n * n, [=](int64_t i) {
+    for_each(exec, n * n, [=] TN_KERNEL(int64_t i) {
       const int64_t row = i / order, k = i % order;
       const float noise = 2 * uniform(rng, first_draw + static_cast<uint64_t>(i)) - 1;
       q[i] = k < d && norm > 0 ? paired[row * d + k] + small * noise : noise;

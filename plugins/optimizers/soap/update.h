@@ -150,7 +150,8 @@ class Update {
     return true;
   }
 
- private:
+  // The phases, public for nvcc, which takes kernels nowhere else.
+
   float* square(uint32_t slot, int64_t order) const {
     if (slot >= item_.n_states)
       fail(TN_E_ARGUMENT,
@@ -175,7 +176,7 @@ class Update {
     if (p_.left && p_.right) {
       b_.norm.of(exec_, gradient_of(item_));
       turns.pair(product_, g_, b_.a);
-      const double norm = std::sqrt(*b_.norm.value);
+      const double norm = std::sqrt(value_of(exec_, b_.norm.value));
       const uint64_t draw = plane_start(kPlaneSketch);
       if (left_first)
         b_.right.complete(exec_, product_, b_.a, p_.m, norm, item_.rng, draw, q_right_);
@@ -199,7 +200,7 @@ class Update {
     b_.norm.of(exec_, {.f32 = const_cast<float*>(u)});
     const double *squares = b_.norm.value, count = static_cast<double>(n);
     apply_step(exec_, a, 0, n, weight_of(item_),
-               [=](int64_t i) { return u[i] * static_cast<float>(1 / (1e-30 + std::sqrt(*squares / count))); });
+               [=] TN_KERNEL(int64_t i) { return u[i] * static_cast<float>(1 / (1e-30 + std::sqrt(*squares / count))); });
   }
 
   void take_gradient(float* to, double by) const {
@@ -208,7 +209,7 @@ class Update {
     const float factor = static_cast<float>(by);
     for_each_block<kChunk * sizeof(float)>(
         exec_, chunks(n),
-        [=](const Block& block) {
+        [=] TN_KERNEL(const Block& block) {
           const Chunk chunk(block, n);
           const float* x = g.read(block, chunk, block.shared<float>());
           block.each(chunk.n, [=](int64_t i) { to[chunk.begin + i] = factor * x[i]; });
@@ -216,25 +217,28 @@ class Update {
         kChunk);
   }
 
-  void refresh(const Turns& turns) const {
+  // v in the new order of a side's eigenvectors; `other` is used in between.
+  void reorder(const Basis& basis, bool rows, float* v, float* other) const {
     const int64_t n = p_.m * p_.n, columns = p_.n;
+    const int64_t* place = basis.places;
+    for_each(exec_, n, [=] TN_KERNEL(int64_t i) {
+      const int64_t row = i / columns, column = i % columns;
+      other[rows ? place[row] * columns + column : row * columns + place[column]] = v[i];
+    });
+    copy_values(exec_, other, v, n);
+  }
+  void refresh(const Turns& turns) const {
+    const int64_t n = p_.m * p_.n;
     float *m = state_of(item_, 0, n).f32, *v = state_of(item_, 1, n).f32, *a = b_.a;
-    for_each(exec_, n, [=](int64_t i) { a[i] = m[i]; });
+    copy_values(exec_, m, a, n);
     float* plain = turns.out(product_, b_.a, b_.b);  // the first moment in the coordinates of W
     float* other = plain == b_.a ? b_.b : b_.a;
-    const auto reorder = [&](const Basis& basis, bool rows) {
-      const int64_t* place = basis.places;
-      for_each(exec_, n, [=](int64_t i) {
-        const int64_t row = i / columns, column = i % columns;
-        other[rows ? place[row] * columns + column : row * columns + place[column]] = v[i];
-      });
-      for_each(exec_, n, [=](int64_t i) { v[i] = other[i]; });
-    };
-    if (p_.left) b_.left.iterate(exec_, product_, c_left_, q_left_), reorder(b_.left, true);
-    if (p_.right) b_.right.iterate(exec_, product_, c_right_, q_right_), reorder(b_.right, false);
+    if (p_.left) b_.left.iterate(exec_, product_, c_left_, q_left_), reorder(b_.left, true, v, other);
+    if (p_.right) b_.right.iterate(exec_, product_, c_right_, q_right_), reorder(b_.right, false, v, other);
     turns.in(product_, turns.whole(plain), other, m);
   }
 
+ private:
   const tn_exec* exec_;
   const Settings& s_;
   const Plan& p_;

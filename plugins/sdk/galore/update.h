@@ -2,6 +2,7 @@
 // on GaLore derive from it and order the phases themselves.
 #pragma once
 
+#include "sdk/device_memory.h"
 #include "sdk/galore/projection.h"
 
 namespace tenon::sdk::galore {
@@ -32,6 +33,11 @@ class Refreshes {
   int64_t count_ = 0, failures_ = 0;
   double energy_ = 0;
 };
+
+// to ← basis in bf16, and back.
+inline void round_through(const tn_exec* exec, float* basis, bf16* to, int64_t n) {
+  for_each(exec, n, [=] TN_KERNEL(int64_t i) { to[i] = from_float<bf16>(basis[i]), basis[i] = to_float(to[i]); });
+}
 
 class Update {
  public:
@@ -95,7 +101,7 @@ class Update {
     Refresh result{.happened = true};
     const bool first = item_.t == 1;
     b_.norm.of(exec_, gradient_of(item_));
-    const double norm = *b_.norm.value;
+    const double norm = value_of(exec_, b_.norm.value);
     if (!std::isfinite(norm)) {  // would poison basis, moments and weight: leave all as they are
       skip_ = true, result.failed = true;
       if (first) unit(left_, p_.m, 0), unit(right_, p_.n, p_.left ? 1 : 0);
@@ -125,41 +131,37 @@ class Update {
       return false;
     }
     energy = std::min(energy, captured / norm);
-    fix_signs(b_.fresh, first ? nullptr : old, d, p_.r);
+    fix_signs(exec_, b_.fresh, first ? nullptr : old, d, p_.r);
     if (!first && s_.moments == Moments::kRotate) rotate(old, d, of_left);
-    std::copy(b_.fresh, b_.fresh + d * p_.r, old);
+    copy_values(exec_, b_.fresh, old, d * p_.r);
     store(old, d, slot);
     return true;
   }
   void unit(float* basis, int64_t d, uint32_t slot) {
     if (!basis) return;
-    complete_basis(basis, d, p_.r, 0);
+    complete_basis(exec_, basis, d, p_.r, 0);
     store(basis, d, slot);
   }
   // Rounds a staged basis into its state, and goes on with what was stored, as a resumed run does.
   void store(float* basis, int64_t d, uint32_t slot) const {
-    if (same(s_.basis_dtype, kF32)) return;
-    bf16* to = data<bf16>(*item_.states[slot]);
-    for (int64_t i = 0; i < d * p_.r; ++i) to[i] = from_float<bf16>(basis[i]), basis[i] = to_float(to[i]);
+    if (!same(s_.basis_dtype, kF32)) round_through(exec_, basis, data<bf16>(*item_.states[slot]), d * p_.r);
   }
 
   void reset() const {
     for (uint32_t i = p_.first_moment(); i < item_.n_states; ++i) {
       const tn_tensor& t = *item_.states[i];
-      std::memset(data<char>(t), 0, static_cast<size_t>(count(t)) * t.dtype.bits / 8);
+      fill_device(exec_, data<char>(t), 0, static_cast<uint64_t>(count(t)) * t.dtype.bits / 8);
     }
   }
 
   // The first moment in the coordinates of the fresh basis.
   void rotate(const float* old, int64_t d, bool of_left) const {
     const int64_t r = p_.r, n = p_.projected();
-    const Block all{0, nullptr};
     Adam8States s{};
     float* m = nullptr;
     if (p_.eight_bit) {
       s = adam8_states(item_, p_.first_moment(), n, s_.blocksize), m = b_.moment;
-      for (int64_t at = 0; at < n; at += s.blocksize)
-        decode_dynamic<true>(all, s.m + at, s.m_max[at / s.blocksize], m + at, std::min(s.blocksize, n - at));
+      adam8_decode_first(exec_, s, n, m);
     } else {
       m = contiguous<float>(item_.states[p_.first_moment()], "exp_avg");
     }
@@ -171,17 +173,10 @@ class Update {
       product_(1, turn.transposed(), from, 0, to);
     else
       product_(1, from, turn, 0, to);
-    if (!p_.eight_bit) {
-      std::copy(b_.turned, b_.turned + n, m);
-      return;
-    }
-    for (int64_t at = 0; at < n; at += s.blocksize) {
-      const int64_t k = std::min(s.blocksize, n - at);
-      const float* x = b_.turned + at;
-      const float largest = all.max(k, 0.0f, [=](int64_t i) { return std::fabs(x[i]); });
-      s.m_max[at / s.blocksize] = largest;
-      encode_dynamic<true>(all, coder_.first, x, largest > 0 ? largest : 1.0f, s.m + at, k);
-    }
+    if (p_.eight_bit)
+      adam8_encode_first(exec_, coder_, b_.turned, n, s);
+    else
+      copy_values(exec_, b_.turned, m, n);
   }
 
   Matrix left() const { return Matrix::dense(left_, p_.m, p_.r); }

@@ -4,11 +4,12 @@
 #include <cmath>
 #include <cstdint>
 
+#include "sdk/linalg/on_host.h"
 #include "sdk/linalg/tall.h"
 
 namespace tenon::sdk {
 
-// Replaces the symmetric s[n, n] by R⁻¹, R upper triangular with Rᵀ R = S, so that Y · R⁻¹ has orthonormal columns when
+// On the host. Replaces the symmetric s[n, n] by R⁻¹, R upper triangular with Rᵀ R = S, so that Y · R⁻¹ has orthonormal columns when
 // S = Yᵀ Y. A column that depends on those before it (pivot below `tolerance` times its own square) becomes a zero
 // column of R⁻¹. Returns the number of others. r: scratch [n, n].
 inline int64_t inverse_cholesky(double* s, int64_t n, double* r, double tolerance = 1e-13) {
@@ -58,7 +59,9 @@ inline int64_t inverse_cholesky(double* s, int64_t n, double* r, double toleranc
 inline int64_t orthonormalize(const tn_exec* exec, const float* y, int64_t rows, int64_t n, float* q, double* s,
                               double* r) {
   gram(exec, y, rows, n, s);
-  const int64_t rank = inverse_cholesky(s, n, r);
+  OnHost<double> small(exec, s, n * n), scratch = OnHost<double>::unread(exec, r, n * n);
+  const int64_t rank = inverse_cholesky(small.data(), n, scratch.data());
+  small.put_back();
   multiply(exec, y, rows, n, s, n, q);
   return rank;
 }

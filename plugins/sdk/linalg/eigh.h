@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <numeric>
 
-#include "sdk/for_each.h"
+#include "sdk/linalg/on_host.h"
 
 namespace tenon::sdk {
 
@@ -28,7 +28,7 @@ inline double dot(const double* a, const double* b, int64_t n) {
 
 // A = Q T Qᵀ. On return d is T's diagonal, e[1 … n − 1] what is beside it, and row k of a holds, from k + 1 on, the
 // k-th reflection I − tau[k] v vᵀ.
-inline void tridiagonalize(const tn_exec* exec, double* a, int64_t n, double* d, double* e, double* tau, double* w) {
+inline void tridiagonalize(double* a, int64_t n, double* d, double* e, double* tau, double* w) {
   for (int64_t k = 0; k + 1 < n; ++k) {
     const int64_t first = k + 1, m = n - first;
     double* v = a + k * n + first;  // row k = column k
@@ -48,18 +48,18 @@ inline void tridiagonalize(const tn_exec* exec, double* a, int64_t n, double* d,
     const double t = tau[k];
     constexpr int64_t kRows = 32;
     const int64_t groups = (m + kRows - 1) / kRows;
-    for_each_block(
-        exec, groups,
-        [=](const Block& block) {
+    for_each_host_block(
+        groups,
+        [=](const auto& block) {
           for (int64_t i = block.index * kRows; i < std::min(m, (block.index + 1) * kRows); ++i)
             w[i] = t * dot(a + (first + i) * n + first, v, m);
         },
         grain(kRows * m));
     const double half = t / 2 * dot(w, v, m);
     for (int64_t i = 0; i < m; ++i) w[i] -= half * v[i];
-    for_each_block(
-        exec, groups,
-        [=](const Block& block) {
+    for_each_host_block(
+        groups,
+        [=](const auto& block) {
           for (int64_t i = block.index * kRows; i < std::min(m, (block.index + 1) * kRows); ++i) {
             double* row = a + (first + i) * n + first;
             const double vi = v[i], wi = w[i];
@@ -72,7 +72,7 @@ inline void tridiagonalize(const tn_exec* exec, double* a, int64_t n, double* d,
 }
 
 // Diagonalises T; the rows of z (identity at first) become T's eigenvectors. False: no convergence (NaN).
-inline bool diagonalize(const tn_exec* exec, double* d, double* e, int64_t n, double* z, double* c, double* s) {
+inline bool diagonalize(double* d, double* e, int64_t n, double* z, double* c, double* s) {
   for (int64_t i = 1; i < n; ++i) e[i - 1] = e[i];
   if (n > 0) e[n - 1] = 0;
   double norm = 0;
@@ -106,9 +106,9 @@ inline bool diagonalize(const tn_exec* exec, double* d, double* e, int64_t n, do
       }
       const int64_t low = i + 1;  // rotations m − 1 … low
       constexpr int64_t kColumns = 64;
-      for_each_block(
-          exec, (n + kColumns - 1) / kColumns,
-          [=](const Block& block) {
+      for_each_host_block(
+          (n + kColumns - 1) / kColumns,
+          [=](const auto& block) {
             const int64_t at = block.index * kColumns, width = std::min(kColumns, n - at);
             for (int64_t k = m - 1; k >= low; --k) {
               double *upper = z + k * n + at, *lower = upper + n;
@@ -135,20 +135,18 @@ constexpr int64_t eigh_scratch(int64_t n) {
   return n * n + 6 * n;
 }
 
-// The k largest eigenvalues of the symmetric a[n, n], which is overwritten, in falling order, and their eigenvectors as
-// rows of vectors[k, n]. order: n int64. False where there is none: NaN in a.
-inline bool eigh(const tn_exec* exec, double* a, int64_t n, int64_t k, double* values, double* vectors, double* scratch,
-                 int64_t* order) {
+// eigh of matrices in the host's memory.
+inline bool eigh_on_host(double* a, int64_t n, int64_t k, double* values, double* vectors, double* scratch, int64_t* order) {
   double *z = scratch, *d = z + n * n, *e = d + n, *tau = e + n, *w = tau + n, *c = w + n, *s = c + n;
-  eigen::tridiagonalize(exec, a, n, d, e, tau, w);
+  eigen::tridiagonalize(a, n, d, e, tau, w);
   std::fill(z, z + n * n, 0.0);
   for (int64_t i = 0; i < n; ++i) z[i * n + i] = 1;
-  if (!eigen::diagonalize(exec, d, e, n, z, c, s)) return false;
+  if (!eigen::diagonalize(d, e, n, z, c, s)) return false;
   std::iota(order, order + n, int64_t{0});
   std::stable_sort(order, order + n, [=](int64_t x, int64_t y) { return d[x] > d[y]; });
-  for_each_block(
-      exec, k,
-      [=](const Block& block) {
+  for_each_host_block(
+      k,
+      [=](const auto& block) {
         const int64_t i = block.index;
         values[i] = d[order[i]];
         double* out = vectors + i * n;
@@ -163,6 +161,19 @@ inline bool eigh(const tn_exec* exec, double* a, int64_t n, int64_t k, double* v
       },
       eigen::grain(n * n));
   return std::isfinite(n > 0 ? values[0] : 0.0);
+}
+
+// The k largest eigenvalues of the symmetric a[n, n], which is overwritten, in falling order, and their eigenvectors as
+// rows of vectors[k, n]. order: n int64. False where there is none: NaN in a. On a GPU everything is the device's except scratch and order,
+// which are not used.
+inline bool eigh(const tn_exec* exec, double* a, int64_t n, int64_t k, double* values, double* vectors, double* scratch,
+                 int64_t* order) {
+  OnHost<double> matrix(exec, a, n * n), first = OnHost<double>::unread(exec, values, k), rows = OnHost<double>::unread(exec, vectors, k * n),
+                 room = OnHost<double>::unread(exec, scratch, eigh_scratch(n));
+  OnHost<int64_t> places = OnHost<int64_t>::unread(exec, order, n);
+  const bool found = eigh_on_host(matrix.data(), n, k, first.data(), rows.data(), room.data(), places.data());
+  first.put_back(), rows.put_back();
+  return found;
 }
 
 }  // namespace tenon::sdk

@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "sdk/linalg/norm.h"
+#include "sdk/linalg/on_host.h"
 #include "sdk/linalg/symmetric.h"
 
 namespace tenon::sdk {
@@ -65,7 +66,8 @@ struct NewtonSchulz {
       run<bf16>(exec, product);
   }
 
- private:
+  // What follows is for the functions above; nvcc takes kernels in public members only.
+
   // X with the shorter side first.
   Matrix wide() const {
     const Matrix v = Matrix::dense(x, dtype, m, n);
@@ -97,7 +99,7 @@ struct NewtonSchulz {
     for (int k = 0; k < steps; ++k) {
       gram_product(product);
       mirror(exec, a, d);
-      for_each(exec, d * d, [=](int64_t i) { p[i] = a[i]; });
+      copy_values(exec, a, p, d * d);
       polynomial_product(product);
       mirror(exec, p, d, static_cast<float>(kA));
       for (int64_t begin = 0; begin < l; begin += kPanel) {
@@ -113,7 +115,7 @@ struct NewtonSchulz {
     const double* squared = norm.value;
     const double least = eps;
     T* v = static_cast<T*>(x);
-    for_each(exec, m * n, [=](int64_t i) {
+    for_each(exec, m * n, [=] TN_KERNEL(int64_t i) {
       v[i] = from_float<T>(to_float(v[i]) * static_cast<float>(1 / (std::sqrt(*squared) + least)));
     });
   }
@@ -126,7 +128,7 @@ struct NewtonSchulz {
     const T* from = static_cast<const T*>(panel);
     for_each_block(
         exec, rows,
-        [=](const Block& block) {
+        [=] TN_KERNEL(const Block& block) {
           T* row = to + block.index * stride;
           const T* source = from + block.index * columns;
           block.each(columns, [=](int64_t j) { row[j] = source[j]; });

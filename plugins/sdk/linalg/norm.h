@@ -41,7 +41,7 @@ inline void squared_lengths(const tn_exec* exec, Stored x, int64_t m, int64_t n,
   if (of_rows) {
     for_each_block<kChunk * sizeof(float)>(
         exec, m,
-        [=](const Block& block) {
+        [=] TN_KERNEL(const Block& block) {
           double sum = 0;
           for (int64_t at = 0; at < n; at += kChunk) {
             const Chunk piece(block.index * n + at, n - at < kChunk ? n - at : kChunk);
@@ -53,6 +53,23 @@ inline void squared_lengths(const tn_exec* exec, Stored x, int64_t m, int64_t n,
         n);
   } else {
     constexpr int64_t kColumns = 256;
+#if TN_GPU  // a thread a column: no barrier a row
+    for_each_block(
+        exec, chunks(n, kColumns),
+        [=] TN_KERNEL(const Block& block) {
+          const Chunk columns(block, n, kColumns);
+          block.each(columns.n, [=](int64_t j) {
+            double sum = 0;
+            for (int64_t i = 0; i < m; ++i) {
+              const int64_t at = i * n + columns.begin + j;
+              const double v = x.f32 ? x.f32[at] : to_float(x.b16[at]);
+              sum += v * v;
+            }
+            out[columns.begin + j] = sum;
+          });
+        },
+        kColumns * m);
+#else
     for_each_block<kColumns*(sizeof(float) + sizeof(double))>(
         exec, chunks(n, kColumns),
         [=](const Block& block) {
@@ -67,6 +84,7 @@ inline void squared_lengths(const tn_exec* exec, Stored x, int64_t m, int64_t n,
           block.each(columns.n, [=](int64_t j) { out[columns.begin + j] = sum[j]; });
         },
         kColumns * m);
+#endif
   }
 }
 

@@ -38,13 +38,13 @@ struct BlockQr {
     for (int64_t begin = 0; begin < k; begin += kPanel) {
       const int64_t w = std::min(kPanel, k - begin), columns = k;
       float *from = panel, *to = fresh;
-      for_each(exec, n * w, [=](int64_t i) { from[i] = y[i / w * columns + begin + i % w]; });
+      for_each(exec, n * w, [=] TN_KERNEL(int64_t i) { from[i] = y[i / w * columns + begin + i % w]; });
       for (int pass = 0; pass < 2; ++pass) {
         if (begin > 0) project(product, y, begin, w, from);
         orthonormalize(exec, from, n, w, to, s, t);
         std::swap(from, to);
       }
-      for_each(exec, n * w, [=](int64_t i) { y[i / w * columns + begin + i % w] = from[i]; });
+      for_each(exec, n * w, [=] TN_KERNEL(int64_t i) { y[i / w * columns + begin + i % w] = from[i]; });
     }
   }
 

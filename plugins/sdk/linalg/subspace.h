@@ -15,7 +15,7 @@
 
 namespace tenon::sdk {
 
-// Fills the zero columns of p[d, r] from `rank` on with unit vectors made orthogonal to all before them.
+// On the host. Fills the zero columns of p[d, r] from `rank` on with unit vectors made orthogonal to all before them.
 inline void complete_basis(float* p, int64_t d, int64_t r, int64_t rank) {
   for (int64_t k = rank; k < r; ++k) {
     int64_t axis = 0;
@@ -39,6 +39,13 @@ inline void complete_basis(float* p, int64_t d, int64_t r, int64_t rank) {
       for (int64_t i = 0; i < d; ++i) p[i * r + k] *= scale;
     }
   }
+}
+
+inline void complete_basis(const tn_exec* exec, float* p, int64_t d, int64_t r, int64_t rank) {
+  if (rank == r) return;
+  OnHost<float> basis(exec, p, d * r);
+  complete_basis(basis.data(), d, r, rank);
+  basis.put_back();
 }
 
 // How the subspace of one matrix is found, and the memory for it.
@@ -67,7 +74,7 @@ struct Subspace {
       y = w.take<float>(p * l), q = w.take<float>(std::max(p, d) * l), z = w.take<float>(d * l);
     }
     s = w.take<double>(n * n), t = w.take<double>(n * n), values = w.take<double>(n);
-    scratch = w.take<double>(eigh_scratch(n)), order = w.take<int64_t>(n);
+    if (kHostReads) scratch = w.take<double>(eigh_scratch(n)), order = w.take<int64_t>(n);
   }
   double flops(int iterations) const {
     const double fp = static_cast<double>(p), fd = static_cast<double>(d), fn = static_cast<double>(n);
@@ -104,8 +111,16 @@ inline void copy_dense(const tn_exec* exec, const Matrix& m, float* out) {
 namespace subspace {
 
 // 1/√value of the k-th eigenvalue; 0 where it is nothing next to the first.
-inline double inverse_root(const double* values, int64_t k) {
+TN_FN double inverse_root(const double* values, int64_t k) {
   return values[k] > 1e-10 * values[0] && values[0] > 0 ? 1 / std::sqrt(values[k]) : 0.0;
+}
+
+// How many of the r eigenvalues are something next to the first.
+inline int64_t rank_of(const tn_exec* exec, const Subspace& b) {
+  OnHost<double> values(exec, b.values, b.r);
+  int64_t rank = 0;
+  for (int64_t k = 0; k < b.r; ++k) rank += inverse_root(values.data(), k) > 0;
+  return rank;
 }
 
 inline bool exact(const tn_exec* exec, const Products& product, const Subspace& b, const Matrix& a, float* out,
@@ -114,19 +129,29 @@ inline bool exact(const tn_exec* exec, const Products& product, const Subspace& 
   copy_dense(exec, wide ? a.transposed() : a, b.copy);
   gram(exec, b.copy, wide ? b.d : b.p, b.n, b.s);
   if (!eigh(exec, b.s, b.n, b.r, b.values, b.t, b.scratch, b.order)) return false;
+  const int64_t n = b.n, r = b.r;
+  const double *vectors = b.t, *values = b.values;
   if (!wide) {
-    rank = b.r;  // the eigenvectors are orthonormal whatever their values
-    for (int64_t k = 0; k < b.r; ++k)
-      for (int64_t i = 0; i < b.d; ++i) out[i * b.r + k] = static_cast<float>(b.t[k * b.n + i]);
+    rank = r;  // the eigenvectors are orthonormal whatever their values
+    for_each_block(
+        exec, b.d,
+        [=] TN_KERNEL(const Block& block) {
+          const int64_t i = block.index;
+          block.each(r, [=](int64_t k) { out[i * r + k] = static_cast<float>(vectors[k * n + i]); });
+        },
+        r);
     return true;
   }
   // Right vectors: Aᵀ u / σ, made orthonormal once more.
-  rank = 0;
-  for (int64_t k = 0; k < b.r; ++k) {
-    const double f = inverse_root(b.values, k);
-    rank += f > 0;
-    for (int64_t i = 0; i < b.p; ++i) b.y[i * b.r + k] = static_cast<float>(f * b.t[k * b.n + i]);
-  }
+  rank = rank_of(exec, b);
+  float* const y = b.y;
+  for_each_block(
+      exec, b.p,
+      [=] TN_KERNEL(const Block& block) {
+        const int64_t i = block.index;
+        block.each(r, [=](int64_t k) { y[i * r + k] = static_cast<float>(inverse_root(values, k) * vectors[k * n + i]); });
+      },
+      r);
   product(1, a.transposed(), Matrix::dense(b.y, b.p, b.r), 0, Matrix::dense(b.z, b.d, b.r));
   orthonormalize(exec, b.z, b.d, b.r, out, b.s, b.t);
   return true;
@@ -136,10 +161,16 @@ inline bool iterated(const tn_exec* exec, const Products& product, const Subspac
                      const tn_rng& rng, uint64_t first_draw, int iterations, float* out, int64_t& rank) {
   const int64_t l = b.l, r = b.r;
   const float unit = 1 / std::sqrt(static_cast<float>(b.d));
-  for (int64_t i = 0; i < b.d; ++i)
-    for (int64_t j = 0; j < l; ++j)
-      b.z[i * l + j] =
-          old && j < r ? old[i * r + j] : unit * (2 * uniform(rng, first_draw + static_cast<uint64_t>(i * l + j)) - 1);
+  float* const start = b.z;
+  for_each_block(
+      exec, b.d,
+      [=] TN_KERNEL(const Block& block) {
+        const int64_t i = block.index;
+        block.each(l, [=](int64_t j) {
+          start[i * l + j] = old && j < r ? old[i * r + j] : unit * (2 * uniform(rng, first_draw + static_cast<uint64_t>(i * l + j)) - 1);
+        });
+      },
+      l);
   const Matrix y = Matrix::dense(b.y, b.p, l), z = Matrix::dense(b.z, b.d, l), q = Matrix::dense(b.q, b.p, l);
   for (int k = 0; k < iterations; ++k) {
     if (k > 0) {
@@ -154,12 +185,16 @@ inline bool iterated(const tn_exec* exec, const Products& product, const Subspac
   // z = Aᵀ Q: its singular vectors are those of the compressed matrix Q Qᵀ A.
   gram(exec, b.z, b.d, l, b.s);
   if (!eigh(exec, b.s, l, r, b.values, b.t, b.scratch, b.order)) return false;
-  rank = 0;
-  for (int64_t k = 0; k < r; ++k) {
-    const double f = inverse_root(b.values, k);
-    rank += f > 0;
-    for (int64_t i = 0; i < l; ++i) b.s[i * r + k] = f * b.t[k * l + i];
-  }
+  rank = rank_of(exec, b);
+  const double *vectors = b.t, *values = b.values;
+  double* const turn = b.s;
+  for_each_block(
+      exec, l,
+      [=] TN_KERNEL(const Block& block) {
+        const int64_t i = block.index;
+        block.each(r, [=](int64_t k) { turn[i * r + k] = inverse_root(values, k) * vectors[k * l + i]; });
+      },
+      r);
   multiply(exec, b.z, b.d, l, b.s, r, out);
   return true;
 }
@@ -176,26 +211,35 @@ inline bool find_subspace(const tn_exec* exec, const Products& product, const Su
   const bool done = b.exact ? subspace::exact(exec, product, b, a, out, rank)
                             : subspace::iterated(exec, product, b, a, old, rng, first_draw, iterations, out, rank);
   if (!done) return false;
-  complete_basis(out, b.d, b.r, rank);
+  complete_basis(exec, out, b.d, b.r, rank);
+  OnHost<double> values(exec, b.values, b.r);
   *captured = 0;
-  for (int64_t k = 0; k < b.r; ++k) *captured += std::max(0.0, b.values[k]);
+  for (int64_t k = 0; k < b.r; ++k) *captured += std::max(0.0, values[k]);
   return true;
 }
 
 // Signs are free in every factorization, and states outlive a basis: a column keeps a positive product with its
 // predecessor, or, without one, has its entry of largest magnitude positive.
-inline void fix_signs(float* p, const float* old, int64_t d, int64_t r) {
-  for (int64_t k = 0; k < r; ++k) {
-    double along = 0;
-    float largest = 0;
-    for (int64_t i = 0; i < d; ++i) {
-      const float x = p[i * r + k];
-      if (old) along += static_cast<double>(x) * old[i * r + k];
-      if (std::fabs(x) > std::fabs(largest)) largest = x;
-    }
-    if (old ? along < 0 : largest < 0)
-      for (int64_t i = 0; i < d; ++i) p[i * r + k] = -p[i * r + k];
-  }
+inline void fix_signs(const tn_exec* exec, float* p, const float* old, int64_t d, int64_t r) {
+  for_each_block(
+      exec, r,
+      [=] TN_KERNEL(const Block& block) {
+        const int64_t k = block.index;
+        bool turned;
+        if (old) {
+          turned = block.sum(d, [=](int64_t i) { return static_cast<double>(p[i * r + k]) * old[i * r + k]; }) < 0;
+        } else {
+          // Of entries of one magnitude, the first.
+          const float largest = block.max(d, 0.0f, [=](int64_t i) { return std::fabs(p[i * r + k]); });
+          const float first = -block.max(d, -static_cast<float>(d), [=](int64_t i) {
+            return std::fabs(p[i * r + k]) == largest ? -static_cast<float>(i) : -static_cast<float>(d);
+          });
+          const int64_t at = static_cast<int64_t>(first);
+          turned = block.max(d, 0.0f, [=](int64_t i) { return i == at && p[i * r + k] < 0 ? 1.0f : 0.0f; }) > 0;
+        }
+        block.each(turned ? d : 0, [=](int64_t i) { p[i * r + k] = -p[i * r + k]; });
+      },
+      d);
 }
 
 }  // namespace tenon::sdk

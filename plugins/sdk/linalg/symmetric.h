@@ -32,6 +32,13 @@ void symmetric_product(Product& product, double alpha, const Matrix& a, const Ma
 // c[n, n], dense: the upper triangle, with `diagonal` added on the diagonal, also becomes the lower one.
 template <class T>
 void mirror(const tn_exec* exec, T* c, int64_t n, float diagonal = 0) {
+#if TN_GPU
+  for_each(exec, n * n, [=] TN_KERNEL(int64_t k) {
+    const int64_t i = k / n, j = k % n;
+    if (j < i) c[k] = c[j * n + i];
+    if (j == i && diagonal != 0) c[k] = from_float<T>(to_float(c[k]) + diagonal);
+  });
+#else
   constexpr int64_t kSide = 32;
   const int64_t tiles = (n + kSide - 1) / kSide;
   for_each_block(
@@ -51,6 +58,7 @@ void mirror(const tn_exec* exec, T* c, int64_t n, float diagonal = 0) {
           });
       },
       kSide * n);
+#endif
 }
 
 }  // namespace tenon::sdk

@@ -12,6 +12,29 @@
 
 namespace tenon::sdk {
 
+#if TN_GPU
+
+inline void gram(const tn_exec* exec, const float* y, int64_t rows, int64_t n, double* s) {
+  for_each(exec, n * n, [=] TN_KERNEL(int64_t k) {
+    const int64_t i = k / n, j = k % n;
+    if (j < i) return;
+    double sum = 0;
+    for (int64_t r = 0; r < rows; ++r) sum += static_cast<double>(y[r * n + i]) * y[r * n + j];
+    s[i * n + j] = s[j * n + i] = sum;
+  });
+}
+inline void multiply(const tn_exec* exec, const float* y, int64_t rows, int64_t n, const double* t, int64_t k, float* out) {
+  for_each(exec, rows * k, [=] TN_KERNEL(int64_t at) {
+    const float* const row = y + at / k * n;
+    const double* const column = t + at % k;
+    double sum = 0;
+    for (int64_t p = 0; p < n; ++p) sum += static_cast<double>(row[p]) * column[p * k];
+    out[at] = static_cast<float>(sum);
+  });
+}
+
+#else
+
 namespace tall {
 #if defined(__AVX512F__)
 inline constexpr int64_t kLanes = 8;
@@ -103,5 +126,7 @@ inline void multiply(const tn_exec* exec, const float* y, int64_t rows, int64_t 
       },
       kTileRows * n * k);
 }
+
+#endif
 
 }  // namespace tenon::sdk

@@ -41,6 +41,7 @@ struct Base {
     });
   }
   static int32_t forward(void* self, const tn_tensor* x, double alpha, double beta, tn_tensor* y) {
+    const DeviceMemory::Reach reach;
     Base& b = *static_cast<Base*>(self);
     ++b.calls;
     if (b.instead) return b.instead(*x, *y), TN_OK;
@@ -53,6 +54,7 @@ struct Base {
     return TN_OK;
   }
   static int32_t backward(void* self, const tn_tensor* dy, double alpha, double beta, tn_tensor* dx) {
+    const DeviceMemory::Reach reach;
     Base& b = *static_cast<Base*>(self);
     ++b.calls;
     if (!dx) return TN_OK;  // of a lookup
@@ -65,6 +67,7 @@ struct Base {
     return TN_OK;
   }
   static int32_t read_rows(void* self, int64_t begin, int64_t end, tn_tensor* out) {
+    const DeviceMemory::Reach reach;
     Base& b = *static_cast<Base*>(self);
     for (int64_t i = begin; i < end; ++i)
       for (int64_t j = 0; j < b.n; ++j) put(*out, i - begin, j, b.weight[i * b.n + j]);
@@ -276,8 +279,9 @@ class TestAdapter {
     const tn_adapter_call call{sizeof(tn_adapter_call),   o.flags, exec.get(), &saver,      pointers.data(),
                                pointers.size(),           1,       0,          o.row_begin, o.scale,
                                tn_rng{17, site, o.stream}};
-    must(body(&call));
+    const int32_t status = body(&call);
     EXPECT_TRUE(exec.intact());
+    must(status);
     for (const Param& p : params) EXPECT_TRUE(p.grad.intact() && p.value.intact());
   }
   bool allocate_ = true;

@@ -14,7 +14,6 @@ struct tn_device {
   int64_t gemm_calls = 0;
   bool erratic = false;  // workspaces larger or smaller by no rule, of shapes, types and strides: as real devices have them
 };
-struct tn_stream {};
 struct tn_event {
   std::chrono::steady_clock::time_point at;
 };
@@ -65,6 +64,7 @@ inline int32_t gemm_workspace(tn_device* device, const tn_gemm* g, uint64_t* n) 
 }
 
 inline int32_t gemm(tn_device* device, tn_stream*, const tn_gemm* g, void* workspace, uint64_t workspace_bytes) {
+  const DeviceMemory::Reach reach;
   const tn_tensor &a = *g->a, &b = *g->b, &c = *g->c;
   if (a.ndim < 2 || b.ndim != a.ndim || c.ndim != a.ndim || g->packed_b) return TN_E_ARGUMENT;
   const int64_t m = c.shape[c.ndim - 2], n = c.shape[c.ndim - 1], k = a.shape[a.ndim - 1];
@@ -122,19 +122,21 @@ inline int32_t info(tn_device*, uint32_t, tn_device_info* out) {
   return TN_OK;
 }
 inline int32_t alloc(tn_device*, uint64_t n, void** out) {
-  return *out = ::operator new (n, std::align_val_t{TN_ALIGNMENT}), TN_OK;
+  return *out = DeviceMemory::get().allocate(n), TN_OK;
 }
 inline void free(tn_device*, void* p) {
-  ::operator delete (p, std::align_val_t{TN_ALIGNMENT});
+  DeviceMemory::get().release(static_cast<uint8_t*>(p));
 }
 inline int32_t copy(tn_device*, tn_stream*, void* to, const void* from, uint64_t n, uint32_t) {
+  const DeviceMemory::Reach reach;
   return std::memcpy(to, from, n), TN_OK;
 }
 inline int32_t fill(tn_device*, tn_stream*, void* to, uint8_t byte, uint64_t n) {
+  const DeviceMemory::Reach reach;
   return std::memset(to, byte, n), TN_OK;
 }
 inline int32_t stream_create(tn_device*, tn_stream** out) {
-  return *out = new tn_stream, TN_OK;
+  return *out = new tn_stream(*DeviceMemory::stream()), TN_OK;
 }
 inline void stream_destroy(tn_device*, tn_stream* s) {
   delete s;
@@ -201,15 +203,27 @@ inline tn_device* cpu_device() {
   return &device;
 }
 
-// Where a call runs, with a workspace of exactly the bytes that were asked for, filled with NaN, fenced.
+// Where a call runs, with a workspace of exactly the bytes that were asked for, filled with NaN, fenced. From get() to intact(), poison() or
+// its end the memory of a GPU's tensors is closed to the host.
 class Exec {
  public:
   explicit Exec(uint64_t workspace_bytes = 0) : memory_(workspace_bytes, 0xFF) {
-    exec_ = {sizeof(tn_exec), 0, cpu_device_api(), cpu_device(), nullptr, memory_.data(), workspace_bytes};
+    exec_ = {sizeof(tn_exec), 0, cpu_device_api(), cpu_device(), DeviceMemory::stream(), memory_.data(), workspace_bytes};
   }
-  const tn_exec* get() const { return &exec_; }
-  bool intact() const { return memory_.intact(); }
-  void poison() { std::memset(memory_.data(), 0xFF, memory_.size()); }
+  Exec(const Exec&) = delete;
+  ~Exec() { DeviceMemory::get().open(); }
+  const tn_exec* get() const {
+    DeviceMemory::get().close();
+    return &exec_;
+  }
+  bool intact() const {
+    DeviceMemory::get().open();
+    return memory_.intact();
+  }
+  void poison() {
+    DeviceMemory::get().open();
+    std::memset(memory_.data(), 0xFF, memory_.size());
+  }
 
  private:
   Memory memory_;

@@ -81,8 +81,13 @@ class HyperValues {
   std::vector<const tn_hyper*> pointers_;
 };
 
+inline bool is_emulated(const std::string& path) {
+  return path.ends_with(".emulated.so");
+}
+
 // A plugin object, mapped as a real host maps it and never unmapped. Throws when it does not load or refuses.
 inline const tn_plugin& load_plugin(const FakeHost& host, const std::string& path) {
+  DeviceMemory::get().set_apart(is_emulated(path));
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) fail(TN_E_IO, dlerror());
   const auto entry = reinterpret_cast<tn_plugin_entry_fn>(dlsym(library, TN_PLUGIN_ENTRY_NAME));
@@ -114,9 +119,6 @@ inline std::vector<std::string> plugin_objects() {
   return out;
 }
 // "v4" of ".../adamw.onednn.x86-64-v4.so", a name for gtest; "wave32" and "wave64" of the emulated GPU's objects.
-inline bool is_emulated(const std::string& path) {
-  return path.ends_with(".emulated.so");
-}
 inline std::string object_label(const std::string& path) {
   if (is_emulated(path)) return path.find("/wave64/") == std::string::npos ? "wave32" : "wave64";
   const std::string level = path.substr(path.rfind("x86-64") + 6);

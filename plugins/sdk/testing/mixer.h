@@ -176,6 +176,7 @@ class TestMixer {
     tn_tensor view;
   };
   static int32_t lend(TestMixer& t, std::list<Lent>& to, int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out) {
+    const DeviceMemory::Reach reach;
     std::vector<int64_t> dims(shape, shape + ndim);
     uint64_t bytes = dtype->bits / 8;
     for (int64_t d : dims) bytes *= static_cast<uint64_t>(d);
@@ -190,12 +191,14 @@ class TestMixer {
     return lend(of(self), of(self).lent_, ndim, shape, dtype, out);
   }
   static void free(void* self, tn_tensor* tensor) {
+    const DeviceMemory::Reach reach;
     of(self).lent_.remove_if([&](Lent& l) {
       EXPECT_TRUE(l.memory.intact());
       return &l.view == tensor;
     });
   }
   static int32_t gemm(void* self, const tn_tensor* a, const tn_tensor* b, double alpha, double beta, tn_tensor* c) {
+    const DeviceMemory::Reach reach;
     if (of(self).plans_) return TN_OK;
     tn_gemm g{};
     g.struct_size = sizeof g, g.a = a, g.b = b, g.c = c, g.alpha = alpha, g.beta = beta;
@@ -209,12 +212,14 @@ class TestMixer {
     with_float_type(t.dtype, "a test tensor", [&]<class T>(T) { data<T>(t)[i] = from_float<T>(static_cast<float>(x)); });
   }
   static int32_t axpby(void* self, double alpha, const tn_tensor* x, double beta, tn_tensor* y) {
+    const DeviceMemory::Reach reach;
     if (of(self).plans_) return TN_OK;
     EXPECT_TRUE(is_contiguous(*x) && is_contiguous(*y));
     for (int64_t i = 0; i < count(*y); ++i) put(*y, i, alpha * at(*x, i) + (beta != 0 ? beta * at(*y, i) : 0));
     return TN_OK;
   }
   static int32_t linear(void* self, uint32_t role, const tn_tensor* x, tn_tensor* y) {
+    const DeviceMemory::Reach reach;
     if (of(self).plans_) return TN_OK;
     const Linear& l = of(self).linears.at(role);
     for (int64_t t = 0; t < x->shape[0]; ++t)
@@ -226,6 +231,7 @@ class TestMixer {
     return TN_OK;
   }
   static int32_t linear_backward(void* self, uint32_t role, const tn_tensor* dy, const tn_tensor* x, double beta, tn_tensor* dx) {
+    const DeviceMemory::Reach reach;
     if (of(self).plans_) return TN_OK;
     Linear& l = of(self).linears.at(role);
     for (int64_t t = 0; t < x->shape[0]; ++t)
@@ -270,6 +276,7 @@ class TestMixer {
     return a;
   }
   static int32_t core(void* self, uint32_t id, const tn_tensor* q, const tn_tensor* k, const tn_tensor* v, tn_tensor* o, tn_tensor* lse) {
+    const DeviceMemory::Reach reach;
     if (of(self).plans_) return TN_OK;
     const auto out = of(self).dense_core(id, *q, *k, *v).forward();
     store(*o, out.o);
@@ -279,11 +286,13 @@ class TestMixer {
   }
   static int32_t core_backward(void* self, uint32_t id, const tn_tensor* q, const tn_tensor* k, const tn_tensor* v, const tn_tensor*, const tn_tensor*,
                                const tn_tensor* d_o, tn_tensor* dq, tn_tensor* dk, tn_tensor* dv) {
+    const DeviceMemory::Reach reach;
     if (of(self).plans_) return TN_OK;
     const auto g = of(self).dense_core(id, *q, *k, *v).backward(dense(*d_o), {});
     return store(*dq, g.dq), store(*dk, g.dk), store(*dv, g.dv), TN_OK;
   }
   static int32_t read_rows(void* self, uint32_t role, int64_t begin, int64_t end, tn_tensor* out) {
+    const DeviceMemory::Reach reach;
     if (!of(self).reads_) return TN_E_STATE;
     const Linear& l = of(self).linears.at(role);
     for (int64_t i = begin; i < end; ++i)
@@ -328,6 +337,7 @@ class TestMixer {
                            sequence ? sequence->state.get() : nullptr, alloc, free, gemm, axpby, linear,
                            linear_backward, core, core_backward, read_rows};
     const int32_t status = body(&ops);
+    EXPECT_TRUE(exec.intact());
     for (const Lent& l : lent_) EXPECT_TRUE(l.memory.intact());
     for (const Param& p : params) EXPECT_TRUE(p.value.intact() && p.grad.intact());
     lent_.clear();

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "sdk/tensor.h"
+#include "sdk/testing/device_memory.h"
 
 namespace tenon::sdk::testing {
 
@@ -16,12 +17,14 @@ namespace tenon::sdk::testing {
 class Memory {
  public:
   explicit Memory(uint64_t n_bytes, uint8_t fill = 0) : n_(n_bytes), bytes_(allocate(n_bytes + kFence)) {
+    const DeviceMemory::Reach reach;
     std::memset(bytes_.get(), fill, n_);
     std::memset(bytes_.get() + n_, 0xA5, kFence);
   }
   uint8_t* data() const { return bytes_.get(); }
   uint64_t size() const { return n_; }
   bool intact() const {
+    DeviceMemory::get().open();
     for (uint64_t i = 0; i < kFence; ++i)
       if (bytes_[n_ + i] != 0xA5) return false;
     return true;
@@ -30,10 +33,10 @@ class Memory {
  private:
   static constexpr uint64_t kFence = 64;
   struct Free {
-    void operator()(uint8_t* p) const { ::operator delete[](p, std::align_val_t{TN_ALIGNMENT}); }
+    void operator()(uint8_t* p) const { DeviceMemory::get().release(p); }
   };
   static std::unique_ptr<uint8_t[], Free> allocate(uint64_t n) {
-    return std::unique_ptr<uint8_t[], Free>(static_cast<uint8_t*>(::operator new[](n, std::align_val_t{TN_ALIGNMENT})));
+    return std::unique_ptr<uint8_t[], Free>(DeviceMemory::get().allocate(n));
   }
   uint64_t n_;
   std::unique_ptr<uint8_t[], Free> bytes_;

@@ -193,10 +193,10 @@ TEST(FindSubspace, ReportsNaNAndSurvivesZeros) {
 
 TEST(FixSigns, FollowsThePredecessorOrTheLargestEntry) {
   std::vector<float> p = {-0.6f, 0.8f, 0.8f, 0.6f};  // columns (−0.6, 0.8), (0.8, 0.6)
-  fix_signs(p.data(), nullptr, 2, 2);
+  fix_signs(nullptr, p.data(), nullptr, 2, 2);
   EXPECT_EQ(p, (std::vector<float>{-0.6f, 0.8f, 0.8f, 0.6f}));
   const std::vector<float> old = {1, -1, 0, 0};
-  fix_signs(p.data(), old.data(), 2, 2);
+  fix_signs(nullptr, p.data(), old.data(), 2, 2);
   EXPECT_EQ(p, (std::vector<float>{0.6f, -0.8f, -0.8f, -0.6f}));
 }
 
