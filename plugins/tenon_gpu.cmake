@@ -1,8 +1,9 @@
 # GPU objects. TENON_CUDA and TENON_HIP are on where the compiler is found (or as the environment variables of these names say); no file is
 # compiled by CMake's own CUDA or HIP language, since a source becomes an object of every backend in one build.
+# TENON_HIP_OVER_CUDA: the HIP objects too are made by nvcc, over the map of sdk/gpu/hip_over_cuda.h, for tests on an NVIDIA card.
 #
-# tenon_gpu_object(ID BACKEND FOLDER SOURCES sources... [HOST target] [OPTIONS flags...] [LIBS libraries...]): FOLDER/ID.BACKEND.so, by the
-# target ID.BACKEND. Sources are compiled for the GPU as well; HOST is an object library of those that have no kernels.
+# tenon_gpu_object(ID BACKEND FOLDER SOURCES sources... [HOST target] [OPTIONS flags...] [LIBS libraries...] [OVER_CUDA]): FOLDER/ID.BACKEND.so,
+# by the target ID.BACKEND. Sources are compiled for the GPU as well; HOST is an object library of those that have no kernels.
 find_program(TENON_NVCC nvcc HINTS ENV CUDA_PATH ENV CUDA_HOME /usr/local/cuda PATH_SUFFIXES bin)
 find_program(TENON_HIP_CLANG NAMES amdclang++ clang++-17 clang++-15 HINTS ENV ROCM_PATH /opt/rocm PATH_SUFFIXES bin llvm/bin)
 find_path(TENON_HIP_ROOT include/hip/hip_runtime.h HINTS ENV ROCM_PATH /opt/rocm /usr)
@@ -27,7 +28,12 @@ function(tenon_gpu_option name what)
   endforeach()
 endfunction()
 tenon_gpu_option(TENON_CUDA CUDA TENON_NVCC)
-tenon_gpu_option(TENON_HIP HIP TENON_HIP_CLANG TENON_HIP_ROOT TENON_HIP_DEVICE_LIBS TENON_HIP_RUNTIME)
+option(TENON_HIP_OVER_CUDA "Compile the HIP objects with nvcc, to run the HIP device's code on an NVIDIA card" OFF)
+if(TENON_HIP_OVER_CUDA)
+  tenon_gpu_option(TENON_HIP "HIP (over CUDA)" TENON_NVCC)
+else()
+  tenon_gpu_option(TENON_HIP HIP TENON_HIP_CLANG TENON_HIP_ROOT TENON_HIP_DEVICE_LIBS TENON_HIP_RUNTIME)
+endif()
 set(TENON_CUDA_ARCHITECTURES "80;90" CACHE STRING "Compute capabilities of CUDA objects; PTX of the last one serves newer cards")
 set(TENON_HIP_ARCHITECTURES "gfx90a;gfx1030" CACHE STRING "Processors of HIP objects")
 
@@ -44,8 +50,12 @@ foreach(arch ${TENON_HIP_ARCHITECTURES})
 endforeach()
 
 function(tenon_gpu_object id backend folder)
-  cmake_parse_arguments(ARG "" "HOST" "SOURCES;OPTIONS;LIBS" ${ARGN})
-  if(backend STREQUAL cuda)
+  cmake_parse_arguments(ARG "OVER_CUDA" "HOST" "SOURCES;OPTIONS;LIBS" ${ARGN})
+  set(over "")
+  if(backend STREQUAL hip AND (TENON_HIP_OVER_CUDA OR ARG_OVER_CUDA))
+    set(over -DTENON_HIP_OVER_CUDA)
+  endif()
+  if(backend STREQUAL cuda OR over)
     set(compile ${CMAKE_CXX_COMPILER_LAUNCHER} ${TENON_NVCC} ${TENON_CUDA_FLAGS})
     set(link ${TENON_NVCC} -shared --cudart static -Xlinker --version-script=${TENON_EXPORTS_MAP}
       -Xlinker --exclude-libs=ALL)
@@ -72,8 +82,11 @@ function(tenon_gpu_object id backend folder)
     get_filename_component(source ${source} ABSOLUTE)
     get_filename_component(name ${source} NAME)
     set(object ${CMAKE_CURRENT_BINARY_DIR}/${name}.${backend}.o)
+    if(ARG_OVER_CUDA)
+      set(object ${CMAKE_CURRENT_BINARY_DIR}/${name}.${backend}-over-cuda.o)
+    endif()
     add_custom_command(OUTPUT ${object}
-      COMMAND ${compile} -std=c++20 -DTENON_BACKEND="${backend}" ${includes}
+      COMMAND ${compile} -std=c++20 -DTENON_BACKEND="${backend}" ${over} ${includes}
         ${ARG_OPTIONS} -MD -MF ${object}.d -c ${source} -o ${object}
       DEPENDS ${source} DEPFILE ${object}.d VERBATIM COMMAND_EXPAND_LISTS COMMENT "Compiling ${id} (${name}) for ${backend}")
     list(APPEND objects ${object})
@@ -82,11 +95,15 @@ function(tenon_gpu_object id backend folder)
   if(ARG_HOST)
     list(APPEND inputs $<TARGET_OBJECTS:${ARG_HOST}>)
   endif()
-  set(library ${folder}/${id}.${backend}.so)
+  set(name ${id}.${backend})
+  if(ARG_OVER_CUDA)
+    set(name ${name}-over-cuda)
+  endif()
+  set(library ${folder}/${name}.so)
   add_custom_command(OUTPUT ${library} COMMAND ${CMAKE_COMMAND} -E make_directory ${folder}
     COMMAND ${link} -o ${library} ${inputs} ${ARG_LIBS}
-    DEPENDS ${inputs} ${TENON_EXPORTS_MAP} VERBATIM COMMAND_EXPAND_LISTS COMMENT "Linking ${id}.${backend}.so")
-  add_custom_target(${id}.${backend} DEPENDS ${library})
+    DEPENDS ${inputs} ${TENON_EXPORTS_MAP} VERBATIM COMMAND_EXPAND_LISTS COMMENT "Linking ${name}.so")
+  add_custom_target(${name} DEPENDS ${library})
 endfunction()
 
 # tenon_device(ID BACKEND SOURCES sources...): a device plugin, which has one object.

@@ -106,7 +106,7 @@ class Compacter {
     if (kind == Kind::kBias) return fill_constant(exec, 0, w, n);
     const float bound =
         std::sqrt(6.0f / static_cast<float>(fan + 1));  // Glorot: each s_i, t_i a matrix with one side of 1
-    for_each(exec, n, [=](int64_t i) { w[i] = bound * (2 * uniform(rng, i) - 1); });
+    for_each(exec, n, [=] TN_KERNEL(int64_t i) { w[i] = bound * (2 * uniform(rng, i) - 1); });
   }
 
   void forward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& x,
@@ -131,7 +131,8 @@ class Compacter {
 
   void write_config(const tn_sink& sink) { settings_.write(sink); }
 
- private:
+  // What serves the functions above, public for nvcc, which takes kernels nowhere else.
+
   enum class Kind { kRules, kFactor, kBias };
 
   void add(const tn_adapter_sink& sink, Kind kind, int32_t site, std::array<int64_t, 2> shape, const std::string& key,
@@ -195,12 +196,10 @@ class Compacter {
 
   static void scale_into(Scratch& s, double factor, const Matrix& from, const Matrix& to) {
     const float k = static_cast<float>(factor);
-    with_float_type(from.dtype, "the gradient", [&](auto tag) {
-      using T = decltype(tag);
+    TN_TYPED(T, from.dtype, "the gradient",
       const T* in = static_cast<const T*>(from.data);
       T* out = static_cast<T*>(to.data);
-      for_each(s.exec(), from.rows * from.columns, [=](int64_t i) { out[i] = from_float<T>(k * to_float(in[i])); });
-    });
+      for_each(s.exec(), from.rows * from.columns, [=] TN_KERNEL(int64_t i) { out[i] = from_float<T>(k * to_float(in[i])); }););
   }
 
   const Site& at(uint32_t site) const {
@@ -209,6 +208,7 @@ class Compacter {
     return it->second;
   }
 
+ private:
   Settings settings_;
   std::map<uint32_t, Site> sites_;
   std::vector<std::pair<Kind, int64_t>> params_;

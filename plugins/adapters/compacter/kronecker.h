@@ -61,14 +61,15 @@ struct KroneckerMap {
     s.release(mark);
   }
 
- private:
+  // What serves the functions above, public for nvcc, which takes kernels nowhere else.
+
   void mix(Scratch& s, const Factors& f, const Matrix& x, const Matrix& e, const Matrix& mixed) const {
     s.product(1, folded(x, p()), dense(f.s, N, p()).transposed(), 0, e);
     if (s.measures()) return;
     const float *from = static_cast<float*>(e.data), *rules = f.rules;
     float* to = static_cast<float*>(mixed.data);
     const int64_t n = N;
-    for_each(s.exec(), x.rows * n * n, [=](int64_t k) {
+    for_each(s.exec(), x.rows * n * n, [=] TN_KERNEL(int64_t k) {
       const int64_t t = k / (n * n), c = k / n % n, i = k % n;
       float sum = 0;
       for (int64_t a = 0; a < n; ++a) sum += from[(t * n + a) * n + i] * rules[(i * n + a) * n + c];
@@ -80,7 +81,7 @@ struct KroneckerMap {
     const float *from = static_cast<float*>(d_mixed.data), *rules = f.rules;
     float* to = static_cast<float*>(de.data);
     const int64_t n = N;
-    for_each(s.exec(), d_mixed.rows * n, [=](int64_t k) {
+    for_each(s.exec(), d_mixed.rows * n, [=] TN_KERNEL(int64_t k) {
       const int64_t t = k / (n * n), a = k / n % n, i = k % n;
       float sum = 0;
       for (int64_t c = 0; c < n; ++c) sum += from[(t * n + c) * n + i] * rules[(i * n + a) * n + c];
@@ -94,34 +95,31 @@ struct KroneckerMap {
     const int64_t n = N, rows = e.rows / N;
     for_each_block(
         s.exec(), n * n * n,
-        [=](const Block& b) {
+        [=] TN_KERNEL(const Block& b) {
           const int64_t i = b.index / (n * n), a = b.index / n % n, c = b.index % n;
-          out[b.index] += static_cast<float>(b.sum(rows, [=](int64_t t) {
-            return static_cast<double>(left[(t * n + a) * n + i]) * right[(t * n + c) * n + i];
-          }));
+          const double sum =
+              b.sum(rows, [=](int64_t t) { return static_cast<double>(left[(t * n + a) * n + i]) * right[(t * n + c) * n + i]; });
+          float* const to = out + b.index;
+          b.each(1, [=](int64_t) { *to += static_cast<float>(sum); });
         },
         rows);
   }
   static void add_bias(Scratch& s, const float* bias, const Matrix& y) {
     const int64_t n = y.columns;
-    with_float_type(y.dtype, "the map's output", [&](auto tag) {
-      using T = decltype(tag);
+    TN_TYPED(T, y.dtype, "the map's output",
       T* to = static_cast<T*>(y.data);
-      for_each(s.exec(), y.rows * n, [=](int64_t i) { to[i] = from_float<T>(to_float(to[i]) + bias[i % n]); });
-    });
+      for_each(s.exec(), y.rows * n, [=] TN_KERNEL(int64_t i) { to[i] = from_float<T>(to_float(to[i]) + bias[i % n]); }););
   }
   static void bias_gradient(Scratch& s, const Matrix& dy, float* out) {
     if (!out) return;
     const int64_t n = dy.columns, rows = dy.rows;
-    with_float_type(dy.dtype, "the map's gradient", [&](auto tag) {
-      using T = decltype(tag);
+    TN_TYPED(T, dy.dtype, "the map's gradient",
       const T* from = static_cast<const T*>(dy.data);
-      for_each(s.exec(), n, [=](int64_t j) {
+      for_each(s.exec(), n, [=] TN_KERNEL(int64_t j) {
         double sum = 0;
         for (int64_t t = 0; t < rows; ++t) sum += to_float(from[t * n + j]);
         out[j] += static_cast<float>(sum);
-      });
-    });
+      }););
   }
 };
 

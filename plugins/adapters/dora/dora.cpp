@@ -104,7 +104,7 @@ class Dora {
         return row_sqnorm(exec, *base, w);
       default:
         row_sqnorm(exec, *base, w);
-        return for_each(exec, n, [=](int64_t i) { w[i] = std::sqrt(w[i]); });
+        return for_each(exec, n, [=] TN_KERNEL(int64_t i) { w[i] = std::sqrt(w[i]); });
     }
   }
 
@@ -132,7 +132,7 @@ class Dora {
     const int64_t n = rows.columns, stride = rows.row_stride;
     for_each_block(
         exec, rows.rows,
-        [=](const Block& b) {
+        [=] TN_KERNEL(const Block& b) {
           float* row = v + b.index * stride;
           const double squares = b.sum(n, [=](int64_t j) { return static_cast<double>(row[j]) * row[j]; });
           const float c = squares > 1e-30 ? static_cast<float>(g[b.index] / std::sqrt(squares)) : 0.0f;
@@ -146,7 +146,8 @@ class Dora {
     check(sink.write(sink.self, text.data(), text.size()));
   }
 
- private:
+  // What serves the functions above, public for nvcc, which takes kernels nowhere else.
+
   struct Norms {
     Matrix h, bg;  // A Wᵀ + bias [r, m], B A Aᵀ [m, r]
     Matrix gram;   // A Aᵀ
@@ -249,7 +250,7 @@ class Dora {
       column_dots(s.exec(), dy, Matrix::of(*LowRank::saved(*call, kZ)->tensor), dots);
       if (call->params[kMagnitude]->grad) {
         float* dg = contiguous<float>(call->params[kMagnitude]->grad, "the magnitude's gradient");
-        for_each(s.exec(), f.m, [=](int64_t i) { dg[i] += static_cast<float>(dots[i] * inverse[i]); });
+        for_each(s.exec(), f.m, [=] TN_KERNEL(int64_t i) { dg[i] += static_cast<float>(dots[i] * inverse[i]); });
       }
     }
     if (norm_grad_ && (!call || call->params[kB]->grad)) through_norms(s, f, call, base, g, inverse, dots);
@@ -270,7 +271,7 @@ class Dora {
       float *db = contiguous<float>(call->params[kB]->grad, "the gradient of B"),
             *kb = static_cast<float*>(scaled.data);
       const int64_t m = f.m, r = f.r;
-      for_each(s.exec(), m, [=](int64_t i) {
+      for_each(s.exec(), m, [=] TN_KERNEL(int64_t i) {
         const double kappa = g[i] * dots[i] * inverse[i] * inverse[i] * inverse[i];
         for (int64_t k = 0; k < r; ++k) {
           db[i * r + k] -=
@@ -286,21 +287,19 @@ class Dora {
     if (call && call->params[kA]->grad) {
       float* da = contiguous<float>(call->params[kA]->grad, "the gradient of A");
       const float* from = static_cast<float*>(back.data);
-      for_each(s.exec(), f.r * f.n, [=](int64_t i) { da[i] -= static_cast<float>(factor * from[i]); });
+      for_each(s.exec(), f.r * f.n, [=] TN_KERNEL(int64_t i) { da[i] -= static_cast<float>(factor * from[i]); });
     }
     s.release(mark);
   }
 
   static void subtract(Scratch& s, const Matrix& z, const float* bias) {
     const int64_t n = z.columns, stride = z.row_stride;
-    with_float_type(z.dtype, "a product", [&](auto tag) {
-      using T = decltype(tag);
+    TN_TYPED(T, z.dtype, "a product",
       T* out = static_cast<T*>(z.data);
-      for_each(s.exec(), z.rows * n, [=](int64_t i) {
+      for_each(s.exec(), z.rows * n, [=] TN_KERNEL(int64_t i) {
         T& o = out[i / n * stride + i % n];
         o = from_float<T>(to_float(o) - bias[i % n]);
-      });
-    });
+      }););
   }
 
   const LowRank& at(uint32_t site) const {
@@ -309,6 +308,7 @@ class Dora {
     return it->second;
   }
 
+ private:
   LoraConfig config_;
   bool norm_grad_;
   Targets targets_;

@@ -14,7 +14,7 @@ using namespace tenon::sdk;
 // 0 where ν vanishes, which makes a row of zeros stay one.
 inline void inverse_norms(const tn_exec* exec, int64_t m, int64_t r, double s, const float* squares, const float* b,
                           const float* h, const float* bg, const float* bias, float* inverse) {
-  for_each(exec, m, [=](int64_t i) {
+  for_each(exec, m, [=] TN_KERNEL(int64_t i) {
     double sum = squares[i];
     const double shift = bias ? bias[i] : 0;
     for (int64_t k = 0; k < r; ++k) sum += s * b[i * r + k] * (2 * (h[k * m + i] - shift) + s * bg[i * r + k]);
@@ -26,43 +26,50 @@ inline void inverse_norms(const tn_exec* exec, int64_t m, int64_t r, double s, c
 inline void scale_columns(const tn_exec* exec, const Matrix& from, const float* g, const float* inverse, float minus,
                           const float* add, const Matrix& to, bool accumulate = false) {
   const int64_t n = from.columns, from_stride = from.row_stride, to_stride = to.row_stride;
-  with_float_type(from.dtype, "a product", [&](auto tag) {
-    using T = decltype(tag);
+  TN_TYPED(T, from.dtype, "a product",
     const T* in = static_cast<const T*>(from.data);
     T* out = static_cast<T*>(to.data);
-    for_each(exec, from.rows * n, [=](int64_t i) {
+    for_each(exec, from.rows * n, [=] TN_KERNEL(int64_t i) {
       const int64_t t = i / n, j = i % n;
       T& o = out[t * to_stride + j];
       const float v = (g[j] * inverse[j] - minus) * to_float(in[t * from_stride + j]) + (add ? add[j] : 0.0f);
       o = from_float<T>(accumulate ? to_float(o) + v : v);
-    });
-  });
+    }););
 }
 
 // to += factor · (from − add_j).
 inline void add_shifted(const tn_exec* exec, const Matrix& from, float factor, const float* add, const Matrix& to) {
   const int64_t n = from.columns, from_stride = from.row_stride, to_stride = to.row_stride;
-  with_float_type(from.dtype, "a product", [&](auto tag) {
-    using T = decltype(tag);
+  TN_TYPED(T, from.dtype, "a product",
     const T* in = static_cast<const T*>(from.data);
     T* out = static_cast<T*>(to.data);
-    for_each(exec, from.rows * n, [=](int64_t i) {
+    for_each(exec, from.rows * n, [=] TN_KERNEL(int64_t i) {
       T& o = out[i / n * to_stride + i % n];
       o = from_float<T>(to_float(o) + factor * (to_float(in[i / n * from_stride + i % n]) - (add ? add[i % n] : 0.0f)));
-    });
-  });
+    }););
 }
 
 // dots[j] = Σ_t a_tj · b_tj: reads both once, in order, whatever the number of threads.
+#if TN_GPU
+inline void column_dots(const tn_exec* exec, const Matrix& a, const Matrix& b, double* dots) {
+  const int64_t rows = a.rows, a_stride = a.row_stride, b_stride = b.row_stride;
+  TN_TYPED(T, a.dtype, "a gradient",
+    const T *x = static_cast<const T*>(a.data), *y = static_cast<const T*>(b.data);
+    for_each(exec, a.columns, [=] TN_KERNEL(int64_t j) {
+      double sum = 0;
+      for (int64_t t = 0; t < rows; ++t) sum += static_cast<double>(to_float(x[t * a_stride + j])) * to_float(y[t * b_stride + j]);
+      dots[j] = sum;
+    }););
+}
+#else
 inline void column_dots(const tn_exec* exec, const Matrix& a, const Matrix& b, double* dots) {
   constexpr int64_t kColumns = 64;
   const int64_t m = a.columns, rows = a.rows, a_stride = a.row_stride, b_stride = b.row_stride;
-  with_float_type(a.dtype, "a gradient", [&](auto tag) {
-    using T = decltype(tag);
+  TN_TYPED(T, a.dtype, "a gradient",
     const T *x = static_cast<const T*>(a.data), *y = static_cast<const T*>(b.data);
     for_each_block<kColumns * 8>(
         exec, (m + kColumns - 1) / kColumns,
-        [=](const Block& block) {
+        [=] TN_KERNEL(const Block& block) {
           const int64_t first = block.index * kColumns, n = m - first < kColumns ? m - first : kColumns;
           double* sum = block.shared<double>();
           block.each(n, [=](int64_t j) { sum[j] = 0; });
@@ -73,8 +80,8 @@ inline void column_dots(const tn_exec* exec, const Matrix& a, const Matrix& b, d
             });
           block.each(n, [=](int64_t j) { dots[first + j] = sum[j]; });
         },
-        rows * kColumns);
-  });
+        rows * kColumns););
 }
+#endif
 
 }  // namespace tenon::dora

@@ -119,7 +119,7 @@ class IncreLora {
         return fill_constant(exec, 0, w, 1);
       case kE: {
         const int64_t active = ranks_.active[f.order];
-        return for_each(exec, count(value), [=](int64_t i) { w[i] = i < active ? 0.0f : kReserve; });
+        return for_each(exec, count(value), [=] TN_KERNEL(int64_t i) { w[i] = i < active ? 0.0f : kReserve; });
       }
       default:
         fill_normal(exec, rng, 0.02f, w, count(value));
@@ -179,7 +179,7 @@ class IncreLora {
       const int64_t active = ranks_.active[i], all = columns(at(order_[i]));
       check(sink.grow(sink.self, static_cast<uint32_t>(i * kPlaces + kE), 0, all, &e));
       float* w = contiguous<float>(e, "lora_E");
-      for_each(exec, all, [=](int64_t k) {
+      for_each(exec, all, [=] TN_KERNEL(int64_t k) {
         if (k >= active) w[k] = 0;
       });
     }
@@ -206,7 +206,8 @@ class IncreLora {
     for (size_t i = 0; i < order_.size(); ++i) resize(i, sink, nullptr);
   }
 
- private:
+  // What serves the functions above, public for nvcc, which takes kernels nowhere else.
+
   int64_t reserve() const { return settings_.integer("increment"); }
   int64_t columns(const Site& f) const { return ranks_.active[f.order] + reserve(); }
   int64_t size_of(size_t order) const { return at(order_[order]).m + at(order_[order]).n; }
@@ -238,9 +239,9 @@ class IncreLora {
     const tn_rng for_a{rng.seed, rng.uid ^ static_cast<uint32_t>(order << 8), rng.stream},
         for_b{rng.seed, for_a.uid ^ 1u, rng.stream};
     const int64_t n = f.n, fresh = given;
-    for_each(exec, fresh * n, [=](int64_t i) { a[before * n + i] = 0.02f * normal(for_a, i); });
-    for_each(exec, f.m * fresh, [=](int64_t i) { b[i / fresh * now + before + i % fresh] = 0.02f * normal(for_b, i); });
-    for_each(exec, fresh, [=](int64_t i) { e[before + i] = kReserve; });
+    for_each(exec, fresh * n, [=] TN_KERNEL(int64_t i) { a[before * n + i] = 0.02f * normal(for_a, i); });
+    for_each(exec, f.m * fresh, [=] TN_KERNEL(int64_t i) { b[i / fresh * now + before + i % fresh] = 0.02f * normal(for_b, i); });
+    for_each(exec, fresh, [=] TN_KERNEL(int64_t i) { e[before + i] = kReserve; });
   }
 
   Matrix view(const tn_param_view* const* params, Place place, int64_t rows, int64_t columns_of) const {
@@ -251,13 +252,11 @@ class IncreLora {
   static void times_e(Scratch& s, const float* e, const Matrix& from, const Matrix& to) {
     const int64_t n = from.columns;
     const int64_t stride = from.row_stride;
-    with_float_type(from.dtype, "a factor", [&](auto tag) {
-      using T = decltype(tag);
+    TN_TYPED(T, from.dtype, "a factor",
       const T* in = static_cast<const T*>(from.data);
       T* out = static_cast<T*>(to.data);
       for_each(s.exec(), from.rows * n,
-               [=](int64_t i) { out[i] = from_float<T>(e[i % n] * to_float(in[i / n * stride + i % n])); });
-    });
+               [=] TN_KERNEL(int64_t i) { out[i] = from_float<T>(e[i % n] * to_float(in[i / n * stride + i % n])); }););
   }
 
   void run_forward(Scratch& s, const Site& f, const tn_adapter_call* call, const Matrix& x, const Matrix* y) const {
@@ -309,19 +308,17 @@ class IncreLora {
   // dE_k += Σ_t dV U of the active ranks; the reserve's E stand still.
   static void e_gradient(Scratch& s, const Matrix& dv, const Matrix& u, int64_t active, float* out) {
     const int64_t rows = dv.rows, dv_stride = dv.row_stride, u_stride = u.row_stride;
-    with_float_type(dv.dtype, "a factor's gradient", [&](auto tag) {
-      using T = decltype(tag);
+    TN_TYPED(T, dv.dtype, "a factor's gradient",
       const T *g = static_cast<const T*>(dv.data), *v = static_cast<const T*>(u.data);
       for_each_block(
           s.exec(), active,
-          [=](const Block& b) {
+          [=] TN_KERNEL(const Block& b) {
             const int64_t k = b.index;
-            out[k] += static_cast<float>(b.sum(rows, [=](int64_t t) {
-              return static_cast<double>(to_float(g[t * dv_stride + k])) * to_float(v[t * u_stride + k]);
-            }));
+            const double sum = b.sum(
+                rows, [=](int64_t t) { return static_cast<double>(to_float(g[t * dv_stride + k])) * to_float(v[t * u_stride + k]); });
+            b.each(1, [=](int64_t) { out[k] += static_cast<float>(sum); });
           },
-          rows);
-    });
+          rows););
   }
 
   // score += Σ|ΔW ⊙ dYᵀX| / √(mn), in panels of rows; neither matrix is ever whole.
@@ -340,7 +337,7 @@ class IncreLora {
         const int64_t n = f.n;
         for_each_block(
             s.exec(), rows,
-            [=](const Block& b) {
+            [=] TN_KERNEL(const Block& b) {
               sums[begin + b.index] = static_cast<float>(b.sum(n, [=](int64_t j) {
                 return static_cast<double>(std::fabs(dw[b.index * n + j] * gw[b.index * n + j]));
               }));
@@ -353,8 +350,9 @@ class IncreLora {
       float* out = contiguous<float>(call->params[kScore]->value, "the score");
       const double norm = std::sqrt(static_cast<double>(f.m) * static_cast<double>(f.n));
       const int64_t m = f.m;
-      for_each_block(s.exec(), 1, [=](const Block& b) {
-        out[0] += static_cast<float>(b.sum(m, [=](int64_t i) { return static_cast<double>(sums[i]); }) / norm);
+      for_each_block(s.exec(), 1, [=] TN_KERNEL(const Block& b) {
+        const double sum = b.sum(m, [=](int64_t i) { return static_cast<double>(sums[i]); });
+        b.each(1, [=](int64_t) { out[0] += static_cast<float>(sum / norm); });
       });
     }
     s.release(mark);
@@ -375,7 +373,7 @@ class IncreLora {
       if (call) {
         float* g = static_cast<float*>(gram.data);
         const double weight = settings_.real("orth_reg") / static_cast<double>(order_.size());
-        for_each_block(s.exec(), 1, [=](const Block& block) {
+        for_each_block(s.exec(), 1, [=] TN_KERNEL(const Block& block) {
           block.each(r, [=](int64_t i) { g[i * (r + 1)] -= 1; });
           const double squares = block.sum(r * r, [=](int64_t i) { return static_cast<double>(g[i]) * g[i]; });
           const float factor = squares > 0 ? static_cast<float>(2 * weight / std::sqrt(squares)) : 0.0f;
@@ -412,6 +410,7 @@ class IncreLora {
     return it->second;
   }
 
+ private:
   Settings settings_;
   Targets targets_;
   std::map<uint32_t, Site> sites_;

@@ -121,10 +121,12 @@ class LrQat {
           const int64_t groups = grid.groups();
           for_each_block(
               exec, w.rows * groups,
-              [=](const Block& b) {
+              [=] TN_KERNEL(const Block& b) {
                 const int64_t row = b.index / groups, first = b.index % groups * grid.group;
-                out[begin * groups + b.index] = grid.best_scale(
-                    from + row * grid.n + first, grid.n - first < grid.group ? grid.n - first : grid.group);
+                float* const to = out + begin * groups + b.index;
+                b.each(1, [=](int64_t) {
+                  *to = grid.best_scale(from + row * grid.n + first, grid.n - first < grid.group ? grid.n - first : grid.group);
+                });
               },
               80 * grid.group);
         });
@@ -136,13 +138,15 @@ class LrQat {
           const int64_t groups = grid.groups();
           for_each_block(
               exec, w.rows * groups,
-              [=](const Block& b) {
+              [=] TN_KERNEL(const Block& b) {
                 const int64_t row = b.index / groups, first = b.index % groups * grid.group;
                 const int64_t n = grid.n - first < grid.group ? grid.n - first : grid.group;
                 const float* x = from + row * grid.n + first;
-                const float inverse = 1 / grid.best_scale(x, n);
                 int8_t* to = out + (begin + row) * grid.n + first;
-                for (int64_t j = 0; j < n; ++j) to[j] = grid.fixed(x[j] * inverse);
+                b.each(1, [=](int64_t) {
+                  const float inverse = 1 / grid.best_scale(x, n);
+                  for (int64_t j = 0; j < n; ++j) to[j] = grid.fixed(x[j] * inverse);
+                });
               },
               80 * grid.group);
         });
@@ -178,7 +182,8 @@ class LrQat {
 
   void write_config(const tn_sink& sink) { settings_.write(sink); }
 
- private:
+  // What serves the functions above, public for nvcc, which takes kernels nowhere else.
+
   static Matrix factor(const tn_param_view* const* params, Place place, int64_t rows, int64_t columns) {
     return params ? Matrix::of(*params[place]->value) : Matrix::dense(nullptr, rows, columns);
   }
@@ -195,7 +200,7 @@ class LrQat {
     const float* scales = contiguous<float>(params[kScale]->value, "the scales") + begin * groups;
     float *at_z = static_cast<float*>(z.data), *at_w = static_cast<float*>(w.data);
     const float fraction = grid.fraction();
-    for_each(s.exec(), z.rows * f.n, [=](int64_t i) {
+    for_each(s.exec(), z.rows * f.n, [=] TN_KERNEL(int64_t i) {
       at_z[i] += fraction * static_cast<float>(phi[i]);
       at_w[i] = scales[i / grid.n * groups + i % grid.n / grid.group] * grid.code(at_z[i]);
     });
@@ -247,7 +252,7 @@ class LrQat {
     float* at_g = static_cast<float*>(g.data);
     for_each_block(
         s.exec(), z.rows * groups,
-        [=](const Block& b) {
+        [=] TN_KERNEL(const Block& b) {
           const int64_t first = b.index / groups * grid.n + b.index % groups * grid.group,
                         left = grid.n - b.index % groups * grid.group;
           const int64_t n = left < grid.group ? left : grid.group;
@@ -256,7 +261,8 @@ class LrQat {
           const double sum = b.sum(n, [=](int64_t j) { return static_cast<double>(gi[j]) * grid.code(zi[j]); });
           const float scale = scales[b.index];
           b.each(n, [=](int64_t j) { gi[j] *= scale * grid.passes(zi[j]); });
-          if (ds) ds[b.index] += static_cast<float>(sum);
+          float* const to = ds ? ds + b.index : nullptr;
+          b.each(to ? 1 : 0, [=](int64_t) { *to += static_cast<float>(sum); });
         },
         grid.group);
   }
@@ -272,6 +278,7 @@ class LrQat {
     return it->second;
   }
 
+ private:
   Settings settings_;
   Targets targets_;
   std::map<uint32_t, Site> sites_;

@@ -111,7 +111,7 @@ class Paca {
     if (param % 2 == kDelta) {
       float* d = contiguous<float>(&value, "paca_delta");
       const float deviation = settings_.flag("init_weights") ? 0.0f : 0.02f;
-      return for_each(exec, f.m * f.r, [=](int64_t i) { d[i] = deviation == 0 ? 0.0f : deviation * normal(rng, i); });
+      return for_each(exec, f.m * f.r, [=] TN_KERNEL(int64_t i) { d[i] = deviation == 0 ? 0.0f : deviation * normal(rng, i); });
     }
     choose(exec, f, *base, contiguous<int32_t>(&value, "paca_indices"));
   }
@@ -137,12 +137,13 @@ class Paca {
     float* to = contiguous<float>(&w, "the rows to merge into");
     const int64_t r = f.r, n = f.n;
     const float scale = static_cast<float>(f.scale);
-    for_each(exec, (end - begin) * r, [=](int64_t i) { to[i / r * n + index[i % r]] += scale * delta[i]; });
+    for_each(exec, (end - begin) * r, [=] TN_KERNEL(int64_t i) { to[i / r * n + index[i % r]] += scale * delta[i]; });
   }
 
   void write_config(const tn_sink& sink) { settings_.write(sink); }
 
- private:
+  // What serves the functions above, public for nvcc, which takes kernels nowhere else.
+
   // Modules that read one input share their columns, and with them what is saved.
   std::string name_of_input(const tn_site& s) const {
     const std::string path = s.path;
@@ -182,6 +183,25 @@ class Paca {
     return TN_HAS(&base, tn_base_linear, release) && base.lease && base.release;
   }
 
+  // w[:, I] += factor · Δ; what was there goes to `keep`.
+  static void put_in(const tn_exec* exec, const Site& f, float factor, const Matrix& w, const float* delta, const int32_t* index, float* keep) {
+    const int64_t r = f.r, rows = w.row_stride, columns = w.column_stride;
+    TN_TYPED(T, w.dtype, "the weight",
+      T* to = static_cast<T*>(w.data);
+      T* old = reinterpret_cast<T*>(keep);
+      for_each(exec, f.m * r, [=] TN_KERNEL(int64_t i) {
+        T& o = to[i / r * rows + index[i % r] * columns];
+        old[i] = o, o = from_float<T>(to_float(o) + factor * delta[i]);
+      }););
+  }
+  static void put_back(const tn_exec* exec, const Site& f, const Matrix& w, const int32_t* index, const float* keep) {
+    const int64_t r = f.r, rows = w.row_stride, columns = w.column_stride;
+    TN_TYPED(T, w.dtype, "the weight",
+      T* to = static_cast<T*>(w.data);
+      const T* old = reinterpret_cast<const T*>(keep);
+      for_each(exec, f.m * r, [=] TN_KERNEL(int64_t i) { to[i / r * rows + index[i % r] * columns] = old[i]; }););
+  }
+
   // Calls `use` while the weight holds W[:, I] + s Δ.
   template <class Use>
   static void with_columns(const tn_exec* exec, const Site& f, double scale, const tn_base_linear& base,
@@ -189,19 +209,9 @@ class Paca {
     tn_tensor* weight = nullptr;
     check(base.lease(base.self, &weight));
     const Matrix w = Matrix::of(*weight);
-    const int64_t r = f.r, rows = w.row_stride, columns = w.column_stride;
-    const float factor = static_cast<float>(scale);
-    with_float_type(w.dtype, "the weight", [&](auto tag) {
-      using T = decltype(tag);
-      T* to = static_cast<T*>(w.data);
-      T* old = reinterpret_cast<T*>(keep);
-      for_each(exec, f.m * r, [=](int64_t i) {
-        T& o = to[i / r * rows + index[i % r] * columns];
-        old[i] = o, o = from_float<T>(to_float(o) + factor * delta[i]);
-      });
-      use();
-      for_each(exec, f.m * r, [=](int64_t i) { to[i / r * rows + index[i % r] * columns] = old[i]; });
-    });
+    put_in(exec, f, static_cast<float>(scale), w, delta, index, keep);
+    use();
+    put_back(exec, f, w, index, keep);
     check(base.release(base.self));
   }
 
@@ -268,6 +278,7 @@ class Paca {
     return it->second;
   }
 
+ private:
   Settings settings_;
   Targets targets_;
   std::map<uint32_t, Site> sites_;

@@ -40,7 +40,8 @@ constexpr const tn_hyper_info* kHypers[] = {&kR, &kAlpha, &kRatio, &kTrainRest, 
 struct Site {
   int64_t m, n, r, k;  // k: entries of the support
   double scale;
-  int64_t begin(int64_t row) const { return static_cast<int64_t>(static_cast<__int128>(row) * k / m); }
+  // row · k / m, rounded down, in 64 bits.
+  TN_FN int64_t begin(int64_t row) const { return row * (k / m) + row * (k % m) / m; }
   int64_t panel() const { return std::clamp<int64_t>(kPanelBytes / (n * 4), 1, m); }
 };
 
@@ -115,8 +116,9 @@ class SlTrain {
       int32_t* columns = contiguous<int32_t>(&value, "sparse_column");
       return for_each_block(
           exec, f.m,
-          [=](const Block& b) {
-            choose_row(rng, b.index, f.n, f.begin(b.index + 1) - f.begin(b.index), columns + f.begin(b.index));
+          [=] TN_KERNEL(const Block& b) {
+            const int64_t row = b.index;
+            b.each(1, [=](int64_t) { choose_row(rng, row, f.n, f.begin(row + 1) - f.begin(row), columns + f.begin(row)); });
           },
           f.n * 16);
     }
@@ -151,7 +153,8 @@ class SlTrain {
 
   void write_config(const tn_sink& sink) { settings_.write(sink); }
 
- private:
+  // What serves the functions above, public for nvcc, which takes kernels nowhere else.
+
   static Matrix factor(const tn_param_view* const* params, Place place, int64_t rows, int64_t columns) {
     return params ? Matrix::of(*params[place]->value) : Matrix::dense(nullptr, rows, columns);
   }
@@ -168,9 +171,10 @@ class SlTrain {
     const int64_t stride = w.row_stride;
     for_each_block(
         s.exec(), w.rows,
-        [=](const Block& b) {
-          for (int64_t e = f.begin(begin + b.index); e < f.begin(begin + b.index + 1); ++e)
-            to[b.index * stride + columns[e]] += values[e];
+        [=] TN_KERNEL(const Block& b) {
+          const int64_t first = f.begin(begin + b.index);
+          float* const row = to + b.index * stride;
+          b.each(f.begin(begin + b.index + 1) - first, [=](int64_t e) { row[columns[first + e]] += values[first + e]; });
         },
         f.k / f.m + 1);
   }
@@ -222,9 +226,10 @@ class SlTrain {
     const int64_t n = f.n;
     for_each_block(
         s.exec(), g.rows,
-        [=](const Block& b) {
-          for (int64_t e = f.begin(begin + b.index); e < f.begin(begin + b.index + 1); ++e)
-            dv[e] += from[b.index * n + columns[e]];
+        [=] TN_KERNEL(const Block& b) {
+          const int64_t first = f.begin(begin + b.index);
+          const float* const row = from + b.index * n;
+          b.each(f.begin(begin + b.index + 1) - first, [=](int64_t e) { dv[first + e] += row[columns[first + e]]; });
         },
         f.k / f.m + 1);
   }
@@ -235,6 +240,7 @@ class SlTrain {
     return it->second;
   }
 
+ private:
   Settings settings_;
   Targets targets_;
   std::map<uint32_t, Site> sites_;

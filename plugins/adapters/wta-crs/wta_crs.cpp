@@ -7,6 +7,7 @@
 #include "choose.h"
 #include "sdk/adapter.h"
 #include "sdk/adapter/rows.h"
+#include "sdk/adapter/typed.h"
 #include "sdk/adapter/settings.h"
 #include "sdk/adapter/targets.h"
 #include "sdk/workspace.h"
@@ -82,19 +83,17 @@ class WtaCrs {
     Workspace memory(exec);
     float *norms = memory.take<float>(rows), *weights = memory.take<float>(rows);
     const Matrix from = Matrix::of(x);
-    with_float_type(from.dtype, "the input", [&](auto tag) {
-      using T = decltype(tag);
+    TN_TYPED(T, from.dtype, "the input",
       const T* in = static_cast<const T*>(from.data);
       const int64_t stride = from.row_stride;
       for_each_block(
           &exec, rows,
-          [=](const Block& b) {
+          [=] TN_KERNEL(const Block& b) {
             const T* row = in + b.index * stride;
             norms[b.index] = static_cast<float>(std::sqrt(
                 b.sum(n, [=](int64_t j) { return static_cast<double>(to_float(row[j])) * to_float(row[j]); })));
           },
-          n);
-    });
+          n););
     // A few thousand norms are sorted on the host.
     std::vector<float> host(static_cast<size_t>(rows));
     check(exec.api->copy(exec.device, exec.stream, host.data(), norms, host.size() * 4, TN_COPY_TO_HOST));

@@ -26,7 +26,7 @@ inline Status allocate(void** out, uint64_t n, bool pooled) {
 }
 inline Status release(void* memory, bool pooled) { return pooled ? TN_GPU_NAME(FreeAsync)(memory, nullptr) : TN_GPU_NAME(Free)(memory); }
 // Page-locked memory of the host.
-#if defined(__HIP__)
+#if TN_HIP
 inline Status host_allocate(void** out, uint64_t n) { return hipHostMalloc(out, n, hipHostMallocDefault); }
 inline Status host_release(void* memory) { return hipHostFree(memory); }
 #else
@@ -63,7 +63,7 @@ struct Properties {
   bool capable = true;  // of what the objects are compiled for
 };
 inline Status properties(int index, Properties* out) {
-#if defined(__HIP__)
+#if TN_HIP
   hipDeviceProp_t p{};
   const Status s = hipGetDeviceProperties(&p, index);
   const std::string arch = p.gcnArchName;
@@ -85,7 +85,7 @@ inline Status properties(int index, Properties* out) {
 inline std::string versions() {
   int runtime = 0, driver = 0;
   (void)TN_GPU_NAME(RuntimeGetVersion)(&runtime), (void)TN_GPU_NAME(DriverGetVersion)(&driver);
-#if defined(__HIP__)
+#if TN_HIP
   const auto text = [](int v) { return std::to_string(v / 10000000) + "." + std::to_string(v / 100000 % 100); };
 #else
   const auto text = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };

@@ -20,9 +20,13 @@ struct tn_device {
 
 namespace tenon::gpu {
 
-#if defined(__HIP__)
+#if TN_HIP
 inline constexpr const char* kId = "hip";
+#if defined(TENON_HIP_OVER_CUDA)
+inline constexpr int32_t kDeviceType = TN_CUDA;  // what its memory is
+#else
 inline constexpr int32_t kDeviceType = TN_ROCM;
+#endif
 #elif defined(TENON_EMULATED_WAVE)
 inline constexpr const char* kId = "emulated";
 inline constexpr int32_t kDeviceType = 12;  // DLPack's extension device

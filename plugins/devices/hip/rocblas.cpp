@@ -3,7 +3,7 @@
 #include <limits>
 
 #include "devices/gpu/library.h"
-#include "devices/gpu/product.h"
+#include "devices/hip/rocblas.h"
 #include "sdk/dtype.h"
 
 namespace tenon::gpu {
@@ -70,7 +70,7 @@ class RocBlas final : public Blas {
 
 }  // namespace
 
-std::unique_ptr<Blas> open_blas(std::string& why) {
+std::unique_ptr<Blas> open_rocblas(std::string& why) {
   const Library library({"librocblas.so.5", "librocblas.so.4", "librocblas.so.3", "librocblas.so.0", "librocblas.so"});
   Calls calls{};
   Handle handle = nullptr;

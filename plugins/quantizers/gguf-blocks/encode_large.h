@@ -14,7 +14,7 @@ struct CodedAffine {
   uint8_t scale[kSubs], min[kSubs], q[256];
   float d, dmin;
 
-  CodedAffine(const float* x, int levels, int top, const Trials& trials, bool add_rms) {
+  TN_LARGE_FN CodedAffine(const float* x, int levels, int top, const Trials& trials, bool add_rms) {
     Affine fit[kSubs];
     float largest_scale = 0, largest_min = 0, weight[Sub];
     for (int s = 0; s < kSubs; ++s) {
@@ -49,7 +49,7 @@ struct CodedAffine {
   }
 
  private:
-  static uint8_t coded(float t, int top) {
+  static TN_LARGE_FN uint8_t coded(float t, int top) {
     const float r =
         t < 0x1p20f ? round_even(t) : static_cast<float>(top);  // a subnormal largest one overflows its reciprocal
     return static_cast<uint8_t>(r > 0 ? (r < static_cast<float>(top) ? r : static_cast<float>(top)) : 0);
@@ -63,7 +63,7 @@ struct CodedSymmetric {
   float d;
 
   template <class Search>
-  CodedSymmetric(const float* x, float half, float top, Search search) {
+  TN_LARGE_FN CodedSymmetric(const float* x, float half, float top, Search search) {
     float fit[16];
     for (int s = 0; s < 16; ++s) fit[s] = search(x + 16 * s, half);
     const float extreme = signed_extreme(fit, 16);
@@ -81,7 +81,7 @@ struct CodedSymmetric {
 };
 
 // Codes of two bits laid out as Q2_K and Q3_K have them: per 128 elements 32 bytes, elements 32 apart share one.
-inline void pack_pairs(const uint8_t* q, uint8_t* out) {
+TN_LARGE_FN void pack_pairs(const uint8_t* q, uint8_t* out) {
   for (int half = 0; half < 2; ++half)
     for (int l = 0; l < 32; ++l) {
       const uint8_t* from = q + 128 * half + l;
@@ -90,7 +90,7 @@ inline void pack_pairs(const uint8_t* q, uint8_t* out) {
     }
 }
 
-inline void pack_scales_and_mins(const uint8_t* scale, const uint8_t* min, uint8_t* out) {
+TN_LARGE_FN void pack_scales_and_mins(const uint8_t* scale, const uint8_t* min, uint8_t* out) {
   for (int j = 0; j < 4; ++j) {
     out[j] = static_cast<uint8_t>(scale[j] | (scale[j + 4] >> 4) << 6);
     out[j + 4] = static_cast<uint8_t>(min[j] | (min[j + 4] >> 4) << 6);
@@ -98,14 +98,14 @@ inline void pack_scales_and_mins(const uint8_t* scale, const uint8_t* min, uint8
   }
 }
 
-inline void encode_block(Q2_K, const float* x, uint8_t* out) {
+TN_LARGE_FN void encode_block(Q2_K, const float* x, uint8_t* out) {
   const CodedAffine<16> c(x, 3, 15, {-0.5f, 0.1f, 15, true}, false);
   for (int s = 0; s < 16; ++s) out[s] = static_cast<uint8_t>(c.scale[s] | c.min[s] << 4);
   pack_pairs(c.q, out + 16);
   store_f16(out + 80, c.d), store_f16(out + 82, c.dmin);
 }
 
-inline void encode_block(Q3_K, const float* x, uint8_t* out) {
+TN_LARGE_FN void encode_block(Q3_K, const float* x, uint8_t* out) {
   const CodedSymmetric c(x, 4, 32, search_coordinates);
   uint8_t q[256];
   for (int e = 0; e < 256; ++e) q[e] = static_cast<uint8_t>(c.q[e] + 4);
@@ -125,7 +125,7 @@ inline void encode_block(Q3_K, const float* x, uint8_t* out) {
   store_f16(out + 108, c.d);
 }
 
-inline void encode_block(Q4_K, const float* x, uint8_t* out) {
+TN_LARGE_FN void encode_block(Q4_K, const float* x, uint8_t* out) {
   const CodedAffine<32> c(x, 15, 63, {-1.0f, 0.1f, 21, false}, true);
   store_f16(out, c.d), store_f16(out + 2, c.dmin);
   pack_scales_and_mins(c.scale, c.min, out + 4);
@@ -134,7 +134,7 @@ inline void encode_block(Q4_K, const float* x, uint8_t* out) {
       out[16 + 16 * j + l] = static_cast<uint8_t>(c.q[32 * j + l] | c.q[32 * j + 32 + l] << 4);
 }
 
-inline void encode_block(Q5_K, const float* x, uint8_t* out) {
+TN_LARGE_FN void encode_block(Q5_K, const float* x, uint8_t* out) {
   const CodedAffine<32> c(x, 31, 63, {-0.5f, 0.1f, 16, false}, true);
   store_f16(out, c.d), store_f16(out + 2, c.dmin);
   pack_scales_and_mins(c.scale, c.min, out + 4);
@@ -148,7 +148,7 @@ inline void encode_block(Q5_K, const float* x, uint8_t* out) {
       out[48 + 16 * j + l] = static_cast<uint8_t>((c.q[32 * j + l] & 15) | c.q[32 * j + 32 + l] << 4);
 }
 
-inline void encode_block(Q6_K, const float* x, uint8_t* out) {
+TN_LARGE_FN void encode_block(Q6_K, const float* x, uint8_t* out) {
   const CodedSymmetric c(x, 32, 128, search_symmetric);
   for (int half = 0; half < 2; ++half)
     for (int l = 0; l < 32; ++l) {

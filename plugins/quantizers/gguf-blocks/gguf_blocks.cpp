@@ -1,13 +1,19 @@
 // The gguf-blocks quantizer: one component, "blocks", holds the tensor's bytes as a GGUF file does.
-#include "quantizers/gguf-blocks/linear.h"
 #include "quantizers/gguf-blocks/types.h"
 #include "sdk/codec.h"
 #include "sdk/for_each.h"
 #include "sdk/quantizer.h"
+#if !TN_GPU
+#include "quantizers/gguf-blocks/linear.h"
+#endif
 
 namespace tenon::gguf {
 namespace {
 
+#if TN_GPU
+inline constexpr int64_t kMaxRows = 8;  // beyond, decoding a panel and multiplying it is faster
+inline constexpr int64_t kRun = 256;    // elements: a multiple of every block
+#else
 constexpr int64_t kTask = 4096;  // elements: a multiple of every block
 
 // Elements [begin, end) from blocks that cover them; `blocks` is the start of the tensor.
@@ -35,6 +41,8 @@ void decode_run(const Type& type, const uint8_t* blocks, int64_t begin, int64_t 
   }
 }
 
+#endif
+
 class Codec {
  public:
   static constexpr uint32_t kSites = TN_SITE_WEIGHT | TN_SITE_KV_CACHE;
@@ -44,7 +52,7 @@ class Codec {
   }
 
   void supports(const tn_query& query) const {
-    sdk::require_cpu_floats(query, "gguf-blocks");
+    sdk::require_floats(query, "gguf-blocks");
     if (query.ndim > 0) require_fit("a tensor", query.shape[query.ndim - 1]);
   }
 
@@ -61,7 +69,7 @@ class Codec {
     const double each = static_cast<double>(type_->bytes) / type_->elements, element = target.dtype.bits / 8.0;
     if (op == TN_QUANTIZER_ENCODE) {
       require_writable(target);
-      sdk::set_estimate(out, 10.0 * rows, (each + element) * rows, state);
+      sdk::set_estimate(out, 10.0 * rows, (each + element) * rows, state, sdk::FirstBad::kBytes);
     } else if (op == TN_QUANTIZER_DECODE) {
       sdk::set_estimate(out, 2.0 * rows, (each + element) * rows, state);
     } else if (op == TN_QUANTIZER_LINEAR && target.ndim == 2 && rows <= kMaxRows) {
@@ -80,22 +88,27 @@ class Codec {
     uint8_t* blocks = sdk::component<uint8_t>(components, 0, "blocks", bytes(target));
     const int64_t n = sdk::elements(target);
     sdk::check_source(target, src, n);
-    sdk::BadBlock bad, large;
-    sdk::with_float_type(src.dtype, "gguf-blocks: a tensor to quantize", [&](auto source) {
+    sdk::FirstBad bad(exec), large(exec, 1);
+#if TN_GPU
+    type_->encode(exec, floats(src, kSource), n, kRun, type_->largest, blocks, bad.found(), large.found());
+#else
+    sdk::with_float_type(src.dtype, kSource, [&](auto source) {
       const auto* x = sdk::data<const decltype(source)>(src);
       const Type& type = *type_;
-      sdk::for_each_block(exec, sdk::ceil_div(n, kRun), [=, &type, &bad, &large](const sdk::Block& task) {
+      const auto no_number = bad.found(), too_large = large.found();
+      sdk::for_each_block(exec, sdk::ceil_div(n, kRun), [=, &type](const sdk::Block& task) {
         float run[kRun];
         const int64_t begin = task.index * kRun, count = std::min(kRun, n - begin);
         sdk::convert(x + begin, run, count);
         const float a = sdk::absmax(run, count);
-        if (!sdk::is_finite(a)) return bad.found(task.index);
-        if (a > type.largest) return large.found(task.index);
+        if (!sdk::is_finite(a)) return no_number(task.index);
+        if (a > type.largest) return too_large(task.index);
         type.encode(run, count / type.elements, blocks + begin / type.elements * type.bytes);
       });
     });
+#endif
     bad.raise(target, kRun);
-    if (large.any())
+    if (large.first() >= 0)
       sdk::fail(TN_E_NUMERIC, sdk::name_of(target) + ": a magnitude is above " + std::to_string(type_->largest) +
                                   ", the most that " + type_->name + " can hold; use type=F32");
   }
@@ -104,8 +117,11 @@ class Codec {
               tn_tensor& dst) const {
     const uint8_t* blocks = sdk::component<uint8_t>(components, 0, "blocks", bytes(target));
     sdk::check_range(target, sdk::elements(target), begin, end, dst);
+#if TN_GPU
+    type_->decode(exec, blocks, begin, end, floats(dst, kDecoded));
+#else
     const int64_t first = begin / kTask, tasks = begin < end ? sdk::ceil_div(end, kTask) - first : 0;
-    sdk::with_float_type(dst.dtype, "gguf-blocks: a decoded tensor", [&](auto to) {
+    sdk::with_float_type(dst.dtype, kDecoded, [&](auto to) {
       auto* out = sdk::data<decltype(to)>(dst);
       const Type& type = *type_;
       sdk::for_each_block(exec, tasks, [=, &type](const sdk::Block& task) {
@@ -114,16 +130,21 @@ class Codec {
         decode_run(type, blocks, from, stop, out + (from - begin));
       });
     });
+#endif
   }
 
   void linear(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, const tn_tensor& x,
               double alpha, double beta, tn_tensor& y) const {
     const uint8_t* blocks = sdk::component<uint8_t>(components, 0, "blocks", bytes(target));
     const sdk::Product p(target, x, y, kMaxRows);
+#if TN_GPU
+    type_->linear(exec, blocks, p, floats(x, "the input of a product"), alpha, beta, floats(y, kProduct));
+#else
     const float* activations = sdk::as_floats(exec, x);
-    sdk::with_float_type(y.dtype, "gguf-blocks: the product", [&](auto to) {
+    sdk::with_float_type(y.dtype, kProduct, [&](auto to) {
       gguf::linear(exec, *type_, blocks, p, activations, alpha, beta, sdk::data<decltype(to)>(y));
     });
+#endif
   }
 
  private:
@@ -147,6 +168,8 @@ class Codec {
     return n / type_->elements * type_->bytes;
   }
 
+  static constexpr const char *kSource = "gguf-blocks: a tensor to quantize", *kDecoded = "gguf-blocks: a decoded tensor",
+                              *kProduct = "gguf-blocks: the product";
   const Type* type_;
 };
 

@@ -7,7 +7,7 @@
 namespace tenon::gguf {
 
 // out = code·scale of the sub-block of 16 that each of 256 codes is in (- minimum).
-inline void scale_sixteens(const int8_t* q, const float* scale, float* out) {
+TN_LARGE_FN void scale_sixteens(const int8_t* q, const float* scale, float* out) {
   for (int s = 0; s < 16; ++s) {
     const float a = scale[s];
 #pragma omp simd
@@ -16,7 +16,7 @@ inline void scale_sixteens(const int8_t* q, const float* scale, float* out) {
 }
 
 // The two-bit codes of Q2_K and Q3_K: per 128 elements 32 bytes, elements 32 apart share one.
-inline void unpack_pairs(const uint8_t* from, int8_t* q) {
+TN_LARGE_FN void unpack_pairs(const uint8_t* from, int8_t* q) {
   for (int half = 0; half < 2; ++half, from += 32, q += 128) {
     for (int l = 0; l < 32; ++l) q[l] = static_cast<int8_t>(from[l] & 3);
     for (int l = 0; l < 32; ++l) q[32 + l] = static_cast<int8_t>(from[l] >> 2 & 3);
@@ -27,7 +27,7 @@ inline void unpack_pairs(const uint8_t* from, int8_t* q) {
 
 struct Q2_K {
   static constexpr int kElements = 256, kBytes = 84;
-  static void decode(const uint8_t* b, float* out) {
+  static TN_LARGE_FN void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b + 80), dmin = load_f16(b + 82);
     int8_t q[256];
     unpack_pairs(b + 16, q);
@@ -41,7 +41,7 @@ struct Q2_K {
 
 struct Q3_K {
   static constexpr int kElements = 256, kBytes = 110;
-  static void decode(const uint8_t* b, float* out) {
+  static TN_LARGE_FN void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b + 108);
     int8_t q[256];
     unpack_pairs(b + 32, q);
@@ -55,7 +55,7 @@ struct Q3_K {
 
 struct Q4_K {
   static constexpr int kElements = 256, kBytes = 144;
-  static void decode(const uint8_t* b, float* out) {
+  static TN_LARGE_FN void decode(const uint8_t* b, float* out) {
     const uint8_t *scales = b + 4, *q = b + 16;
     const float d = load_f16(b), dmin = load_f16(b + 2);
     for (int j = 0; j < 8; j += 2) {
@@ -73,7 +73,7 @@ struct Q4_K {
 
 struct Q5_K {
   static constexpr int kElements = 256, kBytes = 176;
-  static void decode(const uint8_t* b, float* out) {
+  static TN_LARGE_FN void decode(const uint8_t* b, float* out) {
     const uint8_t *scales = b + 4, *high = b + 16, *q = b + 48;
     const float d = load_f16(b), dmin = load_f16(b + 2);
     uint8_t code[256];
@@ -94,7 +94,7 @@ struct Q5_K {
 
 struct Q6_K {
   static constexpr int kElements = 256, kBytes = 210;
-  static void decode(const uint8_t* b, float* out) {
+  static TN_LARGE_FN void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b + 208);
     int8_t q[256];
     for (int half = 0; half < 2; ++half) {
@@ -114,7 +114,7 @@ struct Q6_K {
 
 struct Q8_K {
   static constexpr int kElements = 256, kBytes = 292;
-  static void decode(const uint8_t* b, float* out) {
+  static TN_LARGE_FN void decode(const uint8_t* b, float* out) {
     const float d = std::bit_cast<float>(load32(b));
 #pragma omp simd
     for (int j = 0; j < 256; ++j) out[j] = static_cast<float>(static_cast<int8_t>(b[4 + j])) * d;
@@ -123,15 +123,15 @@ struct Q8_K {
 
 struct IQ4_XS {
   static constexpr int kElements = 256, kBytes = 136;
-  static void decode(const uint8_t* b, float* out) {
+  static TN_LARGE_FN void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b);
     const uint16_t high = load16(b + 2);
     for (int j = 0; j < 8; ++j) {
       const float a = d * static_cast<float>(((b[4 + j / 2] >> (j % 2 * 4) & 15) | (high >> (2 * j) & 3) << 4) - 32);
       const uint8_t* q = b + 8 + 16 * j;
       for (int l = 0; l < 16; ++l) {
-        out[32 * j + l] = static_cast<float>(kIq4Levels[q[l] & 15]) * a;
-        out[32 * j + l + 16] = static_cast<float>(kIq4Levels[q[l] >> 4]) * a;
+        out[32 * j + l] = static_cast<float>(iq4_level(q[l] & 15)) * a;
+        out[32 * j + l + 16] = static_cast<float>(iq4_level(q[l] >> 4)) * a;
       }
     }
   }
@@ -141,7 +141,7 @@ struct IQ4_XS {
 // that is left.
 struct TQ1_0 {
   static constexpr int kElements = 256, kBytes = 54;
-  static void decode(const uint8_t* b, float* out) {
+  static TN_LARGE_FN void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b + 52);
     const auto run = [&](const uint8_t* from, int width, int digits) {
       for (int digit = 0, power = 1; digit < digits; ++digit, power *= 3, out += width)
@@ -153,7 +153,7 @@ struct TQ1_0 {
 
 struct TQ2_0 {
   static constexpr int kElements = 256, kBytes = 66;
-  static void decode(const uint8_t* b, float* out) {
+  static TN_LARGE_FN void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b + 64);
     for (int part = 0; part < 8; ++part)
 #pragma omp simd

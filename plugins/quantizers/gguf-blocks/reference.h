@@ -41,11 +41,11 @@ inline float value(std::string_view type, const uint8_t* b, int e) {
   if (type == "Q5_1") return (nibble(b + 8, e) + 16 * bit(b + 4, e)) * d + load_f16(b + 2);
   if (type == "Q8_0") return static_cast<int8_t>(b[2 + e]) * d;
   if (type == "Q8_1") return static_cast<int8_t>(b[4 + e]) * d;
-  if (type == "IQ4_NL") return kIq4Levels[nibble(b + 2, e)] * d;
-  if (type == "MXFP4") return kFp4Levels[nibble(b + 1, e)] * e8m0_half(b[0]);
+  if (type == "IQ4_NL") return iq4_level(nibble(b + 2, e)) * d;
+  if (type == "MXFP4") return fp4_level(nibble(b + 1, e)) * e8m0_half(b[0]);
   if (type == "NVFP4") {
     const uint8_t byte = b[4 + e / 16 * 8 + e % 8];
-    return kFp4Levels[e % 16 < 8 ? byte & 15 : byte >> 4] * e4m3_half(b[e / 16]);
+    return fp4_level(e % 16 < 8 ? byte & 15 : byte >> 4) * e4m3_half(b[e / 16]);
   }
   if (type == "Q2_K") {
     const int s = b[e / 16];
@@ -71,7 +71,7 @@ inline float value(std::string_view type, const uint8_t* b, int e) {
   if (type == "Q8_K") return static_cast<int8_t>(b[4 + e]) * std::bit_cast<float>(load32(b));
   if (type == "IQ4_XS") {
     const int j = e / 32, a = (b[4 + j / 2] >> (j % 2 * 4) & 15) | (load16(b + 2) >> (2 * j) & 3) << 4;
-    return d * (a - 32) * kIq4Levels[nibble(b + 8 + 16 * j, e % 32)];
+    return d * (a - 32) * iq4_level(nibble(b + 8 + 16 * j, e % 32));
   }
   if (type == "TQ1_0") return (trit(b, e) - 1) * load_f16(b + 52);
   return (pair(b, e) - 1) * load_f16(b + 64);  // TQ2_0

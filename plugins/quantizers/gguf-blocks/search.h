@@ -22,7 +22,7 @@ struct Trials {
 };
 
 template <int N>
-Affine search_affine(const float* x, const float* weight, int levels, const Trials& trials) {
+TN_LARGE_FN Affine search_affine(const float* x, const float* weight, int levels, const Trials& trials) {
   constexpr int kVectors = N / 16;
   Lanes v[kVectors], w[kVectors], sw{}, swx{};
   float low = 0, high = x[0];
@@ -59,7 +59,7 @@ Affine search_affine(const float* x, const float* weight, int levels, const Tria
 }
 
 // The element of largest magnitude, with its sign; the first of several.
-inline float signed_extreme(const float* x, int n) {
+TN_LARGE_FN float signed_extreme(const float* x, int n) {
   float extreme = 0;
   for (int i = 0; i < n; ++i)
     if (std::fabs(x[i]) > std::fabs(extreme)) extreme = x[i];
@@ -67,7 +67,7 @@ inline float signed_extreme(const float* x, int n) {
 }
 
 // x ≈ scale·q with q in -half … half - 1 for 16 elements, weight x².
-inline float search_symmetric(const float* x, float half) {
+TN_LARGE_FN float search_symmetric(const float* x, float half) {
   const float extreme = signed_extreme(x, 16);
   if (std::fabs(extreme) < 1e-15f) return 0;
   const Lanes v = load(x), w = v * v;
@@ -84,7 +84,7 @@ inline float search_symmetric(const float* x, float half) {
 
 // As above for few levels: starts from the plain scale and moves one code at a time, five times around, while the fit
 // improves.
-inline float search_coordinates(const float* x, float half) {
+TN_LARGE_FN float search_coordinates(const float* x, float half) {
   const float extreme = signed_extreme(x, 16);
   if (std::fabs(extreme) < 1e-15f) return 0;
   const float inverse = -half / extreme;
@@ -115,11 +115,11 @@ inline float search_coordinates(const float* x, float half) {
 }
 
 // Nearest of the IQ4 levels, sixteen at a time: as many levels as thresholds are exceeded.
-inline Lanes nearest_level(const Lanes& t, Lanes* rank) {
-  Lanes level = fill(kIq4Levels[0]), r{};
+TN_LARGE_FN Lanes nearest_level(const Lanes& t, Lanes* rank) {
+  Lanes level = fill(iq4_level(0)), r{};
   for (int k = 1; k < 16; ++k) {
-    const Lanes threshold = fill(0.5f * static_cast<float>(kIq4Levels[k - 1] + kIq4Levels[k]));
-    level = select_not_less(t, threshold, fill(kIq4Levels[k]), level);
+    const Lanes threshold = fill(0.5f * static_cast<float>(iq4_level(k - 1) + iq4_level(k)));
+    level = select_not_less(t, threshold, fill(iq4_level(k)), level);
     r += select_not_less(t, threshold, fill(1), Lanes{});
   }
   if (rank) *rank = r;
@@ -127,14 +127,14 @@ inline Lanes nearest_level(const Lanes& t, Lanes* rank) {
 }
 
 // x ≈ scale·level for 32 elements, weight |x|.
-inline float search_levels(const float* x) {
+TN_LARGE_FN float search_levels(const float* x) {
   const float extreme = signed_extreme(x, 32);
   if (std::fabs(extreme) < 1e-15f) return 0;
   const Lanes v[2] = {load(x), load(x + 16)};
   float scale = 0, best = -1;
   for (int trial = 0; trial < 16; ++trial) {  // the plain scale, then -7 … 7 steps of a level around it
     const float inverse =
-        (static_cast<float>(kIq4Levels[0]) + static_cast<float>(trial == 0 ? 0 : trial - 8)) / extreme;
+        (static_cast<float>(iq4_level(0)) + static_cast<float>(trial == 0 ? 0 : trial - 8)) / extreme;
     Lanes qx{}, qq{};
     for (const Lanes& part : v) {
       const Lanes q = nearest_level(part * fill(inverse), nullptr), w = magnitude(part);
@@ -146,7 +146,7 @@ inline float search_levels(const float* x) {
   return scale;
 }
 
-inline void level_codes(const float* x, float inverse, uint8_t* q) {
+TN_LARGE_FN void level_codes(const float* x, float inverse, uint8_t* q) {
   for (int k = 0; k < 2; ++k) {
     Lanes rank;
     nearest_level(load(x + 16 * k) * fill(inverse), &rank);

@@ -8,7 +8,7 @@ namespace tenon::gguf {
 
 struct Q4_0 {
   static constexpr int kElements = 32, kBytes = 18;
-  static void decode(const uint8_t* b, float* out) {
+  static TN_LARGE_FN void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b);
 #pragma omp simd
     for (int j = 0; j < 16; ++j) out[j] = static_cast<float>((b[2 + j] & 15) - 8) * d;
@@ -19,7 +19,7 @@ struct Q4_0 {
 
 struct Q4_1 {
   static constexpr int kElements = 32, kBytes = 20;
-  static void decode(const uint8_t* b, float* out) {
+  static TN_LARGE_FN void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b), m = load_f16(b + 2);
 #pragma omp simd
     for (int j = 0; j < 16; ++j) out[j] = static_cast<float>(b[4 + j] & 15) * d + m;
@@ -30,7 +30,7 @@ struct Q4_1 {
 
 struct Q5_0 {
   static constexpr int kElements = 32, kBytes = 22;
-  static void decode(const uint8_t* b, float* out) {
+  static TN_LARGE_FN void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b);
     const uint32_t high = load32(b + 2);
 #pragma omp simd
@@ -44,7 +44,7 @@ struct Q5_0 {
 
 struct Q5_1 {
   static constexpr int kElements = 32, kBytes = 24;
-  static void decode(const uint8_t* b, float* out) {
+  static TN_LARGE_FN void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b), m = load_f16(b + 2);
     const uint32_t high = load32(b + 4);
 #pragma omp simd
@@ -58,7 +58,7 @@ struct Q5_1 {
 
 struct Q8_0 {
   static constexpr int kElements = 32, kBytes = 34;
-  static void decode(const uint8_t* b, float* out) {
+  static TN_LARGE_FN void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b);
 #pragma omp simd
     for (int j = 0; j < 32; ++j) out[j] = static_cast<float>(static_cast<int8_t>(b[2 + j])) * d;
@@ -68,7 +68,7 @@ struct Q8_0 {
 // Q8_0 with d·Σq beside it, which a decoder does not need.
 struct Q8_1 {
   static constexpr int kElements = 32, kBytes = 36;
-  static void decode(const uint8_t* b, float* out) {
+  static TN_LARGE_FN void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b);
 #pragma omp simd
     for (int j = 0; j < 32; ++j) out[j] = static_cast<float>(static_cast<int8_t>(b[4 + j])) * d;
@@ -77,22 +77,22 @@ struct Q8_1 {
 
 struct IQ4_NL {
   static constexpr int kElements = 32, kBytes = 18;
-  static void decode(const uint8_t* b, float* out) {
+  static TN_LARGE_FN void decode(const uint8_t* b, float* out) {
     const float d = load_f16(b);
     for (int j = 0; j < 16; ++j) {
-      out[j] = static_cast<float>(kIq4Levels[b[2 + j] & 15]) * d;
-      out[j + 16] = static_cast<float>(kIq4Levels[b[2 + j] >> 4]) * d;
+      out[j] = static_cast<float>(iq4_level(b[2 + j] & 15)) * d;
+      out[j + 16] = static_cast<float>(iq4_level(b[2 + j] >> 4)) * d;
     }
   }
 };
 
 struct MXFP4 {
   static constexpr int kElements = 32, kBytes = 17;
-  static void decode(const uint8_t* b, float* out) {
+  static TN_LARGE_FN void decode(const uint8_t* b, float* out) {
     const float d = e8m0_half(b[0]);
     for (int j = 0; j < 16; ++j) {
-      out[j] = static_cast<float>(kFp4Levels[b[1 + j] & 15]) * d;
-      out[j + 16] = static_cast<float>(kFp4Levels[b[1 + j] >> 4]) * d;
+      out[j] = static_cast<float>(fp4_level(b[1 + j] & 15)) * d;
+      out[j + 16] = static_cast<float>(fp4_level(b[1 + j] >> 4)) * d;
     }
   }
 };
@@ -100,12 +100,12 @@ struct MXFP4 {
 // Four sub-blocks of 16 with a scale each; a sub-block's nibbles lie in eight bytes.
 struct NVFP4 {
   static constexpr int kElements = 64, kBytes = 36;
-  static void decode(const uint8_t* b, float* out) {
+  static TN_LARGE_FN void decode(const uint8_t* b, float* out) {
     for (int s = 0; s < 4; ++s) {
       const float d = e4m3_half(b[s]);
       for (int j = 0; j < 8; ++j) {
-        out[16 * s + j] = static_cast<float>(kFp4Levels[b[4 + 8 * s + j] & 15]) * d;
-        out[16 * s + j + 8] = static_cast<float>(kFp4Levels[b[4 + 8 * s + j] >> 4]) * d;
+        out[16 * s + j] = static_cast<float>(fp4_level(b[4 + 8 * s + j] & 15)) * d;
+        out[16 * s + j + 8] = static_cast<float>(fp4_level(b[4 + 8 * s + j] >> 4)) * d;
       }
     }
   }

@@ -2,15 +2,61 @@
 
 #include <limits>
 
-#include "quantizers/gguf-blocks/dot.h"
 #include "quantizers/gguf-blocks/encode_large.h"
 #include "quantizers/gguf-blocks/encode_small.h"
 #include "quantizers/gguf-blocks/large_blocks.h"
 #include "quantizers/gguf-blocks/small_blocks.h"
 #include "sdk/codec.h"
+#if !TN_GPU
+#include "quantizers/gguf-blocks/dot.h"
+#endif
 
 namespace tenon::gguf {
 namespace {
+
+constexpr float kAny = std::numeric_limits<float>::max(), kHalf = 65504.0f, kBrain = 0x1.FEp127f;
+
+constexpr bool kNoZero = false;
+
+#if TN_GPU
+
+// A plain value as a block of one, at any address.
+template <class T>
+struct Plain {
+  static constexpr int kElements = 1, kBytes = sizeof(T);
+  static TN_FN void decode(const uint8_t* b, float* out) {
+    T value;
+    __builtin_memcpy(&value, b, sizeof value);
+    *out = sdk::to_float(value);
+  }
+  static TN_FN void encode(const float* x, uint8_t* out) {
+    const T value = sdk::from_float<T>(*x);
+    __builtin_memcpy(out, &value, sizeof value);
+  }
+};
+template <class Block>
+struct Coder {
+  static TN_FN void encode(const float* x, uint8_t* out) { encode_block(Block{}, x, out); }
+};
+
+template <class T>
+constexpr Type plain(const char* name, uint32_t id, float largest) {
+  return {name, id, 1, sizeof(T), 0, largest, true, decode_blocks<Plain<T>>, encode_blocks<Plain<T>, Plain<T>>, linear_blocks<Plain<T>>};
+}
+template <class Block>
+constexpr Type read_only(const char* name, uint32_t id, uint32_t bits, bool keeps_zero = true) {
+  return {name, id, Block::kElements, Block::kBytes, bits, 0, keeps_zero, decode_blocks<Block>, nullptr, linear_blocks<Block>};
+}
+template <class Block>
+constexpr Type both(const char* name, uint32_t id, uint32_t bits, bool keeps_zero = true) {
+  return {name, id, Block::kElements, Block::kBytes, bits, kHalf, keeps_zero, decode_blocks<Block>, encode_blocks<Block, Coder<Block>>, linear_blocks<Block>};
+}
+template <class Block>
+constexpr Type fused(const char* name, uint32_t id, uint32_t bits, bool keeps_zero = true) {
+  return both<Block>(name, id, bits, keeps_zero);
+}
+
+#else
 
 template <class Block>
 void decode(const uint8_t* b, int64_t n, float* out) {
@@ -45,10 +91,10 @@ void encode_plain(const float* x, int64_t n, uint8_t* out) {
   }
 }
 
-constexpr float kAny = std::numeric_limits<float>::max(), kHalf = 65504.0f, kBrain = 0x1.FEp127f;
-
-constexpr bool kNoZero = false;
-
+template <class T>
+constexpr Type plain(const char* name, uint32_t id, float largest) {
+  return {name, id, 1, sizeof(T), 0, largest, true, decode_plain<T>, encode_plain<T>, nullptr};
+}
 template <class Block>
 constexpr Type read_only(const char* name, uint32_t id, uint32_t bits, bool keeps_zero = true) {
   return {name, id, Block::kElements, Block::kBytes, bits, 0, keeps_zero, decode<Block>, nullptr, nullptr};
@@ -62,10 +108,12 @@ constexpr Type fused(const char* name, uint32_t id, uint32_t bits, bool keeps_ze
   return {name, id, Block::kElements, Block::kBytes, bits, kHalf, keeps_zero, decode<Block>, encode<Block>, dot<Block>};
 }
 
+#endif
+
 constexpr Type kTypes[] = {
-    {"F32", 0, 1, 4, 0, kAny, true, decode_plain<float>, encode_plain<float>, nullptr},
-    {"F16", 1, 1, 2, 0, kHalf, true, decode_plain<sdk::f16>, encode_plain<sdk::f16>, nullptr},
-    {"BF16", 30, 1, 2, 0, kBrain, true, decode_plain<sdk::bf16>, encode_plain<sdk::bf16>, nullptr},
+    plain<float>("F32", 0, kAny),
+    plain<sdk::f16>("F16", 1, kHalf),
+    plain<sdk::bf16>("BF16", 30, kBrain),
     fused<Q4_0>("Q4_0", 2, 4),
     fused<Q4_1>("Q4_1", 3, 4, kNoZero),
     both<Q5_0>("Q5_0", 6, 5),

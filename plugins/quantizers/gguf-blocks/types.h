@@ -5,6 +5,9 @@
 #include <string_view>
 
 #include "sdk/dtype.h"
+#if TN_GPU
+#include "quantizers/gguf-blocks/gpu.h"
+#endif
 
 namespace tenon::gguf {
 
@@ -16,10 +19,17 @@ struct Type {
   uint32_t code_bits;  // of an element; 0: plain values
   float largest;       // magnitude that can be coded: what the type, or the f16 scale of its blocks, can hold
   bool keeps_zero;     // 0 decodes to 0 whatever its block holds: false for types with a minimum and for the IQ4 grid
+#if TN_GPU  // what launches the kernels of gpu.h
+  void (*decode)(const tn_exec*, const uint8_t* blocks, int64_t begin, int64_t end, const Floats& out);
+  void (*encode)(const tn_exec*, const Floats& x, int64_t n, int64_t run, float largest, uint8_t* out, sdk::FirstBad::Found bad,
+                 sdk::FirstBad::Found large);  // null: only read
+  void (*linear)(const tn_exec*, const uint8_t* blocks, const sdk::Product& p, const Floats& x, double alpha, double beta, const Floats& y);
+#else
   void (*decode)(const uint8_t* blocks, int64_t n_blocks, float* out);
   void (*encode)(const float* x, int64_t n_blocks, uint8_t* out);  // null: only read
   // out[t] = row · x[t] for 1, 2, 4 or 8 rows of activations; null: decode and multiply
   void (*dot)(const uint8_t* row, int64_t n_blocks, const float* const* x, int rows, float* out);
+#endif
 };
 
 const Type* find_type(std::string_view name);

@@ -2,6 +2,7 @@
 #include "quantizers/llm-int8/layout.h"
 #include "quantizers/llm-int8/rows.h"
 #include "sdk/linalg/matrix.h"
+#include "sdk/linalg/on_host.h"
 #include "sdk/quantizer.h"
 #include "sdk/workspace.h"
 #include "tenon/gemm8.h"
@@ -12,13 +13,29 @@ namespace {
 
 constexpr int64_t kApart = 32;  // outlier columns that are multiplied at a time
 
+// dst[0, end − begin) = elements [begin, end) of the weight with these codes.
+template <class T>
+void decode_range(const tn_exec* exec, const int8_t* codes, const float* scales, int64_t n, int64_t begin, int64_t end, T* out) {
+  const int64_t first = begin / n;
+  sdk::for_each_block(
+      exec, sdk::ceil_div(end, n) - first,
+      [=] TN_KERNEL(const sdk::Block& block) {
+        const int64_t row = first + block.index, from = begin > row * n ? begin : row * n, to = end < (row + 1) * n ? end : (row + 1) * n;
+        const float scale = scales[row] / kLevels;
+        const int8_t* const q = codes + from;
+        T* const p = out + (from - begin);
+        block.each(to - from, [=](int64_t j) { p[j] = sdk::from_float<T>(static_cast<float>(q[j]) * scale); });
+      },
+      n);
+}
+
 class Codec {
  public:
   static constexpr uint32_t kSites = TN_SITE_WEIGHT;
 
   Codec(const tn_host*, const sdk::Hypers& h) : threshold_(static_cast<float>(h.real("threshold"))) {}
 
-  void supports(const tn_query& q) const { sdk::require_cpu_floats(q, "llm-int8"); }
+  void supports(const tn_query& q) const { sdk::require_floats(q, "llm-int8"); }
 
   void plan(const tn_target& target, const tn_component_sink& sink) const {
     const Shape s(target);
@@ -30,7 +47,8 @@ class Codec {
     const double elements = static_cast<double>(s.m * s.n);
     const uint64_t state = static_cast<uint64_t>(s.m * s.n + 4 * s.m);
     if (op == TN_QUANTIZER_LINEAR_BACKWARD) sdk::fail(TN_E_UNSUPPORTED, "llm-int8 multiplies gradients by the decoded weight; decode and multiply");
-    if (op != TN_QUANTIZER_LINEAR) return sdk::set_estimate(out, 4 * elements, static_cast<double>(state) + elements * target.dtype.bits / 8, state);
+    if (op != TN_QUANTIZER_LINEAR) return sdk::set_estimate(out, 4 * elements, static_cast<double>(state) + elements * target.dtype.bits / 8, state,
+                                                                 op == TN_QUANTIZER_ENCODE ? sdk::FirstBad::kBytes : 0);
     const tn_gemm8* const integer = integer_product(api);
     if (!integer) sdk::fail(TN_E_UNSUPPORTED, "llm-int8: this device multiplies no 8-bit integers (org.tenon.gemm8/1); decode and multiply");
     sdk::Workspace w;
@@ -60,18 +78,7 @@ class Codec {
     if (begin == end) return;
     sdk::with_float_type(dst.dtype, "llm-int8: a decoded weight", [&](auto type) {
       using T = decltype(type);
-      T* const out = sdk::data<T>(dst);
-      const int64_t n = s.n, first = begin / n;
-      sdk::for_each_block(
-          exec, sdk::ceil_div(end, n) - first,
-          [=](const sdk::Block& block) {
-            const int64_t row = first + block.index, from = std::max(begin, row * n), to = std::min(end, (row + 1) * n);
-            const float scale = scales[row] / kLevels;
-            const int8_t* const q = codes + from;
-            T* const p = out + (from - begin);
-            block.each(to - from, [=](int64_t j) { p[j] = sdk::from_float<T>(static_cast<float>(q[j]) * scale); });
-          },
-          n);
+      decode_range(exec, codes, scales, s.n, begin, end, sdk::data<T>(dst));
     });
   }
 
@@ -99,7 +106,8 @@ class Codec {
     });
   }
 
- private:
+  // What serves the functions above, public for nvcc, which takes kernels nowhere else.
+
   // Rows of the last axis.
   struct Shape {
     int64_t m, n;
@@ -143,7 +151,7 @@ class Codec {
     const float b = static_cast<float>(beta);
     sdk::for_each_block(
         exec, rows,
-        [=](const sdk::Block& row) {
+        [=] TN_KERNEL(const sdk::Block& row) {
           const float a = static_cast<float>(alpha / (double{kLevels} * kLevels)) * w.input_scales[row.index];
           const int32_t* const sums = w.sums + row.index * m;
           T* const out = y + row.index * m;
@@ -160,26 +168,33 @@ class Codec {
   static void add_outliers(const tn_exec* exec, const T* x, int64_t rows, const Shape& s, const Scratch& w, sdk::Workspace& space, const int8_t* codes,
                            const float* scales, double alpha, tn_tensor& y) {
     int64_t n_apart = 0;
+    sdk::OnHost<float> keep(exec, w.keep, s.n);
+    sdk::OnHost<int64_t> apart = sdk::OnHost<int64_t>::unread(exec, w.apart, s.n);
     for (int64_t j = 0; j < s.n; ++j)
-      if (w.keep[j] == 0) w.apart[n_apart++] = j;
+      if (keep[j] == 0) apart[n_apart++] = j;
+    if (n_apart == 0) return;
+    apart.put_back();
+    const int64_t width = s.n, height = s.m;
     const sdk::Products products(exec->api, exec->device, exec->stream, space.behind(w.products), space.bytes_behind(w.products));
     for (int64_t first = 0; first < n_apart; first += kApart) {
       const int64_t n = std::min(kApart, n_apart - first);
       const int64_t* const columns = w.apart + first;
       // Columns that are missing from the last few are zeros, so that one plan serves all.
-      sdk::for_each(exec, rows * kApart, [=](int64_t i) {
+      float *const outliers = w.outliers, *const weights = w.weights;
+      sdk::for_each(exec, rows * kApart, [=] TN_KERNEL(int64_t i) {
         const int64_t c = i % kApart;
-        w.outliers[i] = c < n ? sdk::to_float(x[i / kApart * s.n + columns[c]]) : 0.0f;
+        outliers[i] = c < n ? sdk::to_float(x[i / kApart * width + columns[c]]) : 0.0f;
       });
-      sdk::for_each(exec, kApart * s.m, [=](int64_t i) {
-        const int64_t c = i / s.m, row = i % s.m;
-        w.weights[i] = c < n ? static_cast<float>(codes[row * s.n + columns[c]]) * (scales[row] / kLevels) : 0.0f;
+      sdk::for_each(exec, kApart * height, [=] TN_KERNEL(int64_t i) {
+        const int64_t c = i / height, row = i % height;
+        weights[i] = c < n ? static_cast<float>(codes[row * width + columns[c]]) * (scales[row] / kLevels) : 0.0f;
       });
       const sdk::Matrix out = sdk::Matrix::dense(sdk::data<char>(y), y.dtype, rows, s.m);
       products(alpha, sdk::Matrix::dense(w.outliers, rows, kApart), sdk::Matrix::dense(w.weights, kApart, s.m), 1, out);
     }
   }
 
+ private:
   float threshold_;
 };
 

@@ -9,9 +9,9 @@ namespace tenon::llm_int8 {
 
 inline constexpr float kLevels = 127.0f;
 
-inline float factor(float scale) { return scale > 0 ? kLevels / scale : 0.0f; }
+TN_FN float factor(float scale) { return scale > 0 ? kLevels / scale : 0.0f; }
 
-inline int8_t code(float x, float factor) {
+TN_FN int8_t code(float x, float factor) {
   const float q = std::nearbyint(x * factor);
   return static_cast<int8_t>(q < -kLevels ? -kLevels : q > kLevels ? kLevels : q);
 }
@@ -21,7 +21,7 @@ template <class T>
 void code_weight(const tn_exec* exec, const T* w, int64_t rows, int64_t n, int8_t* codes, float* scales, sdk::FirstBad::Found bad) {
   sdk::for_each_block(
       exec, rows,
-      [=](const sdk::Block& row) {
+      [=] TN_KERNEL(const sdk::Block& row) {
         const T* const from = w + row.index * n;
         int8_t* const to = codes + row.index * n;
         const float most = row.max(n, 0.0f, [=](int64_t j) {
@@ -39,6 +39,13 @@ void code_weight(const tn_exec* exec, const T* w, int64_t rows, int64_t n, int8_
 // keep[j] = 0 where a token has |x| >= threshold in column j, else 1. threshold 0: no column is apart.
 template <class T>
 void find_outliers(const tn_exec* exec, const T* x, int64_t rows, int64_t n, float threshold, float* keep) {
+#if TN_GPU  // a thread a column: no barrier a row
+  sdk::for_each(exec, n, [=] TN_KERNEL(int64_t j) {
+    float k = 1;
+    for (int64_t t = 0; t < rows && threshold > 0; ++t) k = std::fabs(sdk::to_float(x[t * n + j])) < threshold ? k : 0.0f;
+    keep[j] = k;
+  });
+#else
   constexpr int64_t kColumns = 256;
   sdk::for_each_block(
       exec, sdk::ceil_div(n, kColumns),
@@ -53,6 +60,7 @@ void find_outliers(const tn_exec* exec, const T* x, int64_t rows, int64_t n, flo
         }
       },
       rows * kColumns);
+#endif
 }
 
 // codes [rows, n] and scales [rows] of inputs; NaN and Inf stay in the scale, so that they show in the product.
@@ -60,7 +68,7 @@ template <class T>
 void code_input(const tn_exec* exec, const T* x, int64_t rows, int64_t n, const float* keep, int8_t* codes, float* scales) {
   sdk::for_each_block(
       exec, rows,
-      [=](const sdk::Block& row) {
+      [=] TN_KERNEL(const sdk::Block& row) {
         const T* const from = x + row.index * n;
         int8_t* const to = codes + row.index * n;
         const float most = row.max(n, 0.0f, [=](int64_t j) {

@@ -20,6 +20,7 @@ const tn_device_api& device_with_integers() {
       [](tn_device*, int64_t, int64_t, int64_t, uint64_t* n) -> int32_t { return *n = 0, TN_OK; },
       [](tn_device*, tn_stream*, int64_t m, int64_t n, int64_t k, const int8_t* a, int64_t a_row, const int8_t* b, int64_t b_row, int32_t* c, int64_t c_row,
          void*, uint64_t) -> int32_t {
+        const DeviceMemory::Reach reach;
         for (int64_t i = 0; i < m; ++i)
           for (int64_t j = 0; j < n; ++j) {
             int32_t sum = 0;

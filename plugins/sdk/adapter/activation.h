@@ -20,33 +20,25 @@ TN_FN float gelu_slope(float x) {
 
 // y = gelu(x), and dx = dy · gelu'(x); dense matrices of one type; outputs may alias.
 inline void gelu_forward(const tn_exec* exec, const Matrix& x, const Matrix& y) {
-  with_float_type(x.dtype, "an activation", [&](auto tag) {
-    using T = decltype(tag);
+  TN_TYPED(T, x.dtype, "an activation",
     const T* from = static_cast<const T*>(x.data);
     T* to = static_cast<T*>(y.data);
-    for_each(exec, x.rows * x.columns, [=](int64_t i) { to[i] = from_float<T>(gelu(to_float(from[i]))); });
-  });
+    for_each(exec, x.rows * x.columns, [=] TN_KERNEL(int64_t i) { to[i] = from_float<T>(gelu(to_float(from[i]))); }););
 }
 inline void gelu_backward(const tn_exec* exec, const Matrix& dy, const Matrix& x, const Matrix& dx) {
-  with_float_type(x.dtype, "an activation", [&](auto tag) {
-    using T = decltype(tag);
+  TN_TYPED(T, x.dtype, "an activation",
     const T *gradient = static_cast<const T*>(dy.data), *from = static_cast<const T*>(x.data);
     T* to = static_cast<T*>(dx.data);
-    for_each(exec, x.rows * x.columns, [=](int64_t i) { to[i] = from_float<T>(to_float(gradient[i]) * gelu_slope(to_float(from[i]))); });
-  });
+    for_each(exec, x.rows * x.columns, [=] TN_KERNEL(int64_t i) { to[i] = from_float<T>(to_float(gradient[i]) * gelu_slope(to_float(from[i]))); }););
 }
 // to += factor · from; dense.
 inline void add_scaled(const tn_exec* exec, double factor, const Matrix& from, const Matrix& to) {
   const float k = static_cast<float>(factor);
-  with_float_type(from.dtype, "an activation", [&](auto tag) {
-    using T = decltype(tag);
+  TN_TYPED(T, from.dtype, "an activation",
     const T* in = static_cast<const T*>(from.data);
-    with_float_type(to.dtype, "a sum", [&](auto to_tag) {
-      using U = decltype(to_tag);
+    TN_TYPED(U, to.dtype, "a sum",
       U* out = static_cast<U*>(to.data);
-      for_each(exec, from.rows * from.columns, [=](int64_t i) { out[i] = from_float<U>(to_float(out[i]) + k * to_float(in[i])); });
-    });
-  });
+      for_each(exec, from.rows * from.columns, [=] TN_KERNEL(int64_t i) { out[i] = from_float<U>(to_float(out[i]) + k * to_float(in[i])); });););
 }
 
 }  // namespace tenon::sdk

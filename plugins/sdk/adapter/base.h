@@ -34,7 +34,7 @@ inline void row_sqnorm(const tn_exec* exec, const tn_base_linear& base, float* o
   for_each_rows(exec, base, [&](int64_t begin, const Matrix& w) {
     const float* from = static_cast<const float*>(w.data);
     const int64_t n = w.columns;
-    for_each_block(exec, w.rows, [=](const Block& b) {
+    for_each_block(exec, w.rows, [=] TN_KERNEL(const Block& b) {
       const float* row = from + b.index * n;
       out[begin + b.index] = static_cast<float>(b.sum(n, [=](int64_t j) { return static_cast<double>(row[j]) * row[j]; }));
     }, n);
@@ -43,11 +43,11 @@ inline void row_sqnorm(const tn_exec* exec, const tn_base_linear& base, float* o
 
 // out[n] = Σ_m W². out may be the first `reserved` bytes of the workspace.
 inline void column_sqnorm(const tn_exec* exec, const tn_base_linear& base, float* out, uint64_t reserved = 0) {
-  for_each(exec, base.n, [=](int64_t j) { out[j] = 0; });
+  for_each(exec, base.n, [=] TN_KERNEL(int64_t j) { out[j] = 0; });
   for_each_rows(exec, base, [&](int64_t, const Matrix& w) {
     const float* from = static_cast<const float*>(w.data);
     const int64_t n = w.columns, rows = w.rows;
-    for_each(exec, n, [=](int64_t j) {
+    for_each(exec, n, [=] TN_KERNEL(int64_t j) {
       float sum = out[j];
       for (int64_t i = 0; i < rows; ++i) sum += from[i * n + j] * from[i * n + j];
       out[j] = sum;

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "sdk/adapter/typed.h"
 #include "sdk/linalg/matrix.h"
 #include "sdk/workspace.h"
 #include "tenon/adapter.h"

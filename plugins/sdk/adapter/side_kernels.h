@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "sdk/adapter/typed.h"
 #include "sdk/for_each.h"
 #include "sdk/linalg/matrix.h"
 
@@ -16,89 +17,73 @@ struct Gate {
   TN_FN float operator()(int64_t j) const { return 1.0f / (1.0f + std::exp(-z[j * stride] * inverse_temperature)); }
 };
 
-// Calls body with a value of the type that these dense matrices share.
-template <class Body>
-void typed(const Matrix& m, Body&& body) {
-  with_float_type(m.dtype, "a state of the side network", std::forward<Body>(body));
-}
-
 // out = β ⊙ g + (1 − β) ⊙ d.
 inline void mix(const tn_exec* exec, Gate gate, const Matrix& g, const Matrix& d, const Matrix& out) {
   const int64_t n = g.columns;
-  typed(g, [&](auto tag) {
-    using T = decltype(tag);
+  TN_TYPED(T, g.dtype, "a state of the side network",
     const T *a = static_cast<const T*>(g.data), *b = static_cast<const T*>(d.data);
     T* to = static_cast<T*>(out.data);
-    for_each(exec, g.rows * n, [=](int64_t i) {
+    for_each(exec, g.rows * n, [=] TN_KERNEL(int64_t i) {
       const float beta = gate(i % n);
       to[i] = from_float<T>(beta * to_float(a[i]) + (1 - beta) * to_float(b[i]));
-    });
-  });
+    }););
 }
 
 // dd = (1 − β) ⊙ dout, dz += Σ dout ⊙ (g − d) β (1 − β) / temperature, then dout becomes dg = β ⊙ dout.
 inline void mix_backward(const tn_exec* exec, Gate gate, const Matrix& dout, const Matrix& g, const Matrix& d, const Matrix& dd, float* dz) {
   const int64_t n = g.columns, rows = g.rows;
-  typed(g, [&](auto tag) {
-    using T = decltype(tag);
+  TN_TYPED(T, g.dtype, "a state of the side network",
     T *out = static_cast<T*>(dout.data), *to = static_cast<T*>(dd.data);
     const T *a = static_cast<const T*>(g.data), *b = static_cast<const T*>(d.data);
     if (dz && gate.stride == 1) {
-      for_each(exec, n, [=](int64_t j) {
+      for_each(exec, n, [=] TN_KERNEL(int64_t j) {
         const float beta = gate(j);
         double sum = 0;
         for (int64_t t = 0; t < rows; ++t) sum += static_cast<double>(to_float(out[t * n + j])) * (to_float(a[t * n + j]) - to_float(b[t * n + j]));
         dz[j] += static_cast<float>(sum * beta * (1 - beta) * gate.inverse_temperature);
       });
     } else if (dz) {
-      for_each_block(exec, 1, [=](const Block& block) {
+      for_each_block(exec, 1, [=] TN_KERNEL(const Block& block) {
         const float beta = gate(0);
         const double sum = block.sum(rows * n, [=](int64_t i) { return static_cast<double>(to_float(out[i])) * (to_float(a[i]) - to_float(b[i])); });
-        dz[0] += static_cast<float>(sum * beta * (1 - beta) * gate.inverse_temperature);
+        block.each(1, [=](int64_t) { dz[0] += static_cast<float>(sum * beta * (1 - beta) * gate.inverse_temperature); });
       });
     }
-    for_each(exec, rows * n, [=](int64_t i) {
+    for_each(exec, rows * n, [=] TN_KERNEL(int64_t i) {
       const float beta = gate(i % n), v = to_float(out[i]);
       to[i] = from_float<T>((1 - beta) * v);
       out[i] = from_float<T>(beta * v);
-    });
-  });
+    }););
 }
 
 // out[t, j] = mean of from[t, jρ … (j + 1)ρ − 1].
 inline void pool(const tn_exec* exec, int64_t reduction, const Matrix& from, const Matrix& out) {
   const float share = 1.0f / static_cast<float>(reduction);
-  typed(from, [&](auto tag) {
-    using T = decltype(tag);
+  TN_TYPED(T, from.dtype, "a state of the side network",
     const T* in = static_cast<const T*>(from.data);
     T* to = static_cast<T*>(out.data);
-    for_each(exec, out.rows * out.columns, [=](int64_t i) {
+    for_each(exec, out.rows * out.columns, [=] TN_KERNEL(int64_t i) {
       float sum = 0;
       for (int64_t k = 0; k < reduction; ++k) sum += to_float(in[i * reduction + k]);
       to[i] = from_float<T>(share * sum);
-    });
-  });
+    }););
 }
 
 inline void add_bias(const tn_exec* exec, const float* bias, const Matrix& y) {
   const int64_t n = y.columns;
-  typed(y, [&](auto tag) {
-    using T = decltype(tag);
+  TN_TYPED(T, y.dtype, "a state of the side network",
     T* to = static_cast<T*>(y.data);
-    for_each(exec, y.rows * n, [=](int64_t i) { to[i] = from_float<T>(to_float(to[i]) + bias[i % n]); });
-  });
+    for_each(exec, y.rows * n, [=] TN_KERNEL(int64_t i) { to[i] = from_float<T>(to_float(to[i]) + bias[i % n]); }););
 }
 inline void bias_gradient(const tn_exec* exec, const Matrix& dy, float* out) {
   const int64_t n = dy.columns, rows = dy.rows;
-  typed(dy, [&](auto tag) {
-    using T = decltype(tag);
+  TN_TYPED(T, dy.dtype, "a state of the side network",
     const T* from = static_cast<const T*>(dy.data);
-    for_each(exec, n, [=](int64_t j) {
+    for_each(exec, n, [=] TN_KERNEL(int64_t j) {
       double sum = 0;
       for (int64_t t = 0; t < rows; ++t) sum += to_float(from[t * n + j]);
       out[j] += static_cast<float>(sum);
-    });
-  });
+    }););
 }
 
 // y = (1 − a) lifted + a normed with a = sigmoid(logit).
@@ -109,19 +94,17 @@ inline void blend(const tn_exec* exec, const float* logit, const Matrix& lifted,
 inline void blend_backward(const tn_exec* exec, const float* logit, const Matrix& dy, const Matrix& lifted, const Matrix& normed, const Matrix& dlifted,
                            float* dlogit) {
   const int64_t n = dy.rows * dy.columns;
-  typed(dy, [&](auto tag) {
-    using T = decltype(tag);
+  TN_TYPED(T, dy.dtype, "a state of the side network",
     const T *g = static_cast<const T*>(dy.data), *a = static_cast<const T*>(normed.data), *b = static_cast<const T*>(lifted.data);
     T* to = static_cast<T*>(dlifted.data);
     const Gate gate{logit, 0, 1};
     if (dlogit)
-      for_each_block(exec, 1, [=](const Block& block) {
+      for_each_block(exec, 1, [=] TN_KERNEL(const Block& block) {
         const float beta = gate(0);
         const double sum = block.sum(n, [=](int64_t i) { return static_cast<double>(to_float(g[i])) * (to_float(a[i]) - to_float(b[i])); });
-        dlogit[0] += static_cast<float>(sum * beta * (1 - beta));
+        block.each(1, [=](int64_t) { dlogit[0] += static_cast<float>(sum * beta * (1 - beta)); });
       });
-    for_each(exec, n, [=](int64_t i) { to[i] = from_float<T>((1 - gate(0)) * to_float(g[i])); });
-  });
+    for_each(exec, n, [=] TN_KERNEL(int64_t i) { to[i] = from_float<T>((1 - gate(0)) * to_float(g[i])); }););
 }
 
 }  // namespace tenon::sdk::side

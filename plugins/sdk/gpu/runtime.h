@@ -5,9 +5,12 @@
 #include "sdk/base.h"
 #include "tenon/host.h"
 
+// TN_HIP: the calls are HIP's, of an AMD card or, over the map of hip_over_cuda.h, of an NVIDIA one.
 #if defined(__HIP__) || defined(TENON_HIP_OVER_CUDA)
+#define TN_HIP 1
 #define TN_GPU_VENDOR "HIP"
 #else
+#define TN_HIP 0
 #define TN_GPU_VENDOR "CUDA"
 #endif
 
@@ -15,7 +18,10 @@
 #include "sdk/gpu/emulated_runtime.h"
 #else
 
-#if defined(__HIP__)
+#if defined(TENON_HIP_OVER_CUDA)
+#include "sdk/gpu/hip_over_cuda.h"
+#endif
+#if TN_HIP
 #define TN_GPU_NAME(name) hip##name
 #else
 #include <cuda_runtime.h>
@@ -36,7 +42,7 @@ inline Status last_error() { return TN_GPU_NAME(GetLastError)(); }
 inline int shared_limit() {
   int device = 0, bytes = 48 << 10;
   (void)TN_GPU_NAME(GetDevice)(&device);
-#if defined(__HIP__)
+#if TN_HIP
   (void)hipDeviceGetAttribute(&bytes, hipDeviceAttributeMaxSharedMemoryPerBlock, device);
 #else
   (void)cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
@@ -45,7 +51,7 @@ inline int shared_limit() {
 }
 template <class Kernel>
 Status allow_shared(Kernel* kernel, int64_t bytes) {
-#if defined(__HIP__)
+#if TN_HIP
   return hipFuncSetAttribute(reinterpret_cast<const void*>(kernel), hipFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
 #else
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));

@@ -68,7 +68,7 @@ struct Coded {
 class TestCodec {
  public:
   TestCodec(const std::string& object, const std::map<std::string, std::string>& hypers = {})
-      : plugin(load_plugin(host, object)), api(*static_cast<const tn_quantizer_api*>(plugin.api)) {
+      : plugin(load_plugin(host, object)), api(*static_cast<const tn_quantizer_api*>(plugin.api)), apart_(is_emulated(object)) {
     const HyperValues values(plugin, hypers);
     if (api.create(host.get(), values.data(), values.size(), &self) != TN_OK) fail(host.status, host.error);
   }
@@ -76,6 +76,7 @@ class TestCodec {
   TestCodec(const TestCodec&) = delete;
 
   Coded plan(const tn_target& target) {
+    DeviceMemory::get().set_apart(apart_);  // a test may compare objects of several backends
     Coded out;
     const auto declare = [](void* to, const tn_component* c) -> int32_t {
       Coded& coded = *static_cast<Coded*>(to);
@@ -110,6 +111,7 @@ class TestCodec {
     return out;
   }
   Tensor decode(const tn_target& target, Coded& coded, int64_t begin, int64_t end, tn_dtype dtype = kF32) {
+    DeviceMemory::get().set_apart(apart_);
     Tensor dst(dtype, {end - begin});
     Exec exec(estimate(target, TN_QUANTIZER_DECODE, end - begin).workspace_bytes);
     expect(api.decode(self, exec.get(), &target, coded.pointers().data(), begin, end, dst.get()));
@@ -133,6 +135,9 @@ class TestCodec {
   const tn_plugin& plugin;
   const tn_quantizer_api& api;
   tn_quantizer* self = nullptr;
+
+ private:
+  bool apart_;
 };
 
 // Ranges from everywhere, in every storage type, are slices of the full f32 decode, rounded to that type.
