@@ -193,13 +193,13 @@ class Lora {
   }
 
   const Lookup* lookup_at(uint32_t site) const {
-    const auto it = lookups_.find(site);
+    const auto it = std::find_if(lookups_.begin(), lookups_.end(), [&](const auto& l) { return l.first == site; });
     return it == lookups_.end() ? nullptr : &it->second;
   }
 
   void bind_lookup(const tn_site& s, int64_t r, double scale, const tn_adapter_sink& sink) {
     if (config_.lora_bias) fail(TN_E_UNSUPPORTED, std::string(s.path) + " is an embedding, for which lora_bias is not offered; leave one of the two out");
-    lookups_.emplace(s.id, Lookup(s.m, s.n, r, scale));
+    lookups_.emplace_back(s.id, Lookup(s.m, s.n, r, scale));
     check(sink.site(sink.self, s.id, TN_RETAIN_INPUT));
     declare(sink, s, {Kind::kLookupA, r}, {r, s.m}, "lora_embedding_A");
     declare(sink, s, {Kind::kLookupB, r}, {s.n, r}, "lora_embedding_B");
@@ -254,7 +254,7 @@ class Lora {
   Targets targets_;
   Dropout dropout_;
   std::map<uint32_t, LowRank> sites_;
-  std::map<uint32_t, Lookup> lookups_;
+  std::vector<std::pair<uint32_t, Lookup>> lookups_;  // by site: a model has one or two; clang 15 crashes on a map of them
   std::vector<Param> params_;  // by id
 };
 
