@@ -7,7 +7,8 @@
 find_program(TENON_NVCC nvcc HINTS ENV CUDA_PATH ENV CUDA_HOME /usr/local/cuda PATH_SUFFIXES bin)
 find_program(TENON_HIP_CLANG NAMES amdclang++ clang++-17 clang++-15 HINTS ENV ROCM_PATH /opt/rocm PATH_SUFFIXES bin llvm/bin)
 find_path(TENON_HIP_ROOT include/hip/hip_runtime.h HINTS ENV ROCM_PATH /opt/rocm /usr)
-find_path(TENON_HIP_DEVICE_LIBS ockl.bc HINTS ${TENON_HIP_ROOT}/amdgcn/bitcode /usr/lib/x86_64-linux-gnu/amdgcn/bitcode)
+find_path(TENON_HIP_DEVICE_LIBS ockl.bc HINTS ${TENON_HIP_ROOT}/amdgcn/bitcode /usr/lib/x86_64-linux-gnu/amdgcn/bitcode
+  /usr/lib/llvm-17/lib/clang/17/amdgcn/bitcode)
 find_library(TENON_HIP_RUNTIME amdhip64 HINTS ${TENON_HIP_ROOT}/lib)
 
 function(tenon_gpu_option name what)
