@@ -144,15 +144,15 @@ Spec Catalog::spec(uint32_t kind, std::string_view text) const {
 
 std::vector<std::string> usual_run_tags(const Catalog& catalog, const std::vector<Spec>& specs) {
   std::set<uint32_t> kinds;
-  bool scales = false;
+  bool scales = false, edits = false;
   for (const Spec& spec : specs) {
     const Manifest manifest = catalog.info(spec.id);
+    const auto provides = [&](const char* tag) { return std::find(manifest.provides.begin(), manifest.provides.end(), tag) != manifest.provides.end(); };
     kinds.insert(manifest.kind);
-    for (const char* tag : {"optimizer:scales", "quantizer:scale-gradients"})
-      scales = scales || std::find(manifest.provides.begin(), manifest.provides.end(), tag) != manifest.provides.end();
+    scales = scales || provides("optimizer:scales") || provides("quantizer:scale-gradients"), edits = edits || provides("model:edited");
   }
   std::vector<std::string> tags;
-  if (kinds.contains(TN_KIND_QUANTIZER)) tags.push_back("run:quantized-weights");
+  if (kinds.contains(TN_KIND_QUANTIZER)) tags.push_back(edits ? "run:edited-model" : "run:quantized-weights");
   tags.push_back(!kinds.contains(TN_KIND_OPTIMIZER) ? "run:eval"
                  : kinds.contains(TN_KIND_ADAPTER)  ? "run:adapter-tuning"
                  : scales                           ? "run:scale-tuning"

@@ -91,7 +91,8 @@ class Catalog {
 // The tags of a training or evaluation run that follow from which kinds of techniques are in it: an optimizer without
 // an adapter is run:full-tuning, with one run:adapter-tuning, no optimizer is run:eval. An optimizer that provides optimizer:scales,
 // or any over a quantizer that provides quantizer:scale-gradients, moves the scales of quantized weights and nothing else:
-// run:scale-tuning. A quantizer among them, which is taken for the weights, adds run:quantized-weights.
+// run:scale-tuning. A quantizer among them, which is taken for the weights, adds run:quantized-weights, or, one that provides
+// model:edited, run:edited-model.
 std::vector<std::string> usual_run_tags(const Catalog& catalog, const std::vector<Spec>& specs);
 
 }  // namespace tenon

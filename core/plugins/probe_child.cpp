@@ -11,6 +11,7 @@
 #include "core/plugins/manifest.h"
 #include "core/plugins/probe.h"
 #include "core/plugins/spec.h"
+#include "tenon/edits.h"
 
 namespace tenon {
 namespace {
@@ -35,7 +36,8 @@ std::vector<std::string> capability_tags(const LoadedPlugin& plugin) {
       {TN_SITE_OPTIMIZER_STATE, "quantizer:optimizer-state"},
       {TN_SITE_ACTIVATION, "quantizer:activation"},
       {TN_SITE_KV_CACHE, "quantizer:kv-cache"},
-      {TN_SITE_DELTA, "quantizer:delta"}};
+      {TN_SITE_DELTA, "quantizer:delta"},
+      {TN_SITE_MODEL, "quantizer:model"}};
   switch (plugin.kind()) {
     case TN_KIND_OPTIMIZER:
       return tags_of(plugin.api<tn_optimizer_api>().caps, kOptimizer);

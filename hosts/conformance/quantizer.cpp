@@ -6,6 +6,7 @@
 #include "hosts/conformance/check.h"
 #include "hosts/conformance/codec_checks.h"
 #include "hosts/conformance/codec_run.h"
+#include "hosts/conformance/edits.h"
 #include "sdk/dtype.h"
 #include "sdk/philox.h"
 #include "tenon/input_rounding.h"
@@ -274,6 +275,7 @@ constexpr Check kChecks[] = {
     {"layouts", "external layouts come back to the same numbers", layouts},
     {"segments", "any number of segments from the front is a weight, and one more makes it no worse", check_segments},
     {"trained grids", "a weight in training is its panels, its gradients add up, and hardened it is the same weight", check_trained_grids},
+    {"edits", "a plan of model edits is the same again, its matrices depend on their statistic alone and refuse NaN", edits},
     {"leaks", "host memory does not grow with calls", leaks},
 };
 

@@ -187,6 +187,17 @@ TN_OPTIMIZER_ONE_AT_A_TIME = 1
 TN_OPTIMIZER_ROWWISE = 2
 TN_OPTIMIZER_ELEMENTWISE = 4
 TN_DRIVEN_SKIP = 1
+TN_SITE_MODEL = 32
+TN_EDIT_MODEL_TIED = 1
+TN_EDIT_STATISTIC_NONE = 0
+TN_EDIT_STATISTIC_GRAM = 1
+TN_EDIT_STATISTIC_NORMALIZED_GRAM = 2
+TN_EDIT_UNDEFINED = 0
+TN_EDIT_UNTIE = 1
+TN_EDIT_FOLD_NORM = 2
+TN_EDIT_INPUT = 3
+TN_EDIT_OUTPUT = 4
+TN_EDIT_NORM_COUNT = 5
 TN_KV_OP_UNDEFINED = 0
 TN_KV_FIT = 1
 TN_KV_WRITE = 2
@@ -225,6 +236,7 @@ TN_EXT_ATTENTION_FORM = b"org.tenon.attention-form/1"
 TN_EXT_CALIBRATE = b"org.tenon.calibrate/1"
 TN_EXT_COMBINE = b"org.tenon.combine/1"
 TN_EXT_DRIVE = b"org.tenon.drive/1"
+TN_EXT_EDITS = b"org.tenon.edits/1"
 TN_EXT_GEMM8 = b"org.tenon.gemm8/1"
 TN_EXT_HOST_MEMORY = b"org.tenon.host-memory/1"
 TN_EXT_INNER = b"org.tenon.inner/1"
@@ -477,6 +489,34 @@ class tn_driven(_Struct):
 
 
 class tn_drive(_Struct):
+    pass
+
+
+class tn_edit_model(_Struct):
+    pass
+
+
+class tn_edit_text(_Struct):
+    pass
+
+
+class tn_edit_matrix(_Struct):
+    pass
+
+
+class tn_edit(_Struct):
+    pass
+
+
+class tn_edit_sink(_Struct):
+    pass
+
+
+class tn_edit_ops(_Struct):
+    pass
+
+
+class tn_edits(_Struct):
     pass
 
 
@@ -1238,6 +1278,73 @@ tn_drive._fields_ = [
     ("perturb", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.c_uint32, c.POINTER(tn_tensor), c.POINTER(tn_displacement), c.c_int64, c.c_int64, c.POINTER(tn_tensor))),
 ]
 
+tn_edit_model._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("flags", c.c_uint32),
+    ("layers", c.c_int64),
+    ("hidden", c.c_int64),
+    ("intermediate", c.c_int64),
+    ("heads", c.c_int64),
+    ("kv_heads", c.c_int64),
+    ("head_dim", c.c_int64),
+    ("vocab", c.c_int64),
+    ("norm_eps", c.c_double),
+]
+
+tn_edit_text._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("sequences", c.c_int64),
+    ("length", c.c_int64),
+]
+
+tn_edit_matrix._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("id", c.c_uint32),
+    ("statistic", c.c_uint32),
+    ("boundary", c.c_int32),
+    ("rows", c.c_int64),
+    ("columns", c.c_int64),
+]
+
+tn_edit._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("kind", c.c_uint32),
+    ("role", c.c_uint32),
+    ("place", c.c_int32),
+    ("matrix", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("count", c.c_int64),
+]
+
+tn_edit_sink._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("self", c.c_void_p),
+    ("matrix", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_edit_matrix))),
+    ("edit", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_edit))),
+]
+
+tn_edit_ops._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("self", c.c_void_p),
+    ("exec", c.POINTER(tn_exec)),
+    ("statistic", c.POINTER(tn_tensor)),
+    ("tokens", c.c_int64),
+    ("rng", c.POINTER(tn_rng)),
+    ("read_rows", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32, c.c_int32, c.c_int64, c.c_int64, c.POINTER(tn_tensor))),
+]
+
+tn_edits._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("text", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_edit_text))),
+    ("plan", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_edit_model), c.POINTER(tn_edit_sink))),
+    ("estimate", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_device_api), c.c_void_p, c.POINTER(tn_edit_matrix), c.POINTER(tn_estimate))),
+    ("matrix", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_edit_ops), c.POINTER(tn_edit_matrix), c.POINTER(tn_tensor))),
+]
+
 tn_gemm8._fields_ = [
     ("struct_size", c.c_uint32),
     ("reserved", c.c_uint32),
@@ -1761,6 +1868,24 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     tn_driven,
     tn_drive,
     "TN_DRIVEN_SKIP",
+    tn_edit_model,
+    tn_edit_text,
+    tn_edit_matrix,
+    tn_edit,
+    tn_edit_sink,
+    tn_edit_ops,
+    tn_edits,
+    "TN_SITE_MODEL",
+    "TN_EDIT_MODEL_TIED",
+    "TN_EDIT_STATISTIC_NONE",
+    "TN_EDIT_STATISTIC_GRAM",
+    "TN_EDIT_STATISTIC_NORMALIZED_GRAM",
+    "TN_EDIT_UNDEFINED",
+    "TN_EDIT_UNTIE",
+    "TN_EDIT_FOLD_NORM",
+    "TN_EDIT_INPUT",
+    "TN_EDIT_OUTPUT",
+    "TN_EDIT_NORM_COUNT",
     tn_gemm8,
     tn_host,
     tn_sink,

@@ -98,6 +98,7 @@ TransformerBlock& Model::add_side_block(Adapter& adapter, const tn_side_block& s
   engine_.upload(frequencies.data(), f);
   engine_.synchronize();
   auto block = std::make_unique<TransformerBlock>();
+  block->width[0] = block->width[1] = block->width[2] = c.hidden, block->norm_eps[0] = block->norm_eps[1] = c.norm_eps;
   block->index = id, block->config = &c, block->inv_freq = &f, block->rope_scale = scale;
   Binding binding{&engine_, &adapter, nullptr};
   const auto add = [&](const char* name, int64_t m, int64_t n, int32_t base) {
@@ -135,6 +136,8 @@ TransformerBlock& Model::add_side_block(Adapter& adapter, const tn_side_block& s
 }
 
 void Model::attach_region(Adapter& adapter) {
+  if (config_.edited)
+    throw Error(TN_E_CONFLICT, "adapter " + adapter.name + " runs the stack of blocks itself, for which they must be of one width, and this model has been edited; choose an adapter of its linears, such as lora");
   if (region_.adapter)
     throw Error(TN_E_CONFLICT, "adapters " + region_.adapter->name + " and " + adapter.name + " both run the stack of blocks; a model can have one such");
   region_.adapter = &adapter, region_.final_norm = final_norm_, region_.norm_eps = config_.norm_eps, region_.hidden = config_.hidden;

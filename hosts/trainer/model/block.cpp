@@ -45,7 +45,7 @@ Tensor TransformerBlock::forward(Engine& e, const Pass& pass, const Tensor& x, S
   if (pass.memory.stream_rows > 0) {
     const int64_t rows = x.dim(0);
     const Keys k = keys(e, rows, false);
-    const Tensor y = activation(e, rows, config->hidden);
+    const Tensor y = activation(e, rows, width[2]);
     for (int64_t r = 0; r < rows; r += pass.memory.stream_rows) {
       const int64_t end = std::min(r + pass.memory.stream_rows, rows);
       forward_rows(e, pass, r, x.rows(r, end), k, false, y.rows(r, end), nullptr);
@@ -77,18 +77,26 @@ Tensor TransformerBlock::attention_half(Engine& e, const Pass& pass, const Tenso
   Tensor lse;
   if (keep_o) lse = e.empty(Category::kActivations, kF32, {pass.sequences, config->heads, pass.length});
   {
-    const Tensor h = activation(e, rows, config->hidden);
-    e.rms_norm(x, norm1->seen(e), config->norm_eps, h, keep_qkv ? &s.rstd1 : nullptr);
+    const Tensor h = activation(e, rows, width[0]);
+    e.rms_norm(x, norm1->seen(e), norm_eps[0], h, keep_qkv ? &s.rstd1 : nullptr);
     project_qkv(e, pass, h, s, keep_qkv);
   }
   attention->forward(e, pass.sequences, pass.length, pass.length, 0, pass.segments, s.q, s.k, s.v, o, keep_o ? &lse : nullptr);
   if (!keep_qkv) s.q = s.k = s.v = Tensor();
 
-  const Tensor middle = activation(e, rows, config->hidden);
+  const Tensor middle = activation(e, rows, width[1]);
   attention_output(e, call_at(pass, 0, keep_middle), o, x, middle, s);
   if (saved) s.x = x;
   if (keep_o) s.o = o, s.lse = lse;
   return middle;
+}
+
+// y += the residual stream that passes the sub-layer by.
+void TransformerBlock::add_residual(Engine& e, int half, const Tensor& x, const Tensor& y) const {
+  if (residual[half])
+    residual[half]->accumulate(e, x, y);
+  else
+    e.axpby(1, x, 1, y);
 }
 
 // middle = x + adapted(o_proj(o)).
@@ -100,17 +108,17 @@ void TransformerBlock::attention_output(Engine& e, const LinearCall& call, const
 void TransformerBlock::join(Engine& e, const LinearCall& call, const Tensor& x, const Tensor& middle, SavedBlock& s,
                             const std::function<void(const Tensor& out)>& project) const {
   const bool adapted = !sublayers[0].adapters.empty();
-  const Tensor out = adapted ? activation(e, x.dim(0), config->hidden) : middle;
+  const Tensor out = adapted ? activation(e, x.dim(0), width[1]) : middle;
   project(out);
   if (adapted) {
     sublayers[0].forward(e, call, out, middle, &s.sublayers[0]);
     if ((call.flags & TN_CALL_SAVE) && sublayers[0].needs_input()) s.attention_out = out;
   }
-  e.axpby(1, x, 1, middle);
+  add_residual(e, 0, x, middle);
 }
 
 Tensor TransformerBlock::mlp_half(Engine& e, const Pass& pass, const Tensor& middle, SavedBlock* saved) const {
-  Tensor y = activation(e, middle.dim(0), config->hidden);
+  Tensor y = activation(e, middle.dim(0), width[2]);
   mlp_into(e, pass, 0, middle, y, saved);
   return y;
 }
@@ -123,7 +131,7 @@ void TransformerBlock::mlp_into(Engine& e, const Pass& pass, int64_t begin, cons
     mlp_rows(e, pass, begin, middle, y, saved ? saved : &local, saved != nullptr);
     return;
   }
-  const int64_t tile = std::min(rows, config->hidden);
+  const int64_t tile = std::min(rows, width[1]);
   for (int64_t r = 0; r < rows; r += tile) {
     const int64_t end = std::min(r + tile, rows);
     SavedBlock local;
@@ -134,9 +142,9 @@ void TransformerBlock::mlp_into(Engine& e, const Pass& pass, int64_t begin, cons
 // out = middle + down(silu(gate(h)) · up(h)), h = norm(middle), for some rows; returns h.
 Tensor TransformerBlock::mlp_rows(Engine& e, const Pass& pass, int64_t begin, const Tensor& middle, const Tensor& out, SavedBlock* s, bool save) const {
   const int64_t rows = middle.dim(0);
-  Tensor h = activation(e, rows, config->hidden);
+  Tensor h = activation(e, rows, width[1]);
   if (save) s->rstd2 = e.empty(Category::kActivations, kF32, {rows});
-  e.rms_norm(middle, norm2->seen(e), config->norm_eps, h, save ? &s->rstd2 : nullptr);
+  e.rms_norm(middle, norm2->seen(e), norm_eps[1], h, save ? &s->rstd2 : nullptr);
   const LinearCall call = call_at(pass, begin, save);
   s->gate = activation(e, rows, config->intermediate), s->up = activation(e, rows, config->intermediate);
   linears[kGate].forward(e, call, h, s->gate, &s->linears[kGate]);
@@ -148,12 +156,12 @@ Tensor TransformerBlock::mlp_rows(Engine& e, const Pass& pass, int64_t begin, co
     if (sublayers[1].adapters.empty()) {
       linears[kDown].forward(e, call, product, out, &s->linears[kDown]);
     } else {
-      const Tensor before = activation(e, rows, config->hidden);
+      const Tensor before = activation(e, rows, width[2]);
       linears[kDown].forward(e, call, product, before, &s->linears[kDown]);
       sublayers[1].forward(e, call, before, out, &s->sublayers[1]);
       if (save && sublayers[1].needs_input()) s->mlp_out = before;
     }
-    e.axpby(1, middle, 1, out);
+    add_residual(e, 1, middle, out);
   }
   return h;
 }
@@ -167,13 +175,13 @@ Tensor TransformerBlock::decode_attention(Engine& e, const Pass& pass, const Ten
   const int64_t rows = x.dim(0);
   SavedBlock s;
   {
-    const Tensor h = activation(e, rows, config->hidden);
-    e.rms_norm(x, norm1->seen(e), config->norm_eps, h, nullptr);
+    const Tensor h = activation(e, rows, width[0]);
+    e.rms_norm(x, norm1->seen(e), norm_eps[0], h, nullptr);
     project_qkv(e, pass, h, s, false);
   }
   const Tensor o = e.empty(Category::kActivations, e.compute(), {rows, config->heads, config->head_dim});
   attention->decode(e, state, past, s.q, s.k, s.v, o);
-  Tensor middle = activation(e, rows, config->hidden);
+  Tensor middle = activation(e, rows, width[1]);
   attention_output(e, call_at(pass, 0, false), o, x, middle, s);
   return middle;
 }

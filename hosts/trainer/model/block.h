@@ -77,11 +77,15 @@ class TransformerBlock {
   const ModelConfig* config = nullptr;
   const Tensor* inv_freq = nullptr;
   double rope_scale = 1;
+  int64_t width[3] = {};     // of the residual stream before attention, before the MLP, and behind it
+  double norm_eps[2] = {};   // of norm1 and norm2
+  std::optional<Linear> residual[2];  // residual maps of the halves, which edits put in the place of the identity
 
-  // y = block(x), [rows, hidden]. When pass.train, `saved` receives what pass.memory says.
+  // y = block(x), [rows, width]. When pass.train, `saved` receives what pass.memory says.
   Tensor forward(Engine& engine, const Pass& pass, const Tensor& x, SavedBlock* saved) const;
-  // Gradient of the input, in the memory of dy; `saved` is consumed. want_dx false: nothing upstream trains.
-  void backward(Engine& engine, Pass pass, SavedBlock& saved, const Tensor& dy, bool want_dx, const GradientReady& ready) const;
+  // Gradient of the input, in the memory of dy where no residual map stands between them (dy is used up in any case); `saved` is consumed.
+  // want_dx false: nothing upstream trains, and the answer is not to be looked at. The same holds for the backward of a half and of rows.
+  Tensor backward(Engine& engine, Pass pass, SavedBlock& saved, const Tensor& dy, bool want_dx, const GradientReady& ready) const;
   // Whether anything in the block trains.
   bool trains() const;
   // Every gradient of the block is complete.
@@ -93,15 +97,14 @@ class TransformerBlock {
   void make_keys(Engine& engine, const Pass& pass, int64_t begin, const Tensor& x, const Keys& keys) const;
   // y: [n, hidden]. keys_there: make_keys() or an earlier forward made those of these rows. saved: receives all that backward_rows() needs.
   void forward_rows(Engine& engine, const Pass& pass, int64_t begin, const Tensor& x, const Keys& keys, bool keys_there, const Tensor& y, SavedBlock* saved) const;
-  // dy becomes the gradient of x, in place; gradients of what earlier rows gave are added to keys. Announces nothing.
-  void backward_rows(Engine& engine, const Pass& pass, int64_t begin, SavedBlock& saved, const Keys& keys, const Tensor& dy, bool want_dx) const;
+  // Gradients of what earlier rows gave are added to keys. Announces nothing.
+  Tensor backward_rows(Engine& engine, const Pass& pass, int64_t begin, SavedBlock& saved, const Keys& keys, const Tensor& dy, bool want_dx) const;
 
   // The two halves of a block, residual included: forward() is one after the other. What is saved is all that backward needs.
   Tensor attention_half(Engine& engine, const Pass& pass, const Tensor& x, SavedBlock* saved) const;
   Tensor mlp_half(Engine& engine, const Pass& pass, const Tensor& middle, SavedBlock* saved) const;
-  // dy becomes the gradient of the half's input, in place.
-  void attention_half_backward(Engine& engine, const Pass& pass, SavedBlock& saved, const Tensor& dy, const GradientReady& ready) const;
-  void mlp_half_backward(Engine& engine, const Pass& pass, SavedBlock& saved, const Tensor& dy, const GradientReady& ready) const;
+  Tensor attention_half_backward(Engine& engine, const Pass& pass, SavedBlock& saved, const Tensor& dy, const GradientReady& ready) const;
+  Tensor mlp_half_backward(Engine& engine, const Pass& pass, SavedBlock& saved, const Tensor& dy, const GradientReady& ready) const;
   Tensor decode_attention(Engine& engine, const Pass& pass, const Tensor& x, int64_t past, DecodeState& state) const;
 
   // One decoding step: rows x follow `past` others, of which the state knows what attention remembers; then of these too.
@@ -130,13 +133,15 @@ class TransformerBlock {
   void announce_half(int first, int last, Parameter* norm, const GradientReady& ready) const;
   void mlp_into(Engine& engine, const Pass& pass, int64_t begin, const Tensor& middle, const Tensor& y, SavedBlock* saved) const;
   Tensor mlp_rows(Engine& engine, const Pass& pass, int64_t begin, const Tensor& middle, const Tensor& out, SavedBlock* saved, bool save) const;
-  void whole_mlp_backward(Engine& engine, const Pass& pass, int64_t begin, SavedBlock& s, const Tensor& dy) const;
-  void mlp_backward(Engine& engine, const Pass& pass, int64_t begin, SavedBlock& s, const Tensor& dy, bool fresh) const;
+  Tensor whole_mlp_backward(Engine& engine, const Pass& pass, int64_t begin, SavedBlock& s, const Tensor& dy) const;
+  Tensor mlp_backward(Engine& engine, const Pass& pass, int64_t begin, SavedBlock& s, const Tensor& dy, bool fresh) const;
   bool needs_attention_gradient(bool want_dx) const;
-  void attention_backward(Engine& engine, const Pass& pass, SavedBlock& s, const Tensor& dy, bool want_dx) const;
+  Tensor attention_backward(Engine& engine, const Pass& pass, SavedBlock& s, const Tensor& dy, bool want_dx) const;
   Tensor attention_output_backward(Engine& engine, const LinearCall& call, SavedBlock& s, const Tensor& dy, bool wanted) const;
   void qkv_backward(Engine& engine, const Pass& pass, int64_t begin, SavedBlock& s, Tensor dq, Tensor dk, Tensor dv, const Tensor& dy, bool want_dx) const;
-  void stream_backward(Engine& engine, const Pass& pass, SavedBlock& s, const Tensor& dy, bool want_dx) const;
+  Tensor stream_backward(Engine& engine, const Pass& pass, SavedBlock& s, const Tensor& dy, bool want_dx) const;
+  void add_residual(Engine& engine, int half, const Tensor& x, const Tensor& y) const;
+  Tensor past(Engine& engine, const LinearCall& call, int half, const Tensor& x, const Tensor& dy, bool wanted) const;
   LinearCall call_at(const Pass& pass, int64_t row_begin, bool save) const;
 };
 

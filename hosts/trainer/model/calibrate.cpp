@@ -20,29 +20,30 @@ void TransformerBlock::calibrate(Engine& e, const Pass& pass, std::vector<Tensor
     const Tensor& gathered = statistic.finish(e);
     for (int i : members) coder.code(linears[i], gathered, statistic.tokens());
   };
-  const auto normalized = [&](const Tensor& from, const Parameter& norm) {
-    const Tensor h = activation(config->hidden);
-    e.rms_norm(from, norm.value, config->norm_eps, h, nullptr);
+  const auto normalized = [&](const Tensor& from, int half) {
+    const Tensor h = activation(width[half]);
+    e.rms_norm(from, (half == 0 ? norm1 : norm2)->value, norm_eps[half], h, nullptr);
     return h;
   };
 
-  group({kQ, kK, kV}, [&](Tensor& t) { return normalized(t, *norm1); });
+  group({kQ, kK, kV}, [&](Tensor& t) { return normalized(t, 0); });
   std::vector<Tensor> outputs;
   group({kO}, [&](Tensor& t) {
     SavedBlock s;
-    project_qkv(e, pass, normalized(t, *norm1), s, false);
+    project_qkv(e, pass, normalized(t, 0), s, false);
     const Tensor o = e.empty(Category::kActivations, e.compute(), {rows, config->heads, config->head_dim});
     attention->forward(e, pass.sequences, pass.length, pass.length, 0, nullptr, s.q, s.k, s.v, o, nullptr);
     outputs.push_back(o.reshaped({rows, config->q_width()}));
     return outputs.back();
   });
   for (size_t i = 0; i < x.size(); ++i) {
-    const Tensor middle = activation(config->hidden);
+    const Tensor middle = activation(width[1]);
     linears[kO].forward(e, call_at(pass, 0, false), outputs[i], middle, nullptr);
-    e.axpby(1, middle, 1, x[i]);
+    add_residual(e, 0, x[i], middle);
+    x[i] = middle;
     outputs[i] = Tensor();
   }
-  group({kGate, kUp}, [&](Tensor& t) { return normalized(t, *norm2); });
+  group({kGate, kUp}, [&](Tensor& t) { return normalized(t, 1); });
   group({kDown}, [&](Tensor& t) {
     SavedBlock s;
     mlp_rows(e, pass, 0, t, Tensor(), &s, false);
@@ -85,13 +86,13 @@ void Model::calibrate(const std::vector<std::vector<int32_t>>& sequences, const 
   for (const std::vector<int32_t>& s : sequences) {
     engine_.upload(s.data(), ids);
     engine_.synchronize();
-    x.push_back(engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.hidden}));
+    x.push_back(engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.width(0)}));
     lookup_.forward(engine_, LinearCall{}, ids, x.back(), nullptr);
   }
   std::vector<Tensor> coded;  // of blocks in training: what reaches them through those coded before
   if (!coder.statistic)
     for (const Tensor& t : x) {
-      coded.push_back(engine_.empty(Category::kActivations, t.dtype(), {rows, config_.hidden}));
+      coded.push_back(engine_.empty(Category::kActivations, t.dtype(), {rows, config_.width(0)}));
       engine_.copy(t, coded.back());
     }
   for (size_t l = 0; l < blocks_.size(); ++l) {

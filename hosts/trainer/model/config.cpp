@@ -73,13 +73,26 @@ constexpr std::array<Preset, 10> kPresets{{{"9m", 128, 352, 4, 4},
 }  // namespace
 
 int64_t ModelConfig::parameters() const {
-  const int64_t q = q_width(), kv = kv_width();
-  int64_t layer = hidden * (q + 2 * kv) + q * hidden + 3 * hidden * intermediate + 2 * hidden;
-  if (qkv_bias) layer += q + 2 * kv;
-  if (o_bias) layer += hidden;
-  if (mlp_bias) layer += 2 * intermediate + hidden;
-  if (qk_norm) layer += 2 * head_dim;
-  return layers * layer + hidden + vocab * hidden * (tied ? 1 : 2);
+  int64_t sum = width(2 * layers) + vocab * (tied ? width(0) : width(0) + width(2 * layers));
+  for (int64_t l = 0; l < layers; ++l) {
+    const ModelConfig c = of_block(l);
+    const int64_t q = c.q_width(), kv = c.kv_width(), in = width(2 * l), middle = width(2 * l + 1), out = width(2 * l + 2);
+    sum += in * (q + 2 * kv) + q * middle + (2 * middle + out) * c.intermediate + in + middle;
+    if (has_map(2 * l)) sum += in * middle;
+    if (has_map(2 * l + 1)) sum += middle * out;
+    if (qkv_bias) sum += q + 2 * kv;
+    if (o_bias) sum += middle;
+    if (mlp_bias) sum += 2 * c.intermediate + out;
+    if (qk_norm) sum += 2 * head_dim;
+  }
+  return sum;
+}
+
+ModelConfig ModelConfig::of_block(int64_t block) const {
+  ModelConfig c = *this;
+  const auto l = static_cast<size_t>(block);
+  if (edited) c.heads = edited->heads[l], c.kv_heads = edited->kv_heads[l], c.intermediate = edited->intermediate[l];
+  return c;
 }
 
 ModelConfig parse_config(const nlohmann::json& j, const std::string& what) {
@@ -157,6 +170,7 @@ ModelConfig parse_config(const nlohmann::json& j, const std::string& what) {
     c.eos.push_back(*e);
   }
   c.attention = find_string(j, kAttentionKey, what).value_or("");
+  if (const Json* edits = find_object(j, kEditsKey, what)) c.edited = std::make_shared<EditedShape>(parse_edited_shape(*edits, c, what));
   c.file_dtype = find_string(j, "dtype", what).value_or(text_of(j, "torch_dtype", what, ""));
   check_shape(c, what);
   return c;
@@ -200,6 +214,7 @@ nlohmann::json config_to_json(const ModelConfig& c, const std::string& dtype) {
   if (c.model_type == "qwen3") j["attention_bias"] = c.qkv_bias;
   if (c.bos >= 0) j["bos_token_id"] = c.bos;
   if (!c.attention.empty()) j[kAttentionKey] = c.attention;
+  if (c.edited) j[kEditsKey] = shape_to_json(*c.edited);
   if (c.eos.size() == 1) j["eos_token_id"] = c.eos[0];
   if (c.eos.size() > 1) j["eos_token_id"] = c.eos;
   const RopeScaling& r = c.rope;

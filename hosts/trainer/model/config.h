@@ -2,10 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "hosts/trainer/model/edited_shape.h"
 
 namespace tenon {
 class GgufFile;
@@ -39,10 +42,17 @@ struct ModelConfig {
   // JSON text. Empty: plain.
   std::string stored_layout, stored_config;
   std::string attention;   // spec of the plugin that the model was trained with, as its file states; empty: exact attention
+  std::shared_ptr<const EditedShape> edited;  // null: all blocks are alike
   std::string file_dtype;  // "float32", "bfloat16", … as the file states; may be empty
 
   int64_t q_width() const { return heads * head_dim; }
   int64_t kv_width() const { return kv_heads * head_dim; }
+  // Of the residual stream at a boundary (edited_shape.h), and of the norm there.
+  int64_t width(int64_t boundary) const { return edited ? edited->widths[static_cast<size_t>(boundary)] : hidden; }
+  double eps(int64_t boundary) const { return edited ? edited->norm_eps[static_cast<size_t>(boundary)] : norm_eps; }
+  bool has_map(int64_t sublayer) const { return edited && edited->maps[static_cast<size_t>(sublayer)]; }
+  // With the heads and the MLP of one block.
+  ModelConfig of_block(int64_t block) const;
   int64_t parameters() const;  // tied weights count once
 
   // inv_freq[head_dim / 2] and the factor on cos and sin; length: tokens of the longest sequence (only kDynamic looks at it).

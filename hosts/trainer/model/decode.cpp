@@ -27,7 +27,7 @@ std::vector<float> Model::feed(const std::vector<int32_t>& ids) {
   pass.sequences = 1, pass.length = rows;
   pass.positions = engine_.empty(Category::kActivations, kI32, {rows});
   engine_.upload(ids.data(), tokens), engine_.upload(positions.data(), pass.positions);
-  Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.hidden});
+  Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.width(0)});
   lookup_.forward(engine_, LinearCall{}, tokens, x, nullptr);
   Tensor h;
   if (region_.adapter) {
@@ -36,8 +36,8 @@ std::vector<float> Model::feed(const std::vector<int32_t>& ids) {
     h = RegionPass(engine_, stack, pass, TN_REGION_DECODE).forward(x).rows(rows - 1, rows);
   } else {
     for (size_t l = 0; l < blocks_.size(); ++l) x = blocks_[l]->decode(engine_, pass, x, cached_, states_[l]);
-    h = engine_.empty(Category::kActivations, engine_.compute(), {1, config_.hidden});
-    engine_.rms_norm(x.rows(rows - 1, rows), final_norm_->value, config_.norm_eps, h, nullptr);
+    h = engine_.empty(Category::kActivations, engine_.compute(), {1, config_.width(2 * config_.layers)});
+    engine_.rms_norm(x.rows(rows - 1, rows), final_norm_->value, config_.eps(2 * config_.layers), h, nullptr);
   }
   cached_ += rows;
   const Tensor logits = engine_.empty(Category::kActivations, kF32, {1, config_.vocab});

@@ -30,7 +30,7 @@ int32_t declare(void* self, const tn_component* c) {
 
 tn_kv_layer layer_of(Engine& engine, const TransformerBlock& b) {
   const ModelConfig& c = *b.config;
-  return {sizeof(tn_kv_layer), static_cast<int32_t>(b.index), c.hidden, c.kv_width(), c.kv_width(), engine.compute(), 0};
+  return {sizeof(tn_kv_layer), static_cast<int32_t>(b.index), b.width[0], c.kv_width(), c.kv_width(), engine.compute(), 0};
 }
 
 tn_target target_of(Engine& engine, const TransformerBlock& b, int which, int64_t group) {
@@ -80,7 +80,7 @@ KvCache::KvCache(Engine& engine, const KvCodec& codec, const TransformerBlock& b
   k_ = engine.empty(Category::kActivations, engine.compute(), {exact, c.kv_heads, c.head_dim});
   v_ = engine.empty(Category::kActivations, engine.compute(), {exact, c.kv_heads, c.head_dim});
   if (!codec.codec.kv) return;
-  h_ = engine.empty(Category::kActivations, engine.compute(), {exact, c.hidden});
+  h_ = engine.empty(Category::kActivations, engine.compute(), {exact, block.width[0]});
   const tn_kv_layer layer = layer_of(engine, block);
   Declared d{&engine, Category::kActivations, &store_};
   const tn_component_sink sink{sizeof(tn_component_sink), 0, &d, declare};

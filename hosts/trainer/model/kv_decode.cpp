@@ -10,8 +10,8 @@ namespace tenon::trainer {
 Tensor TransformerBlock::decode_coded(Engine& e, const Pass& pass, const Tensor& x, KvCache& cache) const {
   const int64_t rows = x.dim(0), past = cache.tokens(), end = past + rows;
   SavedBlock s;
-  const Tensor h = e.empty(Category::kActivations, e.compute(), {rows, config->hidden});
-  e.rms_norm(x, norm1->seen(e), config->norm_eps, h, nullptr);
+  const Tensor h = e.empty(Category::kActivations, e.compute(), {rows, width[0]});
+  e.rms_norm(x, norm1->seen(e), norm_eps[0], h, nullptr);
   project_qkv(e, pass, h, s, false);
   const Tensor o = e.empty(Category::kActivations, e.compute(), {rows, config->heads, config->head_dim});
   {
@@ -20,7 +20,7 @@ Tensor TransformerBlock::decode_coded(Engine& e, const Pass& pass, const Tensor&
     attention->forward(e, 1, rows, end, past, nullptr, s.q, k, v, o, nullptr);
   }
   cache.append(e, h, s.k, s.v);
-  const Tensor middle = e.empty(Category::kActivations, e.compute(), {rows, config->hidden});
+  const Tensor middle = e.empty(Category::kActivations, e.compute(), {rows, width[1]});
   attention_output(e, call_at(pass, 0, false), o, x, middle, s);
   return mlp_half(e, pass, middle, nullptr);
 }
@@ -46,17 +46,17 @@ void Model::cache_through(KvCodec& codec, const std::vector<std::vector<int32_t>
     for (const std::vector<int32_t>& s : sequences) {
       engine_.upload(s.data(), ids);
       engine_.synchronize();
-      x.push_back(engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.hidden}));
+      x.push_back(engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.width(0)}));
       lookup_.forward(engine_, LinearCall{}, ids, x.back(), nullptr);
     }
   }
   for (size_t l = 0; l < blocks_.size(); ++l) {
     const TransformerBlock& b = *blocks_[l];
     Tensor gram;
-    if (!x.empty()) gram = engine_.zeros(Category::kWorkspace, kF32, {config_.hidden, config_.hidden});
+    if (!x.empty()) gram = engine_.zeros(Category::kWorkspace, kF32, {b.width[0], b.width[0]});
     for (Tensor& t : x) {
-      const Tensor h = engine_.empty(Category::kActivations, engine_.compute(), {pass.rows(), config_.hidden});
-      engine_.rms_norm(t, b.norm1->value, config_.norm_eps, h, nullptr);
+      const Tensor h = engine_.empty(Category::kActivations, engine_.compute(), {pass.rows(), b.width[0]});
+      engine_.rms_norm(t, b.norm1->value, b.norm_eps[0], h, nullptr);
       engine_.gemm(h.transposed(), h, gram, 1, 1);
       t = b.forward(engine_, pass, t, nullptr);
     }
@@ -84,13 +84,13 @@ Tensor Model::decoded(const std::vector<int32_t>& ids, bool all) {
   pass.sequences = 1, pass.length = rows;
   pass.positions = engine_.empty(Category::kActivations, kI32, {rows});
   engine_.upload(ids.data(), tokens), engine_.upload(positions.data(), pass.positions);
-  Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.hidden});
+  Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.width(0)});
   lookup_.forward(engine_, LinearCall{}, tokens, x, nullptr);
   for (size_t l = 0; l < blocks_.size(); ++l) x = blocks_[l]->decode_coded(engine_, pass, x, *kv_caches_.at(l));
   cached_ += rows;
   const Tensor seen = all ? x : x.rows(rows - 1, rows);
-  const Tensor h = engine_.empty(Category::kActivations, engine_.compute(), {seen.dim(0), config_.hidden});
-  engine_.rms_norm(seen, final_norm_->value, config_.norm_eps, h, nullptr);
+  const Tensor h = engine_.empty(Category::kActivations, engine_.compute(), {seen.dim(0), config_.width(2 * config_.layers)});
+  engine_.rms_norm(seen, final_norm_->value, config_.eps(2 * config_.layers), h, nullptr);
   return h;
 }
 

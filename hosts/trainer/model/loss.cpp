@@ -17,8 +17,8 @@ double Model::loss_and_gradient(bool normed, const Tensor& x, const Tensor& labe
   if (!dx && head_.weight && head_.weight->displaced && !head_.quantized && !head_.bias && head_.adapters.empty()) {
     const auto hidden = [&](int64_t first, int64_t end) {
       if (normed) return x.rows(first, end);
-      const Tensor h = engine_.empty(Category::kActivations, engine_.compute(), {end - first, config_.hidden});
-      engine_.rms_norm(x.rows(first, end), final_norm_->seen(engine_), config_.norm_eps, h, nullptr);
+      const Tensor h = engine_.empty(Category::kActivations, engine_.compute(), {end - first, config_.width(2 * config_.layers)});
+      engine_.rms_norm(x.rows(first, end), final_norm_->seen(engine_), config_.eps(2 * config_.layers), h, nullptr);
       return h;
     };
     return displaced_loss(engine_, *head_.weight, rows, hidden, labels, pass.memory.loss_tile_bytes, losses);
@@ -27,7 +27,7 @@ double Model::loss_and_gradient(bool normed, const Tensor& x, const Tensor& labe
   // Evaluation keeps logits in f32; a training pass in the compute type, like the activations around it.
   const tn_dtype logit_type = dx ? engine_.compute() : kF32;
   const int64_t tile = tiled ? std::clamp<int64_t>(pass.memory.loss_tile_bytes / (config_.vocab * element_bytes(logit_type)), 1, rows) : rows;
-  const auto activation = [&](int64_t n) { return engine_.empty(Category::kActivations, engine_.compute(), {n, config_.hidden}); };
+  const auto activation = [&](int64_t n) { return engine_.empty(Category::kActivations, engine_.compute(), {n, config_.width(2 * config_.layers)}); };
   const Tensor nats = engine_.empty(Category::kActivations, kF64, {rows});
   const Tensor* dweight = dx && !normed && final_norm_->trainable ? &final_norm_->open_zeroed_gradient(engine_) : nullptr;
   for (int64_t r = 0; r < rows; r += tile) {
@@ -37,7 +37,7 @@ double Model::loss_and_gradient(bool normed, const Tensor& x, const Tensor& labe
     if (!normed) {
       h = activation(end - r);
       if (dx) rstd = engine_.empty(Category::kActivations, kF32, {end - r});
-      engine_.rms_norm(in, final_norm_->seen(engine_), config_.norm_eps, h, dx ? &rstd : nullptr);
+      engine_.rms_norm(in, final_norm_->seen(engine_), config_.eps(2 * config_.layers), h, dx ? &rstd : nullptr);
     }
     if (dx) dh = activation(end - r);
     {
@@ -106,7 +106,7 @@ void Model::embed(const std::vector<int32_t>& ids, const Tensor& uploaded, const
     const int64_t row = static_cast<int64_t>(r);
     const auto [at, fresh] = first.emplace(ids[r], row);
     if (fresh)
-      embedding_->displaced->read(engine_, embedding_->uid, embedding_->value, ids[r] * config_.hidden, x.rows(row, row + 1));
+      embedding_->displaced->read(engine_, embedding_->uid, embedding_->value, ids[r] * config_.width(0), x.rows(row, row + 1));
     else
       engine_.copy(x.rows(at->second, at->second + 1), x.rows(row, row + 1));
   }
@@ -118,7 +118,7 @@ double Model::evaluate(const HostBatch& batch, std::vector<double>* losses, cons
   pass.memory = memory;
   pass.sequences = batch.sequences, pass.length = batch.length, pass.positions = u.positions;
   if (!batch.segments.begin.empty()) pass.segments = &batch.segments;
-  Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {pass.rows(), config_.hidden});
+  Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {pass.rows(), config_.width(0)});
   embed(batch.ids, u.ids, x);
   bool normed = false;
   x = hidden(x, pass, &normed);
@@ -130,7 +130,7 @@ std::vector<Tensor> Model::block_inputs(const HostBatch& batch) {
   Pass pass;
   pass.sequences = batch.sequences, pass.length = batch.length, pass.positions = u.positions;
   std::vector<Tensor> inputs;
-  Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {pass.rows(), config_.hidden});
+  Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {pass.rows(), config_.width(0)});
   embed(batch.ids, u.ids, x);
   for (const auto& b : blocks_) {
     inputs.push_back(x);

@@ -18,13 +18,18 @@ struct LinearSpec {
   bool bias;
 };
 
+constexpr const char* kNoMixer =
+    "the model has been edited around attention with q, k, v and o, which --attention replaces together with its projections; choose another --attention";
+
 }  // namespace
 
 Parameter& Model::add(std::string name, uint32_t role, int32_t block, tn_dtype dtype, std::initializer_list<int64_t> shape) {
   Parameter& p = parameters_.emplace_back();
   p.name = std::move(name), p.role = role, p.block = block;
   p.in_axis = shape.size() == 2 ? 1 : -1;
-  p.n_heads = static_cast<int32_t>(config_.heads), p.n_kv_heads = static_cast<int32_t>(config_.kv_heads);
+  const bool own = config_.edited && block >= 0;
+  p.n_heads = static_cast<int32_t>(own ? config_.edited->heads[static_cast<size_t>(block)] : config_.heads);
+  p.n_kv_heads = static_cast<int32_t>(own ? config_.edited->kv_heads[static_cast<size_t>(block)] : config_.kv_heads);
   shapes_.emplace_back(&p, Tensor({}, nullptr, {TN_CPU, 0}, dtype, shape));
   return p;
 }
@@ -48,26 +53,31 @@ Model::Model(Engine& engine, const ModelConfig& config, const ModelOptions& opti
     return &p;
   };
 
-  embedding_ = dense("model.embed_tokens.weight", TN_ROLE_EMBEDDING, -1, {c.vocab, c.hidden});
+  embedding_ = dense("model.embed_tokens.weight", TN_ROLE_EMBEDDING, -1, {c.vocab, c.width(0)});
+  if (c.edited && attention.mixer) throw Error(TN_E_CONFLICT, std::string(kNoMixer));
   for (int64_t l = 0; l < c.layers; ++l) {
     auto block = std::make_unique<TransformerBlock>();
     const std::string at = "model.layers." + std::to_string(l) + ".";
     const int32_t index = static_cast<int32_t>(l);
-    block->index = l, block->config = &config_, block->inv_freq = &inv_freq_, block->rope_scale = rope_scale_;
+    const ModelConfig& bc = c.edited ? block_configs_.emplace_back(c.of_block(l)) : config_;
+    block->index = l, block->config = &bc, block->inv_freq = &inv_freq_, block->rope_scale = rope_scale_;
+    for (int64_t k = 0; k < 3; ++k) block->width[k] = c.width(2 * l + k);
+    for (int64_t k = 0; k < 2; ++k) block->norm_eps[k] = c.eps(2 * l + k);
+    const int64_t in = block->width[0], middle = block->width[1], out = block->width[2];
     if (attention.mixer) block->mixer = make_mixer(l, frequencies);
-    block->norm1 = dense(at + "input_layernorm.weight", TN_ROLE_NORM, index, {c.hidden});
-    block->norm2 = dense(at + "post_attention_layernorm.weight", TN_ROLE_NORM, index, {c.hidden});
+    block->norm1 = dense(at + "input_layernorm.weight", TN_ROLE_NORM, index, {in});
+    block->norm2 = dense(at + "post_attention_layernorm.weight", TN_ROLE_NORM, index, {middle});
     if (c.qk_norm) {
       block->q_norm = dense(at + "self_attn.q_norm.weight", TN_ROLE_NORM, index, {c.head_dim});
       block->k_norm = dense(at + "self_attn.k_norm.weight", TN_ROLE_NORM, index, {c.head_dim});
     }
-    const LinearSpec specs[7] = {{TransformerBlock::kQ, "self_attn.q_proj", TN_ROLE_Q, c.q_width(), c.hidden, c.qkv_bias},
-                                 {TransformerBlock::kK, "self_attn.k_proj", TN_ROLE_K, c.kv_width(), c.hidden, c.qkv_bias},
-                                 {TransformerBlock::kV, "self_attn.v_proj", TN_ROLE_V, c.kv_width(), c.hidden, c.qkv_bias},
-                                 {TransformerBlock::kO, "self_attn.o_proj", TN_ROLE_O, c.hidden, c.q_width(), c.o_bias},
-                                 {TransformerBlock::kGate, "mlp.gate_proj", TN_ROLE_GATE, c.intermediate, c.hidden, c.mlp_bias},
-                                 {TransformerBlock::kUp, "mlp.up_proj", TN_ROLE_UP, c.intermediate, c.hidden, c.mlp_bias},
-                                 {TransformerBlock::kDown, "mlp.down_proj", TN_ROLE_DOWN, c.hidden, c.intermediate, c.mlp_bias}};
+    const LinearSpec specs[7] = {{TransformerBlock::kQ, "self_attn.q_proj", TN_ROLE_Q, bc.q_width(), in, c.qkv_bias},
+                                 {TransformerBlock::kK, "self_attn.k_proj", TN_ROLE_K, bc.kv_width(), in, c.qkv_bias},
+                                 {TransformerBlock::kV, "self_attn.v_proj", TN_ROLE_V, bc.kv_width(), in, c.qkv_bias},
+                                 {TransformerBlock::kO, "self_attn.o_proj", TN_ROLE_O, middle, bc.q_width(), c.o_bias},
+                                 {TransformerBlock::kGate, "mlp.gate_proj", TN_ROLE_GATE, bc.intermediate, middle, c.mlp_bias},
+                                 {TransformerBlock::kUp, "mlp.up_proj", TN_ROLE_UP, bc.intermediate, middle, c.mlp_bias},
+                                 {TransformerBlock::kDown, "mlp.down_proj", TN_ROLE_DOWN, out, bc.intermediate, c.mlp_bias}};
     for (const LinearSpec& s : specs) {
       Linear& linear = block->linears[s.slot];
       linear.path = at + s.path, linear.site = static_cast<uint32_t>(l * 7 + s.slot), linear.role = s.role, linear.block = index;
@@ -84,22 +94,37 @@ Model::Model(Engine& engine, const ModelConfig& config, const ModelOptions& opti
         linear.weight = dense(linear.path + ".weight", s.role, index, {s.m, s.n});
       if (s.bias) linear.bias = dense(linear.path + ".bias", TN_ROLE_BIAS, index, {s.m});
     }
-    if (!block->mixer) block->attention.emplace(attention_layer(c, l));
+    if (!block->mixer) block->attention.emplace(attention_layer(bc, l));
     for (int k = 0; k < 2; ++k) {
       Linear& sub = block->sublayers[k];
       sub.path = at + (k == 0 ? "self_attn" : "mlp"), sub.site = static_cast<uint32_t>(c.layers * 7 + 1 + l * 2 + k);
-      sub.role = k == 0 ? TN_ROLE_O : TN_ROLE_DOWN, sub.block = index, sub.m = sub.n = c.hidden, sub.identity = true;
+      sub.role = k == 0 ? TN_ROLE_O : TN_ROLE_DOWN, sub.block = index, sub.m = sub.n = block->width[k + 1], sub.identity = true;
     }
     blocks_.push_back(std::move(block));
   }
-  final_norm_ = dense("model.norm.weight", TN_ROLE_NORM, -1, {c.hidden});
-  head_.path = "lm_head", head_.site = static_cast<uint32_t>(c.layers * 7), head_.role = TN_ROLE_HEAD, head_.m = c.vocab, head_.n = c.hidden;
+  final_norm_ = dense("model.norm.weight", TN_ROLE_NORM, -1, {c.width(2 * c.layers)});
+  head_.path = "lm_head", head_.site = static_cast<uint32_t>(c.layers * 7), head_.role = TN_ROLE_HEAD, head_.m = c.vocab, head_.n = c.width(2 * c.layers);
   head_.tied = c.tied;
   lookup_.path = "model.embed_tokens", lookup_.site = static_cast<uint32_t>(c.layers * 9 + 1), lookup_.role = TN_ROLE_EMBEDDING;
-  lookup_.m = c.vocab, lookup_.n = c.hidden, lookup_.uid = embedding_->uid, lookup_.weight = embedding_, lookup_.tied = c.tied, lookup_.lookup = true;
-  head_.weight = c.tied ? embedding_ : dense("lm_head.weight", TN_ROLE_HEAD, -1, {c.vocab, c.hidden});
+  lookup_.m = c.vocab, lookup_.n = c.width(0), lookup_.uid = embedding_->uid, lookup_.weight = embedding_, lookup_.tied = c.tied, lookup_.lookup = true;
+  head_.weight = c.tied ? embedding_ : dense("lm_head.weight", TN_ROLE_HEAD, -1, {c.vocab, head_.n});
   for (auto& b : blocks_)
     if (b->mixer) add_mixer_parameters(*b, uid);
+  // Residual maps come behind all others in uid too, so that the model's own places do not move.
+  for (auto& b : blocks_)
+    for (int half = 0; half < 2; ++half) {
+      if (!c.has_map(2 * b->index + half)) continue;
+      Linear& map = b->residual[half].emplace(make_residual_map(*b, half));
+      map.weight = dense(map.path + ".weight", map.role, map.block, {map.m, map.n});
+      map.uid = map.weight->uid;
+    }
+}
+
+Linear Model::make_residual_map(const TransformerBlock& block, int half) {
+  Linear map;
+  map.path = block.sublayers[half].path + ".residual_map", map.role = TN_ROLE_OTHER, map.block = static_cast<int32_t>(block.index);
+  map.m = block.width[half + 1], map.n = block.width[half];
+  return map;
 }
 
 std::pair<tn_attention*, tn_attention_config> Model::create_attention(const ModelConfig& c, int64_t layer) {

@@ -135,6 +135,9 @@ class Model {
   std::deque<Parameter> parameters_, scales_;
   std::vector<std::pair<Parameter*, Tensor>> shapes_;  // dtype and shape of what allocate() allocates
   std::vector<const Adapter*> adapters_;
+  std::deque<ModelConfig> block_configs_;  // of an edited model's blocks
+  static Linear make_residual_map(const TransformerBlock& block, int half);
+  friend class ModelEditor;
   Parameter *embedding_ = nullptr, *final_norm_ = nullptr;
   std::vector<std::unique_ptr<TransformerBlock>> blocks_;
   Linear head_, lookup_;

@@ -50,7 +50,7 @@ double Model::train(const HostBatch& batch, const LinearCall& call, const Memory
 }
 
 Tensor Model::embedded(const Tensor& ids, const Pass& pass, int64_t begin, SavedLinear* saved) {
-  const Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {ids.dim(0), config_.hidden});
+  const Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {ids.dim(0), lookup_.n});
   LinearCall call = pass.call;
   call.row_begin = begin, call.flags = saved ? uint32_t{TN_CALL_TRAIN} | TN_CALL_SAVE : pass.train ? uint32_t{TN_CALL_TRAIN} : 0u;
   lookup_.forward(engine_, call, ids, x, saved);
@@ -107,7 +107,7 @@ double Model::train_blocks(const Uploaded& u, const Pass& pass, double grad_scal
     const size_t first = lowest + (end - 1 - lowest) / every * every;
     saved.fetch(first, first > lowest ? first - every : first);
     if (every > 1) run_again(pass, first, end, saved);
-    for (size_t l = end; l-- > first;) blocks_[l]->backward(engine_, pass, saved.at(l), dx, l > lowest || lookup_.trains(), announce);
+    for (size_t l = end; l-- > first;) dx = blocks_[l]->backward(engine_, pass, saved.at(l), dx, l > lowest || lookup_.trains(), announce);
     end = first;
   }
   embedding_backward(u.ids, pass, 0, dx, looked_up);

@@ -30,6 +30,11 @@ CalibrationText read_sequences(const std::string& path, int64_t n_wanted, int64_
 CalibrationText read_calibration(const Runtime& runtime, const std::string& path, const TextModel& text) {
   const auto set = runtime.instantiate();
   const Quantizer* quantizer = set->techniques.quantizer;
+  if (const Editor* editor = set->techniques.editor) {
+    if (editor->text.sequences == 0) return {};
+    if (path.empty()) throw Error(TN_E_ARGUMENT, "--quantizer " + editor->name + " edits the model with text in view; give it some with --calibration FILE");
+    return read_sequences(path, editor->text.sequences, editor->text.length, text);
+  }
   if (!quantizer || quantizer->text_sequences() == 0) return {};
   const std::string name = runtime.short_spec(TN_KIND_QUANTIZER);
   if (path.empty())

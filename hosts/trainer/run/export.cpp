@@ -110,7 +110,7 @@ void write_model(const std::string& folder, Session& session, const ModelSource&
   writer.commit();
 
   if (source.is_preset() || source.is_gguf()) {
-    ModelConfig config = source.config();
+    ModelConfig config = session.model().config();
     config.attention = session.techniques().attention_spec;
     config.tied = config.tied && !untied(weights, source);
     write_json_file(at(folder, "config.json"), config_to_json(config, dtype_name(dtype)));
@@ -119,6 +119,7 @@ void write_model(const std::string& folder, Session& session, const ModelSource&
     config[config.contains("dtype") ? "dtype" : "torch_dtype"] = dtype_name(dtype);
     config.erase("quantization_config"), config.erase(kAttentionKey);
     if (untied(weights, source)) config["tie_word_embeddings"] = false;
+    if (const ModelConfig& own = session.model().config(); own.edited) config[kEditsKey] = shape_to_json(*own.edited);
     if (const std::string& attention = session.techniques().attention_spec; !attention.empty()) config[kAttentionKey] = attention;
     write_json_file(at(folder, "config.json"), config);
   }

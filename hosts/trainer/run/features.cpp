@@ -51,6 +51,16 @@ Catalog open_catalog(std::vector<std::string> stores) {
                        {},
                        {{"quantizer:weight", "--quantizer needs a codec of weights, such as nf4; what codes activations, states or caches goes to --activations, --states or --kv-cache"}},
                        {}});
+  const char* first = "makes another model out of the one that is loaded; write that with `tenon quantize`, then train it";
+  catalog.add_feature({"edited-model",
+                       "a model edited after it was loaded",
+                       {},
+                       {},
+                       {{"run:full-tuning", first},
+                        {"run:adapter-tuning", first},
+                        {"run:scale-tuning", first},
+                        {"kind:adapter", "makes another model out of the one that is loaded, which an adapter of that does not fit; drop --adapter-from, or merge the adapter first"},
+                        {"attention:sublayer", "edits a model around attention with q, k, v and o, which --attention replaces together with its projections; choose another --attention"}}});
   return catalog;
 }
 

@@ -150,6 +150,7 @@ const GgmlType& plain_ggml_type(tn_dtype dtype) { return *find_ggml_type(dtype =
 
 QuantizedSize write_gguf(const std::string& path, Engine& engine, const ExportWeights& weights, const ModelSource& source, const WeightDecoder& codecs,
                          const GgmlType& linear, tn_dtype dtype) {
+  if (source.config().edited) throw Error(TN_E_UNSUPPORTED, source.path() + " is an edited model, whose shape GGUF has no place for; name a folder as the output");
   return GgufExport(engine, weights, source, codecs, linear, dtype).write(path);
 }
 

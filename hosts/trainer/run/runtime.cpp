@@ -132,6 +132,7 @@ TechniqueSet::~TechniqueSet() {
     if (m.self) m.api->destroy(m.self);
   for (const auto* q : {quantizer_.get(), stored_.get(), embeddings_.get()})
     if (q && q->self) q->api->destroy(q->self);
+  if (editor_ && editor_->self) quantizer_api_->destroy(editor_->self);
   for (const auto* c : {activations_.get(), states_.get(), kv_cache_.get()})
     if (c && c->self) c->api->destroy(c->self);
   for (const auto& a : adapters) a->api->destroy(a->self);
@@ -183,7 +184,7 @@ Runtime::Runtime(const Catalog& catalog, const MixRequest& request)
     Part part{others[i], catalog.load(others[i].id, device_.backend()), {}, {}};
     switch (parts[i].first) {
       case TN_KIND_QUANTIZER:
-        require_site(catalog, part.plugin, TN_SITE_WEIGHT, "--quantizer");
+        if (!part.plugin.extension<tn_edits>(TN_EXT_EDITS)) require_site(catalog, part.plugin, TN_SITE_WEIGHT, "--quantizer");
         quantizer_ = std::make_unique<Part>(std::move(part));
         break;
       case TN_KIND_ATTENTION: attention_ = std::make_unique<Part>(std::move(part)); break;
@@ -332,7 +333,16 @@ std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
     const HyperArray hypers(part.mix.spec);
     check(m.api->create(host(), hypers.data(), hypers.size(), &m.self), "creating the optimizer");
   }
-  if (quantizer_) {
+  if (edits()) {
+    set->quantizer_api_ = &quantizer_->plugin.api<tn_quantizer_api>(), set->editor_ = std::make_unique<Editor>();
+    Editor& editor = *set->editor_;
+    editor.edits = quantizer_->plugin.extension<tn_edits>(TN_EXT_EDITS), editor.name = short_form(quantizer_->spec);
+    const HyperArray hypers(quantizer_->spec);
+    check(set->quantizer_api_->create(host(), hypers.data(), hypers.size(), &editor.self), "creating the quantizer");
+    editor.text.struct_size = sizeof(tn_edit_text);
+    check(editor.edits->text(editor.self, &editor.text), "asking the quantizer for its text");
+    t.editor = &editor;
+  } else if (quantizer_) {
     set->quantizer_ = create_quantizer(*quantizer_);
     Quantizer& q = *set->quantizer_;
     q.calibration.struct_size = sizeof(tn_calibration_plan);
@@ -436,9 +446,11 @@ std::string Runtime::quantizer_value(std::string_view hyper) const {
   return value ? to_text(*value) : "";
 }
 
+bool Runtime::edits() const { return quantizer_ && quantizer_->plugin.extension<tn_edits>(TN_EXT_EDITS); }
+
 bool Runtime::calibrates() const {
-  return quantizer_ && !takes_stored_codes() &&
-         (quantizer_->plugin.extension<tn_calibrate>(TN_EXT_CALIBRATE) || quantizer_->plugin.extension<tn_trainable>(TN_EXT_TRAINABLE));
+  return edits() || (quantizer_ && !takes_stored_codes() &&
+         (quantizer_->plugin.extension<tn_calibrate>(TN_EXT_CALIBRATE) || quantizer_->plugin.extension<tn_trainable>(TN_EXT_TRAINABLE)));
 }
 
 bool Runtime::takes_stored_codes() const { return stored_ && quantizer_ && canonical(quantizer_->spec) == canonical(stored_->spec); }

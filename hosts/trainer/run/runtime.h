@@ -42,6 +42,8 @@ class TechniqueSet {
  private:
   friend class Runtime;
   std::unique_ptr<Quantizer> quantizer_, stored_, embeddings_;
+  const tn_quantizer_api* quantizer_api_ = nullptr;  // of the editor
+  std::unique_ptr<Editor> editor_;
   std::unique_ptr<SiteCodec> activations_, states_, kv_cache_;
   std::unique_ptr<HyperArray> attention_hypers_;
 };
@@ -83,6 +85,7 @@ class Runtime {
   // The codec at a site (TN_SITE_*) as a spec; "" = none.
   std::string site_spec(uint32_t site, std::string (*form)(const Spec&)) const;
   std::string quantizer_value(std::string_view hyper) const;  // as text; "" where there is no quantizer or no such parameter
+  bool edits() const;       // whether the quantizer makes another model (org.tenon.edits/1) instead of holding weights
   bool calibrates() const;  // whether the quantizer may ask for text
   bool takes_stored_codes() const;  // the quantizer is the one that the model is stored with, so its codes are loaded as they are
   const tn_layout* quantizer_layout() const;                  // org.tenon.layout/1 of the quantizer, or null

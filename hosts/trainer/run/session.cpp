@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "hosts/trainer/run/adapter_steps.h"
 #include "hosts/trainer/run/calibration.h"
+#include "hosts/trainer/run/edits.h"
 #include "hosts/trainer/run/segments.h"
 #include "hosts/trainer/schedule/offload.h"
 
@@ -50,6 +51,7 @@ Session::Session(Engine& engine, const ModelSource& source, Techniques technique
   source.load(engine_, model_, techniques_.decoder, options_.seed, !with_text);
   source.start_mixers(engine_, model_, techniques_.decoder, options_.seed);
   make_base(source);
+  if (techniques_.editor) edit_model(engine_, model_, techniques_, options_);
   std::vector<Parameter*> trained;
   for (Parameter& p : model_.parameters()) {
     for (const Adapter* a : techniques_.adapters)

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "hosts/trainer/model/edit_plan.h"
 #include "hosts/trainer/model/kv_cache.h"
 #include "hosts/trainer/model/source.h"
 #include "hosts/trainer/optim/optimizers.h"
@@ -24,6 +25,7 @@ struct Techniques {
   std::string attention_spec;  // with what differs from its defaults; empty: that of kDefaultAttention
   const Quantizer* quantizer = nullptr;  // or null
   const Quantizer* embeddings = nullptr;  // holds the embedding and the head, or null
+  const Editor* editor = nullptr;        // makes another model out of the one that is loaded; or null
   const SiteCodec *activations = nullptr, *states = nullptr, *kv_cache = nullptr;  // hold what waits for backward, for the next update, for later tokens; or null
   OpenOptimizer block_optimizer;         // of a quantizer that trains weights before it codes them
   uint64_t weight_budget = 0;            // bytes of quantized weights, where they come in segments; 0: all of them

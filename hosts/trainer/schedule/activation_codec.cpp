@@ -37,12 +37,14 @@ tn_activation describe(size_t place, int32_t block, int64_t rows, int64_t channe
 }
 
 // Channels and heads of a place. q_raw and k_raw are rows of one head each.
-std::pair<int64_t, int64_t> width_of(size_t place, const ModelConfig& c) {
+std::pair<int64_t, int64_t> width_of(size_t place, const ModelConfig& model, int64_t block) {
+  const ModelConfig c = model.of_block(block);
   const std::string_view name = kPlaces[place].name;
   if (name == "q" || name == "o") return {c.q_width(), c.heads};
   if (name == "k" || name == "v") return {c.kv_width(), c.kv_heads};
   if (name == "q_raw" || name == "k_raw") return {c.head_dim, 0};
-  return {name == "gate" || name == "up" ? c.intermediate : c.hidden, 0};
+  if (name == "gate" || name == "up") return {c.intermediate, 0};
+  return {c.width(2 * block + (name == "x" ? 0 : name == "mlp_out" ? 2 : 1)), 0};
 }
 
 struct Declared {
@@ -107,7 +109,7 @@ ActivationCodec::ActivationCodec(Engine& engine, const SiteCodec& codec, const M
   if (!codec_.activation || !codec_.activation->statistics) return;
   for (int64_t block = 0; block < config.layers; ++block)
     for (size_t i = 0; i < std::size(kPlaces); ++i) {
-      const auto [channels, heads] = width_of(i, config);
+      const auto [channels, heads] = width_of(i, config, block);
       const tn_activation what = describe(i, static_cast<int32_t>(block), 0, channels, heads, engine.compute());
       std::vector<std::string> names;
       std::vector<Tensor>& kept = statistics_[what.slot];

@@ -32,7 +32,7 @@ double Model::train_chunks(const Uploaded& u, Pass pass, double grad_scale, cons
   const auto forward = [&](int64_t i, bool keys_there, const std::vector<Keys>& keys, std::vector<SavedBlock>* saved, SavedLinear* looked_up) {
     Tensor x = embedded(u.ids.rows(begin_of(i), end_of(i)), pass, begin_of(i), looked_up);
     for (size_t l = 0; l < layers; ++l) {
-      const Tensor y = engine_.empty(Category::kActivations, engine_.compute(), {x.dim(0), config_.hidden});
+      const Tensor y = engine_.empty(Category::kActivations, engine_.compute(), {x.dim(0), blocks_[l]->width[2]});
       blocks_[l]->forward_rows(engine_, pass, begin_of(i), x, keys[l], keys_there, y, saved && l >= lowest ? &(*saved)[l] : nullptr);
       x = y;
     }
@@ -63,7 +63,7 @@ double Model::train_chunks(const Uploaded& u, Pass pass, double grad_scale, cons
     for (size_t l = layers; l-- > lowest;) {
       if (picks.weight != 1)
         for (const Tensor& from_later : {keys[l].dk.rows(begin, end), keys[l].dv.rows(begin, end)}) engine_.axpby(picks.weight, from_later, 0, from_later);
-      blocks_[l]->backward_rows(engine_, pass, begin, saved[l], keys[l], dx, l > lowest || lookup_.trains());
+      dx = blocks_[l]->backward_rows(engine_, pass, begin, saved[l], keys[l], dx, l > lowest || lookup_.trains());
     }
     embedding_backward(u.ids.rows(begin, end), pass, begin, dx, looked_up);
   }

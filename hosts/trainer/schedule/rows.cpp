@@ -41,8 +41,8 @@ Keys TransformerBlock::keys(Engine& e, int64_t rows, bool gradients) const {
 
 void TransformerBlock::make_keys(Engine& e, const Pass& pass, int64_t begin, const Tensor& x, const Keys& keys) const {
   const int64_t rows = x.dim(0), end = begin + rows;
-  const Tensor h = e.empty(Category::kActivations, e.compute(), {rows, config->hidden});
-  e.rms_norm(x, norm1->seen(e), config->norm_eps, h, nullptr);
+  const Tensor h = e.empty(Category::kActivations, e.compute(), {rows, width[0]});
+  e.rms_norm(x, norm1->seen(e), norm_eps[0], h, nullptr);
   SavedBlock nothing;
   const LinearCall call = call_at(pass, begin, false);
   const Tensor k = keys.k.rows(begin, end), v = keys.v.rows(begin, end);
@@ -58,9 +58,9 @@ Tensor TransformerBlock::attention_rows(Engine& e, const Pass& pass, int64_t beg
   SavedBlock& s = saved ? *saved : local;
   const LinearCall call = call_at(pass, begin, save);
   {
-    const Tensor h = e.empty(Category::kActivations, e.compute(), {rows, config->hidden});
+    const Tensor h = e.empty(Category::kActivations, e.compute(), {rows, width[0]});
     if (save) s.rstd1 = e.empty(Category::kActivations, kF32, {rows});
-    e.rms_norm(x, norm1->seen(e), config->norm_eps, h, save ? &s.rstd1 : nullptr);
+    e.rms_norm(x, norm1->seen(e), norm_eps[0], h, save ? &s.rstd1 : nullptr);
     s.q = project_heads(e, pass, call, kQ, h, nullptr, s);
     const Tensor k = keys.k.rows(begin, end), v = keys.v.rows(begin, end);
     if (!keys_there) {
@@ -82,7 +82,7 @@ Tensor TransformerBlock::attention_rows(Engine& e, const Pass& pass, int64_t beg
   }
   if (save) s.x = x, s.o = o, s.lse = lse;
   else s.q = Tensor();
-  const Tensor middle = e.empty(Category::kActivations, e.compute(), {rows, config->hidden});
+  const Tensor middle = e.empty(Category::kActivations, e.compute(), {rows, width[1]});
   attention_output(e, call_at(pass, begin, save), o, x, middle, s);
   if (save) s.middle = middle;
   return middle;
@@ -94,11 +94,12 @@ void TransformerBlock::forward_rows(Engine& e, const Pass& pass, int64_t begin, 
   mlp_into(e, pass, begin, middle, y, saved);
 }
 
-void TransformerBlock::backward_rows(Engine& e, const Pass& pass, int64_t begin, SavedBlock& s, const Keys& keys, const Tensor& dy, bool want_dx) const {
+Tensor TransformerBlock::backward_rows(Engine& e, const Pass& pass, int64_t begin, SavedBlock& s, const Keys& keys, const Tensor& dy, bool want_dx) const {
   const int64_t rows = dy.dim(0), end = begin + rows;
   const bool wanted = needs_attention_gradient(want_dx);
-  whole_mlp_backward(e, pass, begin, s, dy);
-  Tensor d_o = attention_output_backward(e, call_at(pass, begin, true), s, dy, wanted);
+  Tensor d = whole_mlp_backward(e, pass, begin, s, dy);
+  Tensor d_o = attention_output_backward(e, call_at(pass, begin, true), s, d, wanted);
+  d = past(e, call_at(pass, begin, true), 0, s.x, d, want_dx || norm1->trainable);
   if (wanted) {
     const Tensor dq = e.empty(Category::kActivations, e.compute(), {rows, config->heads, config->head_dim});
     for (const Part& p : parts(pass, begin, end)) {
@@ -116,13 +117,14 @@ void TransformerBlock::backward_rows(Engine& e, const Pass& pass, int64_t begin,
       e.axpby(1, mine, 0, narrow);
       return narrow;
     };
-    qkv_backward(e, pass, begin, s, dq, complete(keys.dk), complete(keys.dv), dy, want_dx);
+    qkv_backward(e, pass, begin, s, dq, complete(keys.dk), complete(keys.dv), d, want_dx);
   }
   s = SavedBlock();
+  return d;
 }
 
 // StreamBP: keys and values of all rows once, then slices of rows forward and backward, last first.
-void TransformerBlock::stream_backward(Engine& e, const Pass& given, SavedBlock& s, const Tensor& dy, bool want_dx) const {
+Tensor TransformerBlock::stream_backward(Engine& e, const Pass& given, SavedBlock& s, const Tensor& dy, bool want_dx) const {
   Pass pass = given;
   pass.recompute = true;
   const int64_t rows = dy.dim(0), slice = std::min(pass.memory.stream_rows, rows);
@@ -131,12 +133,17 @@ void TransformerBlock::stream_backward(Engine& e, const Pass& given, SavedBlock&
     const int64_t end = std::min(r + slice, rows);
     make_keys(e, pass, r, s.x.rows(r, end), k);
   }
+  const bool moves = residual[0] || residual[1];
+  Tensor dx = dy;
+  if (moves && want_dx) dx = e.empty(Category::kActivations, e.compute(), {rows, width[0]});
   for (int64_t r = (rows - 1) / slice * slice; r >= 0; r -= slice) {
     const int64_t end = std::min(r + slice, rows);
     SavedBlock part;
     attention_rows(e, pass, r, s.x.rows(r, end), k, true, &part);
-    backward_rows(e, pass, r, part, k, dy.rows(r, end), want_dx);
+    const Tensor rows_of_dx = backward_rows(e, pass, r, part, k, dy.rows(r, end), want_dx);
+    if (moves && want_dx) e.copy(rows_of_dx, dx.rows(r, end));
   }
+  return dx;
 }
 
 }  // namespace tenon::trainer

@@ -12,236 +12,248 @@ import (
 )
 
 const (
-	TN_OK                           = 0
-	TN_DEGRADED                     = 1
-	TN_E_ARGUMENT                   = -1
-	TN_E_VERSION                    = -2
-	TN_E_UNSUPPORTED                = -3
-	TN_E_MEMORY                     = -4
-	TN_E_DEVICE                     = -5
-	TN_E_IO                         = -6
-	TN_E_FORMAT                     = -7
-	TN_E_NOT_FOUND                  = -8
-	TN_E_CONFLICT                   = -9
-	TN_E_NUMERIC                    = -10
-	TN_E_STATE                      = -11
-	TN_E_TRUST                      = -12
-	TN_E_CANCELLED                  = -13
-	TN_E_INTERNAL                   = -14
-	TN_INT                          = 0
-	TN_UINT                         = 1
-	TN_FLOAT                        = 2
-	TN_OPAQUE                       = 3
-	TN_BFLOAT                       = 4
-	TN_BOOL                         = 6
-	TN_CPU                          = 1
-	TN_CUDA                         = 2
-	TN_CUDA_HOST                    = 3
-	TN_ROCM                         = 10
-	TN_ROCM_HOST                    = 11
-	TN_ROLE_UNDEFINED               = 0
-	TN_ROLE_EMBEDDING               = 1
-	TN_ROLE_HEAD                    = 2
-	TN_ROLE_NORM                    = 3
-	TN_ROLE_BIAS                    = 4
-	TN_ROLE_Q                       = 5
-	TN_ROLE_K                       = 6
-	TN_ROLE_V                       = 7
-	TN_ROLE_O                       = 8
-	TN_ROLE_GATE                    = 9
-	TN_ROLE_UP                      = 10
-	TN_ROLE_DOWN                    = 11
-	TN_ROLE_ADAPTER                 = 12
-	TN_ROLE_SCALE                   = 13
-	TN_ROLE_OTHER                   = 14
-	TN_ALIGNMENT                    = 64
-	TN_LOG_DEBUG                    = 1
-	TN_LOG_INFO                     = 2
-	TN_LOG_WARNING                  = 3
-	TN_EXEC_DETERMINISTIC           = 1
-	TN_ABI_MAJOR                    = 0
-	TN_ABI_MINOR                    = 9
-	TN_GEMM_EXACT                   = 1
-	TN_COPY_UNDEFINED               = 0
-	TN_COPY_TO_DEVICE               = 1
-	TN_COPY_TO_HOST                 = 2
-	TN_COPY_WITHIN                  = 3
-	TN_KIND_UNDEFINED               = 0
-	TN_KIND_DEVICE                  = 1
-	TN_KIND_OPTIMIZER               = 2
-	TN_KIND_ADAPTER                 = 3
-	TN_KIND_QUANTIZER               = 4
-	TN_KIND_ATTENTION               = 5
-	TN_TYPE_UNDEFINED               = 0
-	TN_TYPE_INT                     = 1
-	TN_TYPE_FLOAT                   = 2
-	TN_TYPE_BOOL                    = 3
-	TN_TYPE_STRING                  = 4
-	TN_TYPE_CHOICE                  = 5
-	TN_RANGE_OPEN_MIN               = 1
-	TN_RANGE_OPEN_MAX               = 2
-	TN_SITE_WEIGHT                  = 1
-	TN_SITE_OPTIMIZER_STATE         = 2
-	TN_SITE_ACTIVATION              = 4
-	TN_SITE_KV_CACHE                = 8
-	TN_SITE_DELTA                   = 16
-	TN_COMPONENT_TRAINABLE          = 1
-	TN_COMPONENT_HOST_MEMORY        = 2
-	TN_COMPONENT_TRANSIENT          = 4
-	TN_COMPONENT_SEGMENTED          = 8
-	TN_QUANTIZER_OP_UNDEFINED       = 0
-	TN_QUANTIZER_ENCODE             = 1
-	TN_QUANTIZER_DECODE             = 2
-	TN_QUANTIZER_LINEAR             = 3
-	TN_QUANTIZER_LINEAR_BACKWARD    = 4
-	TN_ACTIVATION_UNDEFINED         = 0
-	TN_ACTIVATION_LINEAR_INPUT      = 1
-	TN_ACTIVATION_NORM_INPUT        = 2
-	TN_ACTIVATION_ATTENTION_OPERAND = 3
-	TN_ACTIVATION_NONLINEAR_INPUT   = 4
-	TN_PLACE_UNDEFINED              = 0
-	TN_PLACE_LINEAR                 = 1
-	TN_PLACE_SUBLAYER               = 2
-	TN_PLACE_LOOKUP                 = 3
-	TN_LINEAR_QUANTIZED             = 1
-	TN_LINEAR_TIED                  = 2
-	TN_LINEAR_OWNED                 = 4
-	TN_LINEAR_ADAPTED               = 8
-	TN_ADAPTER_PARAM_TRAINABLE      = 1
-	TN_ADAPTER_PARAM_SAVED          = 2
-	TN_ADAPTER_PARAM_INT32          = 4
-	TN_ADAPTER_PARAM_INT8           = 8
-	TN_RETAIN_UNDEFINED             = 0
-	TN_RETAIN_INPUT                 = 1
-	TN_RETAIN_OWN                   = 2
-	TN_RETAIN_NOTHING               = 3
-	TN_RETAIN_ROWS                  = 4
-	TN_CALL_TRAIN                   = 1
-	TN_CALL_RECOMPUTE               = 2
-	TN_CALL_NEED_DX                 = 4
-	TN_CALL_SAVE                    = 8
-	TN_ADAPTER_MERGES               = 1
-	TN_ADAPTER_SURROGATE_GRADIENT   = 2
-	TN_PLACEMENT_UNDEFINED          = 0
-	TN_PLACEMENT_CORE               = 1
-	TN_PLACEMENT_SUBLAYER           = 2
-	TN_PORT_UNDEFINED               = 0
-	TN_PORT_Q                       = 1
-	TN_PORT_K                       = 2
-	TN_PORT_V                       = 3
-	TN_PORT_O                       = 4
-	TN_PORT_LSE                     = 5
-	TN_PORT_SINK_LOGIT              = 6
-	TN_PORT_DO                      = 7
-	TN_PORT_DQ                      = 8
-	TN_PORT_DK                      = 9
-	TN_PORT_DV                      = 10
-	TN_PORT_D_LSE                   = 11
-	TN_PORT_D_SINK_LOGIT            = 12
-	TN_PORT_STATE_IN                = 13
-	TN_PORT_STATE_OUT               = 14
-	TN_PORT_D_STATE_IN              = 15
-	TN_PORT_D_STATE_OUT             = 16
-	TN_PORT_LOG_DECAY               = 17
-	TN_BIND_ACCUMULATE              = 1
-	TN_MASK_UNDEFINED               = 0
-	TN_MASK_CAUSAL                  = 1
-	TN_MASK_WINDOW                  = 2
-	TN_MASK_SINK                    = 3
-	TN_MASK_BLOCKS                  = 4
-	TN_PHASE_UNDEFINED              = 0
-	TN_PHASE_TRAIN                  = 1
-	TN_PHASE_PREFILL                = 2
-	TN_PHASE_DECODE                 = 3
-	TN_ATTENTION_PARTIAL            = 1
-	TN_STATE_UNDEFINED              = 0
-	TN_STATE_PER_TOKEN              = 1
-	TN_STATE_FIXED                  = 2
-	TN_STATE_RING                   = 3
-	TN_FORM_UNDEFINED               = 0
-	TN_FORM_SOFTMAX                 = 1
-	TN_FORM_LINEAR                  = 2
-	TN_FORM_LINEAR_RMS              = 3
-	TN_STATISTIC_UNDEFINED          = 0
-	TN_STATISTIC_GRAM               = 1
-	TN_STATISTIC_NORMS              = 2
-	TN_PREFIX_UNDEFINED             = 0
-	TN_PREFIX_CODED                 = 1
-	TN_PREFIX_PLAIN                 = 2
-	TN_REPR_UNDEFINED               = 0
-	TN_REPR_DENSE                   = 1
-	TN_REPR_QUANTIZED               = 2
-	TN_SLOT_UNDEFINED               = 0
-	TN_SLOT_VALUE                   = 1
-	TN_SLOT_CODES                   = 2
-	TN_SLOT_SCALES                  = 3
-	TN_SLOT_BASIS                   = 4
-	TN_SLOT_HOST_MEMORY             = 1
-	TN_PLAN_FREEZE                  = 1
-	TN_PLAN_APPLY_IN_BACKWARD       = 2
-	TN_PLAN_STATES_CHANGED          = 4
-	TN_ITEM_STOCHASTIC_ROUNDING     = 1
-	TN_ITEM_GRAD_MAY_BE_CLOBBERED   = 2
-	TN_ADVICE_DEGRADED              = 1
-	TN_OPTIMIZER_ONE_AT_A_TIME      = 1
-	TN_OPTIMIZER_ROWWISE            = 2
-	TN_OPTIMIZER_ELEMENTWISE        = 4
-	TN_DRIVEN_SKIP                  = 1
-	TN_KV_OP_UNDEFINED              = 0
-	TN_KV_FIT                       = 1
-	TN_KV_WRITE                     = 2
-	TN_KV_READ                      = 3
-	TN_PLAN_OWN_WGRAD               = 512
-	TN_MIXER_LAYER_QK_NORM          = 1
-	TN_MIXER_LAYER_QKV_BIAS         = 2
-	TN_MIXER_PARAM_F32              = 1
-	TN_MIXER_PARAM_BUFFER           = 2
-	TN_MIXER_PLAN                   = 1
-	TN_MIXER_SAVE                   = 2
-	TN_MIXER_DECODE                 = 4
-	TN_PLAN_TAP_MEANS               = 256
-	TN_FILL_UNDEFINED               = 0
-	TN_FILL_NORMAL                  = 1
-	TN_FILL_UNIFORM                 = 2
-	TN_BLOCK_UNDEFINED              = 0
-	TN_BLOCK_WHOLE                  = 1
-	TN_BLOCK_ATTENTION              = 2
-	TN_BLOCK_MLP                    = 3
-	TN_REGION_PLAN                  = 1
-	TN_REGION_SAVE                  = 2
-	TN_REGION_DECODE                = 4
-	TN_MEMORY_UNDEFINED             = 0
-	TN_MEMORY_WEIGHTS               = 1
-	TN_MEMORY_GRADIENTS             = 2
-	TN_MEMORY_OPTIMIZER_STATE       = 3
-	TN_MEMORY_ADAPTER               = 4
-	TN_MEMORY_ACTIVATIONS           = 5
-	TN_MEMORY_WORKSPACE             = 6
-	TN_MEMORY_CODEC                 = 7
-	TN_TRAINER_SKIPPED              = 1
-	TN_TRAINER_DEGRADED             = 2
-	TN_EXT_ACTIVATION               = "org.tenon.activation/1"
-	TN_EXT_ATTENTION_FORM           = "org.tenon.attention-form/1"
-	TN_EXT_CALIBRATE                = "org.tenon.calibrate/1"
-	TN_EXT_COMBINE                  = "org.tenon.combine/1"
-	TN_EXT_DRIVE                    = "org.tenon.drive/1"
-	TN_EXT_GEMM8                    = "org.tenon.gemm8/1"
-	TN_EXT_HOST_MEMORY              = "org.tenon.host-memory/1"
-	TN_EXT_INNER                    = "org.tenon.inner/1"
-	TN_EXT_INPUT_ROUNDING           = "org.tenon.input-rounding/1"
-	TN_EXT_KV                       = "org.tenon.kv/1"
-	TN_EXT_LINEAR_WGRAD             = "org.tenon.linear-wgrad/1"
-	TN_EXT_MIXER                    = "org.tenon.mixer/1"
-	TN_EXT_OBSERVE                  = "org.tenon.observe/1"
-	TN_EXT_OPS                      = "org.tenon.ops/1"
-	TN_PLUGIN_ENTRY_NAME            = "tn_plugin_entry"
-	TN_EXT_LAYOUT                   = "org.tenon.layout/1"
-	TN_EXT_REGION                   = "org.tenon.region/1"
-	TN_EXT_RUNS                     = "org.tenon.runs/1"
-	TN_EXT_SAMPLER                  = "org.tenon.sampler/1"
-	TN_EXT_SEGMENTS                 = "org.tenon.segments/1"
-	TN_EXT_STEPS                    = "org.tenon.steps/1"
-	TN_EXT_TRAINABLE                = "org.tenon.trainable/1"
+	TN_OK                             = 0
+	TN_DEGRADED                       = 1
+	TN_E_ARGUMENT                     = -1
+	TN_E_VERSION                      = -2
+	TN_E_UNSUPPORTED                  = -3
+	TN_E_MEMORY                       = -4
+	TN_E_DEVICE                       = -5
+	TN_E_IO                           = -6
+	TN_E_FORMAT                       = -7
+	TN_E_NOT_FOUND                    = -8
+	TN_E_CONFLICT                     = -9
+	TN_E_NUMERIC                      = -10
+	TN_E_STATE                        = -11
+	TN_E_TRUST                        = -12
+	TN_E_CANCELLED                    = -13
+	TN_E_INTERNAL                     = -14
+	TN_INT                            = 0
+	TN_UINT                           = 1
+	TN_FLOAT                          = 2
+	TN_OPAQUE                         = 3
+	TN_BFLOAT                         = 4
+	TN_BOOL                           = 6
+	TN_CPU                            = 1
+	TN_CUDA                           = 2
+	TN_CUDA_HOST                      = 3
+	TN_ROCM                           = 10
+	TN_ROCM_HOST                      = 11
+	TN_ROLE_UNDEFINED                 = 0
+	TN_ROLE_EMBEDDING                 = 1
+	TN_ROLE_HEAD                      = 2
+	TN_ROLE_NORM                      = 3
+	TN_ROLE_BIAS                      = 4
+	TN_ROLE_Q                         = 5
+	TN_ROLE_K                         = 6
+	TN_ROLE_V                         = 7
+	TN_ROLE_O                         = 8
+	TN_ROLE_GATE                      = 9
+	TN_ROLE_UP                        = 10
+	TN_ROLE_DOWN                      = 11
+	TN_ROLE_ADAPTER                   = 12
+	TN_ROLE_SCALE                     = 13
+	TN_ROLE_OTHER                     = 14
+	TN_ALIGNMENT                      = 64
+	TN_LOG_DEBUG                      = 1
+	TN_LOG_INFO                       = 2
+	TN_LOG_WARNING                    = 3
+	TN_EXEC_DETERMINISTIC             = 1
+	TN_ABI_MAJOR                      = 0
+	TN_ABI_MINOR                      = 9
+	TN_GEMM_EXACT                     = 1
+	TN_COPY_UNDEFINED                 = 0
+	TN_COPY_TO_DEVICE                 = 1
+	TN_COPY_TO_HOST                   = 2
+	TN_COPY_WITHIN                    = 3
+	TN_KIND_UNDEFINED                 = 0
+	TN_KIND_DEVICE                    = 1
+	TN_KIND_OPTIMIZER                 = 2
+	TN_KIND_ADAPTER                   = 3
+	TN_KIND_QUANTIZER                 = 4
+	TN_KIND_ATTENTION                 = 5
+	TN_TYPE_UNDEFINED                 = 0
+	TN_TYPE_INT                       = 1
+	TN_TYPE_FLOAT                     = 2
+	TN_TYPE_BOOL                      = 3
+	TN_TYPE_STRING                    = 4
+	TN_TYPE_CHOICE                    = 5
+	TN_RANGE_OPEN_MIN                 = 1
+	TN_RANGE_OPEN_MAX                 = 2
+	TN_SITE_WEIGHT                    = 1
+	TN_SITE_OPTIMIZER_STATE           = 2
+	TN_SITE_ACTIVATION                = 4
+	TN_SITE_KV_CACHE                  = 8
+	TN_SITE_DELTA                     = 16
+	TN_COMPONENT_TRAINABLE            = 1
+	TN_COMPONENT_HOST_MEMORY          = 2
+	TN_COMPONENT_TRANSIENT            = 4
+	TN_COMPONENT_SEGMENTED            = 8
+	TN_QUANTIZER_OP_UNDEFINED         = 0
+	TN_QUANTIZER_ENCODE               = 1
+	TN_QUANTIZER_DECODE               = 2
+	TN_QUANTIZER_LINEAR               = 3
+	TN_QUANTIZER_LINEAR_BACKWARD      = 4
+	TN_ACTIVATION_UNDEFINED           = 0
+	TN_ACTIVATION_LINEAR_INPUT        = 1
+	TN_ACTIVATION_NORM_INPUT          = 2
+	TN_ACTIVATION_ATTENTION_OPERAND   = 3
+	TN_ACTIVATION_NONLINEAR_INPUT     = 4
+	TN_PLACE_UNDEFINED                = 0
+	TN_PLACE_LINEAR                   = 1
+	TN_PLACE_SUBLAYER                 = 2
+	TN_PLACE_LOOKUP                   = 3
+	TN_LINEAR_QUANTIZED               = 1
+	TN_LINEAR_TIED                    = 2
+	TN_LINEAR_OWNED                   = 4
+	TN_LINEAR_ADAPTED                 = 8
+	TN_ADAPTER_PARAM_TRAINABLE        = 1
+	TN_ADAPTER_PARAM_SAVED            = 2
+	TN_ADAPTER_PARAM_INT32            = 4
+	TN_ADAPTER_PARAM_INT8             = 8
+	TN_RETAIN_UNDEFINED               = 0
+	TN_RETAIN_INPUT                   = 1
+	TN_RETAIN_OWN                     = 2
+	TN_RETAIN_NOTHING                 = 3
+	TN_RETAIN_ROWS                    = 4
+	TN_CALL_TRAIN                     = 1
+	TN_CALL_RECOMPUTE                 = 2
+	TN_CALL_NEED_DX                   = 4
+	TN_CALL_SAVE                      = 8
+	TN_ADAPTER_MERGES                 = 1
+	TN_ADAPTER_SURROGATE_GRADIENT     = 2
+	TN_PLACEMENT_UNDEFINED            = 0
+	TN_PLACEMENT_CORE                 = 1
+	TN_PLACEMENT_SUBLAYER             = 2
+	TN_PORT_UNDEFINED                 = 0
+	TN_PORT_Q                         = 1
+	TN_PORT_K                         = 2
+	TN_PORT_V                         = 3
+	TN_PORT_O                         = 4
+	TN_PORT_LSE                       = 5
+	TN_PORT_SINK_LOGIT                = 6
+	TN_PORT_DO                        = 7
+	TN_PORT_DQ                        = 8
+	TN_PORT_DK                        = 9
+	TN_PORT_DV                        = 10
+	TN_PORT_D_LSE                     = 11
+	TN_PORT_D_SINK_LOGIT              = 12
+	TN_PORT_STATE_IN                  = 13
+	TN_PORT_STATE_OUT                 = 14
+	TN_PORT_D_STATE_IN                = 15
+	TN_PORT_D_STATE_OUT               = 16
+	TN_PORT_LOG_DECAY                 = 17
+	TN_BIND_ACCUMULATE                = 1
+	TN_MASK_UNDEFINED                 = 0
+	TN_MASK_CAUSAL                    = 1
+	TN_MASK_WINDOW                    = 2
+	TN_MASK_SINK                      = 3
+	TN_MASK_BLOCKS                    = 4
+	TN_PHASE_UNDEFINED                = 0
+	TN_PHASE_TRAIN                    = 1
+	TN_PHASE_PREFILL                  = 2
+	TN_PHASE_DECODE                   = 3
+	TN_ATTENTION_PARTIAL              = 1
+	TN_STATE_UNDEFINED                = 0
+	TN_STATE_PER_TOKEN                = 1
+	TN_STATE_FIXED                    = 2
+	TN_STATE_RING                     = 3
+	TN_FORM_UNDEFINED                 = 0
+	TN_FORM_SOFTMAX                   = 1
+	TN_FORM_LINEAR                    = 2
+	TN_FORM_LINEAR_RMS                = 3
+	TN_STATISTIC_UNDEFINED            = 0
+	TN_STATISTIC_GRAM                 = 1
+	TN_STATISTIC_NORMS                = 2
+	TN_PREFIX_UNDEFINED               = 0
+	TN_PREFIX_CODED                   = 1
+	TN_PREFIX_PLAIN                   = 2
+	TN_REPR_UNDEFINED                 = 0
+	TN_REPR_DENSE                     = 1
+	TN_REPR_QUANTIZED                 = 2
+	TN_SLOT_UNDEFINED                 = 0
+	TN_SLOT_VALUE                     = 1
+	TN_SLOT_CODES                     = 2
+	TN_SLOT_SCALES                    = 3
+	TN_SLOT_BASIS                     = 4
+	TN_SLOT_HOST_MEMORY               = 1
+	TN_PLAN_FREEZE                    = 1
+	TN_PLAN_APPLY_IN_BACKWARD         = 2
+	TN_PLAN_STATES_CHANGED            = 4
+	TN_ITEM_STOCHASTIC_ROUNDING       = 1
+	TN_ITEM_GRAD_MAY_BE_CLOBBERED     = 2
+	TN_ADVICE_DEGRADED                = 1
+	TN_OPTIMIZER_ONE_AT_A_TIME        = 1
+	TN_OPTIMIZER_ROWWISE              = 2
+	TN_OPTIMIZER_ELEMENTWISE          = 4
+	TN_DRIVEN_SKIP                    = 1
+	TN_SITE_MODEL                     = 32
+	TN_EDIT_MODEL_TIED                = 1
+	TN_EDIT_STATISTIC_NONE            = 0
+	TN_EDIT_STATISTIC_GRAM            = 1
+	TN_EDIT_STATISTIC_NORMALIZED_GRAM = 2
+	TN_EDIT_UNDEFINED                 = 0
+	TN_EDIT_UNTIE                     = 1
+	TN_EDIT_FOLD_NORM                 = 2
+	TN_EDIT_INPUT                     = 3
+	TN_EDIT_OUTPUT                    = 4
+	TN_EDIT_NORM_COUNT                = 5
+	TN_KV_OP_UNDEFINED                = 0
+	TN_KV_FIT                         = 1
+	TN_KV_WRITE                       = 2
+	TN_KV_READ                        = 3
+	TN_PLAN_OWN_WGRAD                 = 512
+	TN_MIXER_LAYER_QK_NORM            = 1
+	TN_MIXER_LAYER_QKV_BIAS           = 2
+	TN_MIXER_PARAM_F32                = 1
+	TN_MIXER_PARAM_BUFFER             = 2
+	TN_MIXER_PLAN                     = 1
+	TN_MIXER_SAVE                     = 2
+	TN_MIXER_DECODE                   = 4
+	TN_PLAN_TAP_MEANS                 = 256
+	TN_FILL_UNDEFINED                 = 0
+	TN_FILL_NORMAL                    = 1
+	TN_FILL_UNIFORM                   = 2
+	TN_BLOCK_UNDEFINED                = 0
+	TN_BLOCK_WHOLE                    = 1
+	TN_BLOCK_ATTENTION                = 2
+	TN_BLOCK_MLP                      = 3
+	TN_REGION_PLAN                    = 1
+	TN_REGION_SAVE                    = 2
+	TN_REGION_DECODE                  = 4
+	TN_MEMORY_UNDEFINED               = 0
+	TN_MEMORY_WEIGHTS                 = 1
+	TN_MEMORY_GRADIENTS               = 2
+	TN_MEMORY_OPTIMIZER_STATE         = 3
+	TN_MEMORY_ADAPTER                 = 4
+	TN_MEMORY_ACTIVATIONS             = 5
+	TN_MEMORY_WORKSPACE               = 6
+	TN_MEMORY_CODEC                   = 7
+	TN_TRAINER_SKIPPED                = 1
+	TN_TRAINER_DEGRADED               = 2
+	TN_EXT_ACTIVATION                 = "org.tenon.activation/1"
+	TN_EXT_ATTENTION_FORM             = "org.tenon.attention-form/1"
+	TN_EXT_CALIBRATE                  = "org.tenon.calibrate/1"
+	TN_EXT_COMBINE                    = "org.tenon.combine/1"
+	TN_EXT_DRIVE                      = "org.tenon.drive/1"
+	TN_EXT_EDITS                      = "org.tenon.edits/1"
+	TN_EXT_GEMM8                      = "org.tenon.gemm8/1"
+	TN_EXT_HOST_MEMORY                = "org.tenon.host-memory/1"
+	TN_EXT_INNER                      = "org.tenon.inner/1"
+	TN_EXT_INPUT_ROUNDING             = "org.tenon.input-rounding/1"
+	TN_EXT_KV                         = "org.tenon.kv/1"
+	TN_EXT_LINEAR_WGRAD               = "org.tenon.linear-wgrad/1"
+	TN_EXT_MIXER                      = "org.tenon.mixer/1"
+	TN_EXT_OBSERVE                    = "org.tenon.observe/1"
+	TN_EXT_OPS                        = "org.tenon.ops/1"
+	TN_PLUGIN_ENTRY_NAME              = "tn_plugin_entry"
+	TN_EXT_LAYOUT                     = "org.tenon.layout/1"
+	TN_EXT_REGION                     = "org.tenon.region/1"
+	TN_EXT_RUNS                       = "org.tenon.runs/1"
+	TN_EXT_SAMPLER                    = "org.tenon.sampler/1"
+	TN_EXT_SEGMENTS                   = "org.tenon.segments/1"
+	TN_EXT_STEPS                      = "org.tenon.steps/1"
+	TN_EXT_TRAINABLE                  = "org.tenon.trainable/1"
 )
 
 type Device struct{ _ [0]byte }
@@ -884,6 +896,73 @@ type Drive struct {
 	Reserved   uint32
 	Drive      unsafe.Pointer
 	Perturb    unsafe.Pointer
+}
+
+type EditModel struct {
+	StructSize   uint32
+	Flags        uint32
+	Layers       int64
+	Hidden       int64
+	Intermediate int64
+	Heads        int64
+	KvHeads      int64
+	HeadDim      int64
+	Vocab        int64
+	NormEps      float64
+}
+
+type EditText struct {
+	StructSize uint32
+	Reserved   uint32
+	Sequences  int64
+	Length     int64
+}
+
+type EditMatrix struct {
+	StructSize uint32
+	ID         uint32
+	Statistic  uint32
+	Boundary   int32
+	Rows       int64
+	Columns    int64
+}
+
+type Edit struct {
+	StructSize uint32
+	Kind       uint32
+	Role       uint32
+	Place      int32
+	Matrix     uint32
+	Reserved   uint32
+	Count      int64
+}
+
+type EditSink struct {
+	StructSize uint32
+	Reserved   uint32
+	Self       unsafe.Pointer
+	Matrix     unsafe.Pointer
+	Edit       unsafe.Pointer
+}
+
+type EditOps struct {
+	StructSize uint32
+	Reserved   uint32
+	Self       unsafe.Pointer
+	Exec       *Exec
+	Statistic  *Tensor
+	Tokens     int64
+	Rng        *Rng
+	ReadRows   unsafe.Pointer
+}
+
+type Edits struct {
+	StructSize uint32
+	Reserved   uint32
+	Text       unsafe.Pointer
+	Plan       unsafe.Pointer
+	Estimate   unsafe.Pointer
+	Matrix     unsafe.Pointer
 }
 
 type Gemm8 struct {
@@ -1920,6 +1999,91 @@ func GoldenLayout() []string {
 		add("  perturb offset %d size %d", unsafe.Offsetof(s.Perturb), unsafe.Sizeof(s.Perturb))
 	}
 	add("TN_DRIVEN_SKIP = %d", TN_DRIVEN_SKIP)
+	{
+		var s EditModel
+		add("struct tn_edit_model size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  flags offset %d size %d", unsafe.Offsetof(s.Flags), unsafe.Sizeof(s.Flags))
+		add("  layers offset %d size %d", unsafe.Offsetof(s.Layers), unsafe.Sizeof(s.Layers))
+		add("  hidden offset %d size %d", unsafe.Offsetof(s.Hidden), unsafe.Sizeof(s.Hidden))
+		add("  intermediate offset %d size %d", unsafe.Offsetof(s.Intermediate), unsafe.Sizeof(s.Intermediate))
+		add("  heads offset %d size %d", unsafe.Offsetof(s.Heads), unsafe.Sizeof(s.Heads))
+		add("  kv_heads offset %d size %d", unsafe.Offsetof(s.KvHeads), unsafe.Sizeof(s.KvHeads))
+		add("  head_dim offset %d size %d", unsafe.Offsetof(s.HeadDim), unsafe.Sizeof(s.HeadDim))
+		add("  vocab offset %d size %d", unsafe.Offsetof(s.Vocab), unsafe.Sizeof(s.Vocab))
+		add("  norm_eps offset %d size %d", unsafe.Offsetof(s.NormEps), unsafe.Sizeof(s.NormEps))
+	}
+	{
+		var s EditText
+		add("struct tn_edit_text size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  sequences offset %d size %d", unsafe.Offsetof(s.Sequences), unsafe.Sizeof(s.Sequences))
+		add("  length offset %d size %d", unsafe.Offsetof(s.Length), unsafe.Sizeof(s.Length))
+	}
+	{
+		var s EditMatrix
+		add("struct tn_edit_matrix size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  id offset %d size %d", unsafe.Offsetof(s.ID), unsafe.Sizeof(s.ID))
+		add("  statistic offset %d size %d", unsafe.Offsetof(s.Statistic), unsafe.Sizeof(s.Statistic))
+		add("  boundary offset %d size %d", unsafe.Offsetof(s.Boundary), unsafe.Sizeof(s.Boundary))
+		add("  rows offset %d size %d", unsafe.Offsetof(s.Rows), unsafe.Sizeof(s.Rows))
+		add("  columns offset %d size %d", unsafe.Offsetof(s.Columns), unsafe.Sizeof(s.Columns))
+	}
+	{
+		var s Edit
+		add("struct tn_edit size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  kind offset %d size %d", unsafe.Offsetof(s.Kind), unsafe.Sizeof(s.Kind))
+		add("  role offset %d size %d", unsafe.Offsetof(s.Role), unsafe.Sizeof(s.Role))
+		add("  place offset %d size %d", unsafe.Offsetof(s.Place), unsafe.Sizeof(s.Place))
+		add("  matrix offset %d size %d", unsafe.Offsetof(s.Matrix), unsafe.Sizeof(s.Matrix))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  count offset %d size %d", unsafe.Offsetof(s.Count), unsafe.Sizeof(s.Count))
+	}
+	{
+		var s EditSink
+		add("struct tn_edit_sink size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  self offset %d size %d", unsafe.Offsetof(s.Self), unsafe.Sizeof(s.Self))
+		add("  matrix offset %d size %d", unsafe.Offsetof(s.Matrix), unsafe.Sizeof(s.Matrix))
+		add("  edit offset %d size %d", unsafe.Offsetof(s.Edit), unsafe.Sizeof(s.Edit))
+	}
+	{
+		var s EditOps
+		add("struct tn_edit_ops size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  self offset %d size %d", unsafe.Offsetof(s.Self), unsafe.Sizeof(s.Self))
+		add("  exec offset %d size %d", unsafe.Offsetof(s.Exec), unsafe.Sizeof(s.Exec))
+		add("  statistic offset %d size %d", unsafe.Offsetof(s.Statistic), unsafe.Sizeof(s.Statistic))
+		add("  tokens offset %d size %d", unsafe.Offsetof(s.Tokens), unsafe.Sizeof(s.Tokens))
+		add("  rng offset %d size %d", unsafe.Offsetof(s.Rng), unsafe.Sizeof(s.Rng))
+		add("  read_rows offset %d size %d", unsafe.Offsetof(s.ReadRows), unsafe.Sizeof(s.ReadRows))
+	}
+	{
+		var s Edits
+		add("struct tn_edits size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  text offset %d size %d", unsafe.Offsetof(s.Text), unsafe.Sizeof(s.Text))
+		add("  plan offset %d size %d", unsafe.Offsetof(s.Plan), unsafe.Sizeof(s.Plan))
+		add("  estimate offset %d size %d", unsafe.Offsetof(s.Estimate), unsafe.Sizeof(s.Estimate))
+		add("  matrix offset %d size %d", unsafe.Offsetof(s.Matrix), unsafe.Sizeof(s.Matrix))
+	}
+	add("TN_SITE_MODEL = %d", TN_SITE_MODEL)
+	add("TN_EDIT_MODEL_TIED = %d", TN_EDIT_MODEL_TIED)
+	add("TN_EDIT_STATISTIC_NONE = %d", TN_EDIT_STATISTIC_NONE)
+	add("TN_EDIT_STATISTIC_GRAM = %d", TN_EDIT_STATISTIC_GRAM)
+	add("TN_EDIT_STATISTIC_NORMALIZED_GRAM = %d", TN_EDIT_STATISTIC_NORMALIZED_GRAM)
+	add("TN_EDIT_UNDEFINED = %d", TN_EDIT_UNDEFINED)
+	add("TN_EDIT_UNTIE = %d", TN_EDIT_UNTIE)
+	add("TN_EDIT_FOLD_NORM = %d", TN_EDIT_FOLD_NORM)
+	add("TN_EDIT_INPUT = %d", TN_EDIT_INPUT)
+	add("TN_EDIT_OUTPUT = %d", TN_EDIT_OUTPUT)
+	add("TN_EDIT_NORM_COUNT = %d", TN_EDIT_NORM_COUNT)
 	{
 		var s Gemm8
 		add("struct tn_gemm8 size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))

@@ -175,6 +175,17 @@ const TN_OPTIMIZER_ONE_AT_A_TIME = Int32(1)
 const TN_OPTIMIZER_ROWWISE = Int32(2)
 const TN_OPTIMIZER_ELEMENTWISE = Int32(4)
 const TN_DRIVEN_SKIP = Int32(1)
+const TN_SITE_MODEL = Int32(32)
+const TN_EDIT_MODEL_TIED = Int32(1)
+const TN_EDIT_STATISTIC_NONE = Int32(0)
+const TN_EDIT_STATISTIC_GRAM = Int32(1)
+const TN_EDIT_STATISTIC_NORMALIZED_GRAM = Int32(2)
+const TN_EDIT_UNDEFINED = Int32(0)
+const TN_EDIT_UNTIE = Int32(1)
+const TN_EDIT_FOLD_NORM = Int32(2)
+const TN_EDIT_INPUT = Int32(3)
+const TN_EDIT_OUTPUT = Int32(4)
+const TN_EDIT_NORM_COUNT = Int32(5)
 const TN_KV_OP_UNDEFINED = Int32(0)
 const TN_KV_FIT = Int32(1)
 const TN_KV_WRITE = Int32(2)
@@ -213,6 +224,7 @@ const TN_EXT_ATTENTION_FORM = "org.tenon.attention-form/1"
 const TN_EXT_CALIBRATE = "org.tenon.calibrate/1"
 const TN_EXT_COMBINE = "org.tenon.combine/1"
 const TN_EXT_DRIVE = "org.tenon.drive/1"
+const TN_EXT_EDITS = "org.tenon.edits/1"
 const TN_EXT_GEMM8 = "org.tenon.gemm8/1"
 const TN_EXT_HOST_MEMORY = "org.tenon.host-memory/1"
 const TN_EXT_INNER = "org.tenon.inner/1"
@@ -862,6 +874,73 @@ struct tn_drive
     perturb::Ptr{Cvoid}
 end
 
+struct tn_edit_model
+    struct_size::UInt32
+    flags::UInt32
+    layers::Int64
+    hidden::Int64
+    intermediate::Int64
+    heads::Int64
+    kv_heads::Int64
+    head_dim::Int64
+    vocab::Int64
+    norm_eps::Float64
+end
+
+struct tn_edit_text
+    struct_size::UInt32
+    reserved::UInt32
+    sequences::Int64
+    length::Int64
+end
+
+struct tn_edit_matrix
+    struct_size::UInt32
+    id::UInt32
+    statistic::UInt32
+    boundary::Int32
+    rows::Int64
+    columns::Int64
+end
+
+struct tn_edit
+    struct_size::UInt32
+    kind::UInt32
+    role::UInt32
+    place::Int32
+    matrix::UInt32
+    reserved::UInt32
+    count::Int64
+end
+
+struct tn_edit_sink
+    struct_size::UInt32
+    reserved::UInt32
+    self::Ptr{Cvoid}
+    matrix::Ptr{Cvoid}
+    edit::Ptr{Cvoid}
+end
+
+struct tn_edit_ops
+    struct_size::UInt32
+    reserved::UInt32
+    self::Ptr{Cvoid}
+    exec::Ptr{tn_exec}
+    statistic::Ptr{tn_tensor}
+    tokens::Int64
+    rng::Ptr{tn_rng}
+    read_rows::Ptr{Cvoid}
+end
+
+struct tn_edits
+    struct_size::UInt32
+    reserved::UInt32
+    text::Ptr{Cvoid}
+    plan::Ptr{Cvoid}
+    estimate::Ptr{Cvoid}
+    matrix::Ptr{Cvoid}
+end
+
 struct tn_gemm8
     struct_size::UInt32
     reserved::UInt32
@@ -1385,6 +1464,24 @@ const LAYOUT = [
     tn_driven => ["struct_size", "flags", "loss"],
     tn_drive => ["struct_size", "reserved", "drive", "perturb"],
     "TN_DRIVEN_SKIP" => TN_DRIVEN_SKIP,
+    tn_edit_model => ["struct_size", "flags", "layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "vocab", "norm_eps"],
+    tn_edit_text => ["struct_size", "reserved", "sequences", "length"],
+    tn_edit_matrix => ["struct_size", "id", "statistic", "boundary", "rows", "columns"],
+    tn_edit => ["struct_size", "kind", "role", "place", "matrix", "reserved", "count"],
+    tn_edit_sink => ["struct_size", "reserved", "self", "matrix", "edit"],
+    tn_edit_ops => ["struct_size", "reserved", "self", "exec", "statistic", "tokens", "rng", "read_rows"],
+    tn_edits => ["struct_size", "reserved", "text", "plan", "estimate", "matrix"],
+    "TN_SITE_MODEL" => TN_SITE_MODEL,
+    "TN_EDIT_MODEL_TIED" => TN_EDIT_MODEL_TIED,
+    "TN_EDIT_STATISTIC_NONE" => TN_EDIT_STATISTIC_NONE,
+    "TN_EDIT_STATISTIC_GRAM" => TN_EDIT_STATISTIC_GRAM,
+    "TN_EDIT_STATISTIC_NORMALIZED_GRAM" => TN_EDIT_STATISTIC_NORMALIZED_GRAM,
+    "TN_EDIT_UNDEFINED" => TN_EDIT_UNDEFINED,
+    "TN_EDIT_UNTIE" => TN_EDIT_UNTIE,
+    "TN_EDIT_FOLD_NORM" => TN_EDIT_FOLD_NORM,
+    "TN_EDIT_INPUT" => TN_EDIT_INPUT,
+    "TN_EDIT_OUTPUT" => TN_EDIT_OUTPUT,
+    "TN_EDIT_NORM_COUNT" => TN_EDIT_NORM_COUNT,
     tn_gemm8 => ["struct_size", "reserved", "workspace", "run"],
     tn_host => ["struct_size", "reserved", "error", "log", "get_extension"],
     tn_sink => ["struct_size", "reserved", "self", "write"],

@@ -178,6 +178,17 @@ pub const TN_OPTIMIZER_ONE_AT_A_TIME: u32 = 1;
 pub const TN_OPTIMIZER_ROWWISE: u32 = 2;
 pub const TN_OPTIMIZER_ELEMENTWISE: u32 = 4;
 pub const TN_DRIVEN_SKIP: u32 = 1;
+pub const TN_SITE_MODEL: u32 = 32;
+pub const TN_EDIT_MODEL_TIED: u32 = 1;
+pub const TN_EDIT_STATISTIC_NONE: u32 = 0;
+pub const TN_EDIT_STATISTIC_GRAM: u32 = 1;
+pub const TN_EDIT_STATISTIC_NORMALIZED_GRAM: u32 = 2;
+pub const TN_EDIT_UNDEFINED: u32 = 0;
+pub const TN_EDIT_UNTIE: u32 = 1;
+pub const TN_EDIT_FOLD_NORM: u32 = 2;
+pub const TN_EDIT_INPUT: u32 = 3;
+pub const TN_EDIT_OUTPUT: u32 = 4;
+pub const TN_EDIT_NORM_COUNT: u32 = 5;
 pub const TN_KV_OP_UNDEFINED: u32 = 0;
 pub const TN_KV_FIT: u32 = 1;
 pub const TN_KV_WRITE: u32 = 2;
@@ -216,6 +227,7 @@ pub const TN_EXT_ATTENTION_FORM: &[u8] = b"org.tenon.attention-form/1\0";
 pub const TN_EXT_CALIBRATE: &[u8] = b"org.tenon.calibrate/1\0";
 pub const TN_EXT_COMBINE: &[u8] = b"org.tenon.combine/1\0";
 pub const TN_EXT_DRIVE: &[u8] = b"org.tenon.drive/1\0";
+pub const TN_EXT_EDITS: &[u8] = b"org.tenon.edits/1\0";
 pub const TN_EXT_GEMM8: &[u8] = b"org.tenon.gemm8/1\0";
 pub const TN_EXT_HOST_MEMORY: &[u8] = b"org.tenon.host-memory/1\0";
 pub const TN_EXT_INNER: &[u8] = b"org.tenon.inner/1\0";
@@ -1030,6 +1042,87 @@ pub struct tn_drive {
     pub reserved: u32,
     pub drive: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, step: *const tn_step, driver: *const tn_driver, out: *mut tn_driven) -> i32>,
     pub perturb: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, exec: *const tn_exec, uid: u32, param: *const tn_tensor, at: *const tn_displacement, begin: i64, end: i64, out: *mut tn_tensor) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_edit_model {
+    pub struct_size: u32,
+    pub flags: u32,
+    pub layers: i64,
+    pub hidden: i64,
+    pub intermediate: i64,
+    pub heads: i64,
+    pub kv_heads: i64,
+    pub head_dim: i64,
+    pub vocab: i64,
+    pub norm_eps: f64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_edit_text {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub sequences: i64,
+    pub length: i64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_edit_matrix {
+    pub struct_size: u32,
+    pub id: u32,
+    pub statistic: u32,
+    pub boundary: i32,
+    pub rows: i64,
+    pub columns: i64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_edit {
+    pub struct_size: u32,
+    pub kind: u32,
+    pub role: u32,
+    pub place: i32,
+    pub matrix: u32,
+    pub reserved: u32,
+    pub count: i64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_edit_sink {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub self_: *mut c_void,
+    pub matrix: Option<unsafe extern "C" fn(self_: *mut c_void, matrix: *const tn_edit_matrix) -> i32>,
+    pub edit: Option<unsafe extern "C" fn(self_: *mut c_void, edit: *const tn_edit) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_edit_ops {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub self_: *mut c_void,
+    pub exec: *const tn_exec,
+    pub statistic: *const tn_tensor,
+    pub tokens: i64,
+    pub rng: *const tn_rng,
+    pub read_rows: Option<unsafe extern "C" fn(self_: *mut c_void, role: u32, place: i32, begin: i64, end: i64, out: *mut tn_tensor) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_edits {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub text: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, out: *mut tn_edit_text) -> i32>,
+    pub plan: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, model: *const tn_edit_model, sink: *const tn_edit_sink) -> i32>,
+    pub estimate: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, api: *const tn_device_api, device: *mut tn_device, matrix: *const tn_edit_matrix, out: *mut tn_estimate) -> i32>,
+    pub matrix: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, ops: *const tn_edit_ops, matrix: *const tn_edit_matrix, out: *mut tn_tensor) -> i32>,
 }
 
 #[repr(C)]
@@ -2025,6 +2118,98 @@ pub fn layout() -> Vec<String> {
         lines.push(format!("  perturb offset {} size {}", unsafe { addr_of!((*p).perturb) as usize - p as usize }, width(|p: *const tn_drive| unsafe { addr_of!((*p).perturb) })));
     }
     lines.push(format!("TN_DRIVEN_SKIP = {}", TN_DRIVEN_SKIP));
+    {
+        let m = MaybeUninit::<tn_edit_model>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_edit_model size {} align {}", size_of::<tn_edit_model>(), align_of::<tn_edit_model>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_edit_model| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  flags offset {} size {}", unsafe { addr_of!((*p).flags) as usize - p as usize }, width(|p: *const tn_edit_model| unsafe { addr_of!((*p).flags) })));
+        lines.push(format!("  layers offset {} size {}", unsafe { addr_of!((*p).layers) as usize - p as usize }, width(|p: *const tn_edit_model| unsafe { addr_of!((*p).layers) })));
+        lines.push(format!("  hidden offset {} size {}", unsafe { addr_of!((*p).hidden) as usize - p as usize }, width(|p: *const tn_edit_model| unsafe { addr_of!((*p).hidden) })));
+        lines.push(format!("  intermediate offset {} size {}", unsafe { addr_of!((*p).intermediate) as usize - p as usize }, width(|p: *const tn_edit_model| unsafe { addr_of!((*p).intermediate) })));
+        lines.push(format!("  heads offset {} size {}", unsafe { addr_of!((*p).heads) as usize - p as usize }, width(|p: *const tn_edit_model| unsafe { addr_of!((*p).heads) })));
+        lines.push(format!("  kv_heads offset {} size {}", unsafe { addr_of!((*p).kv_heads) as usize - p as usize }, width(|p: *const tn_edit_model| unsafe { addr_of!((*p).kv_heads) })));
+        lines.push(format!("  head_dim offset {} size {}", unsafe { addr_of!((*p).head_dim) as usize - p as usize }, width(|p: *const tn_edit_model| unsafe { addr_of!((*p).head_dim) })));
+        lines.push(format!("  vocab offset {} size {}", unsafe { addr_of!((*p).vocab) as usize - p as usize }, width(|p: *const tn_edit_model| unsafe { addr_of!((*p).vocab) })));
+        lines.push(format!("  norm_eps offset {} size {}", unsafe { addr_of!((*p).norm_eps) as usize - p as usize }, width(|p: *const tn_edit_model| unsafe { addr_of!((*p).norm_eps) })));
+    }
+    {
+        let m = MaybeUninit::<tn_edit_text>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_edit_text size {} align {}", size_of::<tn_edit_text>(), align_of::<tn_edit_text>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_edit_text| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_edit_text| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  sequences offset {} size {}", unsafe { addr_of!((*p).sequences) as usize - p as usize }, width(|p: *const tn_edit_text| unsafe { addr_of!((*p).sequences) })));
+        lines.push(format!("  length offset {} size {}", unsafe { addr_of!((*p).length) as usize - p as usize }, width(|p: *const tn_edit_text| unsafe { addr_of!((*p).length) })));
+    }
+    {
+        let m = MaybeUninit::<tn_edit_matrix>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_edit_matrix size {} align {}", size_of::<tn_edit_matrix>(), align_of::<tn_edit_matrix>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_edit_matrix| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  id offset {} size {}", unsafe { addr_of!((*p).id) as usize - p as usize }, width(|p: *const tn_edit_matrix| unsafe { addr_of!((*p).id) })));
+        lines.push(format!("  statistic offset {} size {}", unsafe { addr_of!((*p).statistic) as usize - p as usize }, width(|p: *const tn_edit_matrix| unsafe { addr_of!((*p).statistic) })));
+        lines.push(format!("  boundary offset {} size {}", unsafe { addr_of!((*p).boundary) as usize - p as usize }, width(|p: *const tn_edit_matrix| unsafe { addr_of!((*p).boundary) })));
+        lines.push(format!("  rows offset {} size {}", unsafe { addr_of!((*p).rows) as usize - p as usize }, width(|p: *const tn_edit_matrix| unsafe { addr_of!((*p).rows) })));
+        lines.push(format!("  columns offset {} size {}", unsafe { addr_of!((*p).columns) as usize - p as usize }, width(|p: *const tn_edit_matrix| unsafe { addr_of!((*p).columns) })));
+    }
+    {
+        let m = MaybeUninit::<tn_edit>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_edit size {} align {}", size_of::<tn_edit>(), align_of::<tn_edit>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_edit| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  kind offset {} size {}", unsafe { addr_of!((*p).kind) as usize - p as usize }, width(|p: *const tn_edit| unsafe { addr_of!((*p).kind) })));
+        lines.push(format!("  role offset {} size {}", unsafe { addr_of!((*p).role) as usize - p as usize }, width(|p: *const tn_edit| unsafe { addr_of!((*p).role) })));
+        lines.push(format!("  place offset {} size {}", unsafe { addr_of!((*p).place) as usize - p as usize }, width(|p: *const tn_edit| unsafe { addr_of!((*p).place) })));
+        lines.push(format!("  matrix offset {} size {}", unsafe { addr_of!((*p).matrix) as usize - p as usize }, width(|p: *const tn_edit| unsafe { addr_of!((*p).matrix) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_edit| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  count offset {} size {}", unsafe { addr_of!((*p).count) as usize - p as usize }, width(|p: *const tn_edit| unsafe { addr_of!((*p).count) })));
+    }
+    {
+        let m = MaybeUninit::<tn_edit_sink>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_edit_sink size {} align {}", size_of::<tn_edit_sink>(), align_of::<tn_edit_sink>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_edit_sink| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_edit_sink| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  self offset {} size {}", unsafe { addr_of!((*p).self_) as usize - p as usize }, width(|p: *const tn_edit_sink| unsafe { addr_of!((*p).self_) })));
+        lines.push(format!("  matrix offset {} size {}", unsafe { addr_of!((*p).matrix) as usize - p as usize }, width(|p: *const tn_edit_sink| unsafe { addr_of!((*p).matrix) })));
+        lines.push(format!("  edit offset {} size {}", unsafe { addr_of!((*p).edit) as usize - p as usize }, width(|p: *const tn_edit_sink| unsafe { addr_of!((*p).edit) })));
+    }
+    {
+        let m = MaybeUninit::<tn_edit_ops>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_edit_ops size {} align {}", size_of::<tn_edit_ops>(), align_of::<tn_edit_ops>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_edit_ops| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_edit_ops| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  self offset {} size {}", unsafe { addr_of!((*p).self_) as usize - p as usize }, width(|p: *const tn_edit_ops| unsafe { addr_of!((*p).self_) })));
+        lines.push(format!("  exec offset {} size {}", unsafe { addr_of!((*p).exec) as usize - p as usize }, width(|p: *const tn_edit_ops| unsafe { addr_of!((*p).exec) })));
+        lines.push(format!("  statistic offset {} size {}", unsafe { addr_of!((*p).statistic) as usize - p as usize }, width(|p: *const tn_edit_ops| unsafe { addr_of!((*p).statistic) })));
+        lines.push(format!("  tokens offset {} size {}", unsafe { addr_of!((*p).tokens) as usize - p as usize }, width(|p: *const tn_edit_ops| unsafe { addr_of!((*p).tokens) })));
+        lines.push(format!("  rng offset {} size {}", unsafe { addr_of!((*p).rng) as usize - p as usize }, width(|p: *const tn_edit_ops| unsafe { addr_of!((*p).rng) })));
+        lines.push(format!("  read_rows offset {} size {}", unsafe { addr_of!((*p).read_rows) as usize - p as usize }, width(|p: *const tn_edit_ops| unsafe { addr_of!((*p).read_rows) })));
+    }
+    {
+        let m = MaybeUninit::<tn_edits>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_edits size {} align {}", size_of::<tn_edits>(), align_of::<tn_edits>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_edits| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_edits| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  text offset {} size {}", unsafe { addr_of!((*p).text) as usize - p as usize }, width(|p: *const tn_edits| unsafe { addr_of!((*p).text) })));
+        lines.push(format!("  plan offset {} size {}", unsafe { addr_of!((*p).plan) as usize - p as usize }, width(|p: *const tn_edits| unsafe { addr_of!((*p).plan) })));
+        lines.push(format!("  estimate offset {} size {}", unsafe { addr_of!((*p).estimate) as usize - p as usize }, width(|p: *const tn_edits| unsafe { addr_of!((*p).estimate) })));
+        lines.push(format!("  matrix offset {} size {}", unsafe { addr_of!((*p).matrix) as usize - p as usize }, width(|p: *const tn_edits| unsafe { addr_of!((*p).matrix) })));
+    }
+    lines.push(format!("TN_SITE_MODEL = {}", TN_SITE_MODEL));
+    lines.push(format!("TN_EDIT_MODEL_TIED = {}", TN_EDIT_MODEL_TIED));
+    lines.push(format!("TN_EDIT_STATISTIC_NONE = {}", TN_EDIT_STATISTIC_NONE));
+    lines.push(format!("TN_EDIT_STATISTIC_GRAM = {}", TN_EDIT_STATISTIC_GRAM));
+    lines.push(format!("TN_EDIT_STATISTIC_NORMALIZED_GRAM = {}", TN_EDIT_STATISTIC_NORMALIZED_GRAM));
+    lines.push(format!("TN_EDIT_UNDEFINED = {}", TN_EDIT_UNDEFINED));
+    lines.push(format!("TN_EDIT_UNTIE = {}", TN_EDIT_UNTIE));
+    lines.push(format!("TN_EDIT_FOLD_NORM = {}", TN_EDIT_FOLD_NORM));
+    lines.push(format!("TN_EDIT_INPUT = {}", TN_EDIT_INPUT));
+    lines.push(format!("TN_EDIT_OUTPUT = {}", TN_EDIT_OUTPUT));
+    lines.push(format!("TN_EDIT_NORM_COUNT = {}", TN_EDIT_NORM_COUNT));
     {
         let m = MaybeUninit::<tn_gemm8>::uninit();
         let p = m.as_ptr();
