@@ -93,7 +93,7 @@ def summary(rows):
         peer = min(beaten, key=lambda p: p["ratio"])
         memory = f"{size_text(row['tenon'])} / {size_text(peer)}" if "memory_ratio" in peer else "–"
         text.append(f"| {row['case']} | {readable(row['tenon']['value'], row['unit'])} | {peer['name']} | {readable(peer['value'], row['unit'])} | "
-                    f"{peer['ratio']:.2g}× | {memory} |")
+                    f"{peer['ratio']:.{0 if peer['ratio'] >= 10 else 2}f}× | {memory} |")
     return "\n".join(text) + "\n"
 
 

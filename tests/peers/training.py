@@ -120,14 +120,14 @@ class TenonTraining(harness.Side):
                  "clip": 0, "order": "sequential", "seed": 1, **case.flags}
         if (self.folder / "adapter").exists():
             flags |= {"adapter": ADAPTER, "adapter-from": str(self.folder / "adapter")}
-        return {key: str(value) for key, value in flags.items()}
+        return {key: value if value is True else str(value) for key, value in flags.items()}
 
     def prepare(self, case):
         import numpy as np
         output = self.folder / "checked"
         command = [binary(self.args), "train"]
         for key, value in self.recipe(case, str(output), case.checked_length, CHECKED_STEPS).items():
-            command += [f"--{key}"] if value == "true" else [f"--{key}", value]
+            command += [f"--{key}"] if value is True else [f"--{key}", value]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(self.args))
         if done.returncode:
             raise RuntimeError("tenon train: " + (done.stderr.strip().splitlines() or ["no message"])[-1])
@@ -181,7 +181,7 @@ def same_losses(tolerance):
 
 def recomputing(blocks):
     """Logits in tiles, and the first blocks' activations computed again in backward: as many as the aim for memory asks."""
-    return {"tiled-loss": "true", "grad-checkpoint": f"flash-cut, none for blocks {blocks}-29" if blocks < 30 else "block"}
+    return {"tiled-loss": True, "grad-checkpoint": f"flash-cut, none for blocks {blocks}-29" if blocks < 30 else "block"}
 
 
 def cases(title, products, aim, aim_memory, flags=None, lr=1e-4, lean=None):
