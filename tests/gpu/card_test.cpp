@@ -30,19 +30,6 @@ MixRequest on_card(MixRequest request) {
   request.device = kBackend;
   return request;
 }
-std::vector<float> all_weights(tiny::Run& run) {
-  std::vector<float> all;
-  for (const Parameter* p : run.session->optimizer()->parameters()) {
-    const std::vector<float> v = tiny::host_copy(*run.engine, p->value);
-    all.insert(all.end(), v.begin(), v.end());
-  }
-  return all;
-}
-double distance(const std::vector<float>& a, const std::vector<float>& b) {
-  double d = 0, n = 0;
-  for (size_t i = 0; i < a.size(); ++i) d += (a[i] - b[i]) * (a[i] - b[i]), n += b[i] * b[i];
-  return std::sqrt(d / n);
-}
 
 // Three steps on both: losses, gradient norms and weights.
 void expect_equal_training(const MixRequest& mix, tn_dtype compute, double of_losses, double of_weights) {
@@ -54,7 +41,7 @@ void expect_equal_training(const MixRequest& mix, tn_dtype compute, double of_lo
     EXPECT_NEAR(a.loss, b.loss, of_losses * b.loss);
     EXPECT_NEAR(a.grad_norm, b.grad_norm, 10 * of_losses * b.grad_norm);
   }
-  EXPECT_LT(distance(all_weights(card), all_weights(cpu)), of_weights);
+  EXPECT_LT(tiny::distance(tiny::all_weights(card), tiny::all_weights(cpu)), of_weights);
 }
 
 class OptimizerOnCard : public testing::TestWithParam<const char*> {};
@@ -98,7 +85,7 @@ TEST(Card, ResumesWhatTheCpuBegan) {
   std::vector<std::string> warnings;
   ASSERT_EQ(load_checkpoint(newest_checkpoint(output).value(), *card.session, identity, warnings), 2);
   for (int64_t step = 3; step <= 4; ++step) card.session->step(step, 4, {tiny::input()}, 1e-3);
-  EXPECT_LT(distance(all_weights(card), all_weights(whole)), 1e-5);
+  EXPECT_LT(tiny::distance(tiny::all_weights(card), tiny::all_weights(whole)), 1e-5);
 }
 
 std::vector<float> uniform_numbers(const char* device_name, int64_t n) {

@@ -1,10 +1,11 @@
 // The method in plain code and f64: what the fast path is held to.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <cstdint>
+#include <utility>
 #include <vector>
+
+#include "sdk/testing/jacobi.h"
 
 namespace tenon::bitstack::reference {
 
@@ -14,25 +15,7 @@ inline double largest_energy(const std::vector<double>& a, int64_t m, int64_t n,
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j < n; ++j)
       for (int64_t r = 0; r < m; ++r) s[i * n + j] += a[r * n + i] * a[r * n + j];
-  for (int sweep = 0; sweep < 30; ++sweep)
-    for (int64_t p = 0; p < n; ++p)
-      for (int64_t q = p + 1; q < n; ++q) {
-        const double off = s[p * n + q];
-        if (std::fabs(off) < 1e-14 * (std::fabs(s[p * n + p]) + std::fabs(s[q * n + q]))) continue;
-        const double theta = (s[q * n + q] - s[p * n + p]) / (2 * off);
-        const double t = (theta >= 0 ? 1 : -1) / (std::fabs(theta) + std::sqrt(theta * theta + 1)), c = 1 / std::sqrt(t * t + 1), d = t * c;
-        for (int64_t i = 0; i < n; ++i) {
-          const double x = s[i * n + p], y = s[i * n + q];
-          s[i * n + p] = c * x - d * y, s[i * n + q] = d * x + c * y;
-        }
-        for (int64_t i = 0; i < n; ++i) {
-          const double x = s[p * n + i], y = s[q * n + i];
-          s[p * n + i] = c * x - d * y, s[q * n + i] = d * x + c * y;
-        }
-      }
-  std::vector<double> values;
-  for (int64_t i = 0; i < n; ++i) values.push_back(s[i * n + i]);
-  std::sort(values.rbegin(), values.rend());
+  const std::vector<double> values = sdk::testing::jacobi(std::move(s), n);
   double sum = 0;
   for (int64_t i = 0; i < k; ++i) sum += values[i];
   return sum;

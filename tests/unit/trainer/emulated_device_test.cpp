@@ -25,20 +25,6 @@ struct EmulatedRun : tiny::Run {
       : tiny::Run(model, on_emulated(request), options, dtype, emulated()) {}
 };
 
-std::vector<float> all_weights(tiny::Run& run) {
-  std::vector<float> all;
-  for (const Parameter* p : run.session->optimizer()->parameters()) {
-    const std::vector<float> v = tiny::host_copy(*run.engine, p->value);
-    all.insert(all.end(), v.begin(), v.end());
-  }
-  return all;
-}
-double distance(const std::vector<float>& a, const std::vector<float>& b) {
-  double d = 0, n = 0;
-  for (size_t i = 0; i < a.size(); ++i) d += (a[i] - b[i]) * (a[i] - b[i]), n += b[i] * b[i];
-  return std::sqrt(d / n);
-}
-
 class Emulated : public testing::TestWithParam<const char*> {};
 
 TEST_P(Emulated, TrainsAsTheCpuDoes) {
@@ -51,7 +37,7 @@ TEST_P(Emulated, TrainsAsTheCpuDoes) {
     EXPECT_NEAR(a.loss, b.loss, 1e-5 * b.loss);
     EXPECT_NEAR(a.grad_norm, b.grad_norm, 1e-4 * b.grad_norm);
   }
-  EXPECT_LT(distance(all_weights(gpu), all_weights(cpu)), 1e-4);
+  EXPECT_LT(tiny::distance(tiny::all_weights(gpu), tiny::all_weights(cpu)), 1e-4);
 }
 INSTANTIATE_TEST_SUITE_P(Optimizers, Emulated, testing::Values("sgd:momentum=0.9", "adamw", "adamw8:min_8bit_size=64"));
 
@@ -82,7 +68,7 @@ TEST(EmulatedDevice, CheckpointsMoveBetweenDevices) {
   std::vector<std::string> warnings;
   ASSERT_EQ(load_checkpoint(newest_checkpoint(output).value(), *second.session, identity, warnings), 2);
   for (int64_t step = 3; step <= 4; ++step) second.session->step(step, 4, {tiny::input()}, 1e-3);
-  EXPECT_LT(distance(all_weights(second), all_weights(whole)), 1e-5);
+  EXPECT_LT(tiny::distance(tiny::all_weights(second), tiny::all_weights(whole)), 1e-5);
 }
 
 // Saved activations wait in host memory, copied beside the computation: the same bits, and a peak that does not grow with the number of blocks that
@@ -98,7 +84,7 @@ TEST(EmulatedDevice, SavedActivationsWaitInHostMemory) {
     EmulatedRun plain(model, tiny::mix(), here), offloaded(model, tiny::mix(), away);
     for (int64_t step = 1; step <= 2; ++step)
       EXPECT_EQ(plain.session->step(step, 2, {tiny::input()}, 1e-3).loss, offloaded.session->step(step, 2, {tiny::input()}, 1e-3).loss);
-    EXPECT_EQ(all_weights(plain), all_weights(offloaded));
+    EXPECT_EQ(tiny::all_weights(plain), tiny::all_weights(offloaded));
     const RunMemory planned = plan_run(offloaded.runtime, offloaded.source, away, {2, 14, false}, kF32);
     EXPECT_EQ(planned.offloaded, offloaded.session->offloaded_bytes());
     EXPECT_EQ(planned.total_peak, offloaded.engine->memory().use().total_peak);
@@ -127,7 +113,7 @@ TEST_P(ZeroOffload, UpdatesAsTheCpuDoesWithStatesOnTheHost) {
     EXPECT_NEAR(a.loss, b.loss, 1e-5 * b.loss);
     EXPECT_NEAR(a.grad_norm, b.grad_norm, 1e-4 * b.grad_norm);
   }
-  EXPECT_LT(distance(all_weights(host), all_weights(device)), 1e-5);
+  EXPECT_LT(tiny::distance(tiny::all_weights(host), tiny::all_weights(device)), 1e-5);
   const MemoryUse on_device = host.engine->memory().use(), before = device.engine->memory().use();
   EXPECT_EQ(on_device.peak[static_cast<size_t>(Category::kOptimizerState)], 0u);
   EXPECT_LT(on_device.peak[static_cast<size_t>(Category::kGradients)], before.peak[static_cast<size_t>(Category::kGradients)]);
@@ -143,7 +129,7 @@ TEST_P(ZeroOffload, UpdatesAsTheCpuDoesWithStatesOnTheHost) {
   std::vector<std::string> warnings;
   ASSERT_EQ(load_checkpoint(newest_checkpoint(output).value(), *again.session, identity, warnings), 3);
   for (int64_t step = 4; step <= 5; ++step) host.session->step(step, 5, micro, 1e-3), again.session->step(step, 5, micro, 1e-3);
-  EXPECT_EQ(all_weights(again), all_weights(host));
+  EXPECT_EQ(tiny::all_weights(again), tiny::all_weights(host));
 }
 INSTANTIATE_TEST_SUITE_P(Optimizers, ZeroOffload, testing::Combine(testing::Values("sgd:momentum=0.9", "adamw"), testing::Values(1, 2)));
 

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <cmath>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -107,6 +108,22 @@ struct Run {
     return nats / n;
   }
 };
+
+// Every trained parameter of a run, one behind the other.
+inline std::vector<float> all_weights(Run& run) {
+  std::vector<float> all;
+  for (const Parameter* p : run.session->optimizer()->parameters()) {
+    const std::vector<float> v = host_copy(*run.engine, p->value);
+    all.insert(all.end(), v.begin(), v.end());
+  }
+  return all;
+}
+// |a - b| / |b|.
+inline double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double d = 0, n = 0;
+  for (size_t i = 0; i < a.size(); ++i) d += (a[i] - b[i]) * (a[i] - b[i]), n += b[i] * b[i];
+  return std::sqrt(d / n);
+}
 
 inline MixRequest mix(const std::string& optimizer = "adamw", const std::vector<std::string>& adapters = {}, const std::string& quantizer = "") {
   MixRequest r;
