@@ -101,8 +101,8 @@ class Runs(cli.Cli):
             self.refuse("train", *SMALL, "--output", output, "--steps", 2, names=["--output", str(output)])
         self.assertEqual(plain.read_text(), "not a folder")
 
-    def test_not_a_number_skips_the_step_and_says_so(self):
-        """One row of the embedding is NaN: every window with that byte has no loss, the others train."""
+    def model_without_tilde(self):
+        """A tiny model whose embedding of one byte, ~, is NaN: a window with that byte has no loss."""
         self.train(self.folder / "start", "--steps", 1)
         model = self.folder / "start" / "final"
         weights = cli.Safetensors(model / "model.safetensors")
@@ -111,6 +111,10 @@ class Runs(cli.Cli):
         for column in range(width):
             weights.set(embedding, ord("~") * width + column, math.nan)
         weights.write()
+        return model, embedding, width
+
+    def test_not_a_number_skips_the_step_and_says_so(self):
+        model, embedding, width = self.model_without_tilde()
         text = ("We the people of the United States, in order to form a more perfect union. " * 4)[:240]
         data = self.folder / "text.txt"
         data.write_text(text[:96] + "~" + text[97:])
@@ -126,6 +130,16 @@ class Runs(cli.Cli):
             bad = [i for i, x in enumerate(final.read(name)) if not math.isfinite(x)]
             wanted = list(range(ord("~") * width, (ord("~") + 1) * width)) if name == embedding else []
             self.assertEqual(bad, wanted, name)
+
+    def test_a_run_that_skips_every_step_ends(self):
+        model, _, _ = self.model_without_tilde()
+        data = self.folder / "text.txt"
+        data.write_text("~ more perfect union " * 80)
+        output = self.folder / "run"
+        self.refuse("train", "--model", model, "--tokenizer", self.bytes_tokenizer(), "--data", data, "--output", output, "--seq-len", 48,
+                    "--batch-size", 1, "--steps", 40, names=["25 steps were all skipped", "NaN or Inf in the loss", "lower --lr", str(output)])
+        self.assertEqual(len(cli.metrics(output)), 25)
+        self.assertTrue((output / "checkpoint-25").is_dir())
 
     def bytes_tokenizer(self):
         """A tokenizer.json whose ids are the bytes, as a preset reads text."""

@@ -23,6 +23,8 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
+constexpr int64_t kSkippedInARow = 25;  // steps after which a run that skips every step ends
+
 double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
 // The output folder, checked before hours of work: it can be made and written, and holds no other run by accident.
@@ -200,7 +202,7 @@ TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& 
 
   const auto begin = Clock::now();
   double stepping = 0, advised = 1;
-  int64_t timed_tokens = 0;
+  int64_t timed_tokens = 0, in_a_row = 0;
   result.steps = done;
   for (int64_t step = done + 1; step <= o.steps; ++step) {
     const auto step_begin = Clock::now();
@@ -214,6 +216,7 @@ TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& 
     result.tokens_per_second = stepping > 0 ? static_cast<double>(timed_tokens) / stepping : static_cast<double>(rows) / seconds;
     metrics.append(metrics_line(r, seconds));
     if (r.skipped) ++result.skipped_steps, note("step " + std::to_string(step) + ": " + r.note);
+    in_a_row = r.skipped ? in_a_row + 1 : 0;
     if (r.batch_multiplier != advised)
       note("step " + std::to_string(step) + ": the optimizer advises a batch of " + number(r.batch_multiplier) + " times this size from here on");
     advised = r.batch_multiplier;
@@ -221,6 +224,12 @@ TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& 
     if (std::isfinite(r.loss)) result.last_loss = r.loss;
     result.steps = step;
     if (events.step) events.step(r, o.steps, result.tokens_per_second);
+    if (in_a_row == kSkippedInARow) {
+      metrics.sync();
+      save_checkpoint(o.output, step, session, identity, o.keep_checkpoints);
+      throw Error(TN_E_NUMERIC, "the last " + std::to_string(in_a_row) + " steps were all skipped (" + r.note + "), so this run learns nothing any more: lower --lr, compute in f32, or choose " +
+                                    "milder options of the techniques; a checkpoint of step " + std::to_string(step) + " is in " + o.output);
+    }
     const bool last = step == o.steps, stop = events.stop && events.stop->load();
     if (!last && o.evaluate_every > 0 && step % o.evaluate_every == 0) evaluate_now(step);
     if ((o.checkpoint_every > 0 && step % o.checkpoint_every == 0) || (stop && !last)) {

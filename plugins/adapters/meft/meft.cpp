@@ -3,7 +3,11 @@
 //   y1 = λ x1 + F(x2),  y2 = β x2 + G(y1);  variants 1 and 2 go on with (y2, y1), variant 3 with (y1, y2); out = (x1 + x2)/2
 //   1: F = block with an adapter beside its MLP, G = adapter;  2: F = adapter, G = block;  3: F = attention half, G = MLP half, an adapter beside each
 //
-// Backward keeps the last pair alone: G(y1) is computed again, x2 = (y2 − G)/β, then F(x2), x1 = (y1 − F)/λ. Streams are f32.
+// Backward begins with the last pair: G(y1) is computed again, x2 = (y2 − G)/β, then F(x2), x1 = (y1 − F)/λ. Streams are f32.
+// A block's inversion multiplies rounding errors by 1/(λβ), so forward keeps a pair every few blocks (anchors), from which inversion begins anew.
+#include <cmath>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "bottleneck.h"
@@ -18,7 +22,10 @@ constexpr tn_hyper_info kBeta = real("beta", "0", 0, 10, 0, nullptr, "weight of 
 constexpr tn_hyper_info kWidth = integer("bottleneck", "8", 1, 65536, nullptr, "width of the adapters");
 constexpr tn_hyper_info kBlocks = integer("reversible_blocks", "0", 0, 65536, nullptr, "how many blocks are reversible; 0: all");
 constexpr tn_hyper_info kWhere = choice("where", "lowest", "lowest|highest", "which of the blocks, where not all");
-constexpr const tn_hyper_info* kHypers[] = {&kVariant, &kLambda, &kBeta, &kWidth, &kBlocks, &kWhere};
+constexpr tn_hyper_info kAnchors = integer("anchor_every", "0", 0, 65536, nullptr, "blocks between two kept pairs of streams; 0: as many as rounding allows");
+constexpr const tn_hyper_info* kHypers[] = {&kVariant, &kLambda, &kBeta, &kWidth, &kBlocks, &kWhere, &kAnchors};
+
+constexpr double kStreamError = 1e-3;  // relative, of a stream found again by inversion
 
 class Meft {
  public:
@@ -42,6 +49,7 @@ class Meft {
     const int64_t n = asked == 0 ? blocks : asked;
     first_ = settings_.text("where") == "highest" ? blocks - n : 0, last_ = first_ + n, blocks_ = blocks;
     RegionDeclarer declare(sink);
+    distance_ = settings_.integer("anchor_every") > 0 ? settings_.integer("anchor_every") : blocks_within_error(n);
     f_.clear(), g_.clear();
     for (int64_t i = first_; i < last_; ++i) {
       const std::string key = "base_model.model.meft." + std::to_string(i);
@@ -59,11 +67,13 @@ class Meft {
   void run_forward(const Region& r, const tn_tensor& x, tn_tensor& y) {
     below_.assign(static_cast<size_t>(first_), 0), above_.assign(static_cast<size_t>(blocks_ - last_), 0);
     x1_ = x2_ = nullptr;
+    anchors_.clear();
     tn_tensor* h = ordinary(r, 0, x, below_);
     tn_tensor *x1 = r.alloc(kF32, {r.rows(), r.hidden()}), *x2 = r.alloc(kF32, {r.rows(), r.hidden()});
     r.axpby(1, h ? *h : x, 0, *x1), r.axpby(1, h ? *h : x, 0, *x2);
     r.free(h);
     for (int64_t i = first_; i < last_; ++i) {
+      if (r.saves() && is_anchor(i)) anchors_.emplace_back(copy(r, *x1), copy(r, *x2));
       add(r, F(r, i, *x2, nullptr), lambda_, *x1);
       add(r, G(r, i, *x1, nullptr), beta_, *x2);
       if (variant_ != 3) std::swap(x1, x2);
@@ -95,6 +105,10 @@ class Meft {
       if (variant_ != 3) std::swap(x1_, x2_), std::swap(d1, d2);  // now (y1, y2) and their gradients
       invert(r, i, Half::kG, *x1_, *x2_, beta_, *d2, *d1);
       invert(r, i, Half::kF, *x2_, *x1_, lambda_, *d1, *d2);
+      if (!is_anchor(i)) continue;
+      r.free(x1_), r.free(x2_);
+      std::tie(x1_, x2_) = anchors_.back();
+      anchors_.pop_back();
     }
     r.free(x1_), r.free(x2_);
     d = r.alloc(r.hidden());
@@ -115,6 +129,21 @@ class Meft {
     uint64_t first = 0, second = 0;
     Bottleneck::Trace adapter;
   };
+
+  // As many blocks as an error of one rounding takes to grow to kStreamError.
+  int64_t blocks_within_error(int64_t blocks) const {
+    const double growth = 1 / (lambda_ * beta_), rounding = std::ldexp(1.0, -24);
+    return growth <= 1 ? blocks : std::max<int64_t>(1, static_cast<int64_t>(std::log(kStreamError / rounding) / std::log(growth)));
+  }
+
+  // Whether the streams before block i are kept. Those before the first are never asked for.
+  bool is_anchor(int64_t i) const { return i > first_ && (i - first_) % distance_ == 0; }
+
+  static tn_tensor* copy(const Region& r, const tn_tensor& stream) {
+    tn_tensor* kept = r.alloc(kF32, {r.rows(), r.hidden()});
+    r.axpby(1, stream, 0, *kept);
+    return kept;
+  }
 
   // Blocks that are not rewired, from `from` on; null where there are none.
   tn_tensor* ordinary(const Region& r, int64_t from, const tn_tensor& x, std::vector<uint64_t>& tokens) const {
@@ -200,10 +229,12 @@ class Meft {
   int variant_ = 1;
   double lambda_ = 0.1, beta_ = 1;
   int64_t first_ = 0, last_ = 0, blocks_ = 0;  // reversible: [first_, last_)
+  int64_t distance_ = 1;                       // blocks from one anchor to the next
   std::vector<Bottleneck> f_, g_;
 
   // From a forward to its backward.
   tn_tensor *x1_ = nullptr, *x2_ = nullptr, *out_ = nullptr, *rstd_ = nullptr;
+  std::vector<std::pair<tn_tensor*, tn_tensor*>> anchors_;
   std::vector<uint64_t> below_, above_;
 };
 
