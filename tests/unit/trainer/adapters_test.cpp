@@ -375,6 +375,21 @@ TEST(Adapter, MeftKeepsTheSameWhateverTheDepth) {
   EXPECT_LT(activations("qst:taps=rerun", 8), activations("lora", 8) / 2);
 }
 
+// Eight blocks of weight 0.1 turn a rounding of 1e-7 into an error of 1, unless inversion begins anew halfway.
+TEST(Adapter, MeftsAnchorsKeepRoundingOutOfItsGradients) {
+  const auto gradients = [](const char* adapter) {
+    tiny::Run run("preset:60m", tiny::mix("sgd", {adapter}), {});
+    std::map<std::string, std::vector<float>> by_name;
+    run.gradients(tiny::input(), {}, by_name);
+    std::vector<float> all;
+    for (const auto& [name, values] : by_name) all.insert(all.end(), values.begin(), values.end());
+    return all;
+  };
+  const std::vector<float> nearly_exact = gradients("meft:anchor_every=1");
+  EXPECT_LT(tiny::distance(gradients("meft"), nearly_exact), 1e-3);
+  EXPECT_GT(tiny::distance(gradients("meft:anchor_every=8"), nearly_exact), 1e-2);
+}
+
 TEST(Adapter, TwoThatRunTheBlocksAreRefused) {
   const tiny::Folder folder;
   EXPECT_THROW(tiny::Run(tiny::model_folder(folder, "llama"), tiny::mix("adamw", {"meft", "qst:reduction=2,r=4"}), {}), Error);
