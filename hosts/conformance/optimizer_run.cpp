@@ -48,6 +48,7 @@ OptimizerRun::OptimizerRun(Subject& subject, const Spec& spec, const std::vector
       drive_(subject.plugin().extension<tn_drive>(TN_EXT_DRIVE)),
       observe_(subject.plugin().extension<tn_observe>(TN_EXT_OBSERVE)),
       runs_(subject.plugin().extension<tn_runs>(TN_EXT_RUNS)),
+      loss_(subject.plugin().extension<tn_loss>(TN_EXT_LOSS)),
       forms_(forms),
       longer_(longer) {
   int32_t status = 0;
@@ -138,6 +139,7 @@ void OptimizerRun::step(const OptimizerStep& options) {
   } else {
     apply(which, options);
   }
+  if (loss_) must(loss_->seen(instance_->get(), &step, 5.0 / static_cast<double>(t_)), "seen of the step's loss");
   if (TN_HAS(&api_, tn_optimizer_api, finish) && api_.finish) {
     Longer<tn_advice> advice;
     bool unnamed = false;

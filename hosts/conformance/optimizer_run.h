@@ -9,6 +9,7 @@
 #include "hosts/conformance/numbers.h"
 #include "hosts/conformance/subject.h"
 #include "tenon/drive.h"
+#include "tenon/loss.h"
 #include "tenon/observe.h"
 #include "tenon/runs.h"
 
@@ -89,6 +90,7 @@ class OptimizerRun {
   const tn_drive* drive_;
   const tn_observe* observe_;
   const tn_runs* runs_;
+  const tn_loss* loss_;
   std::vector<ParameterForm> forms_;
   bool longer_;
   std::unique_ptr<Instance<tn_optimizer_api, tn_optimizer>> instance_;

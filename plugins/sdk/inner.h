@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "sdk/plugin.h"
+#include "sdk/tensor.h"
 #include "tenon/inner.h"
+#include "tenon/runs.h"
 
 namespace tenon::sdk {
 
@@ -69,6 +71,12 @@ class Inner {
     else if (!blob.empty())
       fail(TN_E_FORMAT, technique_ + ": the checkpoint holds a state that the inner optimizer has not");
   }
+  // org.tenon.runs/1 of the inner optimizer, or null.
+  const tn_runs* runs() const {
+    const auto* table = static_cast<const tn_runs*>(extension(TN_EXT_RUNS));
+    return table && TN_HAS(table, tn_runs, apply) ? table : nullptr;
+  }
+  int32_t apply_run(const tn_exec* exec, const tn_item& item, int64_t begin) const { return passed(runs()->apply(self_, exec, &item, begin)); }
   const void* extension(const char* id) const { return plugin_->get_extension ? plugin_->get_extension(id) : nullptr; }
   tn_optimizer* self() const { return self_; }
 
@@ -108,6 +116,33 @@ class InnerItems {
  private:
   std::deque<tn_item> items_;
   std::vector<const tn_item*> pointers_;
+};
+
+// An item's elements [begin, begin + n) as org.tenon.runs/1 takes them: flat views of its tensors, all of one size.
+class ItemRun {
+ public:
+  ItemRun(const tn_item& whole, int64_t begin, int64_t n) : begin_(begin), n_(n), item_(whole) {
+    const auto part = [&](const tn_tensor* t) -> tn_tensor* {
+      if (!t) return nullptr;
+      if (count(*t) != count(*whole.param)) fail(TN_E_ARGUMENT, "an item came with tensors of several sizes, of which no run can be taken");
+      tn_tensor& run = tensors_.emplace_back(*t);
+      run.ndim = 1, run.shape = &n_, run.strides = &stride_;
+      run.byte_offset += static_cast<uint64_t>(begin) * t->dtype.bits / 8;
+      return &run;
+    };
+    item_.param = part(whole.param), item_.master = part(whole.master), item_.grad = part(whole.grad);
+    for (uint32_t i = 0; i < whole.n_states; ++i) states_.push_back(part(whole.states[i]));
+    item_.states = states_.data();
+  }
+  ItemRun(const ItemRun&) = delete;
+  tn_item& item() { return item_; }
+  int64_t begin() const { return begin_; }
+
+ private:
+  int64_t begin_, n_, stride_ = 1;
+  std::deque<tn_tensor> tensors_;
+  std::vector<tn_tensor*> states_;
+  tn_item item_;
 };
 
 }  // namespace tenon::sdk

@@ -3,7 +3,7 @@
 // normal_table: z = T[h >> 4], h the element's 16 random bits, T of normal_table.h: variance 1, |z| <= 3.669, kurtosis 2.991; no
 //   logarithm and no cosine, so equal everywhere to the last bit.
 // rademacher: ±1, one bit an element: element e takes bit e mod 128 of block e / 128.
-// normal: Box-Muller; unbounded, and as equal as the table.
+// normal: Box-Muller; up to 5.77, and as equal as the table.
 #pragma once
 
 #include <cmath>
@@ -28,18 +28,22 @@ inline constexpr int64_t kNoiseChunk = 2048;  // elements of one run at most
 // sum = c · z, or unless kFirst sum + c · z with one rounding, of elements [begin, begin + n): begin a multiple of kNoiseAlign, n <= kNoiseChunk. sum is shared
 // memory and holds kNoiseChunk floats.
 template <Noise kKind, bool kFirst>
-TN_FN void add_noise(const Block& block, const tn_rng& key, float c, [[maybe_unused]] const float* table, uint64_t begin, int64_t n, float* sum) {
-  const auto put = [=](int64_t i, float z) {
+TN_FN void add_noise([[maybe_unused]] const Block& block, const tn_rng& key, float c, [[maybe_unused]] const float* table, uint64_t begin, int64_t n, float* sum) {
+  [[maybe_unused]] const auto put = [=](int64_t i, float z) {
     if constexpr (kFirst)
       sum[i] = c * z;
     else
       sum[i] = std::fma(c, z, sum[i]);
   };
   if constexpr (kKind == Noise::kNormal) {
-    block.each((n + 1) / 2, [=](int64_t i) {
-      const NormalPair z = normal_pair(key, begin / 2 + static_cast<uint64_t>(i));
-      put(2 * i, z.first), put(2 * i + 1, z.second);
+#if !TN_GPU && defined(__AVX512BW__)
+    add_normal_noise<kFirst>(key, c, begin, n, sum);
+#else
+    block.each((n + 3) / 4, [=](int64_t i) {
+      const NormalFour z = normal_four(key, begin / 4 + static_cast<uint64_t>(i));
+      put(4 * i, z.a.first), put(4 * i + 1, z.a.second), put(4 * i + 2, z.b.first), put(4 * i + 3, z.b.second);
     });
+#endif
   } else if constexpr (kKind == Noise::kRademacher) {
 #if !TN_GPU && defined(__AVX512BW__)
     add_sign_noise<kFirst>(key, c, begin, n, sum);
@@ -54,7 +58,7 @@ TN_FN void add_noise(const Block& block, const tn_rng& key, float c, [[maybe_unu
 #endif
   } else {
 #if !TN_GPU && defined(__AVX512BW__)
-    add_table_noise<kFirst>(key, c, table, begin, n, sum);
+    add_table_noise<kFirst>(key, c, begin, n, sum);
 #else
     const uint64_t counter = begin / 8;
     block.each((n + 7) / 8, [=](int64_t i) {
@@ -69,7 +73,11 @@ TN_FN void add_noise(const Block& block, const tn_rng& key, float c, [[maybe_unu
 // z of element e alone.
 template <Noise kKind>
 TN_FN float noise_at(const tn_rng& key, const float* table, uint64_t e) {
-  if constexpr (kKind == Noise::kNormal) return e & 1 ? normal_pair(key, e / 2).second : normal_pair(key, e / 2).first;
+  if constexpr (kKind == Noise::kNormal) {
+    const NormalFour z = normal_four(key, e / 4);
+    const NormalPair<float> pair = e & 2 ? z.b : z.a;
+    return e & 1 ? pair.second : pair.first;
+  }
   if constexpr (kKind == Noise::kNormalTable) return table[noise16(key, e) >> 4];
   return philox(key, e / 128).w[e % 128 / 32] >> (e % 32) & 1 ? 1.0f : -1.0f;
 }

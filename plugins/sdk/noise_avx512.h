@@ -1,25 +1,66 @@
-// The noise of noise.h, 64 or 1024 elements at a time.
+// The noise of noise.h, 32, 64 or 1024 elements at a time.
 #pragma once
 
-#include "sdk/philox_avx512.h"
+#include "sdk/box_muller_avx512.h"
+#include "sdk/normal_quantiles.h"
 
 namespace tenon::sdk {
 
-// sum ← c · z, or unless kFirst sum + c · z with one rounding, over [0, n) rounded up to 64: z = table[h >> 4] of elements begin …, a multiple of 8.
+// sum ← c · z, or unless kFirst sum + c · z with one rounding.
 template <bool kFirst>
-TN_FN void add_table_noise(const tn_rng& key, float c, const float* table, uint64_t begin, int64_t n, float* sum) {
+TN_FN void put_noise(__m512 coef, __m512 z, float* sum) {
+  _mm512_storeu_ps(sum, kFirst ? _mm512_mul_ps(coef, z) : _mm512_fmadd_ps(coef, z, _mm512_loadu_ps(sum)));
+}
+
+// The table of normal_table.h at h >> 4 for 32 elements, to the bit, from the polynomials of which it is made: a gather of 16 entries takes
+// longer than they do. h's upper 12 bits are k; entry k is the quantile of 1 − x / 8192 with x = 8191 − 2 k or, with a minus, x = 1 + 2 k.
+TN_FN void table_noise(__m512i h, __m512& low, __m512& high) {
+  const __m512i upper = _mm512_and_si512(_mm512_srli_epi16(h, 2), _mm512_set1_epi16(8192));  // where k >= 2048
+  constexpr int kNotOr = 0xcf;                                                                // ~a | b
+  const __m512i minus = _mm512_ternarylogic_epi32(_mm512_srli_epi16(h, 3), _mm512_set1_epi16(1), _mm512_setzero_si512(), kNotOr);
+  const __m512i x = _mm512_add_epi16(minus, upper);  // signed as the quantile is
+  const auto quantile = [](__m256i words) __attribute__((always_inline)) {
+    const __m512i bits = _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(words))), half = _mm512_srli_epi32(bits, 22);
+    constexpr int kAndOr = 0xea, kAndXor = 0x6a;  // (a & b) | c, (a & b) ^ c
+    const __m512 t = _mm512_sub_ps(
+        _mm512_castsi512_ps(_mm512_ternarylogic_epi32(bits, _mm512_set1_epi32(0x3fffff), _mm512_set1_epi32(0x3f800000), kAndOr)), _mm512_set1_ps(1.25f));
+    const auto term = [&](int k) __attribute__((always_inline)) {
+      return _mm512_permutex2var_ps(_mm512_load_ps(kQuantileTerms[k]), half, _mm512_load_ps(kQuantileTerms[k] + 16));
+    };
+    __m512 z = term(0);
+#pragma GCC unroll 5
+    for (int k = 1; k < 6; ++k) z = _mm512_fmadd_ps(z, t, term(k));
+    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(bits, _mm512_set1_epi32(INT32_MIN), _mm512_castps_si512(z), kAndXor));
+  };
+  low = quantile(_mm512_castsi512_si256(x)), high = quantile(_mm512_extracti64x4_epi64(x, 1));
+}
+
+// Over [0, n) rounded up to 64: elements begin …, a multiple of 8.
+template <bool kFirst>
+TN_FN void add_table_noise(const tn_rng& key, float c, uint64_t begin, int64_t n, float* sum) {
   const Philox64 draw(key);
   const __m512 coef = _mm512_set1_ps(c);
   for (int64_t i = 0; i < n; i += 64) {
-    __m512i low, high;
-    draw((begin + static_cast<uint64_t>(i)) >> 3, low, high);
-    const auto put = [&](__m256i half, int64_t at) {
-      const __m512i place = _mm512_cvtepu16_epi32(_mm256_srli_epi16(half, 4));
-      const __m512 z = _mm512_i32gather_ps(place, table, 4);
-      _mm512_storeu_ps(sum + at, kFirst ? _mm512_mul_ps(coef, z) : _mm512_fmadd_ps(coef, z, _mm512_loadu_ps(sum + at)));
-    };
-    put(_mm512_castsi512_si256(low), i), put(_mm512_extracti64x4_epi64(low, 1), i + 16);
-    put(_mm512_castsi512_si256(high), i + 32), put(_mm512_extracti64x4_epi64(high, 1), i + 48);
+    __m512i halves[2];
+    draw((begin + static_cast<uint64_t>(i)) >> 3, halves[0], halves[1]);
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; ++k) {
+      __m512 low, high;
+      table_noise(halves[k], low, high);
+      put_noise<kFirst>(coef, low, sum + i + 32 * k), put_noise<kFirst>(coef, high, sum + i + 32 * k + 16);
+    }
+  }
+}
+
+// The same of Box and Muller's numbers, n rounded up to 32.
+template <bool kFirst>
+TN_FN void add_normal_noise(const tn_rng& key, float c, uint64_t begin, int64_t n, float* sum) {
+  const Philox64 draw(key);
+  const __m512 coef = _mm512_set1_ps(c);
+  for (int64_t i = 0; i < n; i += 32) {
+    __m512 low, high;
+    normal_32(draw, (begin + static_cast<uint64_t>(i)) >> 2, low, high);
+    put_noise<kFirst>(coef, low, sum + i), put_noise<kFirst>(coef, high, sum + i + 16);
   }
 }
 

@@ -1,8 +1,8 @@
 """SOAP on a 1024 × 1024 weight: a step that refreshes its bases, and ten steps of which one does, with HeavyBall.
 
 The check: the way of six steps (the first gathers statistics alone, on both sides), on a square weight, whose covariances have no free null space.
-HeavyBall's rule is a variant: its covariances are means without bias, and the second moments keep their order at a refresh. So the ways agree to a
-tenth or so and not to rounding, and a quarter is what is allowed.
+HeavyBall lifts a covariance by 64 n machine epsilons of its largest eigenvalue before it refreshes a basis: in f32, at n = 1024, by 0.8 %, which
+holds most directions where they were. So its way is computed in f64, where nothing of that is left, and its time is taken in f32.
 """
 import harness
 from tenon_side import Binding
@@ -45,17 +45,23 @@ class HeavyBall(Torch):
     packages = ("torch", "heavyball")
 
     def prepare(self, case):
+        import torch
+        self.begin(case, torch.float64)
+        way = numpy_of(self.weight)
+        self.begin(case, torch.float32)
+        self.every = case.every
+        return {"way": way}
+
+    def begin(self, case, dtype):
         import heavyball
         import torch
         heavyball.utils.compile_mode = None  # its tuned kernels are for GPUs and take minutes to compile
-        self.gradients = [torch.from_numpy(g) for g in gradients_of(case)]
-        self.weight, self.t = torch.nn.Parameter(torch.zeros(tuple(case.shape))), 0
+        self.gradients = [torch.from_numpy(g).to(dtype) for g in gradients_of(case)]
+        self.weight, self.t = torch.nn.Parameter(torch.zeros(tuple(case.shape), dtype=dtype)), 0
         self.optimizer = heavyball.SOAP([self.weight], lr=LR, betas=(0.9, 0.95), shampoo_beta=0.95, weight_decay=0.0, precondition_frequency=case.every,
-                                        max_precond_dim=10000, merge_dims=False)
-        self.every = case.every
+                                        max_precond_dim=10000, merge_dims=False, storage_dtype=str(dtype).removeprefix("torch."))
         for _ in self.gradients:
             self.step()
-        return {"way": numpy_of(self.weight)}
 
     def run(self):
         for _ in range(self.every):
@@ -73,7 +79,7 @@ def cases(args):
     for every in (1, 10):
         flops = 2 * (m * m * n + m * n * n) + 8 * (m * m * n + m * n * n) // 2  # covariances, and into the bases and back
         name = "SOAP step that refreshes" if every == 1 else f"SOAP, {every} steps, one refresh"
-        yield harness.Case(name, harness.all_close(0.25, "ways of 6 steps of two variants"), flops=every * flops, repeat=3,
+        yield harness.Case(name, harness.all_close(0.1, "ways of 6 steps"), flops=every * flops, repeat=3,
                            shape=shape, every=every)
 
 

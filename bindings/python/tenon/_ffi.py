@@ -243,6 +243,7 @@ TN_EXT_INNER = b"org.tenon.inner/1"
 TN_EXT_INPUT_ROUNDING = b"org.tenon.input-rounding/1"
 TN_EXT_KV = b"org.tenon.kv/1"
 TN_EXT_LINEAR_WGRAD = b"org.tenon.linear-wgrad/1"
+TN_EXT_LOSS = b"org.tenon.loss/1"
 TN_EXT_MIXER = b"org.tenon.mixer/1"
 TN_EXT_OBSERVE = b"org.tenon.observe/1"
 TN_EXT_OPS = b"org.tenon.ops/1"
@@ -553,6 +554,10 @@ class tn_samples(_Struct):
 
 
 class tn_linear_wgrad(_Struct):
+    pass
+
+
+class tn_loss(_Struct):
     pass
 
 
@@ -1417,6 +1422,12 @@ tn_linear_wgrad._fields_ = [
     ("wgrad", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.c_uint32, c.POINTER(tn_samples), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_double, c.POINTER(tn_tensor))),
 ]
 
+tn_loss._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("seen", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_step), c.c_double)),
+]
+
 tn_mixer_layer._fields_ = [
     ("struct_size", c.c_uint32),
     ("flags", c.c_uint32),
@@ -1911,6 +1922,7 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     tn_samples,
     tn_linear_wgrad,
     "TN_PLAN_OWN_WGRAD",
+    tn_loss,
     tn_mixer_layer,
     tn_mixer_param,
     tn_mixer_sink,

@@ -344,8 +344,9 @@ void Optimizer::apply_all(double lr, double grad_scale) {
   apply(list, lr, grad_scale);
 }
 
-Advice Optimizer::finish(const tn_step& step) {
+Advice Optimizer::finish(const tn_step& step, std::optional<double> loss) {
   Advice out;
+  if (extensions_.loss && loss && !engine_.dry()) check(extensions_.loss->seen(self_, &step, *loss), "telling the optimizer the loss");
   if (api_->finish && !engine_.dry()) {
     tn_advice advice{sizeof(tn_advice), 0, &out.metrics,
                      [](void* self, const char* name, double value) -> int32_t {

@@ -10,6 +10,7 @@
 #include "hosts/trainer/optim/coded_state.h"
 #include "hosts/trainer/optim/host_updates.h"
 #include "tenon/linear_wgrad.h"
+#include "tenon/loss.h"
 #include "tenon/observe.h"
 #include "tenon/runs.h"
 
@@ -31,6 +32,7 @@ struct OptimizerExtensions {
   const tn_observe* observe = nullptr;
   const tn_linear_wgrad* wgrad = nullptr;
   const tn_runs* runs = nullptr;
+  const tn_loss* loss = nullptr;
 };
 
 // A step that the plugin drives.
@@ -64,7 +66,8 @@ class Optimizer {
   void apply_one(Parameter& p, double lr, double grad_scale);
   // Updates every parameter that has a gradient, then frees the gradients.
   void apply_all(double lr, double grad_scale);
-  Advice finish(const tn_step& step);
+  // loss: of the step's data, for a plugin that watches it; none where the step was skipped.
+  Advice finish(const tn_step& step, std::optional<double> loss);
   void drop_gradients();
 
   std::vector<std::byte> save_small_state() const;

@@ -50,10 +50,10 @@ void Optimizers::apply_all(Rate rate, double grad_scale) {
   for (const Part& p : parts_) p.optimizer->apply_all(p.rate(rate), grad_scale);
 }
 
-Advice Optimizers::finish(const tn_step& step) {
+Advice Optimizers::finish(const tn_step& step, std::optional<double> loss) {
   Advice all;
   for (const Part& p : parts_) {
-    const Advice one = p.optimizer->finish(step);
+    const Advice one = p.optimizer->finish(step, loss);
     for (const auto& [name, value] : one.metrics) all.metrics[p.prefix + name] = value;
     all.degraded = all.degraded || one.degraded;
     all.batch_multiplier *= one.batch_multiplier;

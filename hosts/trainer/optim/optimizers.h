@@ -42,7 +42,7 @@ class Optimizers {
 
   void apply_one(Parameter& p, Rate rate, double grad_scale);
   void apply_all(Rate rate, double grad_scale);
-  Advice finish(const tn_step& step);
+  Advice finish(const tn_step& step, std::optional<double> loss);
   void drop_gradients();
 
   // One blob per optimizer, in the order of the clauses.

@@ -133,7 +133,7 @@ void BlockTraining::run(TransformerBlock& block, const Pass& pass, std::vector<T
           const double height = plan.floor + (1 - plan.floor) * 0.5 * (1 + std::cos(3.14159265358979323846 * static_cast<double>(done) / static_cast<double>(total)));
           optimizers.apply_all({height, height}, 1);
           optimizers.drop_gradients();
-          optimizers.finish(step_info);
+          optimizers.finish(step_info, std::nullopt);
           for (Trained& t : trained) t.clamp(), t.materialize();
         }
         if (engine_.dry()) break;

@@ -328,7 +328,8 @@ std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
     OptimizerMember& m = t.optimizers.emplace_back();
     m.api = &part.plugin.api<tn_optimizer_api>();
     m.extensions = {part.plugin.extension<tn_drive>(TN_EXT_DRIVE), part.plugin.extension<tn_observe>(TN_EXT_OBSERVE),
-                    part.plugin.extension<tn_linear_wgrad>(TN_EXT_LINEAR_WGRAD), part.plugin.extension<tn_runs>(TN_EXT_RUNS)};
+                    part.plugin.extension<tn_linear_wgrad>(TN_EXT_LINEAR_WGRAD), part.plugin.extension<tn_runs>(TN_EXT_RUNS),
+                    part.plugin.extension<tn_loss>(TN_EXT_LOSS)};
     m.selector = part.mix.clause.selector, m.lr = part.mix.clause.lr, m.label = part.mix.spec.id;
     const HyperArray hypers(part.mix.spec);
     check(m.api->create(host(), hypers.data(), hypers.size(), &m.self), "creating the optimizer");

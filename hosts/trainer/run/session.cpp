@@ -237,7 +237,7 @@ StepResult Session::step(int64_t step, int64_t total_steps, const std::vector<Ho
   optimizer_->drop_gradients();
   if (host_updates_) host_updates_->finish();
   r.grad_norm = std::sqrt(squares);
-  Advice advice = optimizer_->finish(abi_step);
+  Advice advice = optimizer_->finish(abi_step, r.skipped ? std::nullopt : std::optional(r.loss));
   r.metrics = std::move(advice.metrics), r.degraded = advice.degraded, r.batch_multiplier = advice.batch_multiplier;
   tokens_seen += r.tokens;
   if (!r.skipped && !engine_.dry())
@@ -260,7 +260,7 @@ StepResult Session::driven_step(StepResult r, const tn_step& step, const std::ve
     r.note = "NaN or Inf in a loss of the probes; the step was skipped";
   else
     optimizer_->apply_driven(rate);
-  const Advice advice = optimizer_->finish(step);
+  const Advice advice = optimizer_->finish(step, driven.skip ? std::nullopt : std::optional(r.loss));
   r.metrics = advice.metrics, r.degraded = advice.degraded, r.batch_multiplier = advice.batch_multiplier;
   tokens_seen += r.tokens;
   return r;

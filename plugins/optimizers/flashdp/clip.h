@@ -12,9 +12,9 @@
 #include <bit>
 #include <cmath>
 
-#include "sdk/box_muller.h"
 #include "sdk/for_each.h"
 #include "sdk/linalg/symmetric.h"
+#include "sdk/noise.h"
 #include "sdk/stored.h"
 #include "sdk/workspace.h"
 #include "tenon/linear_wgrad.h"
@@ -135,20 +135,17 @@ inline void clipped_product(const tn_exec* exec, const tn_samples& samples, cons
   p.add_up(products, b.scaled, x, beta, dw);
 }
 
-// out = (g + sigma · normal) · scale, element by element; Box-Muller of the key.
-inline void add_noise(const tn_exec* exec, Stored g, int64_t n, tn_rng key, float sigma, float scale, float* out) {
-  for_each_block<kChunk * sizeof(float)>(exec, chunks(n), [=] TN_KERNEL(const Block& block) {
+// out = (g + sigma · normal) · scale over elements [begin, begin + n) of the gradient, begin a multiple of 1024; Box-Muller of the key.
+inline void add_noise(const tn_exec* exec, Stored g, int64_t begin, int64_t n, tn_rng key, float sigma, float scale, float* out) {
+  const Stored part = g.from(begin);
+  for_each_block<2 * kChunk * sizeof(float)>(exec, chunks(n), [=] TN_KERNEL(const Block& block) {
     const Chunk chunk(block, n);
-    const float* from = g.read(block, chunk, block.shared<float>());
+    float* const noise = block.shared<float>();
+    const float* from = part.read(block, chunk, noise + kChunk);
     float* const to = out + chunk.begin;
     if (!(sigma > 0)) return block.each(chunk.n, [=](int64_t i) { to[i] = from[i] * scale; });
-    const uint64_t first = static_cast<uint64_t>(chunk.begin) / 2;  // chunks are even
-    block.each(chunk.n / 2, [=](int64_t i) {
-      const NormalPair z = normal_pair(key, first + static_cast<uint64_t>(i));
-      to[2 * i] = (from[2 * i] + sigma * z.first) * scale, to[2 * i + 1] = (from[2 * i + 1] + sigma * z.second) * scale;
-    });
-    if (chunk.n % 2 != 0)
-      block.each(1, [=](int64_t) { to[chunk.n - 1] = (from[chunk.n - 1] + sigma * normal_pair(key, first + static_cast<uint64_t>(chunk.n / 2)).first) * scale; });
+    add_noise<Noise::kNormal, true>(block, key, sigma, nullptr, static_cast<uint64_t>(begin + chunk.begin), chunk.n, noise);
+    block.each(chunk.n, [=](int64_t i) { to[i] = (from[i] + noise[i]) * scale; });
   }, kChunk);
 }
 

@@ -26,6 +26,10 @@ constexpr tn_hyper_info kInner = hyper_inner("adamw"),
 constexpr const tn_hyper_info* kHypers[] = {&kNorm, &kNoise, &kBatch, &kSize, &kDelta, &kSecret, &kInner};
 
 constexpr uint32_t kNoiseStream = 0x44505347;
+// Elements of a noisy gradient that exist at a time, if the inner optimizer takes runs: they stay in cache between noise and update.
+constexpr int64_t kRun = 256 * TN_RUN_ALIGNMENT;
+// Integer and float operations of a normal number: a quarter of a Philox block (ten rounds of ten), logarithm, root, sine and cosine.
+constexpr double kNoiseOperations = 25 + 40;
 
 class FlashDp {
  public:
@@ -68,9 +72,11 @@ class FlashDp {
       out.state_bytes = out.workspace_bytes = 0;
       return;
     }
+    const int64_t n = parameters_.at(uid).n;
     Workspace w;
-    w.take<float>(parameters_.at(uid).n);
+    w.take<float>(run_of(n));
     out.workspace_bytes += w.peak();
+    if (multiplier_ > 0) out.flops += kNoiseOperations * static_cast<double>(n);
   }
   void plan(const tn_step& step, const tn_plan_sink& sink) {
     inner_.plan(step, sink);
@@ -104,17 +110,32 @@ class FlashDp {
       if (!item.grad) continue;
       const int64_t batch = batch_ > 0 ? batch_ : std::max<int64_t>(at->second, 1);
       Workspace w(*exec);
-      float* const grad = w.take<float>(count);
+      const int64_t longest = run_of(count);
+      float* const grad = w.take<float>(longest);
       // An update's own key, apart from what the host drew it for.
       const tn_rng key{item.rng.seed ^ (secret_ * 0x9E3779B97F4A7C15u), item.uid, item.rng.stream ^ kNoiseStream};
-      add_noise(exec, gradient_of(item), count, key, static_cast<float>(multiplier_ * bound_), static_cast<float>(1.0 / static_cast<double>(batch)), grad);
       InnerItems inner(items + i, 1, [](const tn_item&) { return 0u; });
-      tn_tensor noisy = *item.param;
-      noisy.data = grad, noisy.dtype = kF32, noisy.byte_offset = 0;
-      inner[0].grad = &noisy, inner[0].flags |= TN_ITEM_GRAD_MAY_BE_CLOBBERED;
       tn_exec rest = *exec;
       rest.workspace = w.behind(w.peak()), rest.workspace_bytes = w.bytes_behind(w.peak());
-      worst = std::max({worst, inner_.prepare(&rest, inner.data(), 1), inner_.apply(&rest, inner.data(), 1)});
+      const auto noisy = [&](tn_item& to, int64_t begin, int64_t n) {
+        add_noise(exec, gradient_of(item), begin, n, key, static_cast<float>(multiplier_ * bound_), static_cast<float>(1.0 / static_cast<double>(batch)), grad);
+        tn_tensor made = *to.param;
+        made.data = grad, made.dtype = kF32, made.byte_offset = 0;
+        to.flags |= TN_ITEM_GRAD_MAY_BE_CLOBBERED;
+        return made;
+      };
+      if (inner_.runs()) {
+        for (int64_t begin = 0; begin < count; begin += longest) {
+          ItemRun run(inner[0], begin, std::min(longest, count - begin));
+          tn_tensor made = noisy(run.item(), begin, std::min(longest, count - begin));
+          run.item().grad = &made;
+          worst = std::max(worst, inner_.apply_run(&rest, run.item(), begin));
+        }
+      } else {
+        tn_tensor made = noisy(inner[0], 0, count);
+        inner[0].grad = &made;
+        worst = std::max({worst, inner_.prepare(&rest, inner.data(), 1), inner_.apply(&rest, inner.data(), 1)});
+      }
     }
     return worst;
   }
@@ -133,6 +154,7 @@ class FlashDp {
   void load(const void* bytes, uint64_t n) const { inner_.load({static_cast<const char*>(bytes), n}); }
 
  private:
+  int64_t run_of(int64_t n) const { return inner_.runs() ? std::min(n, kRun) : n; }
   // A device plans dozens of products for one answer, and is asked before every product.
   uint64_t product_bytes(const Products& products, const ClipPlan& p) const {
     const std::lock_guard lock(measuring_);

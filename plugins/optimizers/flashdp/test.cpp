@@ -127,6 +127,32 @@ TEST_P(FlashDp, WithoutNoiseAndBoundItIsItsInnerOptimizerOnTheMean) {
   EXPECT_EQ(dp.weights(), adamw.weights());
 }
 
+// With an inner optimizer that takes runs the noisy gradient exists a piece at a time; what is computed is one update, element by element.
+TEST_P(FlashDp, AnUpdateInPiecesIsOneUpdate) {
+  if (is_emulated(GetParam())) return;  // the cut is the host's code, and a large matrix takes minutes there
+  constexpr int64_t kM = 300, kN = 1100, kCount = kM * kN;  // more than one piece
+  OptimizerRun dp(GetParam(), {{"inner", "sgd:momentum=0"}, {"noise_multiplier", "2"}, {"expected_batch", "1"}}, {linear(kM, kN)}),
+      adamw(GetParam(), {{"noise_multiplier", "2"}, {"expected_batch", "1"}}, {linear(kM, kN)}), plain(sibling_object(GetParam(), "adamw"), {}, {linear(kM, kN)});
+  const std::vector<float> before = dp.weights(), g = normals(kCount, 4);
+  dp.plan(1), adamw.plan(1);
+  dp.step(0, g, {.lr = 1}), adamw.step(0, g);
+  const std::vector<float> after = dp.weights();
+  std::vector<float> noisy(kCount);
+  double mean = 0, square = 0, last = 0;
+  for (int64_t i = 0; i < kCount; ++i) {
+    noisy[i] = before[i] - after[i];
+    const double z = noisy[i] - g[i];
+    mean += z / kCount, square += z * z / kCount, last += i >= 256 * 1024 ? z * z / (kCount - 256 * 1024) : 0;
+  }
+  EXPECT_NEAR(mean, 0, 8 / std::sqrt(kCount));
+  EXPECT_NEAR(square, 4, 0.1);
+  EXPECT_NEAR(last, 4, 0.1);  // behind the cut
+  plain.step(0, noisy);
+  const std::vector<float> expected = plain.weights();
+  EXPECT_LT(relative_distance(adamw.weights(), std::vector<double>(expected.begin(), expected.end())), 1e-4);
+  EXPECT_LT(adamw.estimate().workspace_bytes, 4u * kCount);
+}
+
 TEST_P(FlashDp, FreezesWhatItCannotClipAndTakesTheProductOfTheRest) {
   OptimizerRun run(GetParam(), {}, {linear(6, 5), {{8}, normals(8, 1), TN_ROLE_NORM}, {{30, 5}, normals(150, 2), TN_ROLE_EMBEDDING}, {{30, 5}, normals(150, 3), TN_ROLE_HEAD}});
   run.plan(1);

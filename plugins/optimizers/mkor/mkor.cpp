@@ -4,11 +4,13 @@
 #include <set>
 
 #include "factor.h"
+#include "hybrid.h"
 #include "sdk/inner.h"
 #include "sdk/linalg/matrix.h"
 #include "sdk/optimizer.h"
 #include "sdk/parameters.h"
 #include "sdk/workspace.h"
+#include "tenon/loss.h"
 #include "tenon/observe.h"
 
 namespace tenon::sdk {
@@ -21,10 +23,14 @@ constexpr tn_hyper_info kInner = hyper_inner("sgd:momentum=0.9"),
                         kThreshold = real("threshold", "2", 0, kInfinity, TN_RANGE_OPEN_MIN, nullptr, "an inverse with a larger entry is mixed with the identity"),
                         kClip = real("clip", "100", 0, kInfinity, TN_RANGE_OPEN_MIN, nullptr, "means are cut to this in every element"),
                         kWarmup = integer("warmup_steps", "0", 0, 1e9, "steps", "the inverses are updated in each of the first steps"),
-                        kHalf = flag("half", "false", "keep the inverses in f16"),
+                        kHalf = flag("half", "true", "keep the inverses in f16"),
+                        kHybrid = flag("hybrid", "false", "MKOR-H: stop preconditioning when it no longer pays"),
+                        kWindow = integer("hybrid_window", "50", 4, 1e9, "steps", "length of the windows that are compared; every fifth is first order"),
+                        kGain = real("hybrid_gain", "0", -1, kInfinity, TN_RANGE_OPEN_MAX, nullptr,
+                                     "the share by which preconditioned windows must lower the loss faster than those without"),
                         kRule = choice("rule", "sm_exact", "sm_exact|sm_ref",
                                        "inverse of the average, exactly; or the reference's form, which mixes the inverse with the identity first");
-constexpr const tn_hyper_info* kHypers[] = {&kFrequency, &kGamma, &kZeta, &kThreshold, &kClip, &kWarmup, &kHalf, &kRule, &kInner};
+constexpr const tn_hyper_info* kHypers[] = {&kFrequency, &kGamma, &kZeta, &kThreshold, &kClip, &kWarmup, &kHalf, &kRule, &kHybrid, &kWindow, &kGain, &kInner};
 
 class Mkor {
  public:
@@ -36,7 +42,9 @@ class Mkor {
         warmup_(h.integer("warmup_steps")),
         settings_{static_cast<float>(h.real("gamma")), static_cast<float>(h.real("zeta")), static_cast<float>(h.real("threshold")),
                   static_cast<float>(h.real("clip")), h.text("rule") == "sm_ref"},
-        dtype_(h.flag("half") ? kF16 : kF32) {}
+        dtype_(h.flag("half") ? kF16 : kF32) {
+    if (h.flag("hybrid")) hybrid_ = Hybrid(h.integer("hybrid_window"), h.real("hybrid_gain"));
+  }
 
   void supports(const tn_query& q) const {
     supports_dense("mkor", q);
@@ -75,6 +83,7 @@ class Mkor {
   }
   void plan(const tn_step& step, const tn_plan_sink& sink) {
     inner_.plan(step, sink);
+    if (hybrid_.has_stopped()) return;
     if (step.step > warmup_ && (step.step - 1) % frequency_ != 0) return;
     for (const uint32_t uid : taken_) check(sink.param(sink.self, uid, TN_PLAN_TAP_MEANS));
   }
@@ -97,14 +106,14 @@ class Mkor {
       const bool taken = taken_.contains(items[i]->uid);
       InnerItems inner(items + i, 1, [&](const tn_item&) { return taken ? 2u : 0u; });
       tn_exec rest = *exec;
-      if (taken && items[i]->grad) {
+      if (taken && items[i]->t == 1) each_factor(*items[i], [&](auto* factor, int64_t size, bool) { start_unless_observed(exec, factor, size); });
+      if (taken && items[i]->grad && hybrid_.preconditions()) {
         const tn_param& p = parameters_.check(*items[i]).info;
         const int64_t m = p.shape[0], cols = p.shape[1];
         Workspace w(*exec);
         Buffers b(w, m, cols);
         rest.workspace = w.behind(w.peak()), rest.workspace_bytes = w.bytes_behind(w.peak());
         const Products products(exec->api, exec->device, exec->stream, rest.workspace, rest.workspace_bytes);
-        if (items[i]->t == 1) each_factor(*items[i], [&](auto* factor, int64_t size, bool) { start_unless_observed(exec, factor, size); });
         const Matrix g = Matrix::of(*items[i]->grad);
         products(1, g, factor_matrix(*items[i], 1, cols), 0, Matrix::dense(b.half, m, cols));
         products(1, factor_matrix(*items[i], 0, m), Matrix::dense(b.half, m, cols), 0, Matrix::dense(b.preconditioned, m, cols));
@@ -119,12 +128,24 @@ class Mkor {
     }
     return worst;
   }
-  void finish(const tn_step& step, tn_advice& advice) const { inner_.finish(step, advice); }
+  void see(double loss) { hybrid_.see(loss); }
+  void finish(const tn_step& step, tn_advice& advice) const {
+    inner_.finish(step, advice);
+    if (!hybrid_.is_on()) return;
+    check(advice.metric(advice.self, "second_order", hybrid_.preconditions() ? 1 : 0));
+    check(advice.metric(advice.self, "second_order_gain", hybrid_.gain()));
+  }
   void save(const tn_sink& sink) const {
-    const std::string blob = inner_.save();
+    std::string blob;
+    hybrid_.save(blob);
+    blob += inner_.save();
     check(sink.write(sink.self, blob.data(), blob.size()));
   }
-  void load(const void* bytes, uint64_t n) const { inner_.load({static_cast<const char*>(bytes), n}); }
+  void load(const void* bytes, uint64_t n) {
+    std::string_view blob(static_cast<const char*>(bytes), n);
+    hybrid_.load(blob);
+    inner_.load(blob);
+  }
 
  private:
   struct Buffers {
@@ -159,6 +180,7 @@ class Mkor {
   int64_t frequency_, warmup_;
   InverseSettings settings_;
   tn_dtype dtype_;
+  Hybrid hybrid_;
   Parameters parameters_;
   std::set<uint32_t> taken_;
 };
@@ -168,7 +190,14 @@ constexpr tn_observe kObserve = {TN_SIZE_TO(tn_observe, observe), 0, [](tn_optim
                                    using F = OptimizerThunks<Mkor>;
                                    return guard(F::of(self)->host, [&] { F::of(self)->rule.observe(exec, *item, *tap); });
                                  }};
-const void* extension(const char* id) { return std::string_view(id) == TN_EXT_OBSERVE ? &kObserve : nullptr; }
+constexpr tn_loss kLoss = {TN_SIZE_TO(tn_loss, seen), 0, [](tn_optimizer* self, const tn_step*, double loss) -> int32_t {
+                             using F = OptimizerThunks<Mkor>;
+                             return guard(F::of(self)->host, [&] { F::of(self)->rule.see(loss); });
+                           }};
+const void* extension(const char* id) {
+  const std::string_view name(id);
+  return name == TN_EXT_OBSERVE ? static_cast<const void*>(&kObserve) : name == TN_EXT_LOSS ? &kLoss : nullptr;
+}
 constexpr tn_plugin kPlugin = describe(TN_KIND_OPTIMIZER, "mkor", "0.9.0", kHypers, &kApi, extension);
 
 }  // namespace

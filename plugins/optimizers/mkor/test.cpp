@@ -4,6 +4,7 @@
 #include <set>
 
 #include "optimizers/mkor/factor.h"
+#include "optimizers/mkor/hybrid.h"
 #include "sdk/testing/optimizer.h"
 #include "sdk/testing/statistics.h"
 #include "tests/reference/golden.h"
@@ -106,7 +107,7 @@ TEST_P(Mkor, KeepsTheLengthAndTurnsTheDirection) {
 
 // K = L G R against dense algebra, with the rescaling.
 TEST_P(Mkor, PreconditionsWithTheInversesItHolds) {
-  OptimizerRun run(GetParam(), {{"inner", "sgd:momentum=0"}}, {weight()});
+  OptimizerRun run(GetParam(), {{"inner", "sgd:momentum=0"}, {"half", "false"}}, {weight()});
   const std::vector<float> before = run.weights(), g = normals(240, 7);
   run.step(0, g, {.lr = 1, .tap_x = normals(20, 1, 3), .tap_dy = normals(12, 2, 3)});
   const std::vector<float> left = run.state(0, "left_inverse").floats(), right = run.state(0, "right_inverse").floats();
@@ -126,7 +127,7 @@ TEST_P(Mkor, PreconditionsWithTheInversesItHolds) {
 TEST_P(Mkor, EqualsTheAuthors) {
   const golden::File file("mkor/mkor.safetensors");
   const std::vector<float> g = file.f32("gradients"), x = file.f32("inputs"), dy = file.f32("outputs"), w = file.f32("weights");
-  OptimizerRun run(GetParam(), {{"rule", "sm_ref"}, {"inner", "sgd:momentum=0.9"}}, {{{12, 20}, file.f32("start"), TN_ROLE_Q, kF32, false, 0, 0, 0}});
+  OptimizerRun run(GetParam(), {{"rule", "sm_ref"}, {"inner", "sgd:momentum=0.9"}, {"half", "false"}}, {{{12, 20}, file.f32("start"), TN_ROLE_Q, kF32, false, 0, 0, 0}});
   const auto at = [](const std::vector<float>& all, size_t t, size_t n) { return std::vector<float>(all.begin() + t * n, all.begin() + (t + 1) * n); };
   for (size_t t = 0; t < 8; ++t) {
     ASSERT_EQ(run.step(0, at(g, t, 240), {.lr = file.setting("lr"), .tap_x = at(x, t, 20), .tap_dy = at(dy, t, 12)}), TN_OK) << run.host.error;
@@ -145,7 +146,8 @@ TEST_P(Mkor, TapsOnItsStepsAndOnlyOfLinears) {
     EXPECT_EQ(run.planned(1) | run.planned(2), 0u);
   }
   EXPECT_EQ(run.state_names(0), (std::vector<std::string>{"left_inverse", "right_inverse", "momentum_buffer"}));
-  EXPECT_EQ(run.state_bytes(0), 4u * (144 + 400 + 240));
+  EXPECT_EQ(run.state_bytes(0), 2u * (144 + 400) + 4u * 240);
+  EXPECT_EQ(OptimizerRun(GetParam(), {{"half", "false"}}, {weight()}).state_bytes(0), 4u * (144 + 400 + 240));
   EXPECT_EQ(run.estimate(0).state_bytes, run.state_bytes(0));
   EXPECT_EQ(run.state_bytes(1), 4u * 20);
 }
@@ -162,6 +164,79 @@ TEST_P(Mkor, ResumesBitForBit) {
   second.resume_from(first);
   for (uint32_t t = 5; t <= 8; ++t) go(second, t);
   EXPECT_TRUE(second.same_bits(straight));
+}
+
+// A loss that falls by `fast` a step in preconditioned windows and by `slow` in the others: how many of `steps` were preconditioned.
+int64_t preconditioned(Hybrid& hybrid, double fast, double slow, int64_t steps, double noise = 0) {
+  int64_t on = 0;
+  double loss = 10;
+  for (int64_t t = 0; t < steps; ++t) {
+    const bool now = hybrid.preconditions();
+    on += now;
+    hybrid.see(loss * (1 + noise * (t % 3 - 1)));
+    loss *= 1 - (now ? fast : slow);
+  }
+  return on;
+}
+
+TEST(MkorHybrid, StaysWhileItPaysAndStopsForGoodWhenItDoesNot) {
+  Hybrid off;
+  EXPECT_EQ(preconditioned(off, 0, 0.01, 100), 100);
+  EXPECT_FALSE(off.is_on());
+  Hybrid pays(10, 0);
+  EXPECT_EQ(preconditioned(pays, 0.02, 0.01, 500, 1e-3), 400);  // every fifth window is a probe
+  EXPECT_NEAR(pays.gain(), 1, 0.1);
+  Hybrid does_not(10, 0);
+  EXPECT_EQ(preconditioned(does_not, 0.01, 0.02, 500, 1e-3), 50);  // four windows, the probe, and the one behind it
+  EXPECT_TRUE(does_not.has_stopped());
+  EXPECT_NEAR(does_not.gain(), -0.5, 0.1);
+  Hybrid not_enough(10, 2);  // twice as fast is not three times
+  preconditioned(not_enough, 0.02, 0.01, 500);
+  EXPECT_TRUE(not_enough.has_stopped());
+  // A curve that flattens by itself, the same with and without: neither is favoured by its place.
+  Hybrid flattens(10, 0);
+  for (int t = 0; t < 60; ++t) flattens.see(1 + 9 * std::exp(-t / 50.0));
+  EXPECT_NEAR(flattens.gain(), 0, 0.05);
+}
+
+TEST(MkorHybrid, GoesOnFromWhatItSaved) {
+  Hybrid straight(7, 0), first(7, 0), second(7, 0);
+  preconditioned(straight, 0.01, 0.02, 30), preconditioned(first, 0.01, 0.02, 30);
+  std::string blob;
+  first.save(blob);
+  blob += "inner";
+  std::string_view rest = blob;
+  second.load(rest);
+  EXPECT_EQ(rest, "inner");
+  EXPECT_EQ(preconditioned(straight, 0.01, 0.02, 60), preconditioned(second, 0.01, 0.02, 60));
+  EXPECT_EQ(straight.gain(), second.gain());
+  std::string_view none = "short";
+  EXPECT_THROW(second.load(none), Failure);
+}
+
+TEST_P(Mkor, HybridIsItsInnerOptimizerOnceItHasStopped) {
+  const Hypers hypers{{"hybrid", "true"}, {"hybrid_window", "4"}, {"inner", "sgd:momentum=0"}};
+  OptimizerRun run(GetParam(), hypers, {weight()});
+  for (uint32_t t = 1; t <= 40; ++t) {
+    run.plan(t);
+    EXPECT_EQ(run.planned(0) != 0, t <= 24 && t % 10 == 1) << t;
+    StepOptions o{.lr = 0.1};
+    if (run.planned(0)) o.tap_x = normals(20, t, 3), o.tap_dy = normals(12, t + 9, 3);
+    const std::vector<float> before = run.weights();
+    run.step(0, normals(240, t), o);
+    const bool second_order = t <= 16 || (t > 20 && t <= 24);  // the probe is the fifth window, and the sixth decides
+    const std::vector<float> g = normals(240, t), after = run.weights();
+    const double square = std::pow(length(g), 2);
+    double along = 0;
+    for (size_t i = 0; i < 240; ++i) along += 10 * (before[i] - after[i]) * g[i];
+    EXPECT_EQ(along < 0.999 * square, second_order) << t;
+    run.see_loss(second_order ? 3.0 : 3.0 - 0.1 * ((t - 1) % 4));  // falls without it alone
+    EXPECT_EQ(run.finish()["second_order"], t < 16 || (t >= 20 && t < 24)) << t;  // of the step to come
+  }
+  OptimizerRun resumed(GetParam(), hypers, {weight()});
+  resumed.resume_from(run);
+  resumed.plan(41);
+  EXPECT_EQ(resumed.planned(0), 0u);
 }
 
 TEST_P(Mkor, ZeroGradientsStayZero) {

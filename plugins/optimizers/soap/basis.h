@@ -1,13 +1,13 @@
 // One side of a matrix under SOAP: its covariance, an average of G Gᵀ (or Gᵀ G), and the basis Q of its eigenvectors in
 // falling order of their eigenvalues.
 //
-// The first basis comes from an eigendecomposition of the shorter side (up to an order of 512; above, from orthogonal
-// iterations) and, on the longer side, from the vectors that G pairs with it, completed at random. Later ones are one
-// step of orthogonal iteration from their predecessor: the columns of C Q in the order of their Rayleigh quotients,
-// orthonormalised. A shift of 1e-7 of the trace keeps directions in which C has nothing near their old place; it moves
-// no eigenvector.
+// The first basis comes from an eigendecomposition of the shorter side and, on the longer side, from the vectors that G pairs
+// with it and their complement. Later ones are one step of orthogonal iteration from their predecessor: the columns of C Q in
+// the order of their Rayleigh quotients, orthonormalised. A shift of 1e-7 of the trace keeps directions in which C has nothing
+// near their old place; it moves no eigenvector.
 #pragma once
 
+#include "sdk/linalg/complement.h"
 #include "sdk/linalg/eigh.h"
 #include "sdk/linalg/norm.h"
 #include "sdk/linalg/qr.h"
@@ -15,33 +15,34 @@
 
 namespace tenon::sdk::soap {
 
-inline constexpr int64_t kExactBelow = 512;
-inline constexpr int kFirstIterations = 10;
-
 struct Basis {
-  int64_t n;
+  int64_t n, paired;  // paired: order of the shorter side that this one's first basis is made from, or 0
   BlockQr qr;
+  Complement complement;
   float* y = nullptr;           // [n, n]
   double* quotients = nullptr;  // [n]: qᵀ C q
   double* trace = nullptr;
   int64_t* places = nullptr;                                             // [n]: of each old column among the new ones
   double *covariance = nullptr, *vectors = nullptr, *scratch = nullptr;  // exact: f64
 
-  explicit Basis(int64_t n) : n(n), qr(n, n) {}
+  Basis(int64_t n, int64_t paired) : n(n), paired(paired), qr(n, n), complement(n, paired) {}
   void lay_out(Workspace& w) {
     qr.lay_out(w);
     y = w.take<float>(n * n), quotients = w.take<double>(n), trace = w.take<double>(1), places = w.take<int64_t>(n);
-    if (n > kExactBelow) return;
+    if (is_completed()) complement.lay_out(w);
+    if (paired > 0) return;
     covariance = w.take<double>(n * n), vectors = w.take<double>(n * n);
     if (kHostReads) scratch = w.take<double>(eigh_scratch(n));
   }
+  bool is_completed() const { return paired > 0 && paired < n; }
   double flops() const {
     return 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) + qr.flops();
   }
   uint64_t measure(const Products& product) const {
     Measure most{product};
     multiply_covariance(most, nullptr, nullptr);
-    return std::max(most.most, qr.measure(product));
+    const uint64_t first = is_completed() ? std::max(of_pairs().measure(product), complement.measure(product)) : 0;
+    return std::max({most.most, qr.measure(product), first});
   }
 
   // q ← the next basis; places tells where each of its columns went.
@@ -81,13 +82,9 @@ struct Basis {
   }
 
   // The first basis of this side's own covariance. False: no convergence, and q is the identity.
-  bool start(const tn_exec* exec, const Products& product, const float* c, float* q) const {
+  bool start(const tn_exec* exec, const float* c, float* q) const {
     const int64_t order = n;
     for_each(exec, n * n, [=] TN_KERNEL(int64_t i) { q[i] = i % (order + 1) ? 0.0f : 1.0f; });
-    if (n > kExactBelow) {
-      for (int k = 0; k < kFirstIterations; ++k) iterate(exec, product, c, q);
-      return true;
-    }
     double* wide = covariance;
     for_each(exec, n * n, [=] TN_KERNEL(int64_t i) { wide[i] = c[i]; });
     if (!eigh(exec, covariance, n, n, quotients, vectors, scratch, places)) return false;
@@ -97,20 +94,28 @@ struct Basis {
     return true;
   }
 
-  // The longer side: Gᵀ U of the shorter side's basis u[d, d], paired[n, d] = Gᵀ U, and noise.
-  void complete(const tn_exec* exec, const Products& product, const float* paired, int64_t d, double norm,
-                const tn_rng& rng, uint64_t first_draw, float* q) const {
-    const int64_t order = n;
+  // The longer side: pairs[n, paired] = Gᵀ U of the shorter side's basis U, which is destroyed, a little noise for directions without a
+  // partner, and the orthogonal complement.
+  void complete(const tn_exec* exec, const Products& product, float* pairs, double norm, const tn_rng& rng, uint64_t first_draw, float* q) const {
+    const int64_t order = n, d = paired;
     const float small = static_cast<float>(1e-6 * norm / std::sqrt(static_cast<double>(n)));
-    for_each(exec, n * n, [=] TN_KERNEL(int64_t i) {
-      const int64_t row = i / order, k = i % order;
+    float* const tall = is_completed() ? y : q;
+    for_each(exec, n * d, [=] TN_KERNEL(int64_t i) {
       const float noise = 2 * uniform(rng, first_draw + static_cast<uint64_t>(i)) - 1;
-      q[i] = k < d && norm > 0 ? paired[row * d + k] + small * noise : noise;
+      tall[i] = norm > 0 ? pairs[i] + small * noise : noise;
     });
-    qr.run(exec, product, q);
+    of_pairs().run(exec, product, tall);
+    if (!is_completed()) return;
+    for_each(exec, n * d, [=] TN_KERNEL(int64_t i) { q[i / d * order + i % d] = tall[i]; });
+    complement.run(exec, product, tall, pairs, Matrix::dense(q, n, n));
   }
 
  private:
+  BlockQr of_pairs() const {
+    BlockQr narrow = qr;
+    narrow.k = paired;
+    return narrow;
+  }
   template <class Product>
   void multiply_covariance(Product& product, float* c, float* q) const {
     product(1, Matrix::dense(c, n, n), Matrix::dense(q, n, n), 0, Matrix::dense(y, n, n));

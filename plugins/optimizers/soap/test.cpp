@@ -176,11 +176,27 @@ TEST_P(Soap, IsSound) {
   check("10000", matrix(30, 70)), check("40", matrix(500, 40));
 }
 
-// Above an order of 512 the first basis comes from iterations.
-TEST_P(Soap, LargeMatricesStartFromIterations) {
-  OptimizerRun run(GetParam(), {{"max_precond_dim", "520"}}, {matrix(516, 600)});
-  run.step(0, gradient(516, 600, 5, 0.7));
-  EXPECT_LT(orthonormality(run.state(0, "basis_left").floats(), 516), 1e-5);
+// The first bases are those of the first gradient: in them it is diagonal and falls, and nothing of it is in the complement.
+TEST_P(Soap, FirstBasesDiagonaliseTheFirstGradient) {
+  const int64_t d = is_emulated(GetParam()) ? 20 : 70, l = is_emulated(GetParam()) ? 45 : 160;
+  for (const auto& [m, n] : {std::pair{d, l}, {l, d}, {d, d}}) {
+    OptimizerRun run(GetParam(), {}, {matrix(m, n)});
+    const std::vector<float> g = gradient(m, n, d, 1 - 1.5 / static_cast<double>(d));
+    run.step(0, g);
+    const auto wide = [](const std::vector<float>& x) { return reference::Values(x.begin(), x.end()); };
+    const reference::Values left = wide(run.state(0, "basis_left").floats()), right = wide(run.state(0, "basis_right").floats());
+    const reference::Values seen = reference::product(reference::product(reference::transposed(left, m, m), wide(g), m, m, n), right, m, n, n);
+    EXPECT_LT(orthonormality(run.state(0, "basis_left").floats(), m), 2e-5);
+    EXPECT_LT(orthonormality(run.state(0, "basis_right").floats(), n), 2e-5);
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t j = 0; j < n; ++j) {
+        if (i != j) {
+          EXPECT_LT(std::abs(seen[i * n + j]), 1e-3 * std::abs(seen[0])) << i << " " << j;
+        } else if (i > 0) {
+          EXPECT_LT(std::abs(seen[i * n + i]), std::abs(seen[(i - 1) * (n + 1)]) + 1e-4 * std::abs(seen[0])) << i;
+        }
+      }
+  }
 }
 
 }  // namespace

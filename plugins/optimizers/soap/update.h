@@ -48,7 +48,8 @@ struct Buffers {
   Basis left, right;
   uint64_t fixed = 0;
 
-  Buffers(const Plan& p, Workspace& w) : norm(p.m * p.n), left(p.m), right(p.n) {
+  Buffers(const Plan& p, Workspace& w)
+      : norm(p.m * p.n), left(p.m, p.right && p.m > p.n ? p.n : 0), right(p.n, p.left && p.n >= p.m ? p.m : 0) {
     a = w.take<float>(p.m * p.n), b = w.take<float>(p.m * p.n);
     norm.lay_out(w);
     const uint64_t mark = w.mark();
@@ -171,17 +172,17 @@ class Update {
   bool start(const Turns& turns) const {
     if (!p_.turned()) return true;
     const bool left_first = p_.left && (p_.m <= p_.n || !p_.right);
-    const bool found = left_first ? b_.left.start(exec_, product_, c_left_, q_left_)
-                                  : b_.right.start(exec_, product_, c_right_, q_right_);
+    const bool found = left_first ? b_.left.start(exec_, c_left_, q_left_)
+                                  : b_.right.start(exec_, c_right_, q_right_);
     if (p_.left && p_.right) {
       b_.norm.of(exec_, gradient_of(item_));
       turns.pair(product_, g_, b_.a);
       const double norm = std::sqrt(value_of(exec_, b_.norm.value));
       const uint64_t draw = plane_start(kPlaneSketch);
       if (left_first)
-        b_.right.complete(exec_, product_, b_.a, p_.m, norm, item_.rng, draw, q_right_);
+        b_.right.complete(exec_, product_, b_.a, norm, item_.rng, draw, q_right_);
       else
-        b_.left.complete(exec_, product_, b_.a, p_.n, norm, item_.rng, draw, q_left_);
+        b_.left.complete(exec_, product_, b_.a, norm, item_.rng, draw, q_left_);
     }
     return found;
   }

@@ -1,6 +1,6 @@
 // Eigenvalues and eigenvectors of a symmetric matrix in f64: Householder tridiagonalisation, then implicit QL with
-// Wilkinson's shift (Golub and Van Loan, chapter 8). Rotations are collected per sweep and applied to columns in
-// parallel, and only the eigenvectors that are wanted go back through the reflections.
+// Wilkinson's shift (Golub and Van Loan, chapter 8). Rotations are collected over several sweeps and applied to blocks of columns that stay in
+// cache, in parallel, and only the eigenvectors that are wanted go back through the reflections.
 #pragma once
 
 #include <algorithm>
@@ -8,71 +8,55 @@
 #include <cstdint>
 #include <numeric>
 
-#include "sdk/linalg/on_host.h"
+#include "sdk/linalg/tridiagonal.h"
 
 namespace tenon::sdk {
 
 namespace eigen {
 
-// There is a parallel region for every column and every sweep: it must carry this many element updates to pay.
-constexpr int64_t grain(int64_t updates) {
-  return updates / 32;
-}
+inline constexpr int64_t kTurned = 32;  // columns that are rotated together
+inline constexpr int64_t kSweeps = 32;  // whose rotations are collected
+constexpr int64_t turned_blocks(int64_t n) { return (n + kTurned - 1) / kTurned; }
 
-inline double dot(const double* a, const double* b, int64_t n) {
-  double s = 0;
-#pragma omp simd reduction(+ : s)
-  for (int64_t i = 0; i < n; ++i) s += a[i] * b[i];
-  return s;
-}
+// Rotations of the rows of z: those of a sweep turn rows k + 1 and k for k from high − 1 down to low. z lies in blocks of kTurned columns,
+// [block][row][column].
+struct Rotations {
+  double *z, *c, *s;  // c, s: [kSweeps, n]
+  int64_t n, sweeps = 0;
+  int64_t low[kSweeps] = {}, high[kSweeps] = {};
 
-// A = Q T Qᵀ. On return d is T's diagonal, e[1 … n − 1] what is beside it, and row k of a holds, from k + 1 on, the
-// k-th reflection I − tau[k] v vᵀ.
-inline void tridiagonalize(double* a, int64_t n, double* d, double* e, double* tau, double* w) {
-  for (int64_t k = 0; k + 1 < n; ++k) {
-    const int64_t first = k + 1, m = n - first;
-    double* v = a + k * n + first;  // row k = column k
-    d[k] = a[k * n + k];
-    const double tail = std::sqrt(dot(v + 1, v + 1, m - 1));
-    if (tail == 0) {
-      e[first] = v[0], tau[k] = 0;
-      continue;
-    }
-    const double beta = v[0] > 0 ? -std::hypot(v[0], tail) : std::hypot(v[0], tail);
-    const double pivot = v[0] - beta;
-    tau[k] = -pivot / beta;
-    e[first] = beta;
-    for (int64_t i = 1; i < m; ++i) v[i] /= pivot;
-    v[0] = 1;
-    // w = tau A v − (tau²/2)(vᵀ A v) v; A ← A − v wᵀ − w vᵀ.
-    const double t = tau[k];
-    constexpr int64_t kRows = 32;
-    const int64_t groups = (m + kRows - 1) / kRows;
-    for_each_host_block(
-        groups,
-        [=](const auto& block) {
-          for (int64_t i = block.index * kRows; i < std::min(m, (block.index + 1) * kRows); ++i)
-            w[i] = t * dot(a + (first + i) * n + first, v, m);
-        },
-        grain(kRows * m));
-    const double half = t / 2 * dot(w, v, m);
-    for (int64_t i = 0; i < m; ++i) w[i] -= half * v[i];
-    for_each_host_block(
-        groups,
-        [=](const auto& block) {
-          for (int64_t i = block.index * kRows; i < std::min(m, (block.index + 1) * kRows); ++i) {
-            double* row = a + (first + i) * n + first;
-            const double vi = v[i], wi = w[i];
-            block.each(m, [=](int64_t j) { row[j] -= vi * w[j] + wi * v[j]; });
-          }
-        },
-        grain(kRows * m));
+  void next(int64_t from, int64_t to) {
+    low[sweeps] = from, high[sweeps] = to;
+    if (++sweeps == kSweeps) apply();
   }
-  if (n > 0) d[n - 1] = a[n * n - 1], tau[n - 1] = 0, e[0] = 0;
-}
+  void apply() {
+    for_each_host_block(turned_blocks(n), [*this](const auto& block) {
+      constexpr int64_t kL = kTurned / lanes::kLanes;
+      double* const columns = z + block.index * n * kTurned;
+      for (int64_t q = 0; q < sweeps; ++q) {
+        if (low[q] >= high[q]) continue;
+        const double *cosines = c + q * n, *sines = s + q * n;
+        lanes::Lane carried[kL];
+        __builtin_memcpy(carried, columns + high[q] * kTurned, sizeof carried);
+        for (int64_t k = high[q] - 1; k >= low[q]; --k) {
+          double* const row = columns + k * kTurned;
+          const double cosine = cosines[k], sine = sines[k];
+#pragma GCC unroll 8
+          for (int64_t i = 0; i < kL; ++i) {
+            const lanes::Lane upper = lanes::load(row + i * lanes::kLanes), turned = sine * upper + cosine * carried[i];
+            __builtin_memcpy(row + kTurned + i * lanes::kLanes, &turned, sizeof turned);
+            carried[i] = cosine * upper - sine * carried[i];
+          }
+        }
+        __builtin_memcpy(columns + low[q] * kTurned, carried, sizeof carried);
+      }
+    }, grain(sweeps * n * kTurned / 2));
+    sweeps = 0;
+  }
+};
 
-// Diagonalises T; the rows of z (identity at first) become T's eigenvectors. False: no convergence (NaN).
-inline bool diagonalize(double* d, double* e, int64_t n, double* z, double* c, double* s) {
+// Diagonalises T; the rows of turns.z (identity at first) become T's eigenvectors. False: no convergence (NaN).
+inline bool diagonalize(double* d, double* e, int64_t n, Rotations& turns) {
   for (int64_t i = 1; i < n; ++i) e[i - 1] = e[i];
   if (n > 0) e[n - 1] = 0;
   double norm = 0;
@@ -88,7 +72,7 @@ inline bool diagonalize(double* d, double* e, int64_t n, double* z, double* c, d
       double g = (d[l + 1] - d[l]) / (2 * e[l]);
       double r = std::hypot(g, 1.0);
       g = d[m] - d[l] + e[l] / (g + std::copysign(r, g));
-      double sine = 1, cosine = 1, p = 0;
+      double sine = 1, cosine = 1, p = 0, *const c = turns.c + turns.sweeps * n, *const s = turns.s + turns.sweeps * n;
       int64_t i = m - 1;
       for (; i >= l; --i) {
         const double f = sine * e[i], b = cosine * e[i];
@@ -104,27 +88,12 @@ inline bool diagonalize(double* d, double* e, int64_t n, double* z, double* c, d
         g = cosine * r - b;
         c[i] = cosine, s[i] = sine;
       }
-      const int64_t low = i + 1;  // rotations m − 1 … low
-      constexpr int64_t kColumns = 64;
-      for_each_host_block(
-          (n + kColumns - 1) / kColumns,
-          [=](const auto& block) {
-            const int64_t at = block.index * kColumns, width = std::min(kColumns, n - at);
-            for (int64_t k = m - 1; k >= low; --k) {
-              double *upper = z + k * n + at, *lower = upper + n;
-              const double ck = c[k], sk = s[k];
-              block.each(width, [=](int64_t j) {
-                const double f = lower[j];
-                lower[j] = sk * upper[j] + ck * f;
-                upper[j] = ck * upper[j] - sk * f;
-              });
-            }
-          },
-          grain(kColumns * (m - low)));
+      turns.next(i + 1, m);
       if (i >= l) continue;  // split: once more
       d[l] -= p, e[l] = g, e[m] = 0;
     }
   }
+  turns.apply();
   return true;
 }
 
@@ -132,34 +101,29 @@ inline bool diagonalize(double* d, double* e, int64_t n, double* z, double* c, d
 
 // Scratch of eigh: this many doubles.
 constexpr int64_t eigh_scratch(int64_t n) {
-  return n * n + 6 * n;
+  return n * eigen::turned_blocks(n) * eigen::kTurned + (3 + 2 * eigen::kSweeps) * n + eigen::kReflections * eigen::kReflections;
 }
 
 // eigh of matrices in the host's memory.
 inline bool eigh_on_host(double* a, int64_t n, int64_t k, double* values, double* vectors, double* scratch, int64_t* order) {
-  double *z = scratch, *d = z + n * n, *e = d + n, *tau = e + n, *w = tau + n, *c = w + n, *s = c + n;
-  eigen::tridiagonalize(a, n, d, e, tau, w);
-  std::fill(z, z + n * n, 0.0);
-  for (int64_t i = 0; i < n; ++i) z[i * n + i] = 1;
-  if (!eigen::diagonalize(d, e, n, z, c, s)) return false;
+  using namespace eigen;
+  const int64_t wide = turned_blocks(n) * kTurned;
+  double *z = scratch, *d = z + n * wide, *e = d + n, *tau = e + n, *w = tau + n, *t = w + 2 * kSweeps * n;
+  static_assert(kReflections <= 2 * kSweeps);
+  tridiagonalize(a, n, d, e, tau, w);
+  std::fill(z, z + n * wide, 0.0);
+  const auto at = [=](int64_t row, int64_t column) { return (column / kTurned * n + row) * kTurned + column % kTurned; };
+  for (int64_t i = 0; i < n; ++i) z[at(i, i)] = 1;
+  Rotations turns{z, w, w + kSweeps * n, n};
+  if (!diagonalize(d, e, n, turns)) return false;
   std::iota(order, order + n, int64_t{0});
   std::stable_sort(order, order + n, [=](int64_t x, int64_t y) { return d[x] > d[y]; });
-  for_each_host_block(
-      k,
-      [=](const auto& block) {
-        const int64_t i = block.index;
-        values[i] = d[order[i]];
-        double* out = vectors + i * n;
-        std::copy(z + order[i] * n, z + order[i] * n + n, out);
-        for (int64_t j = n - 2; j >= 0; --j) {
-          if (tau[j] == 0) continue;
-          const double* v = a + j * n + j + 1;
-          const double f = tau[j] * eigen::dot(v, out + j + 1, n - j - 1);
-          double* to = out + j + 1;
-          block.each(n - j - 1, [=](int64_t x) { to[x] -= f * v[x]; });
-        }
-      },
-      eigen::grain(n * n));
+  for_each_host_block(k, [=](const auto& block) {
+    const int64_t i = block.index;
+    values[i] = d[order[i]];
+    for (int64_t j = 0; j < n; j += kTurned) std::copy_n(z + at(order[i], j), std::min(kTurned, n - j), vectors + i * n + j);
+  }, n);
+  reflect(a, n, tau, vectors, k, t);
   return std::isfinite(n > 0 ? values[0] : 0.0);
 }
 

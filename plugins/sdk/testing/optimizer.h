@@ -13,6 +13,7 @@
 #include "sdk/testing/inner.h"
 #include "tenon/drive.h"
 #include "tenon/linear_wgrad.h"
+#include "tenon/loss.h"
 #include "tenon/observe.h"
 
 namespace tenon::sdk::testing {
@@ -192,6 +193,13 @@ class OptimizerRun {
   const tn_estimate& estimate(size_t i = 0) const { return bound_[i].estimate; }
   const tn_optimizer_api& api() const { return api_; }
   tn_optimizer* self() const { return self_; }
+
+  // The loss of a step (org.tenon.loss/1).
+  void see_loss(double loss) {
+    tn_step step{};
+    step.struct_size = sizeof step;
+    must(extension<tn_loss>(TN_EXT_LOSS)->seen(self_, &step, loss));
+  }
 
   // finish(): the metrics by name, and whether the plugin reported a stated loss.
   std::map<std::string, double> finish(bool* degraded = nullptr) {

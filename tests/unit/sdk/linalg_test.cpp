@@ -3,9 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include "sdk/linalg/complement.h"
+#include "sdk/linalg/qr.h"
 #include "sdk/linalg/subspace.h"
 #include "sdk/testing/device.h"
 #include "sdk/testing/statistics.h"
+#include "sdk/testing/threads.h"
 
 namespace tenon::sdk::testing {
 namespace {
@@ -78,6 +81,23 @@ TEST(Eigh, ReportsNaN) {
   EXPECT_FALSE(eigh(nullptr, a.data(), 5, 5, values.data(), vectors.data(), scratch.data(), order.data()));
 }
 
+TEST(Eigh, DoesNotDependOnTheNumberOfThreadsNorOnHowManyAreWanted) {
+  constexpr int64_t n = 203;
+  std::vector<double> first;
+  for (const int threads : {1, 2, 3})
+    for (const int64_t k : {n, int64_t{7}}) {
+      const Threads scope(threads);
+      std::vector<double> a(n * n), values(n), vectors(n * n), scratch(eigh_scratch(n));
+      std::vector<int64_t> order(n);
+      const std::vector<float> noise = normals(n * n, 1);
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t j = 0; j <= i; ++j) a[i * n + j] = a[j * n + i] = noise[i * n + j];
+      ASSERT_TRUE(eigh(nullptr, a.data(), n, k, values.data(), vectors.data(), scratch.data(), order.data()));
+      if (first.empty()) first = vectors;
+      for (int64_t i = 0; i < k * n; ++i) ASSERT_EQ(vectors[i], first[i]) << threads << " " << i;
+    }
+}
+
 TEST(Tall, GramAndMultiplyAreExactSums) {
   for (const int64_t rows : {1, 5, 6, 50})
     for (const int64_t n : {1, 6, 16, 17, 33, 48}) {
@@ -126,6 +146,59 @@ TEST(CompleteBasis, FillsUpToTheWholeSpace) {
   for (int64_t i = 0; i < d; ++i) p[i * d] = 1 / std::sqrt(12.0f), p[i * d + 1] = (i % 2 ? 1 : -1) / std::sqrt(12.0f);
   complete_basis(p.data(), d, d, 2);
   EXPECT_LT(not_orthonormal(columns(p, d, d), d, d), 1e-6);
+}
+
+// What lays out workspace and measures products, run over y.
+template <class Work, class Run>
+void in_workspace(Work& work, Run run) {
+  Workspace measure;
+  work.lay_out(measure);
+  const Exec exec(measure.peak() + work.measure(Products(cpu_device_api(), cpu_device())));
+  Workspace w(*exec.get());
+  work.lay_out(w);
+  run(exec.get(), Products(cpu_device_api(), cpu_device(), nullptr, w.behind(w.peak()), w.bytes_behind(w.peak())));
+  EXPECT_TRUE(exec.intact());
+}
+
+// Columns that nearly depend on one another, of lengths over twelve orders of magnitude.
+TEST(BlockQr, OrthonormalisesColumnsOfBadCondition) {
+  for (const auto& [n, k] : std::vector<std::pair<int64_t, int64_t>>{{700, 700}, {700, 300}, {400, 70}, {90, 12}}) {
+    std::vector<float> y = normals(n * k, 3);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < k; ++j) {
+        if (j % 3 == 1) y[i * k + j] = y[i * k + j - 1] + 1e-3f * y[i * k + j];
+        y[i * k + j] *= std::pow(10.0f, -12.0f * static_cast<float>(j) / static_cast<float>(k));
+      }
+    const std::vector<float> before = y;
+    BlockQr qr(n, k);
+    in_workspace(qr, [&](const tn_exec* exec, const Products& product) { qr.run(exec, product, y.data()); });
+    const std::vector<double> q = columns(y, n, k), from = columns(before, n, k);
+    EXPECT_LT(not_orthonormal(q, k, n), 2e-5) << n << " " << k;
+    for (const int64_t j : {int64_t{0}, k / 2, k - 1}) {  // column j lies in the first j + 1, its own part positive
+      double inside = 0, own = 0;
+      for (int64_t p = 0; p <= j; ++p) own = eigen::dot(from.data() + j * n, q.data() + p * n, n), inside += own * own;
+      EXPECT_NEAR(inside / eigen::dot(from.data() + j * n, from.data() + j * n, n), 1, 1e-4) << j;
+      EXPECT_GT(own, 0) << j;
+    }
+  }
+}
+
+TEST(Complement, CompletesOrthonormalColumns) {
+  for (const auto& [n, d] : std::vector<std::pair<int64_t, int64_t>>{{700, 300}, {300, 290}, {130, 128}, {129, 1}, {40, 20}}) {
+    std::vector<float> q1 = normals(n * d, 5), q(n * n), lu(n * d);
+    if (d == 20) {  // unit vectors: A is the identity, or nothing
+      std::fill(q1.begin(), q1.end(), 0.0f);
+      for (int64_t i = 0; i < d; ++i) q1[(i < 10 ? i : i + 20) * d + i] = i % 2 ? 1.0f : -1.0f;
+    }
+    BlockQr qr(n, d);
+    in_workspace(qr, [&](const tn_exec* exec, const Products& product) { qr.run(exec, product, q1.data()); });
+    for (int64_t i = 0; i < n; ++i) std::copy_n(q1.data() + i * d, d, q.data() + i * n);
+    Complement complement(n, d);
+    in_workspace(complement, [&](const tn_exec* exec, const Products& product) {
+      complement.run(exec, product, q1.data(), lu.data(), Matrix::dense(q.data(), n, n));
+    });
+    EXPECT_LT(not_orthonormal(columns(q, n, n), n, n), 2e-5) << n << " " << d;
+  }
 }
 
 struct Found {

@@ -243,6 +243,7 @@ const (
 	TN_EXT_INPUT_ROUNDING             = "org.tenon.input-rounding/1"
 	TN_EXT_KV                         = "org.tenon.kv/1"
 	TN_EXT_LINEAR_WGRAD               = "org.tenon.linear-wgrad/1"
+	TN_EXT_LOSS                       = "org.tenon.loss/1"
 	TN_EXT_MIXER                      = "org.tenon.mixer/1"
 	TN_EXT_OBSERVE                    = "org.tenon.observe/1"
 	TN_EXT_OPS                        = "org.tenon.ops/1"
@@ -1035,6 +1036,12 @@ type LinearWgrad struct {
 	Reserved   uint32
 	Estimate   unsafe.Pointer
 	Wgrad      unsafe.Pointer
+}
+
+type Loss struct {
+	StructSize uint32
+	Reserved   uint32
+	Seen       unsafe.Pointer
 }
 
 type MixerLayer struct {
@@ -2227,6 +2234,13 @@ func GoldenLayout() []string {
 		add("  wgrad offset %d size %d", unsafe.Offsetof(s.Wgrad), unsafe.Sizeof(s.Wgrad))
 	}
 	add("TN_PLAN_OWN_WGRAD = %d", TN_PLAN_OWN_WGRAD)
+	{
+		var s Loss
+		add("struct tn_loss size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  seen offset %d size %d", unsafe.Offsetof(s.Seen), unsafe.Sizeof(s.Seen))
+	}
 	{
 		var s MixerLayer
 		add("struct tn_mixer_layer size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))

@@ -231,6 +231,7 @@ const TN_EXT_INNER = "org.tenon.inner/1"
 const TN_EXT_INPUT_ROUNDING = "org.tenon.input-rounding/1"
 const TN_EXT_KV = "org.tenon.kv/1"
 const TN_EXT_LINEAR_WGRAD = "org.tenon.linear-wgrad/1"
+const TN_EXT_LOSS = "org.tenon.loss/1"
 const TN_EXT_MIXER = "org.tenon.mixer/1"
 const TN_EXT_OBSERVE = "org.tenon.observe/1"
 const TN_EXT_OPS = "org.tenon.ops/1"
@@ -1013,6 +1014,12 @@ struct tn_linear_wgrad
     wgrad::Ptr{Cvoid}
 end
 
+struct tn_loss
+    struct_size::UInt32
+    reserved::UInt32
+    seen::Ptr{Cvoid}
+end
+
 struct tn_mixer_layer
     struct_size::UInt32
     flags::UInt32
@@ -1507,6 +1514,7 @@ const LAYOUT = [
     tn_samples => ["struct_size", "reserved", "n", "begin", "grad_scale"],
     tn_linear_wgrad => ["struct_size", "reserved", "estimate", "wgrad"],
     "TN_PLAN_OWN_WGRAD" => TN_PLAN_OWN_WGRAD,
+    tn_loss => ["struct_size", "reserved", "seen"],
     tn_mixer_layer => ["struct_size", "flags", "hidden", "window", "inv_freq", "rope_scale"],
     tn_mixer_param => ["struct_size", "id", "flags", "role", "ndim", "reserved", "shape", "lr_scale", "decay_scale", "key"],
     tn_mixer_sink => ["struct_size", "reserved", "self", "keep", "param", "core"],

@@ -234,6 +234,7 @@ pub const TN_EXT_INNER: &[u8] = b"org.tenon.inner/1\0";
 pub const TN_EXT_INPUT_ROUNDING: &[u8] = b"org.tenon.input-rounding/1\0";
 pub const TN_EXT_KV: &[u8] = b"org.tenon.kv/1\0";
 pub const TN_EXT_LINEAR_WGRAD: &[u8] = b"org.tenon.linear-wgrad/1\0";
+pub const TN_EXT_LOSS: &[u8] = b"org.tenon.loss/1\0";
 pub const TN_EXT_MIXER: &[u8] = b"org.tenon.mixer/1\0";
 pub const TN_EXT_OBSERVE: &[u8] = b"org.tenon.observe/1\0";
 pub const TN_EXT_OPS: &[u8] = b"org.tenon.ops/1\0";
@@ -1213,6 +1214,14 @@ pub struct tn_linear_wgrad {
     pub reserved: u32,
     pub estimate: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, api: *const tn_device_api, device: *mut tn_device, uid: u32, rows: i64, samples: i64, out: *mut tn_estimate) -> i32>,
     pub wgrad: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, exec: *const tn_exec, uid: u32, samples: *const tn_samples, x: *const tn_tensor, dy: *const tn_tensor, beta: f64, dw: *mut tn_tensor) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_loss {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub seen: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, step: *const tn_step, loss: f64) -> i32>,
 }
 
 #[repr(C)]
@@ -2367,6 +2376,14 @@ pub fn layout() -> Vec<String> {
         lines.push(format!("  wgrad offset {} size {}", unsafe { addr_of!((*p).wgrad) as usize - p as usize }, width(|p: *const tn_linear_wgrad| unsafe { addr_of!((*p).wgrad) })));
     }
     lines.push(format!("TN_PLAN_OWN_WGRAD = {}", TN_PLAN_OWN_WGRAD));
+    {
+        let m = MaybeUninit::<tn_loss>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_loss size {} align {}", size_of::<tn_loss>(), align_of::<tn_loss>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_loss| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_loss| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  seen offset {} size {}", unsafe { addr_of!((*p).seen) as usize - p as usize }, width(|p: *const tn_loss| unsafe { addr_of!((*p).seen) })));
+    }
     {
         let m = MaybeUninit::<tn_mixer_layer>::uninit();
         let p = m.as_ptr();
