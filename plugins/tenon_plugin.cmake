@@ -1,8 +1,8 @@
-# tenon_plugin(ID SOURCES sources... [HOST sources...] [GPU] [EXACT] [GPU_SOURCES sources...] [LIBS libraries...]): builds a technique's objects and stages them with the
+# tenon_plugin(ID SOURCES sources... [HOST sources...] [GPU] [EXACT] [GPU_SOURCES sources...] [KERNELS name] [LIBS libraries...]): builds a technique's objects and stages them with the
 # manifest.json that lies beside the CMakeLists.txt. Each CPU level is a whole object of its own: inline functions compiled for one
 # instruction set never meet those of another, and the loader takes the best object that the CPU can run. GPU: the technique's code outside
 # kernels never touches what tensors hold, so the same sources also become ID.cuda.so and ID.hip.so (tenon_gpu.cmake); HOST are sources
-# without kernels, which GPU compilers need not see, and GPU_SOURCES stand in for SOURCES where the kernels are others. EXACT: a*b + c
+# without kernels, which GPU compilers need not see, GPU_SOURCES stand in for SOURCES where the kernels are others, and KERNELS are those that techniques share (tenon_gpu_kernels). EXACT: a*b + c
 # stays two roundings in every object. The staged folder is then sealed: digests and hyper-parameters are read from the
 # objects. It is ${TENON_STAGING}/ID, and the target that makes it is ID.staged.
 # Tenon's own build and the installed package Tenon both include this file; the package sets TENON_SEAL and TENON_STAGING first.
@@ -47,7 +47,7 @@ function(tenon_stage id stage name)
 endfunction()
 
 function(tenon_plugin id)
-  cmake_parse_arguments(ARG "GPU;EXACT" "" "SOURCES;HOST;GPU_SOURCES;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "GPU;EXACT" "KERNELS" "SOURCES;HOST;GPU_SOURCES;LIBS" ${ARGN})
   set(stage ${TENON_STAGING}/${id})
   set(objects "")
   set(exact "")
@@ -68,7 +68,7 @@ function(tenon_plugin id)
     if(NOT ARG_GPU_SOURCES)
       set(ARG_GPU_SOURCES ${ARG_SOURCES})
     endif()
-    tenon_gpu_objects(${id} ${stage} ${exact} SOURCES ${ARG_GPU_SOURCES} HOST ${ARG_HOST} LIBS ${ARG_LIBS})
+    tenon_gpu_objects(${id} ${stage} ${exact} SOURCES ${ARG_GPU_SOURCES} HOST ${ARG_HOST} KERNELS ${ARG_KERNELS} LIBS ${ARG_LIBS})
     foreach(backend cuda hip)
       if(TARGET ${id}.${backend})
         list(APPEND objects ${id}.${backend} ${stage}/${id}.${backend}.so)
@@ -80,7 +80,7 @@ endfunction()
 
 # The GPU objects of a technique: the vendors' in `stage`, the emulated ones beside their store.
 function(tenon_gpu_objects id stage)
-  cmake_parse_arguments(ARG "EXACT" "" "SOURCES;HOST;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "EXACT" "KERNELS" "SOURCES;HOST;LIBS" ${ARGN})
   set(of_cuda "")
   set(of_hip "")
   if(ARG_EXACT)
@@ -98,10 +98,10 @@ function(tenon_gpu_objects id stage)
     set(host HOST ${id}.host)
   endif()
   if(TENON_CUDA)
-    tenon_gpu_object(${id} cuda ${stage} SOURCES ${ARG_SOURCES} LIBS ${ARG_LIBS} ${host} ${of_cuda})
+    tenon_gpu_object(${id} cuda ${stage} SOURCES ${ARG_SOURCES} LIBS ${ARG_LIBS} ${host} KERNELS ${ARG_KERNELS} ${of_cuda})
   endif()
   if(TENON_HIP)
-    tenon_gpu_object(${id} hip ${stage} SOURCES ${ARG_SOURCES} LIBS ${ARG_LIBS} ${host} ${of_hip})
+    tenon_gpu_object(${id} hip ${stage} SOURCES ${ARG_SOURCES} LIBS ${ARG_LIBS} ${host} KERNELS ${ARG_KERNELS} ${of_hip})
   endif()
   if(TENON_EMULATED_STORE)
     set(emulated ${TENON_EMULATED_STORE}/staging/${id})
@@ -119,12 +119,16 @@ function(tenon_gpu_objects id stage)
 endfunction()
 
 function(tenon_emulated_object id wave folder)
-  cmake_parse_arguments(ARG "EXACT" "" "SOURCES;HOST;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "EXACT" "KERNELS" "SOURCES;HOST;LIBS" ${ARGN})
   set(rounding "")
   if(ARG_EXACT)
     set(rounding -ffp-contract=off)
   endif()
-  tenon_cpu_object(${id}.emulated.wave${wave} ${folder} ${id}.emulated SOURCES ${ARG_SOURCES} ${ARG_HOST} LIBS ${ARG_LIBS}
+  set(kernels "")
+  if(ARG_KERNELS)
+    set(kernels $<TARGET_OBJECTS:${ARG_KERNELS}.emulated.wave${wave}>)
+  endif()
+  tenon_cpu_object(${id}.emulated.wave${wave} ${folder} ${id}.emulated SOURCES ${ARG_SOURCES} ${ARG_HOST} ${kernels} LIBS ${ARG_LIBS}
     OPTIONS -O2 -Wno-unknown-pragmas ${rounding} DEFINITIONS TENON_EMULATED_WAVE=${wave} TENON_BACKEND="emulated")
 endfunction()
 

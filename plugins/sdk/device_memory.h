@@ -16,6 +16,10 @@ template <class T>
 void copy_to_device(const tn_exec* exec, const T* from, T* to, int64_t n) {
   check(exec->api->copy(exec->device, exec->stream, to, from, static_cast<uint64_t>(n) * sizeof(T), TN_COPY_TO_DEVICE));
 }
+// Both on the device; they do not overlap.
+inline void copy_within(const tn_exec* exec, const void* from, void* to, uint64_t bytes) {
+  check(exec->api->copy(exec->device, exec->stream, to, from, bytes, TN_COPY_WITHIN));
+}
 inline void fill_device(const tn_exec* exec, void* to, uint8_t byte, uint64_t bytes) {
   check(exec->api->fill(exec->device, exec->stream, to, byte, bytes));
 }

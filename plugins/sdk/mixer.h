@@ -22,25 +22,6 @@
 
 namespace tenon::sdk {
 
-// n matrices of one shape, `stride` elements apart: an operand of a batched product.
-struct Matrices {
-  Matrix first;
-  int64_t n = 0, stride = 0;
-
-  static Matrices dense(float* data, int64_t n, int64_t rows, int64_t columns) { return {Matrix::dense(data, rows, columns), n, rows * columns}; }
-  Matrices transposed() const { return {first.transposed(), n, stride}; }
-};
-
-struct MatricesView {
-  int64_t shape[3], strides[3];
-  tn_tensor tensor;
-  explicit MatricesView(const Matrices& m)
-      : shape{m.n, m.first.rows, m.first.columns},
-        strides{m.stride, m.first.row_stride, m.first.column_stride},
-        tensor{m.first.data, {TN_CPU, 0}, 3, m.first.dtype, shape, strides, 0} {}
-  MatricesView(const MatricesView&) = delete;
-};
-
 // Where a part of a buffer begins; a plan has no memory.
 inline float* shift(float* p, int64_t n) { return p ? p + n : nullptr; }
 inline const float* shift(const float* p, int64_t n) { return p ? p + n : nullptr; }

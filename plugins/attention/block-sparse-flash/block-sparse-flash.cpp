@@ -21,7 +21,7 @@ enum class Shape { kButterfly, kBand, kStride };
 class Generated final : public sdk::flash::BlockPattern {
  public:
   Generated(Shape shape, int64_t block, int64_t local, int64_t stride, int64_t sink)
-      : BlockPattern(block), shape_(shape), local_(local), stride_(stride), sink_(sink) {}
+      : BlockPattern(block, false), shape_(shape), local_(local), stride_(stride), sink_(sink) {}
 
   void runs(int64_t, int64_t i, Run limit, std::vector<Run>& out) const override {
     const size_t first = out.size();
@@ -57,7 +57,9 @@ class Generated final : public sdk::flash::BlockPattern {
   int64_t local_, stride_, sink_;
 };
 
-class BlockSparse : public sdk::flash::Kernel {
+class BlockSparse : public sdk::flash::PatternKernel {
+  using Kernel = sdk::flash::PatternKernel;
+
  public:
   BlockSparse(const tn_host*, const sdk::Hypers& h, const tn_attention_config& config)
       : Kernel("block-sparse-flash", config, true), require_diagonal_(h.flag("require_diagonal")) {

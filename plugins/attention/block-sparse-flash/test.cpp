@@ -8,7 +8,11 @@ namespace {
 using namespace sdk::testing::attention;
 using Hypers = std::map<std::string, std::string>;
 
-class BlockSparse : public Objects {};
+// The emulated GPU is slow: it gets the short cases.
+class BlockSparse : public Objects {
+ protected:
+  bool brief() const { return sdk::testing::is_emulated(GetParam()); }
+};
 const Hypers kNone{{"pattern", "none"}};
 
 // A map that owns its arrays.
@@ -33,7 +37,8 @@ struct Map {
 };
 
 TEST_P(BlockSparse, AFullCausalMapIsTheDenseKernelBitForBit) {
-  const Case dense{.batch = 2, .t_q = 400, .t_k = 400, .heads = 6, .kv_heads = 2, .mask = {causal()}};
+  Case dense{.batch = 2, .t_q = 400, .t_k = 400, .heads = 6, .kv_heads = 2, .mask = {causal()}};
+  if (brief()) dense.batch = dense.kv_heads = 1, dense.heads = 2, dense.d = dense.e = 16;
   const Map full(1, 64, 64, 7, 7, [](int64_t, int64_t i, int64_t j) { return j <= i; });
   Case mapped = dense;
   mapped.mask.push_back(full.term());
@@ -59,9 +64,10 @@ TEST_P(BlockSparse, RandomMapsAreDenseAttentionUnderTheExpandedMask) {
            .d = 32,
            .e = 24,
            .mask = {causal()}};
+    if (brief()) c.t_q = c.t_k = 110, c.d = 16, c.e = 8;
     if (trial == 3) c.mask.push_back(window(100, 0)), c.mask.push_back(sink(5)), c.dropout = 0.2;
     if (trial == 4) c.mask.clear(), c.softcap = 4;
-    if (trial == 5) c.t_q = 60, c.q_pos = 190, c.sink_logit = true;
+    if (trial == 5) c.t_q = 40, c.q_pos = c.t_k - 40, c.sink_logit = true;
     const Map map(maps, block_q, block_k, 256 / block_q, 256 / block_k,
                   [&](int64_t, int64_t, int64_t) { return random() % 3 == 0; });
     c.mask.push_back(map.term());
@@ -69,6 +75,36 @@ TEST_P(BlockSparse, RandomMapsAreDenseAttentionUnderTheExpandedMask) {
     Runner run(GetParam(), c, {{"pattern", "none"}, {"require_diagonal", "false"}});
     expect_forward(run, 2e-6);
     expect_backward(run, c, 1e-5);
+  }
+}
+
+// What kernels on matrix units take: 16-bit types in widths of 64 and 128, aligned; on objects of the CPU the same cases in their own kernels.
+TEST_P(BlockSparse, SixteenBitTypesInWholeTiles) {
+  std::mt19937 random(11);
+  for (int trial = 0; trial < 8; ++trial) {
+    const uint32_t block_q = 16u << trial % 4, block_k = 16u << (trial + 2) % 4, maps = trial % 2 ? 2 : 1;
+    const int64_t width = trial % 3 == 2 ? 128 : 64;
+    Case c{.t_q = 130, .t_k = 130, .heads = trial % 2 ? 6 : 2, .kv_heads = trial % 2 ? 2 : 1, .d = width, .e = width, .mask = {causal()}};
+    c.dtype = trial % 2 ? sdk::kF16 : sdk::kBF16;
+    if (trial == 1) c.batch = 2, c.t_q = c.t_k = 70;
+    if (trial == 3) c.mask.push_back(window(70, 0)), c.mask.push_back(sink(5)), c.sink_logit = true, c.d_lse = true;
+    if (trial == 4) c.mask.clear();
+    if (trial == 5) c.t_q = 50, c.q_pos = 80;
+    if (trial == 6) c.segments = {{0, 40, 0, 40, 0, 0}, {40, 1, 40, 1, 0, 0}, {41, 89, 41, 89, 0, 0}};
+    if (trial == 7) c.segments = {{0, 50, 0, 100, 50, 0}, {50, 40, 0, 130, 80, -30}};  // keys that two segments share, rows of none
+    const Map map(maps, block_q, block_k, 256 / block_q, 256 / block_k, [&](int64_t, int64_t, int64_t) { return random() % 3 != 0; });
+    c.mask.push_back(map.term());
+    SCOPED_TRACE(trial);
+    const double step = c.dtype.code == TN_BFLOAT ? 0x1p-8 : 0x1p-11;
+    Runner run(GetParam(), c, {{"pattern", "none"}, {"require_diagonal", "false"}});
+    expect_forward(run, 2 * step);
+    expect_backward(run, c, 4 * step);
+  }
+  const Case c{.t_q = 180, .t_k = 180, .heads = 2, .kv_heads = 1, .mask = {causal()}, .dtype = sdk::kBF16};
+  for (const std::string pattern : {"butterfly", "band", "stride"}) {
+    Runner run(GetParam(), c, {{"pattern", pattern}, {"block", "32"}, {"local_blocks", "2"}, {"vert_stride", "3"}});
+    expect_forward(run, 0x1p-7);
+    expect_backward(run, c, 0x1p-6);
   }
 }
 
@@ -82,6 +118,7 @@ TEST_P(BlockSparse, GeneratedPatternsShowWhatTheySay) {
   for (const std::string pattern : {"butterfly", "band", "stride"})
     for (const bool masked : {true, false}) {
       Case c{.t_q = 300, .t_k = 300, .heads = 2, .kv_heads = 1, .d = 16, .e = 16};
+      if (brief()) c.heads = 1, c.d = c.e = 8;
       if (masked) c.mask.push_back(causal());
       SCOPED_TRACE(pattern);
       const Hypers hypers{{"pattern", pattern}, {"block", "32"}, {"local_blocks", "2"}, {"vert_stride", "3"}};
@@ -97,7 +134,7 @@ TEST_P(BlockSparse, GeneratedPatternsShowWhatTheySay) {
       double pairs = 0;
       for (int64_t i = 0; i < 300; ++i)
         for (int64_t j = 0; j < 300; ++j) pairs += (!masked || j <= i) && shows(pattern, i / 32, j / 32);
-      EXPECT_EQ(plan.forward.flops, 2 * 2 * pairs * 32);
+      EXPECT_EQ(plan.forward.flops, 2 * static_cast<double>(c.heads * (c.d + c.e)) * pairs);
     }
 }
 
@@ -125,7 +162,7 @@ TEST_P(BlockSparse, EmptyRowsAreZero) {
 }
 
 TEST_P(BlockSparse, SameBitsForAnyNumberOfThreads) {
-  const Case c{.batch = 2,
+  Case c{.batch = 2,
                .t_q = 500,
                .t_k = 500,
                .heads = 6,
@@ -134,6 +171,7 @@ TEST_P(BlockSparse, SameBitsForAnyNumberOfThreads) {
                .e = 16,
                .mask = {causal()},
                .dropout = 0.1};
+  if (brief()) c.t_q = c.t_k = 90, c.heads = 2, c.kv_heads = 1;
   std::map<uint32_t, std::vector<uint8_t>> first;
   for (const int threads : {1, 2, 5}) {
     Runner run(GetParam(), c, {{"block", "16"}});

@@ -1,13 +1,13 @@
-// FlashAttention (Dao et al. 2022) on the CPU: exact attention in O(T) memory. The kernel is the SDK's.
+// FlashAttention (Dao et al. 2022): exact attention in O(T) memory. The kernels are the SDK's.
 #include "sdk/attention/flash/kernel.h"
 
 namespace tenon::flash {
 namespace {
 
-class FlashAttention : public sdk::flash::Kernel {
+class FlashAttention : public sdk::flash::DenseKernel {
  public:
   FlashAttention(const tn_host*, const sdk::Hypers&, const tn_attention_config& config)
-      : Kernel("flash-attention", config) {}
+      : sdk::flash::DenseKernel("flash-attention", config) {}
 };
 
 constexpr const tn_hyper_info* kNoHypers[] = {nullptr};

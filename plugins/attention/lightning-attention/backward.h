@@ -7,12 +7,6 @@
 
 namespace tenon::lightning {
 
-struct BackwardPorts {
-  sdk::HeadRows q, k, v, o, d_o, dq, dk, dv;
-  sdk::RowNumbers lse;
-  sdk::StateBytes state_in, d_state_in, d_state_out;
-};
-
 struct BackwardScratch {
   float *query, *query_decayed, *d_out, *d_out_decayed, *key, *key_decayed, *value, *value_decayed;
   float *key_panels, *value_panels, *score, *d_score, *dq, *out;

@@ -8,12 +8,6 @@
 
 namespace tenon::lightning {
 
-struct ForwardPorts {
-  sdk::HeadRows q, k, v, o;
-  sdk::RowNumbers lse;
-  sdk::StateBytes state_in, state_out;  // f32 [Hq, d, e]
-};
-
 struct ForwardScratch {
   float *query, *query_decayed, *key, *key_panels, *value, *score, *out, *state;
   ForwardScratch(sdk::Workspace& w, const Problem& p)

@@ -1,7 +1,8 @@
 // Lightning Attention (Qin et al. 2024): linear attention with a decay per head, a state of fixed size and cost linear
 // in the sequence. Checks, plans, ports.
-#include "backward.h"
+#include "passes.h"
 #include "sdk/attention.h"
+#include "sdk/linalg/on_host.h"
 
 namespace tenon::lightning {
 namespace {
@@ -44,12 +45,6 @@ class Lightning {
             tn_attention_plan& out) const {
     require_dtype(shape.dtype);
     const Problem p(config_, shape, chunk_, norm_, sigma_, false, false);
-    const ForwardSchedule forward(p);
-    const BackwardSchedule backward(p);
-    tn_device_info info{};
-    info.struct_size = sizeof info;
-    const bool told = api && api->info && device && api->info(device, 0, &info) >= 0 && info.n_threads > 0;
-    const int64_t threads = told ? static_cast<int64_t>(info.n_threads) : omp_get_max_threads();
     const double rows = p.tokens() * static_cast<double>(p.heads), d = static_cast<double>(p.d),
                  e = static_cast<double>(p.e), c = static_cast<double>(p.chunk), element = shape.dtype.bits / 8.0,
                  width = d + e;
@@ -61,14 +56,14 @@ class Lightning {
                    0,
                    0,
                    0,
-                   bytes_of<ForwardMemory>(p, forward, std::min(threads, forward.max_tasks)),
+                   forward_bytes(p, shape.dtype, api, device),
                    rows * (c * width + 4 * d * e),
                    bytes};
     out.backward = {sizeof(tn_estimate),
                     0,
                     0,
                     0,
-                    bytes_of<BackwardMemory>(p, backward, std::min(threads, backward.max_tasks)),
+                    backward_bytes(p, shape.dtype, api, device),
                     rows * (c * (3 * d + 2 * e) + 14 * d * e),
                     2 * bytes};
   }
@@ -86,16 +81,7 @@ class Lightning {
                          state(p, ports, TN_PORT_STATE_OUT, "STATE_OUT")};
     if (f.o.accumulate) sdk::fail(TN_E_UNSUPPORTED, "attention port O cannot accumulate");
     if (p.batch == 0 || (p.t_q == 0 && !f.state_out)) return;
-    if (p.t_q == 1 && f.state_in && f.state_out && !p.listed) {
-      const int64_t bytes = p.batch * p.heads * p.d * p.e * 4;
-      return decode_token(
-          p, f, bytes > 65536 ? static_cast<int>(std::min<int64_t>(omp_get_max_threads(), p.batch * p.heads)) : 1);
-    }
-    const ForwardSchedule schedule(p);
-    const int threads = threads_that_fit<ForwardMemory>(*call.exec, p, schedule);
-    sdk::Workspace workspace(*call.exec);
-    const ForwardMemory memory(workspace, p, schedule, threads);
-    forward_all(p, f, schedule, memory, threads);
+    run_forward(*call.exec, p, shape.dtype, f);
   }
 
   void backward(const tn_attention_call& call, const tn_attention_shape& shape, const tn_port_bind* const* binds,
@@ -120,11 +106,7 @@ class Lightning {
     }
     if (ports.find(TN_PORT_D_LSE)) sdk::fail(TN_E_UNSUPPORTED, "lightning-attention takes no gradient of LSE");
     if (p.batch == 0) return;
-    const BackwardSchedule schedule(p);
-    const int threads = threads_that_fit<BackwardMemory>(*call.exec, p, schedule);
-    sdk::Workspace workspace(*call.exec);
-    const BackwardMemory memory(workspace, p, schedule, threads);
-    backward_all(p, b, schedule, memory, threads);
+    run_backward(*call.exec, p, shape.dtype, b);
   }
 
   // S of every query head in f32; d and e apart, whatever the sequence.
@@ -145,19 +127,6 @@ class Lightning {
   }
 
  private:
-  template <class Memory, class Schedule>
-  static uint64_t bytes_of(const Problem& p, const Schedule& s, int64_t threads) {
-    sdk::Workspace count;
-    Memory(count, p, s, threads);
-    return count.peak();
-  }
-  template <class Memory, class Schedule>
-  static int threads_that_fit(const tn_exec& exec, const Problem& p, const Schedule& s) {
-    int64_t threads = std::min<int64_t>(omp_get_max_threads(), s.max_tasks);
-    while (threads > 1 && bytes_of<Memory>(p, s, threads) > exec.workspace_bytes) --threads;
-    return static_cast<int>(threads);  // with one the workspace itself refuses what is too small
-  }
-
   uint64_t state_bytes() const { return uint64_t{4} * config_.n_heads * config_.d_qk * config_.d_v; }
   Problem problem(const tn_attention_call& call, const tn_attention_shape& shape, const sdk::Ports& ports) const {
     require_dtype(shape.dtype);
@@ -165,11 +134,13 @@ class Lightning {
     if (ports.find(TN_PORT_SINK_LOGIT))
       sdk::fail(TN_E_UNSUPPORTED, "lightning-attention is no softmax and has no sinks");
     std::vector<double> sigma = sigma_;
-    if (const sdk::RowNumbers decay = sdk::head_numbers(ports.find(TN_PORT_LOG_DECAY), "LOG_DECAY", config_.n_heads))
+    if (const sdk::RowNumbers decay = sdk::head_numbers(ports.find(TN_PORT_LOG_DECAY), "LOG_DECAY", config_.n_heads)) {
+      sdk::OnHost<float> values(call.exec, decay.data, (config_.n_heads - 1) * decay.head + 1);
       for (size_t h = 0; h < sigma.size(); ++h) {
-        sigma[h] = -static_cast<double>(decay.at(0, static_cast<int64_t>(h), 0));
+        sigma[h] = -static_cast<double>(values[static_cast<int64_t>(h) * decay.head]);
         if (!(sigma[h] >= 0)) sdk::fail(TN_E_ARGUMENT, "attention port LOG_DECAY must be 0 or less for every head");
       }
+    }
     const bool in = ports.find(TN_PORT_STATE_IN) || ports.find(TN_PORT_D_STATE_IN),
                out = ports.find(TN_PORT_STATE_OUT) || ports.find(TN_PORT_D_STATE_OUT);
     return {config_, shape, chunk_, norm_, std::move(sigma), in, out};

@@ -10,8 +10,9 @@
 #include <vector>
 
 #include "sdk/attention/mask.h"
+#include "sdk/attention/ports.h"
 #include "sdk/attention/segments.h"
-#include "sdk/panel/simd.h"
+#include "sdk/panel/lanes.h"
 
 namespace tenon::lightning {
 
@@ -64,6 +65,18 @@ class Powers {
   std::vector<float> up_, down_;
 };
 
+struct ForwardPorts {
+  sdk::HeadRows q, k, v, o;
+  sdk::RowNumbers lse;
+  sdk::StateBytes state_in, state_out;  // f32 [Hq, d, e]
+};
+
+struct BackwardPorts {
+  sdk::HeadRows q, k, v, o, d_o, dq, dk, dv;
+  sdk::RowNumbers lse;
+  sdk::StateBytes state_in, d_state_in, d_state_out;
+};
+
 struct Problem {
   int64_t batch, t_q, t_k, heads, kv_heads, group, d, e, d_padded, e_padded, chunk;
   float scale;
@@ -106,6 +119,8 @@ struct Problem {
     }
   }
 
+  // One token on the state that came in, at once.
+  bool is_one_token(const ForwardPorts& f) const { return t_q == 1 && f.state_in && f.state_out && !listed; }
   double tokens() const {
     double n = 0;
     for (const Line& l : lines) n += static_cast<double>(l.segment.q_len);

@@ -14,14 +14,14 @@ struct Sharding {
   int64_t first_head, dense_from;  // of this rank's key heads among all; heads from dense_from on see everything
   bool homogeneous;                // every head has the shard of head 0
 
-  bool dense(int64_t g) const { return first_head + g >= dense_from; }
+  TN_FN bool dense(int64_t g) const { return first_head + g >= dense_from; }
   // The first tile of the head's shard.
-  int64_t first_kept(int64_t g) const {
+  TN_FN int64_t first_kept(int64_t g) const {
     const int64_t head = homogeneous ? 0 : first_head + g;
     return (stride - (head * step + offset) % stride) % stride;
   }
   // Tiles of the head's shard among the first n.
-  int64_t kept_before(int64_t g, int64_t n) const {
+  TN_FN int64_t kept_before(int64_t g, int64_t n) const {
     const int64_t first = first_kept(g);
     return n > first ? (n - first + stride - 1) / stride : 0;
   }

@@ -19,7 +19,9 @@ Sharding sharding(const sdk::Hypers& h, const tn_attention_config& c) {
           h.flag("homo_head")};
 }
 
-class S2Attention : public sdk::flash::Kernel {
+class S2Attention : public sdk::flash::PatternKernel {
+  using Kernel = sdk::flash::PatternKernel;
+
  public:
   S2Attention(const tn_host* host, const sdk::Hypers& h, const tn_attention_config& config)
       : Kernel("s2-attention", config), s_(sharding(h, config)) {
@@ -38,14 +40,10 @@ class S2Attention : public sdk::flash::Kernel {
     Kernel::plan(api, device, shape, out);
     if (!decodes(shape)) return;
     const Cache cache = cache_of(shape);
-    const int64_t threads = sdk::flash::cpu_threads(api, device);
     uint64_t bytes = 0;
-    for (const Cache::Group& g : cache.groups())
+    for (const Group& g : cache.groups())
       for (int64_t t = 0; t < shape.t_q; ++t)
-        bytes = std::max(
-            bytes,
-            sdk::flash::forward_bytes(
-                sdk::flash::Problem(one_query(config(), cache, g, s_.block, shape.q_pos + t, shape.dtype)), threads));
+        bytes = std::max(bytes, sdk::flash::forward_bytes(one_query(config(), g, shape.batch, shape.q_pos + t, shape.dtype), api, device));
     out.forward.workspace_bytes = bytes;
   }
 
@@ -64,21 +62,19 @@ class S2Attention : public sdk::flash::Kernel {
     for (const sdk::HeadRows& x : {k, v})
       if (!sdk::same(x.dtype, shape.dtype))
         sdk::fail(TN_E_ARGUMENT, "s2-attention keeps k and v in the type that state() was asked about");
-    const sdk::StateBytes out =
-        sdk::state_bytes(ports.need(TN_PORT_STATE_OUT, "STATE_OUT"), "STATE_OUT", shape.batch, cache.bytes());
-    for (int64_t b = 0; b < shape.batch; ++b) {
-      char* state = out.at(b);
-      if (!decodes(shape)) {
-        remember_all(cache, k, v, b, shape.t_q, state);
-        continue;
-      }
-      const sdk::StateBytes in =
-          sdk::state_bytes(ports.need(TN_PORT_STATE_IN, "STATE_IN"), "STATE_IN", shape.batch, cache.bytes());
-      if (in.at(b) != state) std::memcpy(state, in.at(b), cache.bytes());
-      for (int64_t t = 0; t < shape.t_q; ++t) {
-        remember(cache, k, v, b, t, shape.q_pos + t, state);
-        for (const Cache::Group& g : cache.groups()) attend_one(call, shape, ports, cache, g, b, t, state);
-      }
+    const auto state = [&](uint32_t port, const char* name) {
+      return sdk::state_bytes(ports.need(port, name), name, shape.batch, cache.bytes());
+    };
+    const sdk::StateBytes out = state(TN_PORT_STATE_OUT, "STATE_OUT");
+    const tn_exec* exec = call.exec;
+    if (!decodes(shape)) return remember(exec, cache, k, v, out, shape.batch, 0, 0, shape.t_q);
+    if (call.dropout != 0) sdk::fail(TN_E_UNSUPPORTED, "s2-attention drops nothing while decoding");
+    const sdk::StateBytes in = state(TN_PORT_STATE_IN, "STATE_IN");
+    for (int64_t b = 0; b < shape.batch; ++b)
+      if (in.at(b) != out.at(b)) sdk::copy_within(exec, in.at(b), out.at(b), cache.bytes());
+    for (int64_t t = 0; t < shape.t_q; ++t) {
+      remember(exec, cache, k, v, out, shape.batch, t, shape.q_pos + t, 1);
+      for (const Group& g : cache.groups()) attend_one(*exec, shape, ports, cache, g, t, out);
     }
   }
 
@@ -111,19 +107,19 @@ class S2Attention : public sdk::flash::Kernel {
                                    " tokens that it was made for");
   }
 
-  void attend_one(const tn_attention_call& call, const tn_attention_shape& shape, const sdk::Ports& ports,
-                  const Cache& cache, const Cache::Group& g, int64_t b, int64_t t, char* state) const {
+  // The queries of row t of the call.
+  void attend_one(const tn_exec& exec, const tn_attention_shape& shape, const sdk::Ports& ports, const Cache& cache,
+                  const Group& g, int64_t t, const sdk::StateBytes& state) const {
     const tn_attention_config& c = config();
-    if (call.dropout != 0) sdk::fail(TN_E_UNSUPPORTED, "s2-attention drops nothing while decoding");
-    const sdk::flash::Problem p(one_query(c, cache, g, s_.block, shape.q_pos + t, shape.dtype));
+    const sdk::flash::Problem p(one_query(c, g, shape.batch, shape.q_pos + t, shape.dtype));
     const int64_t first = g.first * (c.n_heads / c.n_kv_heads);
     const auto of_query = [&](uint32_t port, const char* name, int64_t width) {
       sdk::HeadRows x = sdk::head_rows(ports.need(port, name), name, shape.batch, shape.t_q, c.n_heads, width);
-      x.data = static_cast<char*>(x.at(b, t, first));
+      x.data = static_cast<char*>(x.at(0, t, first));
       return x;
     };
     sdk::RowNumbers lse = sdk::row_numbers(ports.find(TN_PORT_LSE), "LSE", shape.batch, c.n_heads, shape.t_q);
-    if (lse) lse.data = &lse.at(b, first, t);
+    if (lse) lse.data = &lse.at(0, first, t);
     sdk::RowNumbers sink = sdk::head_numbers(ports.find(TN_PORT_SINK_LOGIT), "SINK_LOGIT", c.n_heads);
     if (sink) sink.data = &sink.at(0, first, 0);
     const sdk::flash::ForwardCall one{p,
@@ -131,7 +127,7 @@ class S2Attention : public sdk::flash::Kernel {
                                        of_query(TN_PORT_O, "O", c.d_v), lse, sink},
                                       {},
                                       {}};
-    sdk::flash::run_forward("s2-attention", *call.exec, one);
+    sdk::flash::run_forward("s2-attention", exec, one);
   }
 
   // A key tile that no head keeps is lost to all once it leaves the band.

@@ -63,7 +63,7 @@ struct HeadRows {
   int64_t width = 0;
   bool accumulate = false;
 
-  void* at(int64_t b, int64_t t, int64_t h) const { return data + b * batch + t * token + h * head; }
+  TN_FN void* at(int64_t b, int64_t t, int64_t h) const { return data + b * batch + t * token + h * head; }
   void read(int64_t b, int64_t t, int64_t h, float factor, float* to) const {
     read_row(dtype, at(b, t, h), width, factor, to);
   }

@@ -36,6 +36,25 @@ struct MatrixView {
   MatrixView(const MatrixView&) = delete;
 };
 
+// n matrices of one shape, `stride` elements apart: an operand of a batched product.
+struct Matrices {
+  Matrix first;
+  int64_t n = 0, stride = 0;
+
+  static Matrices dense(float* data, int64_t n, int64_t rows, int64_t columns) { return {Matrix::dense(data, rows, columns), n, rows * columns}; }
+  Matrices transposed() const { return {first.transposed(), n, stride}; }
+};
+
+struct MatricesView {
+  int64_t shape[3], strides[3];
+  tn_tensor tensor;
+  explicit MatricesView(const Matrices& m)
+      : shape{m.n, m.first.rows, m.first.columns},
+        strides{m.stride, m.first.row_stride, m.first.column_stride},
+        tensor{m.first.data, {TN_CPU, 0}, 3, m.first.dtype, shape, strides, 0} {}
+  MatricesView(const MatricesView&) = delete;
+};
+
 // C ← alpha · A · B + beta · C, accumulated in f32, on the device. The workspace of products is what `measure` says for the shapes,
 // or more.
 class Products {
@@ -47,20 +66,33 @@ class Products {
   void operator()(double alpha, const Matrix& a, const Matrix& b, double beta, const Matrix& c) const {
     if (c.rows == 0 || c.columns == 0) return;
     MatrixView va(a), vb(b), vc(c);
-    const tn_gemm g = describe(alpha, va, vb, beta, vc);
-    check(api_->gemm(device_, stream_, &g, workspace_, bytes_));
+    run(describe(alpha, va, vb, beta, vc));
+  }
+  void operator()(double alpha, const Matrices& a, const Matrices& b, double beta, const Matrices& c) const {
+    if (c.n == 0 || c.first.rows == 0 || c.first.columns == 0) return;
+    MatricesView va(a), vb(b), vc(c);
+    run(describe(alpha, va, vb, beta, vc));
   }
   uint64_t measure(const Matrix& a, const Matrix& b, const Matrix& c, double alpha = 1, double beta = 0) const {
     if (c.rows == 0 || c.columns == 0) return 0;
     MatrixView va(a), vb(b), vc(c);
-    const tn_gemm g = describe(alpha, va, vb, beta, vc);
+    return needed(describe(alpha, va, vb, beta, vc));
+  }
+  uint64_t measure(const Matrices& a, const Matrices& b, const Matrices& c, double alpha = 1, double beta = 0) const {
+    if (c.n == 0 || c.first.rows == 0 || c.first.columns == 0) return 0;
+    MatricesView va(a), vb(b), vc(c);
+    return needed(describe(alpha, va, vb, beta, vc));
+  }
+
+ private:
+  void run(const tn_gemm& g) const { check(api_->gemm(device_, stream_, &g, workspace_, bytes_)); }
+  uint64_t needed(const tn_gemm& g) const {
     uint64_t n = 0;
     check(api_->gemm_workspace(device_, &g, &n));
     return n;
   }
-
- private:
-  tn_gemm describe(double alpha, const MatrixView& a, const MatrixView& b, double beta, MatrixView& c) const {
+  template <class View>
+  tn_gemm describe(double alpha, const View& a, const View& b, double beta, View& c) const {
     tn_gemm g{};
     g.struct_size = TN_SIZE_TO(tn_gemm, packed_b);
     g.flags = exact_ ? TN_GEMM_EXACT : 0;

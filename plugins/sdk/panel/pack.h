@@ -6,7 +6,6 @@
 
 namespace tenon::sdk::panel {
 
-inline constexpr int64_t kMaxWidth = 512;  // of a head
 inline constexpr int64_t kAhead = 24;      // rows that are fetched before they are read
 
 // Rows [begin, end) of one head as f32 [end − begin, padded], zero beyond the head's width.

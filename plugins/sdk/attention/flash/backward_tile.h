@@ -7,18 +7,6 @@
 
 namespace tenon::sdk::flash {
 
-struct BackwardPorts {
-  sdk::HeadRows q, k, v, o, d_o, dq, dk, dv;
-  sdk::RowNumbers lse, d_lse, sink_logit, d_sink_logit;
-};
-
-struct BackwardCall {
-  const Problem& problem;
-  BackwardPorts ports;
-  sdk::Dropout dropout;
-  tn_rng rng;
-};
-
 // What one thread needs: the row tile's Q and dO, two score tiles, and its chunk of keys with the gradients.
 struct BackwardScratch {
   float *query, *d_out, *weight, *d_score;

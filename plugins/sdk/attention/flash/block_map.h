@@ -12,7 +12,7 @@ namespace tenon::sdk::flash {
 class MapPattern final : public BlockPattern {
  public:
   MapPattern(const tn_mask_term& term, int64_t kv_heads)
-      : BlockPattern(check(term, kv_heads).block_q), map_(*term.blocks) {}
+      : BlockPattern(check(term, kv_heads).block_q, term.blocks->n_maps > 1), map_(*term.blocks) {}
 
   void runs(int64_t g, int64_t i, Run limit, std::vector<Run>& out) const override {
     if (i < 0 || i >= map_.n_rows) return;

@@ -7,18 +7,6 @@
 
 namespace tenon::sdk::flash {
 
-struct ForwardPorts {
-  sdk::HeadRows q, k, v, o;
-  sdk::RowNumbers lse, sink_logit;
-};
-
-struct ForwardCall {
-  const Problem& problem;
-  ForwardPorts ports;
-  sdk::Dropout dropout;
-  tn_rng rng;
-};
-
 // What one thread needs for one row tile.
 struct ForwardScratch {
   float *query, *score;

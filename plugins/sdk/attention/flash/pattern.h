@@ -6,20 +6,21 @@
 #include <vector>
 
 #include "sdk/attention/mask.h"
-#include "sdk/panel/simd.h"
+#include "sdk/panel/lanes.h"
 
 namespace tenon::sdk::flash {
 
 // Positions are global. Tiles have 16 positions or more, so that pieces of different tiles never share a vector.
 class BlockPattern {
  public:
-  explicit BlockPattern(int64_t block_q) : block_q(block_q) {}
+  explicit BlockPattern(int64_t block_q, bool by_head = true) : block_q(block_q), by_head(by_head) {}
   virtual ~BlockPattern() = default;
   // Appends the runs of key positions within `limit` that query tile i of this rank's key head g sees: ascending,
   // adjacent tiles as one run.
   virtual void runs(int64_t g, int64_t i, Run limit, std::vector<Run>& out) const = 0;
 
   const int64_t block_q;
+  const bool by_head;  // false: every key head sees the same
 };
 
 // Appends [begin, end) within limit to the runs from `first` on, joined to the last one where they touch.
@@ -36,7 +37,7 @@ inline void append_run(std::vector<Run>& out, size_t first, int64_t begin, int64
 class BothPatterns final : public BlockPattern {
  public:
   BothPatterns(std::shared_ptr<const BlockPattern> a, std::shared_ptr<const BlockPattern> b)
-      : BlockPattern(std::min(a->block_q, b->block_q)), a_(std::move(a)), b_(std::move(b)) {}
+      : BlockPattern(std::min(a->block_q, b->block_q), a->by_head || b->by_head), a_(std::move(a)), b_(std::move(b)) {}
   void runs(int64_t g, int64_t i, Run limit, std::vector<Run>& out) const override {
     std::vector<Run> first, second;
     a_->runs(g, panel::floor_div(i * block_q, a_->block_q), limit, first);

@@ -9,14 +9,16 @@
 #include "sdk/attention/dropout.h"
 #include "sdk/attention/flash/pattern.h"
 #include "sdk/attention/mask.h"
+#include "sdk/attention/ports.h"
 #include "sdk/attention/segments.h"
-#include "sdk/panel/simd.h"
+#include "sdk/panel/lanes.h"
 
 namespace tenon::sdk::flash {
 
 using namespace panel;
 
-inline constexpr int64_t kTileRows = 96;    // query rows of a tile; rows are (query, head of the group), heads fastest
+// Query rows of a tile; rows are (query, head of the group), heads fastest.
+inline constexpr int64_t kTileRows = TN_GPU ? 64 : 96;
 inline constexpr int64_t kEdgeRows = 24;    // rows taken at a time where a mask cuts the tile
 inline constexpr int64_t kTileKeys = 256;   // keys of a forward tile
 inline constexpr int64_t kChunkKeys = 192;  // keys of a backward chunk
@@ -73,6 +75,7 @@ struct Problem {
   }
 
   int64_t groups() const { return batch * kv_heads; }
+  int64_t maps() const { return pattern && pattern->by_head ? kv_heads : 1; }  // 1: all key heads see the same
   int64_t query(const RowTile& t, int64_t r) const { return (t.first + r) / group; }  // within the segment
   int64_t head(int64_t kv_head, const RowTile& t, int64_t r) const { return kv_head * group + (t.first + r) % group; }
   int64_t token(const RowTile& t, int64_t r) const { return segments[t.segment].q_begin + query(t, r); }
@@ -131,7 +134,7 @@ struct Problem {
   double visible_pairs() const {
     double pairs = 0;
     std::vector<sdk::Run> runs;
-    for (int64_t g = 0; g < (pattern ? kv_heads : 1); ++g)
+    for (int64_t g = 0; g < maps(); ++g)
       for (const RowTile& t : tiles) {
         runs.clear();
         key_runs(t, g, runs);
@@ -142,7 +145,7 @@ struct Problem {
             pairs += static_cast<double>(step * (all ? run.size() : visible_in(keys(t, r), run)));
           }
       }
-    return pairs * static_cast<double>(batch) * static_cast<double>(pattern ? 1 : kv_heads);
+    return pairs * static_cast<double>(batch) * static_cast<double>(kv_heads / maps());
   }
 
  private:
@@ -155,6 +158,28 @@ struct Problem {
   static sdk::VisibleKeys shifted(sdk::VisibleKeys v, int64_t by) {
     return {{v.sink.begin + by, v.sink.end + by}, {v.window.begin + by, v.window.end + by}};
   }
+};
+
+struct ForwardPorts {
+  sdk::HeadRows q, k, v, o;
+  sdk::RowNumbers lse, sink_logit;
+};
+struct ForwardCall {
+  const Problem& problem;
+  ForwardPorts ports;
+  sdk::Dropout dropout;
+  tn_rng rng;
+};
+
+struct BackwardPorts {
+  sdk::HeadRows q, k, v, o, d_o, dq, dk, dv;
+  sdk::RowNumbers lse, d_lse, sink_logit, d_sink_logit;
+};
+struct BackwardCall {
+  const Problem& problem;
+  BackwardPorts ports;
+  sdk::Dropout dropout;
+  tn_rng rng;
 };
 
 // The keys of `limit` between the first and the last visible one; empty (begin >= end) when there is none.

@@ -4,11 +4,10 @@
 // gradients of keys sum over the group in one product.
 #pragma once
 
-#include "band.h"
-#include "gpu_kernels.h"
+#include "sdk/attention/flash/gpu/lists.h"
 #include "sdk/gpu/matrix.h"
 
-namespace tenon::flash {
+namespace tenon::sdk::flash::gpu {
 
 namespace mma = sdk::gpu;
 
@@ -16,11 +15,59 @@ namespace mma = sdk::gpu;
 inline constexpr bool kSmallTiles = TN_MATRIX_LANES == 64;
 inline constexpr int64_t kMostShared = (kSmallTiles ? 64 << 10 : 99 << 10) - mma::kReduceBytes;
 
-// The tiles of one side of a call, the same for every batch entry and head of keys.
+// Query heads that share a head of keys.
+TN_FN int group_of(const Call& c) { return static_cast<int>(static_cast<uint32_t>(c.heads) / static_cast<uint32_t>(c.kv_heads)); }
+
+// Rows [begin, end) of a tile: of queries (query, head of the group), or of keys, counted in the segment.
+struct TilePlace {
+  int64_t b, kv;  // batch entry and head of keys
+  sdk::Segment seg;
+  int begin, end;  // where the segment's rows end, at the least
+  int64_t list;    // of tiles with lists
+};
+
+// Block n of `count` tiles for each batch entry and head of keys.
+struct BlockPlace {
+  uint32_t b, kv, tile;
+  TN_FN BlockPlace(const Call& c, int64_t block, int64_t n_tiles) {
+    const uint32_t n = static_cast<uint32_t>(block), count = static_cast<uint32_t>(n_tiles), heads = static_cast<uint32_t>(c.kv_heads), pair = n / count;
+    tile = n - pair * count, b = pair / heads, kv = pair % heads;
+  }
+};
+
+// The tiles of one side of a call where the mask alone says what they meet, the same for every batch entry and head of keys.
 struct Tiling {
+  static constexpr bool kListed = false;
   const int64_t* first;  // number of each segment's first tile, in device memory; null where there is one segment
   int64_t count;
 
+  // Under a causal mask later queries see more keys: their tiles come first, so that the last blocks to start are short.
+  TN_FN TilePlace queries(const Call& c, int64_t block, int rows) const {
+    TilePlace at = place(c, block, rows, c.mask.causal);
+    at.end = static_cast<int>(at.seg.q_len) * group_of(c);
+    return at;
+  }
+  TN_FN TilePlace keys(const Call& c, int64_t block, int rows) const {
+    TilePlace at = place(c, block, rows, false);
+    at.end = static_cast<int>(at.seg.k_len);
+    return at;
+  }
+  // What the queries [first, last] may see, in tiles of `size` keys, and what may see the keys of a run, in tiles of `size` queries.
+  TN_FN KeyTiles keys_of(const TilePlace&, const Band& band, int first_query, int last_query, int size) const {
+    return KeyTiles(band, first_query, last_query, size);
+  }
+  TN_FN QueryTiles queries_of(const TilePlace&, const Band& band, Keys run, int queries, int size) const {
+    const Keys seeing = band.seeing(run, queries);
+    return {seeing.begin, seeing.end, size};
+  }
+
+ private:
+  TN_FN TilePlace place(const Call& c, int64_t block, int rows, bool backwards) const {
+    const BlockPlace n(c, block, count);
+    const uint32_t tile = backwards ? static_cast<uint32_t>(count) - 1 - n.tile : n.tile;
+    const int64_t s = segment_of(tile, c.n_segments);
+    return {n.b, n.kv, c.segment(s), static_cast<int>(tile - (first ? first[s] : 0)) * rows, 0, 0};
+  }
   TN_FN int64_t segment_of(int64_t tile, int64_t segments) const {
     if (!first) return 0;
     int64_t low = 0;
@@ -32,32 +79,55 @@ struct Tiling {
   }
 };
 
-struct TilePlace {
-  int64_t b, kv;  // batch entry and head of keys
-  sdk::Segment seg;
-  int begin;  // first row of the tile, counted in the segment
-  // Under a causal mask later queries see more keys: their tiles come first, so that the last blocks to start are short.
-  TN_FN TilePlace(const Call& c, const Tiling& tiles, int64_t block, int rows, bool backwards) {
-    const uint32_t n = static_cast<uint32_t>(block), count = static_cast<uint32_t>(tiles.count), heads = static_cast<uint32_t>(c.kv_heads);
-    const uint32_t pair = n / count, at = n - pair * count, tile = backwards ? count - 1 - at : at;
-    b = pair / heads, kv = pair % heads;
-    const int64_t s = tiles.segment_of(tile, c.n_segments);
-    seg = c.segment(s), begin = static_cast<int>(tile - (tiles.first ? tiles.first[s] : 0)) * rows;
+// Pieces of a list in tiles of `size`, which divides kPiece. There is at least one, if need be an empty one, where the list has an empty piece.
+template <class Piece>
+struct PieceTiles {
+  const Piece* pieces;
+  int size, count;
+  TN_FN PieceTiles(const Piece* first, const Piece* last, int tile)
+      : pieces(first), size(tile), count(static_cast<int>(last - first) * (static_cast<int>(kPiece) / tile)) {}
+  TN_FN Keys operator[](int t) const {
+    const int parts = static_cast<int>(kPiece) / size;
+    const Piece& p = pieces[t / parts];
+    const int from = Band::lesser(p.begin + t % parts * size, p.end);
+    return {from, Band::lesser(from + size, p.end)};
   }
 };
 
-// Query heads that share a head of keys.
-TN_FN int group_of(const Call& c) { return static_cast<int>(static_cast<uint32_t>(c.heads) / static_cast<uint32_t>(c.kv_heads)); }
+// Tiles whose lists the host made.
+struct ListedTiles {
+  static constexpr bool kListed = true;
+  Lists<RowTile, Keys> row_lists;
+  Lists<KeyTile, QueryPiece> key_lists;
+
+  TN_FN TilePlace queries(const Call& c, int64_t block, int) const {
+    const BlockPlace n(c, block, row_lists.count);
+    const RowTile& t = row_lists.tiles[n.tile];
+    return {n.b, n.kv, c.segment(t.segment), static_cast<int>(t.first), static_cast<int>(t.first) + t.rows, row_lists.list(n.kv, n.tile)};
+  }
+  TN_FN TilePlace keys(const Call& c, int64_t block, int) const {
+    const BlockPlace n(c, block, key_lists.count);
+    const KeyTile& t = key_lists.tiles[n.tile];
+    const sdk::Segment& s = c.segment(t.segment);
+    return {n.b, n.kv, s, static_cast<int>(t.begin - s.k_begin), static_cast<int>(t.end - s.k_begin), key_lists.list(n.kv, n.tile)};
+  }
+  TN_FN PieceTiles<Keys> keys_of(const TilePlace& at, const Band&, int, int, int size) const {
+    return {row_lists.pieces + row_lists.begin[at.list], row_lists.pieces + row_lists.begin[at.list + 1], size};
+  }
+  TN_FN PieceTiles<QueryPiece> queries_of(const TilePlace& at, const Band&, Keys, int, int size) const {
+    return {key_lists.pieces + key_lists.begin[at.list], key_lists.pieces + key_lists.begin[at.list + 1], size};
+  }
+};
 
 // Rows (query, head) of a segment, from `begin` on.
 struct QueryRows {
   int64_t b, token, head;  // of the segment's first query
   int first;               // query of row 0, counted in the segment
   int group, offset;       // heads of a group; begin % group
-  int count;               // rows there are from `begin` on
+  int count;               // rows of the tile and behind it from `begin` on
   TN_FN QueryRows(const Call& c, const TilePlace& at, int begin) {
     group = group_of(c), first = begin / group, offset = begin - first * group;
-    b = at.b, token = at.seg.q_begin, head = at.kv * group, count = static_cast<int>(at.seg.q_len) * group - begin;
+    b = at.b, token = at.seg.q_begin, head = at.kv * group, count = at.end - begin;
   }
   TN_FN int query(int row) const { return first + static_cast<int>(static_cast<uint32_t>(row + offset) / static_cast<uint32_t>(group)); }
   TN_FN int in_group(int row) const { return row + offset - (query(row) - first) * group; }
@@ -146,6 +216,4 @@ struct Stage {
   }
 };
 
-inline constexpr float kLog2E = 1.44269504088896340736f;
-
-}  // namespace tenon::flash
+}  // namespace tenon::sdk::flash::gpu

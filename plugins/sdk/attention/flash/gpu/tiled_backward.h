@@ -3,30 +3,30 @@
 // copied while one is worked on.
 #pragma once
 
-#include "tiles.h"
+#include "sdk/attention/flash/gpu/tiles.h"
 
-namespace tenon::flash {
+namespace tenon::sdk::flash::gpu {
 
 // Rows of the tiles that pass by.
 template <int D>
 inline constexpr int kPassing = D == 64 ? 64 : kSmallTiles ? 16 : 32;
 
 // dQ = Σ dS K · scale with dS = P ∘ (dO Vᵀ − delta).
-template <class T, int D>
+template <class T, int D, class Tiles>
 struct TiledQueryGradient {
   static constexpr int kWaves = 4, kThreads = kWaves * TN_MATRIX_LANES, kBlocks = 1, kRows = 16 * kBlocks * kWaves, kKeyTile = kPassing<D>;
   static constexpr int64_t kTiles = mma::SharedTile<T, D>::bytes(2 * kRows + 4 * kKeyTile);
   static constexpr int64_t kShared = kTiles > Stage<D>::bytes(kRows) ? kTiles : Stage<D>::bytes(kRows);
-  static_assert(kShared <= kMostShared);
+  static_assert(kShared <= kMostShared && (!Tiles::kListed || kRows == kTileRows));
   Call call;
-  Tiling tiles;
+  Tiles tiles;
 
   TN_FN void operator()(const sdk::Block& block) const {
 #if TN_MATRIX_UNITS
     using mma::Sum;
     using Tile = mma::SharedTile<T, D>;
     const Call& a = call;
-    const TilePlace at(a, tiles, block.index, kRows, a.mask.causal);
+    const TilePlace at = tiles.queries(a, block.index, kRows);
     const QueryRows rows(a, at, at.begin);
     const int row = mma::thread() / TN_MATRIX_LANES * 16 * kBlocks;  // the wave's first
     const Tile q{block.shared<T>()}, g{q.data + kRows * D};
@@ -34,7 +34,7 @@ struct TiledQueryGradient {
     const auto k = [=](int t) { return Tile{passing + t % 2 * 2 * kKeyTile * D}; };
     const auto v = [=](int t) { return Tile{passing + (t % 2 * 2 + 1) * kKeyTile * D}; };
     const Band band(a.mask, at.seg);
-    const KeyTiles keys(band, rows.query(0), rows.query_or_last(kRows - 1), kKeyTile);
+    const auto keys = tiles.keys_of(at, band, rows.query(0), rows.query_or_last(kRows - 1), kKeyTile);
     const int first = rows.query_or_last(row), last = rows.query_or_last(row + 16 * kBlocks - 1);  // the wave's queries
     const float to_log2 = a.scale * kLog2E;
     const char *const first_k = first_key(a.k, at), *const first_v = first_key(a.v, at);
@@ -91,7 +91,7 @@ struct TiledQueryGradient {
     stage.put(dq, row, a.scale);
     mma::barrier();
     const Rows out = a.dq;
-    const TilePlace again(a, tiles, mma::forgotten(block.index), kRows, a.mask.causal);
+    const TilePlace again = tiles.queries(a, mma::forgotten(block.index), kRows);
     const QueryRows to(a, again, again.begin);
     stage.template write<kThreads>(out, kRows, [=](int r) { return r < to.count ? to.at(out, r) : nullptr; });
     mma::barrier();
@@ -101,24 +101,25 @@ struct TiledQueryGradient {
 
 // dV = Pᵀ dO and dK = dSᵀ Q · scale, with the scores transposed from the start: rows are keys, columns queries, and both sums stay in
 // registers while the queries pass by, head by head of the group.
-template <class T, int D>
+template <class T, int D, class Tiles>
 struct TiledKeyGradient {
   static constexpr int kWaves = 4, kThreads = kWaves * TN_MATRIX_LANES, kBlocks = 1, kRows = 16 * kBlocks * kWaves, kQueryTile = kPassing<D>;
   static constexpr int64_t kTiles = mma::SharedTile<T, D>::bytes(2 * kRows + 4 * kQueryTile), kNumbers = 4 * kQueryTile * sizeof(float);
   static constexpr int64_t kShared = (kTiles > Stage<D>::bytes(kRows) ? kTiles : Stage<D>::bytes(kRows)) + kNumbers;
-  static_assert(kShared <= kMostShared);
+  static_assert(kShared <= kMostShared && (!Tiles::kListed || kRows == kPiece));
   Call call;
-  Tiling tiles;
+  Tiles tiles;
 
   TN_FN void operator()(const sdk::Block& block) const {
 #if TN_MATRIX_UNITS
     using mma::Sum;
     using Tile = mma::SharedTile<T, D>;
     const Call& a = call;
-    const TilePlace at(a, tiles, block.index, kRows, false);
+    const TilePlace at = tiles.keys(a, block.index, kRows);
     const Band band(a.mask, at.seg);
-    const Keys keys{at.begin, Band::lesser(at.begin + kRows, band.keys)}, queries = band.seeing(keys, static_cast<int>(at.seg.q_len));
-    const int group = group_of(a), steps = group * ((queries.size() + kQueryTile - 1) / kQueryTile);
+    const Keys keys{at.begin, Band::lesser(at.begin + kRows, at.end)};
+    const auto queries = tiles.queries_of(at, band, keys, static_cast<int>(at.seg.q_len), kQueryTile);
+    const int group = group_of(a), steps = group * queries.count;
     const int row = mma::thread() / TN_MATRIX_LANES * 16 * kBlocks;  // the wave's first key
     const Tile k{block.shared<T>()}, v{k.data + kRows * D};
     T* const passing = v.data + kRows * D;
@@ -126,10 +127,11 @@ struct TiledKeyGradient {
     const auto g = [=](int t) { return Tile{passing + (t % 2 * 2 + 1) * kQueryTile * D}; };
     // L in powers of two and delta of each query of a tile; rows that are not there have no weight.
     float* const numbers = block.shared<float>() + (kShared - kNumbers) / static_cast<int64_t>(sizeof(float));
-    int next_head = 0, next = queries.begin;  // what is fetched next: head by head of the group
+    int next_head = 0, next = 0;  // the tile that is fetched next: head by head of the group
     const auto fetch_tile = [&](int t) {
-      const int64_t token = at.seg.q_begin + next, head = at.kv * group + next_head;
-      const int n = queries.end - next;
+      const Keys run = queries[next];
+      const int64_t token = at.seg.q_begin + run.begin, head = at.kv * group + next_head;
+      const int n = run.size();
       fetch_tokens<kThreads, kQueryTile>(q(t), a.q, a.q.at(at.b, token, head), n);
       fetch_tokens<kThreads, kQueryTile>(g(t), a.d_o, a.d_o.at(at.b, token, head), n);
       mma::end_copies();
@@ -139,10 +141,9 @@ struct TiledKeyGradient {
         to[0] = i < n ? a.lse.at(at.b, head, token + i) * kLog2E : -minus_infinity();
         to[kQueryTile] = i < n ? a.delta[(at.b * a.heads + head) * a.t_q + token + i] : 0.0f;
       }
-      next += kQueryTile;
-      if (next >= queries.end) next = queries.begin, ++next_head;
+      if (++next == queries.count) next = 0, ++next_head;
     };
-    const Keys own{at.begin + row, Band::lesser(at.begin + row + 16 * kBlocks, band.keys)};  // the wave's keys
+    const Keys own{at.begin + row, Band::lesser(at.begin + row + 16 * kBlocks, at.end)};  // the wave's keys
     const float to_log2 = a.scale * kLog2E;
 
     fetch_keys<kThreads, kRows>(k, a.k, first_key(a.k, at), keys);
@@ -150,14 +151,15 @@ struct TiledKeyGradient {
     if (steps > 0) fetch_tile(0);
     mma::end_copies();
     Sum dk[kBlocks][D / 16] = {}, dv[kBlocks][D / 16] = {};
-    int now = queries.begin;  // the tile's first query
+    int now = 0;  // the tile that is worked on
     for (int t = 0; t < steps; ++t) {
       mma::wait_copies<0>();
       mma::barrier();  // this tile is here, and the last one is done with
       if (t + 1 < steps) fetch_tile(t + 1);
-      const int first = now;
-      now = now + kQueryTile < queries.end ? now + kQueryTile : queries.begin;
-      const sdk::Cover cover = band.cover(first, Band::lesser(first + kQueryTile, queries.end) - 1, own);
+      const Keys run = queries[now];
+      const int first = run.begin;
+      now = now + 1 < queries.count ? now + 1 : 0;
+      const sdk::Cover cover = band.cover(first, run.end - 1, own);
       if (cover == sdk::Cover::kEmpty) continue;
       Sum s[kBlocks][kQueryTile / 16] = {}, ds[kBlocks][kQueryTile / 16] = {};
       mma::multiply_rows(s, k, row, q(t));
@@ -191,7 +193,7 @@ struct TiledKeyGradient {
       mma::weigh_rows(dk, ds, q(t));
     }
     const Stage<D> stage{block.shared<float>()};
-    const TilePlace again(a, tiles, mma::forgotten(block.index), kRows, false);
+    const TilePlace again = tiles.keys(a, mma::forgotten(block.index), kRows);
     leave(stage, again, row, dk, a.scale, a.dk);
     leave(stage, again, row, dv, 1.0f, a.dv);
 #endif
@@ -221,11 +223,11 @@ struct TiledKeyGradient {
     const TilePlace place = at;
     const Rows out = to;
     stage.template write<kThreads>(out, kRows, [=](int r) {
-      return place.begin + r < place.seg.k_len ? out.at(place.b, place.seg.k_begin + place.begin + r, place.kv) : nullptr;
+      return place.begin + r < place.end ? out.at(place.b, place.seg.k_begin + place.begin + r, place.kv) : nullptr;
     });
     mma::barrier();
   }
 #endif
 };
 
-}  // namespace tenon::flash
+}  // namespace tenon::sdk::flash::gpu

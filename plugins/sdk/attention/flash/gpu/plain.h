@@ -1,92 +1,49 @@
 // Attention on a GPU, the readable form: one block of threads a row of queries (forward, dQ) or a row of keys (dK, dV), online softmax in
-// f32 over tiles of kKeys. Every product of the formulas stands here once; memory is linear in T as the contract asks.
+// f32 over runs of kKeys. Every product of the formulas stands here once; memory is linear in T as the contract asks.
+//
+// Where says which row a block has and which runs it meets: `query(call, block)` and `key(call, block)` answer a Place, each_keys(call, place, f)
+// calls f(begin, end) for the runs of keys that a row of queries may see, counted in its segment, and each_queries(call, place, f) calls
+// f(segment, begin, end) for the runs of queries that may see a row of keys. kExact: it sees all of each run of keys.
 #pragma once
 
-#include "sdk/attention/dropout.h"
-#include "sdk/attention/mask.h"
-#include "sdk/attention/ports.h"
-#include "sdk/attention/segments.h"
-#include "sdk/for_each.h"
-#include "sdk/vector_math.h"
-#include "sdk/vector_trig.h"
+#include "sdk/attention/flash/gpu/call.h"
 
-namespace tenon::flash {
+namespace tenon::sdk::flash::gpu {
 
-inline constexpr int64_t kMaxWidth = 512, kKeys = 256;
+inline constexpr int64_t kKeys = 256;
 
-// A tensor [B, T, H, width] as kernels read and write it.
-struct Rows {
-  char* data = nullptr;
-  tn_dtype dtype{};
-  int64_t batch = 0, token = 0, head = 0;  // strides in bytes
-  bool accumulate = false;
-  Rows() = default;
-  explicit Rows(const sdk::HeadRows& r) : data(r.data), dtype(r.dtype), batch(r.batch), token(r.token), head(r.head), accumulate(r.accumulate) {}
-
-  TN_FN char* at(int64_t b, int64_t t, int64_t h) const { return data + b * batch + t * token + h * head; }
-  TN_FN float get(const char* row, int64_t c) const {
-    if (dtype.bits == 32) return reinterpret_cast<const float*>(row)[c];
-    return dtype.code == TN_BFLOAT ? sdk::to_float(reinterpret_cast<const sdk::bf16*>(row)[c])
-                                   : sdk::to_float(reinterpret_cast<const sdk::f16*>(row)[c]);
-  }
-  TN_FN void put(char* row, int64_t c, float v) const {
-    if (accumulate) v += get(row, c);
-    if (dtype.bits == 32)
-      reinterpret_cast<float*>(row)[c] = v;
-    else if (dtype.code == TN_BFLOAT)
-      reinterpret_cast<sdk::bf16*>(row)[c] = sdk::from_float<sdk::bf16>(v);
-    else
-      reinterpret_cast<sdk::f16*>(row)[c] = sdk::from_float<sdk::f16>(v);
-  }
-};
-
-// A tensor f32 [B, H, T], or [H].
-struct Numbers {
-  float* data = nullptr;
-  int64_t batch = 0, head = 0, token = 0;
-  bool accumulate = false;
-  Numbers() = default;
-  explicit Numbers(const sdk::RowNumbers& r) : data(r.data), batch(r.batch), head(r.head), token(r.token), accumulate(r.accumulate) {}
-  TN_FN float& at(int64_t b, int64_t h, int64_t t) const { return data[b * batch + h * head + t * token]; }
-};
-
-// What all kernels of a call know.
-struct Call {
-  int64_t batch, t_q, t_k, heads, kv_heads, d, e;
-  float scale, cap;  // cap 0 = off
-  uint32_t head_offset;
-  sdk::Mask mask;
-  sdk::Segment only;               // where there is one segment
-  const sdk::Segment* segments;    // else a list, in device memory
-  int64_t n_segments;
-  bool listed;
-  sdk::Dropout dropout;
-  tn_rng rng;
-  Rows q, k, v, o, d_o, dq, dk, dv;
-  Numbers lse, d_lse, sink, d_sink;
-  float* delta;  // [B, H, Tq]: Σ O ∘ dO − dLSE
-
-  TN_FN const sdk::Segment& segment(int64_t s) const { return segments ? segments[s] : only; }
-  // The segment of a query row; segments tile all rows.
-  TN_FN int64_t segment_of(int64_t token) const {
-    int64_t s = 0;
-    while (s + 1 < n_segments && (token < segment(s).q_begin || token >= segment(s).q_begin + segment(s).q_len)) ++s;
-    return s;
-  }
-  TN_FN float bend(float s) const { return cap > 0 ? cap * sdk::vtanh(s / cap) : s; }
-  TN_FN float slope(float bent) const { return cap > 0 ? 1.0f - bent / cap * (bent / cap) : 1.0f; }
-  TN_FN float keep(int64_t b, int64_t s, int64_t h, int64_t i, int64_t j) const {
-    if (dropout.threshold == 0) return 1.0f;
-    return sdk::keep_factor(dropout, sdk::dropout_key(rng, static_cast<uint64_t>(listed ? s : b), head_offset + h), i, j);
-  }
-};
-
-TN_FN float minus_infinity() { return -sdk::detail::infinity(); }
-
-// The place of a block: row `token` of head h.
+// Row `token` of head h: of queries in segment s, or of keys. Blocks beyond the last row of a tile have none.
 struct Place {
-  int64_t b, h, token;
-  TN_FN Place(int64_t index, int64_t heads, int64_t rows) : b(index / (rows * heads)), h(index % heads), token(index / heads % rows) {}
+  int64_t b, h, token, s;
+  bool there;
+};
+
+// Blocks are rows; the mask alone says what they meet.
+struct DenseRows {
+  static constexpr bool kExact = true;
+  int64_t query_blocks, key_blocks;
+  TN_FN explicit DenseRows(const Call& c) : query_blocks(c.batch * c.t_q * c.heads), key_blocks(c.batch * c.t_k * c.kv_heads) {}
+
+  TN_FN Place query(const Call& c, int64_t n) const {
+    const int64_t token = n / c.heads % c.t_q;
+    return {n / (c.t_q * c.heads), n % c.heads, token, c.segment_of(token), true};
+  }
+  TN_FN Place key(const Call& c, int64_t n) const { return {n / (c.t_k * c.kv_heads), n % c.kv_heads, n / c.kv_heads % c.t_k, 0, true}; }
+  template <class F>
+  TN_FN void each_keys(const Call& c, const Place& at, F f) const {
+    const sdk::Segment& seg = c.segment(at.s);
+    const sdk::VisibleKeys seen = sdk::visible_keys(c.mask, seg.q_pos + at.token - seg.q_begin, seg.k_pos, seg.k_len);
+    for (int part = 0; part < 2; ++part) f(part == 0 ? seen.sink.begin : seen.window.begin, part == 0 ? seen.sink.end : seen.window.end);
+  }
+  template <class F>
+  TN_FN void each_queries(const Call& c, const Place& at, F f) const {
+    for (int64_t s = 0; s < c.n_segments; ++s) {
+      const sdk::Segment& seg = c.segment(s);
+      const int64_t row = at.token - seg.k_begin;
+      if (row < 0 || row >= seg.k_len) continue;
+      f(s, c.mask.causal ? sdk::detail::clamp_to(seg.k_pos + row - seg.q_pos, 0, seg.q_len) : 0, seg.q_len);
+    }
+  }
 };
 
 TN_FN float dot(const float* x, const Rows& rows, const char* row, int64_t n) {
@@ -95,13 +52,16 @@ TN_FN float dot(const float* x, const Rows& rows, const char* row, int64_t n) {
   return s;
 }
 
+template <class Where>
 struct Forward {
   Call call;
+  Where where;
   static constexpr int64_t kShared = (2 * kMaxWidth + kKeys) * sizeof(float);
   TN_FN void operator()(const sdk::Block& block) const {
     const Call& a = call;
-    const Place at(block.index, a.heads, a.t_q);
-    const int64_t s = a.segment_of(at.token), kv = at.h / (a.heads / a.kv_heads);
+    const auto at = where.query(a, block.index);
+    if (!at.there) return;
+    const int64_t s = at.s, kv = at.h / (a.heads / a.kv_heads);
     const sdk::Segment seg = a.segment(s);
     const int64_t position = seg.q_pos + at.token - seg.q_begin;
     float* const q = block.shared<float>();
@@ -111,17 +71,16 @@ struct Forward {
     block.each(a.d, [=](int64_t i) { q[i] = c->q.get(row, i) * c->scale; });
     block.each(a.e, [=](int64_t i) { o[i] = 0; });
     float top = minus_infinity(), sum = 0;
-    const sdk::VisibleKeys seen = sdk::visible_keys(a.mask, position, seg.k_pos, seg.k_len);
-    for (int part = 0; part < 2; ++part) {
-      const sdk::Run run = part == 0 ? seen.sink : seen.window;
-      for (int64_t j0 = run.begin; j0 < run.end; j0 += kKeys) {
-        const int64_t n = run.end - j0 < kKeys ? run.end - j0 : kKeys, first = seg.k_begin + j0;
+    where.each_keys(a, at, [&](int64_t begin, int64_t end) {
+      for (int64_t j0 = begin; j0 < end; j0 += kKeys) {
+        const int64_t n = end - j0 < kKeys ? end - j0 : kKeys, first = seg.k_begin + j0;
         const float tile = block.max(n, minus_infinity(), [=](int64_t j) {
+          if (!Where::kExact && !sdk::visible(c->mask, position, seg.k_pos + j0 + j)) return p[j] = minus_infinity();
           return p[j] = c->bend(dot(q, c->k, c->k.at(at.b, first + j, kv), c->d));
         });
         const float next = tile > top ? tile : top, shrink = top == minus_infinity() ? 0.0f : sdk::vexp(top - next);
         const float total = block.sum(n, [=](int64_t j) {
-          const float w = sdk::vexp(p[j] - next);
+          const float w = !Where::kExact && p[j] == minus_infinity() ? 0.0f : sdk::vexp(p[j] - next);  // NaN goes on
           p[j] = w * c->keep(at.b, s, at.h, position, seg.k_pos + j0 + j);
           return w;
         });
@@ -132,7 +91,7 @@ struct Forward {
           o[i] = x;
         });
       }
-    }
+    });
     const float logit = a.sink.data ? a.sink.at(0, at.h, 0) : minus_infinity(), high = logit > top ? logit : top;
     const bool empty = high == minus_infinity();
     const float share = empty || top == minus_infinity() ? 0.0f : sdk::vexp(top - high);
@@ -149,7 +108,7 @@ struct Delta {
   Call call;
   TN_FN void operator()(const sdk::Block& block) const {
     const Call* const c = &call;
-    const Place at(block.index, call.heads, call.t_q);
+    const Place at = DenseRows(call).query(call, block.index);
     const char *const o = call.o.at(at.b, at.token, at.h), *const g = call.d_o.at(at.b, at.token, at.h);
     const float sum = block.sum(call.e, [=](int64_t i) { return c->o.get(o, i) * c->d_o.get(g, i); });
     block.each(1, [=](int64_t) {
@@ -176,13 +135,16 @@ struct SinkGradient {
   }
 };
 
+template <class Where>
 struct QueryGradient {
   Call call;
+  Where where;
   static constexpr int64_t kShared = (3 * kMaxWidth + kKeys) * sizeof(float);
   TN_FN void operator()(const sdk::Block& block) const {
     const Call& a = call;
-    const Place at(block.index, a.heads, a.t_q);
-    const int64_t s = a.segment_of(at.token), kv = at.h / (a.heads / a.kv_heads);
+    const auto at = where.query(a, block.index);
+    if (!at.there) return;
+    const int64_t s = at.s, kv = at.h / (a.heads / a.kv_heads);
     const sdk::Segment seg = a.segment(s);
     const int64_t position = seg.q_pos + at.token - seg.q_begin;
     float* const q = block.shared<float>();
@@ -192,12 +154,12 @@ struct QueryGradient {
     block.each(a.d, [=](int64_t i) { q[i] = c->q.get(q_row, i) * c->scale, out[i] = 0; });
     block.each(a.e, [=](int64_t i) { g[i] = c->d_o.get(g_row, i); });
     const float lse = a.lse.at(at.b, at.h, at.token), delta = a.delta[(at.b * a.heads + at.h) * a.t_q + at.token];
-    const sdk::VisibleKeys seen = sdk::visible_keys(a.mask, position, seg.k_pos, seg.k_len);
-    for (int part = 0; part < 2; ++part) {
-      const sdk::Run run = part == 0 ? seen.sink : seen.window;
-      for (int64_t j0 = run.begin; j0 < run.end; j0 += kKeys) {
-        const int64_t n = run.end - j0 < kKeys ? run.end - j0 : kKeys, first = seg.k_begin + j0;
+    where.each_keys(a, at, [&](int64_t begin, int64_t end) {
+      for (int64_t j0 = begin; j0 < end; j0 += kKeys) {
+        const int64_t n = end - j0 < kKeys ? end - j0 : kKeys, first = seg.k_begin + j0;
         block.each(n, [=](int64_t j) {
+          ds[j] = 0;
+          if (!Where::kExact && !sdk::visible(c->mask, position, seg.k_pos + j0 + j)) return;
           const float bent = c->bend(dot(q, c->k, c->k.at(at.b, first + j, kv), c->d)), p = sdk::vexp(bent - lse);
           const float dp = dot(g, c->v, c->v.at(at.b, first + j, kv), c->e) * c->keep(at.b, s, at.h, position, seg.k_pos + j0 + j);
           ds[j] = p * (dp - delta) * c->slope(bent) * c->scale;
@@ -208,18 +170,21 @@ struct QueryGradient {
           out[i] = x;
         });
       }
-    }
+    });
     char* const to = a.dq.at(at.b, at.token, at.h);
     block.each(a.d, [=](int64_t i) { c->dq.put(to, i, out[i]); });
   }
 };
 
+template <class Where>
 struct KeyGradient {
   Call call;
+  Where where;
   static constexpr int64_t kShared = (4 * kMaxWidth + 2 * kKeys) * sizeof(float);
   TN_FN void operator()(const sdk::Block& block) const {
     const Call& a = call;
-    const Place at(block.index, a.kv_heads, a.t_k);  // h counts heads of keys, token rows of keys
+    const auto at = where.key(a, block.index);
+    if (!at.there) return;
     float* const k = block.shared<float>();
     float *const v = k + kMaxWidth, *const dk = v + kMaxWidth, *const dv = dk + kMaxWidth, *const w = dv + kMaxWidth, *const ds = w + kKeys;
     const Call* const c = &call;
@@ -227,15 +192,13 @@ struct KeyGradient {
     block.each(a.d, [=](int64_t i) { k[i] = c->k.get(k_row, i) * c->scale, dk[i] = 0; });
     block.each(a.e, [=](int64_t i) { v[i] = c->v.get(v_row, i), dv[i] = 0; });
     const int64_t group = a.heads / a.kv_heads;
-    for (int64_t s = 0; s < a.n_segments; ++s) {
+    where.each_queries(a, at, [&](int64_t s, int64_t begin, int64_t end) {
       const sdk::Segment seg = a.segment(s);
-      const int64_t row = at.token - seg.k_begin, position = seg.k_pos + row;
-      if (row < 0 || row >= seg.k_len) continue;
-      const int64_t begin = a.mask.causal ? sdk::detail::clamp_to(position - seg.q_pos, 0, seg.q_len) : 0;
+      const int64_t position = seg.k_pos + at.token - seg.k_begin;
       for (int64_t x = 0; x < group; ++x) {
         const int64_t h = at.h * group + x;
-        for (int64_t i0 = begin; i0 < seg.q_len; i0 += kKeys) {
-          const int64_t n = seg.q_len - i0 < kKeys ? seg.q_len - i0 : kKeys, first = seg.q_begin + i0;
+        for (int64_t i0 = begin; i0 < end; i0 += kKeys) {
+          const int64_t n = end - i0 < kKeys ? end - i0 : kKeys, first = seg.q_begin + i0;
           block.each(n, [=](int64_t i) {
             const int64_t query = seg.q_pos + i0 + i, token = first + i;
             w[i] = ds[i] = 0;
@@ -258,11 +221,11 @@ struct KeyGradient {
           });
         }
       }
-    }
+    });
     char *const to_k = a.dk.at(at.b, at.token, at.h), *const to_v = a.dv.at(at.b, at.token, at.h);
     block.each(a.d, [=](int64_t i) { c->dk.put(to_k, i, dk[i]); });
     block.each(a.e, [=](int64_t i) { c->dv.put(to_v, i, dv[i]); });
   }
 };
 
-}  // namespace tenon::flash
+}  // namespace tenon::sdk::flash::gpu

@@ -3,31 +3,31 @@
 // next keys while values are weighed.
 #pragma once
 
-#include "tiles.h"
+#include "sdk/attention/flash/gpu/tiles.h"
 
-namespace tenon::flash {
+namespace tenon::sdk::flash::gpu {
 
-// kBlocks: rows of a wave, in sixteens.
-template <class T, int D>
+// kBlocks: rows of a wave, in sixteens. Tiles: Tiling, or ListedTiles, whose tiles have kTileRows rows.
+template <class T, int D, class Tiles>
 struct TiledForward {
-  static constexpr int kWaves = 4, kThreads = kWaves * TN_MATRIX_LANES, kBlocks = kSmallTiles && D == 128 ? 1 : 2,
+  static constexpr int kWaves = 4, kThreads = kWaves * TN_MATRIX_LANES, kBlocks = Tiles::kListed || (kSmallTiles && D == 128) ? 1 : 2,
                        kRows = 16 * kBlocks * kWaves, kKeyTile = 64;
   static constexpr int64_t kTiles = mma::SharedTile<T, D>::bytes(kRows + 2 * kKeyTile);
   static constexpr int64_t kShared = kTiles > Stage<D>::bytes(kRows) ? kTiles : Stage<D>::bytes(kRows);
-  static_assert(kShared <= kMostShared);
+  static_assert(kShared <= kMostShared && (!Tiles::kListed || kRows == kTileRows));
   Call call;
-  Tiling tiles;
+  Tiles tiles;
 
   TN_FN void operator()(const sdk::Block& block) const {
 #if TN_MATRIX_UNITS
     using mma::Sum;
     const Call& a = call;
-    const TilePlace at(a, tiles, block.index, kRows, a.mask.causal);
+    const TilePlace at = tiles.queries(a, block.index, kRows);
     const QueryRows rows(a, at, at.begin);
     const int row = mma::thread() / TN_MATRIX_LANES * 16 * kBlocks;  // the wave's first
     const mma::SharedTile<T, D> q{block.shared<T>()}, k{q.data + kRows * D}, v{k.data + kKeyTile * D};
     const Band band(a.mask, at.seg);
-    const KeyTiles keys(band, rows.query(0), rows.query_or_last(kRows - 1), kKeyTile);
+    const auto keys = tiles.keys_of(at, band, rows.query(0), rows.query_or_last(kRows - 1), kKeyTile);
     const int first = rows.query_or_last(row), last = rows.query_or_last(row + 16 * kBlocks - 1);  // the wave's queries
     const float to_log2 = a.scale * kLog2E;
     const char *const first_k = first_key(a.k, at), *const first_v = first_key(a.v, at);
@@ -63,7 +63,7 @@ struct TiledForward {
     } while (++t < keys.count);
     mma::wait_copies<0>();
     mma::barrier();
-    const TilePlace again(a, tiles, mma::forgotten(block.index), kRows, a.mask.causal);
+    const TilePlace again = tiles.queries(a, mma::forgotten(block.index), kRows);
     finish(block, QueryRows(a, again, again.begin), row, o, top, sum);
 #endif
   }
@@ -130,4 +130,4 @@ struct TiledForward {
 #endif
 };
 
-}  // namespace tenon::flash
+}  // namespace tenon::sdk::flash::gpu

@@ -5,7 +5,7 @@
 #include "sdk/attention/mask.h"
 #include "sdk/attention/segments.h"
 
-namespace tenon::flash {
+namespace tenon::sdk::flash::gpu {
 
 inline constexpr int64_t kMostRows = int64_t{1} << 29;
 
@@ -75,4 +75,11 @@ struct KeyTiles {
   }
 };
 
-}  // namespace tenon::flash
+// Queries [begin, end) in tiles of `size`.
+struct QueryTiles {
+  int begin, end, size, count;
+  TN_FN QueryTiles(int b, int e, int tile) : begin(b), end(e), size(tile), count((e - b + tile - 1) / tile) {}
+  TN_FN Keys operator[](int t) const { return {begin + t * size, Band::lesser(begin + t * size + size, end)}; }
+};
+
+}  // namespace tenon::sdk::flash::gpu

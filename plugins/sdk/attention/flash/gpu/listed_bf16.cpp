@@ -1,0 +1,4 @@
+// The kernels on matrix units for bf16, over tiles with lists.
+#include "sdk/attention/flash/gpu/tiled_launch.h"
+
+template struct tenon::sdk::flash::gpu::Tiled<tenon::sdk::bf16, tenon::sdk::flash::gpu::ListPlan>;
