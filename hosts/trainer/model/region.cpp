@@ -60,7 +60,7 @@ struct RegionPass::Table {
       SavedBlock* saved = token ? &kept.saved : nullptr;
       Pass pass = p.pass_;
       if (part != TN_BLOCK_WHOLE) pass.memory.checkpointing = Checkpointing::kNone, pass.memory.block_policies.clear(), pass.memory.stream_rows = 0;
-      pass.train = saved != nullptr;
+      pass.train = (p.flags_ & TN_REGION_SAVE) != 0;  // whether or not this call keeps anything: dropout is that of the call that does
       *y = p.hold(part == TN_BLOCK_WHOLE ? b.forward(p.engine_, pass, input, saved)
                   : part == TN_BLOCK_ATTENTION ? b.attention_half(p.engine_, pass, input, saved)
                                                : b.mlp_half(p.engine_, pass, input, saved));

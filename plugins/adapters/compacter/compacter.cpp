@@ -1,6 +1,6 @@
 // Compacter: low-rank hypercomplex adapter layers (Karimi Mahabadi et al. 2021).
 //
-//   h' = h + up(gelu(down(h))) behind each attention and MLP sub-layer (Compacter++: MLP alone), down: d → d/f, up
+//   h' = h + gate(h) ⊙ up(gelu(down(h))) behind each attention and MLP sub-layer (Compacter++: MLP alone), down: d → d/f, up
 //   back.
 //
 // Both maps are Σ_i R_i ⊗ (s_i t_iᵀ); the rules R [N, N, N] are shared by all adapters of the model, whose gradients
@@ -8,9 +8,8 @@
 #include <map>
 #include <vector>
 
-#include "kronecker.h"
+#include "gate.h"
 #include "sdk/adapter.h"
-#include "sdk/adapter/activation.h"
 #include "sdk/adapter/declare.h"
 #include "sdk/adapter/dropout.h"
 #include "sdk/adapter/initial.h"
@@ -27,7 +26,8 @@ enum Place : size_t {
   kDownBias,
   kUpS,
   kUpT,
-  kUpBias
+  kUpBias,
+  kGate  // and what follows, by the kind of gate
 };  // of a call: the shared rules come first
 
 constexpr tn_hyper_info kDivision =
@@ -37,10 +37,23 @@ constexpr tn_hyper_info kReduction =
 constexpr tn_hyper_info kWhere =
     choice("placement", "both", "both|ffn", "behind attention and MLP, or behind the MLP alone (Compacter++)");
 constexpr tn_hyper_info kNorms = flag("train_norms", "true", "the model's norm gains train too");
-constexpr const tn_hyper_info* kHypers[] = {&kDivision, &kReduction, &kWhere, &kNorms};
+constexpr tn_hyper_info kDropout =
+    real("dropout", "0", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "share of the bottleneck's activations dropped in training");
+constexpr tn_hyper_info kGateHyper =
+    choice("gate", "none", "none|channel|token|large",
+           "multiplies the output by a sigmoid of one logit a channel, a token, or an element by a second bottleneck");
+constexpr const tn_hyper_info* kHypers[] = {&kDivision, &kReduction, &kWhere, &kNorms, &kDropout, &kGateHyper};
+
+GateKind gate_kind(const std::string& name) {
+  return name == "channel" ? GateKind::kChannel
+         : name == "token" ? GateKind::kToken
+         : name == "large" ? GateKind::kLarge
+                           : GateKind::kNone;
+}
 
 struct Site {
   KroneckerMap down, up;
+  Gate gate;
 };
 
 class Compacter {
@@ -48,7 +61,7 @@ class Compacter {
   static constexpr uint32_t kCaps = 0;
 
   Compacter(const tn_host* host, const Hypers& hypers, const char* config_json)
-      : settings_(host, hypers, kHypers, config_json, "COMPACTER") {}
+      : settings_(host, hypers, kHypers, config_json, "COMPACTER"), dropout_(settings_.real("dropout")) {}
 
   void supports(const tn_query& q) {
     if (!same(q.compute, kF32) && !same(q.compute, kBF16)) fail(TN_E_UNSUPPORTED, "compacter computes in f32 or bf16");
@@ -66,16 +79,25 @@ class Compacter {
                                 " and the bottleneck's, which is " + std::to_string(s.m) + "/" + std::to_string(f) +
                                 " = " + std::to_string(k) + "; choose another reduction_factor");
       if (sites_.empty()) add(sink, Kind::kRules, -1, {N, N * N}, "base_model.model.phm_rule", N);
-      sites_[s.id] = {{N, s.m, k}, {N, k, s.m}};
+      const KroneckerMap down{N, s.m, k}, up{N, k, s.m};
+      sites_[s.id] = {down, up, {gate_kind(settings_.text("gate")), down, up}};
       check(sink.site(sink.self, s.id, TN_RETAIN_INPUT));
       const auto at = static_cast<int32_t>(s.id);
       const auto key = [&](const char* tensor) { return peft_key(s, tensor); };
-      add(sink, Kind::kFactor, at, {N, s.m / N}, key("adapter.down_sampler.W_left"), s.m / N);
-      add(sink, Kind::kFactor, at, {N, k / N}, key("adapter.down_sampler.W_right"), k / N);
-      add(sink, Kind::kBias, at, {k, 0}, key("adapter.down_sampler.b"), 0);
-      add(sink, Kind::kFactor, at, {N, k / N}, key("adapter.up_sampler.W_left"), k / N);
-      add(sink, Kind::kFactor, at, {N, s.m / N}, key("adapter.up_sampler.W_right"), s.m / N);
-      add(sink, Kind::kBias, at, {s.m, 0}, key("adapter.up_sampler.b"), 0);
+      const auto map = [&](const KroneckerMap& m, const std::string& name) {
+        add(sink, Kind::kFactor, at, {N, m.p()}, key((name + ".W_left").c_str()), m.p());
+        add(sink, Kind::kFactor, at, {N, m.q()}, key((name + ".W_right").c_str()), m.q());
+        add(sink, Kind::kBias, at, {m.out, 0}, key((name + ".b").c_str()), 0);
+      };
+      map(down, "adapter.down_sampler"), map(up, "adapter.up_sampler");
+      switch (sites_[s.id].gate.kind) {
+        case GateKind::kNone: break;
+        case GateKind::kLarge: map(down, "adapter.gate_down_sampler"), map(up, "adapter.gate_up_sampler"); break;
+        case GateKind::kToken:
+        case GateKind::kChannel:
+          add(sink, Kind::kBias, at, {s.m, 0}, key("adapter.gate.weight"), 0);
+          if (sites_[s.id].gate.kind == GateKind::kToken) add(sink, Kind::kBias, at, {1, 0}, key("adapter.gate.b"), 0);
+      }
     }
     if (sites_.empty()) fail(TN_E_NOT_FOUND, "compacter sits behind sub-layers, and this host offers none");
     if (settings_.flag("train_norms") && TN_HAS(&sink, tn_adapter_sink, train) && sink.train)
@@ -92,7 +114,9 @@ class Compacter {
     else
       run_forward(s, f, nullptr, x, &x);
     out.saved_bytes = backward ? 0 : aligned(static_cast<uint64_t>(rows * f.down.out * (compute.bits / 8)));
-    out.state_bytes = static_cast<uint64_t>(3 * (f.down.in + f.down.out)) * 4;
+    out.state_bytes = static_cast<uint64_t>((f.gate.kind == GateKind::kLarge ? 6 : f.gate.kind == GateKind::kNone ? 3 : 4) *
+                                            (f.down.in + f.down.out)) *
+                      4;
     out.workspace_bytes = aligned(s.peak());
     out.flops = s.flops();
     out.bytes_moved = static_cast<double>(rows * f.down.in) * 2 * compute.bits / 8;
@@ -142,23 +166,41 @@ class Compacter {
     params_.emplace_back(kind, fan);
   }
 
-  static KroneckerMap::Factors factors(const tn_adapter_call* call, bool up) {
-    if (!call) return {};
-    const auto value = [&](size_t place) {
-      return contiguous<float>(call->params[place]->value, "a parameter of compacter");
-    };
-    return {value(kRules), value(up ? kUpS : kDownS), value(up ? kUpT : kDownT), value(up ? kUpBias : kDownBias)};
+  static const float* value(const tn_adapter_call* call, size_t place) {
+    return contiguous<float>(call->params[place]->value, "a parameter of compacter");
   }
-  static KroneckerMap::Gradients gradients(const tn_adapter_call* call, bool up) {
+  static float* grad(const tn_adapter_call* call, size_t place) {
+    tn_tensor* g = call->params[place]->grad;
+    return g ? contiguous<float>(g, "a gradient of compacter") : nullptr;  // null: not trained in this call
+  }
+  // Of the map whose parameters begin at `place`.
+  static KroneckerMap::Factors factors(const tn_adapter_call* call, size_t place) {
     if (!call) return {};
-    const auto grad = [&](size_t place) -> float* {
-      tn_tensor* g = call->params[place]->grad;
-      return g ? contiguous<float>(g, "a gradient of compacter") : nullptr;  // null: not trained in this call
-    };
-    return {grad(kRules), grad(up ? kUpS : kDownS), grad(up ? kUpT : kDownT), grad(up ? kUpBias : kDownBias)};
+    return {value(call, kRules), value(call, place), value(call, place + 1), value(call, place + 2)};
+  }
+  static KroneckerMap::Gradients gradients(const tn_adapter_call* call, size_t place) {
+    if (!call) return {};
+    return {grad(call, kRules), grad(call, place), grad(call, place + 1), grad(call, place + 2)};
+  }
+  static Gate::Values gate_values(const tn_adapter_call* call, const Gate& gate) {
+    if (!call) return {};
+    if (gate.kind == GateKind::kLarge) return {nullptr, nullptr, factors(call, kGate), factors(call, kGate + 3)};
+    return {value(call, kGate), gate.kind == GateKind::kToken ? value(call, kGate + 1) : nullptr, {}, {}};
+  }
+  static Gate::Gradients gate_gradients(const tn_adapter_call* call, const Gate& gate) {
+    if (!call) return {};
+    if (gate.kind == GateKind::kLarge) return {nullptr, nullptr, gradients(call, kGate), gradients(call, kGate + 3)};
+    return {grad(call, kGate), gate.kind == GateKind::kToken ? grad(call, kGate + 1) : nullptr, {}, {}};
   }
 
-  // y += strength · up(gelu(down(x))); saves x and down(x).
+  // dropout(gelu(z)).
+  void activate(Scratch& s, const tn_adapter_call* call, const Matrix& z, const Matrix& out) const {
+    if (!call) return;
+    gelu_forward(s.exec(), z, out);
+    if (dropout_.drops(*call)) dropout_.apply(*call, out, out, false);
+  }
+
+  // y += strength · gate ⊙ up(dropout(gelu(down(x)))); saves x and down(x).
   void run_forward(Scratch& s, const Site& f, const tn_adapter_call* call, const Matrix& x, const Matrix* y) const {
     Matrix z = s.activations(x.rows, f.down.out);
     if (call && (call->flags & TN_CALL_SAVE)) {
@@ -168,30 +210,50 @@ class Compacter {
       check(call->saver->keep_input(call->saver->self, kX));
       z = Matrix::of(*saved);
     }
-    f.down.forward(s, factors(call, false), x, z);
+    f.down.forward(s, factors(call, kDownS), x, z);
     if (!y) return;
     const Matrix active = s.activations(x.rows, f.down.out), out = s.activations(x.rows, f.up.out);
-    if (call) gelu_forward(s.exec(), z, active);
-    f.up.forward(s, factors(call, true), active, out);
-    if (call) add_scaled(s.exec(), call->scale, out, *y);
+    activate(s, call, z, active);
+    f.up.forward(s, factors(call, kUpS), active, out);
+    if (f.gate.kind == GateKind::kNone) {
+      if (call) add_scaled(s.exec(), call->scale, out, *y);
+      return;
+    }
+    const Matrix logits = s.activations(x.rows, f.up.out);
+    f.gate.logits(s, gate_values(call, f.gate), x, logits);
+    if (call) Gate::add(s, call->scale, logits, out, *y);
   }
 
   void run_backward(Scratch& s, const Site& f, const tn_adapter_call* call, const Matrix& x, const Matrix& dy,
                     const Matrix* dx) const {
     const Matrix active = s.activations(x.rows, f.down.out), d_active = s.activations(x.rows, f.down.out),
                  wide = s.activations(x.rows, f.down.in);
-    Matrix z = active;
+    Matrix z = active, d_logits;
     if (call) {
       const tn_saved* saved = nullptr;
       check(call->saver->get(call->saver->self, kZ, &saved));
       z = Matrix::of(*saved->tensor);
-      gelu_forward(s.exec(), z, active);
       scale_into(s, call->scale, dy, wide);
     }
-    f.up.backward(s, factors(call, true), gradients(call, true), active, wide, &d_active);
-    if (call) gelu_backward(s.exec(), d_active, z, d_active);
-    f.down.backward(s, factors(call, false), gradients(call, false), x, d_active, dx ? &wide : nullptr);
+    activate(s, call, z, active);
+    if (f.gate.kind != GateKind::kNone) {
+      d_logits = s.activations(x.rows, f.up.out);
+      const uint64_t mark = s.mark();
+      const Matrix out = s.activations(x.rows, f.up.out);
+      f.up.forward(s, factors(call, kUpS), active, out);
+      f.gate.logits(s, gate_values(call, f.gate), x, d_logits);
+      if (call) Gate::split(s, out, d_logits, wide);
+      s.release(mark);
+    }
+    f.up.backward(s, factors(call, kUpS), gradients(call, kUpS), active, wide, &d_active);
+    if (call) {
+      if (dropout_.drops(*call)) dropout_.apply(*call, d_active, d_active, false);
+      gelu_backward(s.exec(), d_active, z, d_active);
+    }
+    f.down.backward(s, factors(call, kDownS), gradients(call, kDownS), x, d_active, dx ? &wide : nullptr);
     if (call && dx) add_scaled(s.exec(), 1, wide, *dx);
+    if (f.gate.kind != GateKind::kNone)
+      f.gate.backward(s, gate_values(call, f.gate), gate_gradients(call, f.gate), x, d_logits, dx);
   }
 
   static void scale_into(Scratch& s, double factor, const Matrix& from, const Matrix& to) {
@@ -210,6 +272,7 @@ class Compacter {
 
  private:
   Settings settings_;
+  Dropout dropout_;
   std::map<uint32_t, Site> sites_;
   std::vector<std::pair<Kind, int64_t>> params_;
 };

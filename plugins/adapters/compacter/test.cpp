@@ -16,8 +16,8 @@ enum { kRules, kDownS, kDownT, kDownBias, kUpS, kUpT, kUpBias };
 
 // A sub-layer's output of width d; the base is the identity.
 struct Sublayer : AdapterProblem {
-  Sublayer(const std::string& object, int64_t d, int64_t T, const char* n, const char* f)
-      : AdapterProblem(object, {d, d, T}, {{"hypercomplex_division", n}, {"reduction_factor", f}},
+  Sublayer(const std::string& object, int64_t d, int64_t T, const char* n, const char* f, const char* gate = "none", const char* dropout = "0")
+      : AdapterProblem(object, {d, d, T}, {{"hypercomplex_division", n}, {"reduction_factor", f}, {"gate", gate}, {"dropout", dropout}},
                        {"model.layers.0.mlp", 0, 0, TN_ROLE_DOWN, TN_PLACE_SUBLAYER}) {
     base.weight.assign(static_cast<size_t>(d * d), 0);
     for (int64_t i = 0; i < d; ++i) base.weight[i * d + i] = 1;
@@ -99,6 +99,52 @@ TEST_P(Compacter, GradientsAgreeWithFiniteDifferences) {
     p.randomise(0.8f);
     p.expect_gradients();
   }
+}
+
+TEST_P(Compacter, GatesAgreeWithFiniteDifferences) {
+  for (const char* gate : {"channel", "token", "large"})
+    for (const int64_t T : {1, 6}) {
+      Sublayer p(GetParam(), 12, T, "2", "3", gate);
+      p.randomise(0.8f);
+      p.expect_gradients({}, 2e-3);
+    }
+}
+
+// A gate's logits far from zero leave the output as it is without a gate, or take it away.
+TEST_P(Compacter, AGateIsBetweenNothingAndAll) {
+  for (const char* gate : {"channel", "token", "large"}) {
+    Sublayer plain(GetParam(), 12, 4, "2", "3"), gated(GetParam(), 12, 4, "2", "3", gate);
+    plain.randomise(0.8f);
+    for (size_t i = 0; i < plain.adapter.params.size(); ++i) gated.adapter.params[i].value.assign(plain.adapter.params[i].value.floats());
+    const std::vector<float> x = plain.x, y = plain.forward(x);
+    const auto set_bias = [&](float logit) {
+      auto& params = gated.adapter.params;
+      for (size_t i = plain.adapter.params.size(); i < params.size(); ++i) {
+        const bool bias = std::string(gate) == "channel" || i + 1 == params.size();  // what adds to the logits alone comes last
+        params[i].value.assign(std::vector<float>(static_cast<size_t>(params[i].value.size()), bias ? logit : 0));
+      }
+    };
+    set_bias(30);
+    EXPECT_LT(relative_distance(gated.forward(x), y), 1e-6) << gate;
+    set_bias(-30);
+    EXPECT_LT(relative_distance(gated.forward(x), x), 1e-6) << gate;
+    set_bias(0);
+    std::vector<float> middle(x.size());
+    for (size_t i = 0; i < x.size(); ++i) middle[i] = (x[i] + y[i]) / 2;
+    EXPECT_LT(relative_distance(gated.forward(x), middle), 1e-6) << gate;
+  }
+}
+
+// The gradient is that of the very function of the call: the mask is drawn again, not kept.
+TEST_P(Compacter, DropoutReplaysInBackward) {
+  Sublayer p(GetParam(), 12, 9, "2", "3", "none", "0.5");
+  p.randomise(0.8f);
+  SavedSlots unused;
+  EXPECT_EQ(p.forward(p.x, &unused), p.forward(p.x, &unused));
+  CallOptions evaluation;
+  evaluation.flags = 0;
+  EXPECT_GT(relative_distance(p.forward(p.x, nullptr, evaluation), p.forward(p.x, &unused)), 1e-3);
+  p.expect_gradients();
 }
 
 TEST_P(Compacter, StartsNearTheIdentity) {

@@ -1,11 +1,13 @@
 // MEFT: Make Pre-trained Model Reversible (Liao et al. 2023).
 //
 //   y1 = λ x1 + F(x2),  y2 = β x2 + G(y1);  variants 1 and 2 go on with (y2, y1), variant 3 with (y1, y2); out = (x1 + x2)/2
-//   1: F = block with an adapter beside its MLP, G = adapter;  2: F = adapter, G = block;  3: F = attention half, G = MLP half, an adapter beside each
+//   1: F = block with an adapter beside its MLP, G = adapter;  2: F = adapter, G = such a block
+//   3: F = attention half with an adapter on what attention adds, G = MLP half with an adapter beside it
 //
 // Backward begins with the last pair: G(y1) is computed again, x2 = (y2 − G)/β, then F(x2), x1 = (y1 − F)/λ. Streams are f32.
-// A block's inversion multiplies rounding errors by 1/(λβ), so forward keeps a pair every few blocks (anchors), from which inversion begins anew.
+// A block's inversion multiplies rounding errors by 1/(λβ) and more, so forward keeps a pair every few blocks (anchors), from which inversion begins anew.
 #include <cmath>
+#include <set>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -48,19 +50,21 @@ class Meft {
       fail(TN_E_ARGUMENT, "meft: reversible_blocks is " + std::to_string(asked) + " but the model has " + std::to_string(blocks) + " blocks");
     const int64_t n = asked == 0 ? blocks : asked;
     first_ = settings_.text("where") == "highest" ? blocks - n : 0, last_ = first_ + n, blocks_ = blocks;
-    RegionDeclarer declare(sink);
     distance_ = settings_.integer("anchor_every") > 0 ? settings_.integer("anchor_every") : blocks_within_error(n);
-    f_.clear(), g_.clear();
+    RegionDeclarer declare(sink);
+    mlp_.clear(), other_.clear();
+    const int64_t width = settings_.integer("bottleneck");
     for (int64_t i = first_; i < last_; ++i) {
       const std::string key = "base_model.model.meft." + std::to_string(i);
-      f_.push_back(Bottleneck::declare(declare, model.hidden, settings_.integer("bottleneck"), key + ".f"));
-      g_.push_back(variant_ == 2 ? Bottleneck{} : Bottleneck::declare(declare, model.hidden, settings_.integer("bottleneck"), key + ".g"));
+      mlp_.push_back(Bottleneck::declare(declare, model.hidden, width, true, key + ".mlp"));
+      gains_.insert(mlp_.back().gain);
+      other_.push_back(Bottleneck::declare(declare, model.hidden, width, false, key + (variant_ == 3 ? ".attention" : ".adapter")));
     }
   }
 
-  void init_param(const tn_exec* exec, uint32_t, const tn_base_linear*, const tn_rng& rng, tn_tensor& value) {
+  void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear*, const tn_rng& rng, tn_tensor& value) {
     float* w = contiguous<float>(&value, "a parameter of meft");
-    if (value.ndim == 1) return fill_constant(exec, 0, w, count(value));
+    if (value.ndim == 1) return fill_constant(exec, gains_.contains(param) ? 1.0f : 0.0f, w, count(value));
     fill_normal(exec, rng, 0.02f, w, count(value));
   }
 
@@ -123,26 +127,39 @@ class Meft {
 
  private:
   enum class Half { kF, kG };
+  enum class Work { kBlock, kAdapter, kAttention, kMlp };
   // What one evaluation of F or G leaves for its backward.
   struct Trace {
-    tn_tensor *x = nullptr, *middle = nullptr;
+    tn_tensor *x = nullptr, *middle = nullptr;  // middle: between the halves of a block; what attention adds
     uint64_t first = 0, second = 0;
     Bottleneck::Trace adapter;
   };
 
-  // As many blocks as an error of one rounding takes to grow to kStreamError.
+  Work work(Half half) const {
+    if (variant_ == 3) return half == Half::kF ? Work::kAttention : Work::kMlp;
+    return (variant_ == 1) == (half == Half::kF) ? Work::kBlock : Work::kAdapter;
+  }
+
+  // As many blocks as an error of one rounding takes to grow to kStreamError. What carries a residual hands on the errors of what it reads, an
+  // adapter near zero hardly any.
   int64_t blocks_within_error(int64_t blocks) const {
-    const double growth = 1 / (lambda_ * beta_), rounding = std::ldexp(1.0, -24);
-    return growth <= 1 ? blocks : std::max<int64_t>(1, static_cast<int64_t>(std::log(kStreamError / rounding) / std::log(growth)));
+    const double f = work(Half::kF) == Work::kAdapter ? 0 : 1, g = work(Half::kG) == Work::kAdapter ? 0 : 1;
+    double e1 = std::ldexp(1.0, -24), e2 = e1;
+    for (int64_t n = 1; n <= blocks; ++n) {
+      if (variant_ != 3) std::swap(e1, e2);  // now those of (y1, y2)
+      e2 = (e2 + g * e1) / beta_, e1 = (e1 + f * e2) / lambda_;
+      if (std::max(e1, e2) > kStreamError) return std::max<int64_t>(1, n - 1);
+    }
+    return blocks;
   }
 
   // Whether the streams before block i are kept. Those before the first are never asked for.
   bool is_anchor(int64_t i) const { return i > first_ && (i - first_) % distance_ == 0; }
 
   static tn_tensor* copy(const Region& r, const tn_tensor& stream) {
-    tn_tensor* kept = r.alloc(kF32, {r.rows(), r.hidden()});
-    r.axpby(1, stream, 0, *kept);
-    return kept;
+    tn_tensor* out = r.alloc(kF32, {r.rows(), r.hidden()});
+    r.axpby(1, stream, 0, *out);
+    return out;
   }
 
   // Blocks that are not rewired, from `from` on; null where there are none.
@@ -165,28 +182,32 @@ class Meft {
   tn_tensor* F(const Region& r, int64_t i, const tn_tensor& x, Trace* t) const { return evaluate(r, i, Half::kF, x, t); }
   tn_tensor* G(const Region& r, int64_t i, const tn_tensor& x, Trace* t) const { return evaluate(r, i, Half::kG, x, t); }
 
-  const Bottleneck& adapter(int64_t i, Half half) const {
-    return (half == Half::kF || variant_ == 2 ? f_ : g_)[static_cast<size_t>(i - first_)];
-  }
-  bool is_block(Half half) const { return variant_ == 1 ? half == Half::kF : variant_ == 2 ? half == Half::kG : false; }
-  bool is_adapter(Half half) const { return variant_ == 1 ? half == Half::kG : variant_ == 2 ? half == Half::kF : false; }
-
   // F or G of block i at a stream, in the compute type. t: keeps what backward needs.
   tn_tensor* evaluate(const Region& r, int64_t i, Half half, const tn_tensor& stream, Trace* t) const {
     const auto block = static_cast<uint32_t>(i);
-    tn_tensor* x = r.alloc(r.hidden());
+    const Bottleneck &mlp = mlp_[static_cast<size_t>(i - first_)], &other = other_[static_cast<size_t>(i - first_)];
+    Bottleneck::Trace* kept = t ? &t->adapter : nullptr;
+    tn_tensor *x = r.alloc(r.hidden()), *out = nullptr, *middle = nullptr;
     r.axpby(1, stream, 0, *x);
-    tn_tensor *out = nullptr, *middle = nullptr;
-    if (is_adapter(half)) {
-      out = r.alloc(r.hidden());
-      adapter(i, half).forward(r, *x, 0, *out, t ? &t->adapter : nullptr);
-    } else if (is_block(half)) {
-      middle = r.block(block, TN_BLOCK_ATTENTION, *x, t ? &t->first : nullptr);
-      out = r.block(block, TN_BLOCK_MLP, *middle, t ? &t->second : nullptr);
-      if (variant_ == 1) adapter(i, half).forward(r, *middle, 1, *out, t ? &t->adapter : nullptr);
-    } else {
-      out = r.block(block, half == Half::kF ? TN_BLOCK_ATTENTION : TN_BLOCK_MLP, *x, t ? &t->first : nullptr);
-      adapter(i, half).forward(r, *x, 1, *out, t ? &t->adapter : nullptr);
+    switch (work(half)) {
+      case Work::kAdapter:
+        out = r.alloc(r.hidden());
+        other.forward(r, *x, 0, *out, kept);
+        break;
+      case Work::kBlock:
+        middle = r.block(block, TN_BLOCK_ATTENTION, *x, t ? &t->first : nullptr);
+        out = r.block(block, TN_BLOCK_MLP, *middle, t ? &t->second : nullptr);
+        mlp.forward(r, *middle, 1, *out, kept);
+        break;
+      case Work::kAttention:
+        out = r.block(block, TN_BLOCK_ATTENTION, *x, t ? &t->first : nullptr);
+        middle = r.alloc(r.hidden());
+        r.axpby(1, *out, 0, *middle), r.axpby(-1, *x, 1, *middle);
+        other.forward(r, *middle, 1, *out, kept);
+        break;
+      case Work::kMlp:
+        out = r.block(block, TN_BLOCK_MLP, *x, t ? &t->first : nullptr);
+        mlp.forward(r, *x, 1, *out, kept);
     }
     if (t)
       t->x = x, t->middle = middle;
@@ -197,20 +218,32 @@ class Meft {
 
   // Gradient of F or G: d becomes that of its input.
   void evaluate_backward(const Region& r, int64_t i, Half half, Trace& t, tn_tensor& d) const {
-    tn_tensor* dy = r.alloc(r.hidden());
+    const Bottleneck &mlp = mlp_[static_cast<size_t>(i - first_)], &other = other_[static_cast<size_t>(i - first_)];
+    tn_tensor *dy = r.alloc(r.hidden()), *da = nullptr;
     r.axpby(1, d, 0, *dy);
-    if (is_adapter(half)) {
-      r.axpby(0, d, 0, d);
-      adapter(i, half).backward(r, *t.x, t.adapter, *dy, d);
-    } else if (is_block(half)) {
-      r.block_backward(t.second, d);
-      if (variant_ == 1) adapter(i, half).backward(r, *t.middle, t.adapter, *dy, d);
-      r.block_backward(t.first, d);
-    } else {
-      r.block_backward(t.first, d);
-      adapter(i, half).backward(r, *t.x, t.adapter, *dy, d);
+    switch (work(half)) {
+      case Work::kAdapter:
+        r.axpby(0, d, 0, d);
+        other.backward(r, *t.x, t.adapter, *dy, d);
+        break;
+      case Work::kBlock:
+        r.block_backward(t.second, d);
+        mlp.backward(r, *t.middle, t.adapter, *dy, d);
+        r.block_backward(t.first, d);
+        break;
+      case Work::kAttention:  // out = h + A(h − x), h the half's output
+        da = r.alloc(r.hidden());
+        r.axpby(0, *dy, 0, *da);
+        other.backward(r, *t.middle, t.adapter, *dy, *da);
+        r.axpby(1, *da, 1, d);
+        r.block_backward(t.first, d);
+        r.axpby(-1, *da, 1, d);
+        break;
+      case Work::kMlp:
+        r.block_backward(t.first, d);
+        mlp.backward(r, *t.x, t.adapter, *dy, d);
     }
-    r.free(dy), r.free(t.x), r.free(t.middle);
+    r.free(dy), r.free(da), r.free(t.x), r.free(t.middle);
   }
 
   // y = weight · x + H(other): y becomes x; d_other += Hᵀ d, d becomes weight · d.
@@ -230,7 +263,8 @@ class Meft {
   double lambda_ = 0.1, beta_ = 1;
   int64_t first_ = 0, last_ = 0, blocks_ = 0;  // reversible: [first_, last_)
   int64_t distance_ = 1;                       // blocks from one anchor to the next
-  std::vector<Bottleneck> f_, g_;
+  std::vector<Bottleneck> mlp_, other_;
+  std::set<uint32_t> gains_;
 
   // From a forward to its backward.
   tn_tensor *x1_ = nullptr, *x2_ = nullptr, *out_ = nullptr, *rstd_ = nullptr;

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <set>
 #include <vector>
 
 #include "sdk/adapter.h"
@@ -24,8 +25,9 @@ namespace {
 
 using namespace tenon::sdk;
 
-enum Slot : uint32_t { kColumns = 0 };
-enum Place : size_t { kDelta, kIndex };
+enum Slot : uint32_t { kColumns = 0, kX = 1 };
+enum Place : size_t { kDelta, kIndex, kScore };  // kScore: with selection=gradient
+constexpr int64_t kPanelBytes = 4 << 20;
 
 constexpr tn_hyper_info kR = integer("r", "8", 1, 65536, nullptr, "columns that are trained");
 constexpr tn_hyper_info kAlpha = real("paca_alpha", "8", 0, kInfinity, TN_RANGE_OPEN_MIN | TN_RANGE_OPEN_MAX, nullptr,
@@ -33,12 +35,15 @@ constexpr tn_hyper_info kAlpha = real("paca_alpha", "8", 0, kInfinity, TN_RANGE_
 constexpr tn_hyper_info kSeed =
     integer("random_seed", "0", 0, 4294967295.0, nullptr, "of the choice of columns, mixed with the module's name");
 constexpr tn_hyper_info kSelection =
-    choice("selection", "random", "random|norm", "columns at random, or those of the largest norm");
+    choice("selection", "random", "random|norm|gradient",
+           "columns at random, those of the largest norm, or of the largest gradient in the first selection_steps");
+constexpr tn_hyper_info kSteps = integer("selection_steps", "20", 1, 1 << 30, "steps",
+                                         "with selection=gradient: steps that only watch gradients");
 constexpr tn_hyper_info kTie =
     flag("tie_inputs", "true", "the same random columns for q, k, v and for gate, up, which read one input");
 constexpr tn_hyper_info kInit = flag("init_weights", "true", "start as the base; false: small random changes");
 constexpr tn_hyper_info kTargets = target_modules("all-linear");
-constexpr const tn_hyper_info* kHypers[] = {&kR,   &kAlpha, &kSeed,    &kSelection,
+constexpr const tn_hyper_info* kHypers[] = {&kR,   &kAlpha, &kSeed,    &kSelection,      &kSteps,
                                             &kTie, &kInit,  &kTargets, &kExcludeModules};
 
 uint32_t crc32(const std::string& text) {
@@ -54,6 +59,7 @@ struct Site {
   int64_t m, n, r;
   double scale;
   uint32_t seed;
+  int64_t panel() const { return std::clamp<int64_t>(kPanelBytes / (n * 4), 1, m); }
 };
 
 class Paca {
@@ -79,11 +85,12 @@ class Paca {
       const uint32_t seed = static_cast<uint32_t>(settings_.integer("random_seed")) + crc32(name_of_input(s));
       sites_[s.id] = {s.m, s.n, r, targets_.alpha_of(s.path, settings_.real("paca_alpha")) / static_cast<double>(r),
                       seed};
-      check(sink.site(sink.self, s.id, TN_RETAIN_OWN));
+      check(sink.site(sink.self, s.id, watches() ? TN_RETAIN_INPUT : TN_RETAIN_OWN));
       const auto at = static_cast<int32_t>(s.id);
-      declare_param(sink, static_cast<uint32_t>(2 * order_.size()), at, kTrained, {s.m, r}, peft_key(s, "paca_delta"));
-      declare_param(sink, static_cast<uint32_t>(2 * order_.size() + 1), at,
-                    TN_ADAPTER_PARAM_SAVED | TN_ADAPTER_PARAM_INT32, {r, 0}, peft_key(s, "paca_indices"));
+      const auto id = static_cast<uint32_t>(places() * order_.size());
+      declare_param(sink, id + kDelta, at, kTrained, {s.m, r}, peft_key(s, "paca_delta"));
+      declare_param(sink, id + kIndex, at, TN_ADAPTER_PARAM_SAVED | TN_ADAPTER_PARAM_INT32, {r, 0}, peft_key(s, "paca_indices"));
+      if (watches()) declare_param(sink, id + kScore, at, TN_ADAPTER_PARAM_SAVED, {s.n, 0}, peft_key(s, "paca_score"));
       order_.push_back(s.id);
     }
     if (order_.empty()) targets_.none_taken(sites, n);
@@ -95,10 +102,10 @@ class Paca {
     Scratch s(api, device, compute);
     const Matrix x = Matrix::dense(nullptr, compute, rows, f.n), y = Matrix::dense(nullptr, compute, rows, f.m);
     if (backward)
-      run_backward(s, f, nullptr, nullptr, y, 0, nullptr);
+      run_backward(s, site, f, nullptr, nullptr, y, 0, nullptr);
     else
       run_forward(s, f, nullptr, nullptr, x, nullptr);
-    out.saved_bytes = backward ? 0 : aligned(static_cast<uint64_t>(rows * f.r * (compute.bits / 8)));
+    out.saved_bytes = backward || watches() ? 0 : aligned(static_cast<uint64_t>(rows * f.r * (compute.bits / 8)));
     out.state_bytes = static_cast<uint64_t>(f.m * f.r + f.r) * 4;
     out.workspace_bytes = aligned(s.peak());
     out.flops = s.flops();
@@ -107,8 +114,12 @@ class Paca {
 
   void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear* base, const tn_rng& rng,
                   tn_tensor& value) {
-    const Site& f = at(order_.at(param / 2));
-    if (param % 2 == kDelta) {
+    const Site& f = at(order_.at(param / places()));
+    if (param % places() == kScore) {
+      float* score = contiguous<float>(&value, "paca_score");
+      return for_each(exec, f.n, [=] TN_KERNEL(int64_t j) { score[j] = 0; });
+    }
+    if (param % places() == kDelta) {
       float* d = contiguous<float>(&value, "paca_delta");
       const float deviation = settings_.flag("init_weights") ? 0.0f : 0.02f;
       return for_each(exec, f.m * f.r, [=] TN_KERNEL(int64_t i) { d[i] = deviation == 0 ? 0.0f : deviation * normal(rng, i); });
@@ -119,6 +130,7 @@ class Paca {
   void forward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& x,
                tn_tensor* y) {
     if (x.shape[0] == 0) return;
+    if (watches() && (call.flags & TN_CALL_TRAIN)) choose_watched(call, site);
     Scratch s(*call.exec, x.dtype);
     run_forward(s, at(site), &call, &base, Matrix::of(x), y);
   }
@@ -126,7 +138,7 @@ class Paca {
                 double beta, tn_tensor* dx) {
     if (dy.shape[0] == 0) return;
     Scratch s(*call.exec, dy.dtype);
-    run_backward(s, at(site), &call, &base, Matrix::of(dy), beta, dx);
+    run_backward(s, site, at(site), &call, &base, Matrix::of(dy), beta, dx);
   }
 
   void merge_rows(const tn_exec* exec, uint32_t site, const tn_param_view* const* params, uint64_t, int64_t begin,
@@ -152,7 +164,62 @@ class Paca {
     return settings_.flag("tie_inputs") && shared ? path.substr(0, path.rfind('.')) : path;
   }
 
-  // r of n columns, in ascending order. The choice is made on the host, once.
+  bool watches() const { return settings_.text("selection") == "gradient"; }
+  size_t places() const { return watches() ? 3 : 2; }
+
+  // After the first steps: the r largest of what was gathered in them. Sums below zero say that this was done, also in a run that resumes or goes on
+  // from the file.
+  void choose_watched(const tn_adapter_call& call, uint32_t site) {
+    const bool now = call.step > settings_.integer("selection_steps");
+    if (chosen_.contains(site) || (watched_.contains(site) && !now)) return;
+    const Site& f = at(site);
+    const tn_exec& e = *call.exec;
+    float* score = contiguous<float>(call.params[kScore]->value, "paca_score");
+    std::vector<float> squares(static_cast<size_t>(f.n));
+    check(e.api->copy(e.device, e.stream, squares.data(), score, squares.size() * 4, TN_COPY_TO_HOST));
+    check(e.api->stream_wait(e.device, e.stream));
+    watched_.insert(site);
+    if (squares[0] >= 0 && !now) return;
+    chosen_.insert(site);
+    if (squares[0] < 0) return;
+    write(&e, f, by_size(squares), contiguous<int32_t>(call.params[kIndex]->value, "paca_indices"));
+    for_each(&e, f.n, [=] TN_KERNEL(int64_t j) { score[j] = -1; });
+  }
+  static std::vector<int32_t> by_size(const std::vector<float>& squares) {
+    std::vector<int32_t> order(squares.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return squares[a] > squares[b]; });
+    return order;
+  }
+  // The first r of order, in ascending order.
+  static void write(const tn_exec* exec, const Site& f, std::vector<int32_t> order, int32_t* index) {
+    std::sort(order.begin(), order.begin() + f.r);
+    check(exec->api->copy(exec->device, exec->stream, index, order.data(), static_cast<uint64_t>(f.r) * 4,
+                          TN_COPY_TO_DEVICE));
+    check(exec->api->stream_wait(exec->device, exec->stream));
+  }
+
+  // score[j] += Σ_i (dYᵀ X)²[i, j], in panels of rows; the gradient is never whole.
+  static void watch(Scratch& s, const Site& f, const tn_adapter_call* call, const Matrix& dy, const Matrix& x) {
+    const uint64_t mark = s.mark();
+    const Matrix g = s.matrix(kF32, f.panel(), f.n);
+    float* score = call ? contiguous<float>(call->params[kScore]->value, "paca_score") : nullptr;
+    for (int64_t begin = 0; begin < f.m; begin += f.panel()) {
+      const Matrix part = g.row_block(0, std::min(f.panel(), f.m - begin));
+      s.product(1, dy.column_block(begin, part.rows).transposed(), x, 0, part);
+      if (!call) continue;
+      const float* from = static_cast<float*>(part.data);
+      const int64_t n = f.n, rows = part.rows;
+      for_each(s.exec(), n, [=] TN_KERNEL(int64_t j) {
+        double sum = 0;
+        for (int64_t i = 0; i < rows; ++i) sum += static_cast<double>(from[i * n + j]) * from[i * n + j];
+        score[j] += static_cast<float>(sum);
+      });
+    }
+    s.release(mark);
+  }
+
+  // r of n columns. The choice is made on the host, once.
   void choose(const tn_exec* exec, const Site& f, const tn_base_linear& base, int32_t* index) const {
     std::vector<int32_t> order(static_cast<size_t>(f.n));
     std::iota(order.begin(), order.end(), 0);
@@ -164,7 +231,7 @@ class Paca {
       check(
           exec->api->copy(exec->device, exec->stream, squares.data(), on_device, squares.size() * 4, TN_COPY_TO_HOST));
       check(exec->api->stream_wait(exec->device, exec->stream));
-      std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return squares[a] > squares[b]; });
+      order = by_size(squares);
     } else {
       const tn_rng rng{f.seed, 0, 0x50414341};
       for (int64_t i = 0; i < f.r; ++i) {  // the first r of a random permutation
@@ -173,10 +240,7 @@ class Paca {
         std::swap(order[static_cast<size_t>(i)], order[static_cast<size_t>(std::min(j, f.n - 1))]);
       }
     }
-    std::sort(order.begin(), order.begin() + f.r);
-    check(exec->api->copy(exec->device, exec->stream, index, order.data(), static_cast<uint64_t>(f.r) * 4,
-                          TN_COPY_TO_DEVICE));
-    check(exec->api->stream_wait(exec->device, exec->stream));
+    write(exec, f, std::move(order), index);
   }
 
   static bool leases(const tn_base_linear& base) {
@@ -225,13 +289,15 @@ class Paca {
     const int32_t* index = contiguous<int32_t>(call->params[kIndex]->value, "paca_indices");
     const Matrix delta = Matrix::of(*call->params[kDelta]->value);
     const bool lease = leases(*base);
-    if (call->flags & TN_CALL_SAVE) {
+    const bool saves = (call->flags & TN_CALL_SAVE) != 0 && !watches();
+    if ((call->flags & TN_CALL_SAVE) && watches()) check(call->saver->keep_input(call->saver->self, kX));
+    if (saves) {
       const int64_t shape[2] = {x.rows, f.r};
       tn_tensor* saved = nullptr;
       check(call->saver->alloc(call->saver->self, kColumns, 2, shape, &x.dtype, &saved));
       picked = Matrix::of(*saved);
     }
-    if ((call->flags & TN_CALL_SAVE) || (y && !lease)) gather_columns(s.exec(), x, index, picked);
+    if (saves || (y && !lease)) gather_columns(s.exec(), x, index, picked);
     if (!y) return;
     const MatrixView input(x);
     if (lease) {
@@ -243,7 +309,7 @@ class Paca {
     }
   }
 
-  void run_backward(Scratch& s, const Site& f, const tn_adapter_call* call, const tn_base_linear* base,
+  void run_backward(Scratch& s, uint32_t site, const Site& f, const tn_adapter_call* call, const tn_base_linear* base,
                     const Matrix& dy, double beta, tn_tensor* dx) const {
     const Matrix thin = s.activations(dy.rows, f.r);
     float* keep = s.take<float>(f.m * f.r);
@@ -251,9 +317,14 @@ class Paca {
     const double scale = f.scale * (call ? call->scale : 1);
     if (!call || call->params[kDelta]->grad) {
       const tn_saved* saved = nullptr;
-      if (call) check(call->saver->get(call->saver->self, kColumns, &saved));
-      s.product(scale, dy.transposed(), saved ? Matrix::of(*saved->tensor) : thin, 1,
-                call ? Matrix::of(*call->params[kDelta]->grad) : delta);
+      if (call) check(call->saver->get(call->saver->self, watches() ? kX : kColumns, &saved));
+      const Matrix kept = saved ? Matrix::of(*saved->tensor) : watches() ? Matrix::dense(nullptr, dy.dtype, dy.rows, f.n) : thin;
+      const bool looking = watches() && (!call || !chosen_.contains(site));
+      if (looking) watch(s, f, call, dy, kept);
+      if (!call || !looking) {
+        if (call && watches()) gather_columns(s.exec(), kept, contiguous<int32_t>(call->params[kIndex]->value, "paca_indices"), thin);
+        s.product(scale, dy.transposed(), watches() ? thin : kept, 1, call ? Matrix::of(*call->params[kDelta]->grad) : delta);
+      }
     }
     if (call && !dx) return;
     if (call && leases(*base)) {
@@ -282,7 +353,8 @@ class Paca {
   Settings settings_;
   Targets targets_;
   std::map<uint32_t, Site> sites_;
-  std::vector<uint32_t> order_;  // site of parameters 2i and 2i + 1
+  std::vector<uint32_t> order_;  // site of parameters places() · i and those that follow it
+  std::set<uint32_t> watched_, chosen_;  // sites whose sums were looked at in this run, and whose columns were chosen by them at any time
 };
 
 constexpr tn_adapter_api kApi = adapter_api<Paca>();

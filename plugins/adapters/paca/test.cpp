@@ -55,6 +55,62 @@ TEST_P(Paca, TheLargestColumnsAreChosenByNorm) {
   EXPECT_EQ(index[1], 3);
 }
 
+// The first steps only watch: then the columns of the largest accumulated gradient train, and a run that resumes or goes on from the file agrees.
+TEST_P(Paca, TheLargestColumnsAreChosenByTheirGradients) {
+  const TestAdapter::Options options{{"r", "3"}, {"paca_alpha", "3"}, {"selection", "gradient"}, {"selection_steps", "2"}};
+  AdapterProblem p(GetParam(), {33, 17, 21}, options);
+  EXPECT_EQ(p.adapter.retention.at(0), TN_RETAIN_INPUT);
+  std::vector<double> squares(17);
+  CallOptions o;
+  for (o.step = 1; o.step <= 2; ++o.step) {
+    p.x = normals(p.x.size(), 20 + static_cast<uint32_t>(o.step)), p.dy = normals(p.dy.size(), 30 + static_cast<uint32_t>(o.step));
+    for (int64_t t = 0; t < 21; ++t)
+      for (int64_t j = 0; j < 17; ++j) p.x[t * 17 + j] *= 1 + static_cast<float>(j * 7 % 17) / 8;  // far enough from ties
+    p.run(o);
+    EXPECT_EQ(norm(p.adapter.params[kDelta].grad.floats()), 0);
+    for (int64_t j = 0; j < 17; ++j)
+      for (int64_t i = 0; i < 33; ++i) {
+        double g = 0;
+        for (int64_t t = 0; t < 21; ++t) g += static_cast<double>(p.dy[t * 33 + i]) * p.x[t * 17 + j];
+        squares[j] += g * g;
+      }
+  }
+  std::vector<int32_t> expected;
+  for (int32_t j = 0; j < 17; ++j)
+    if (std::count_if(squares.begin(), squares.end(), [&](double other) { return other > squares[j]; }) < 3) expected.push_back(j);
+  AdapterProblem resumed(GetParam(), {33, 17, 21}, options);
+  resumed.adapter.params[2].value.assign(p.adapter.params[2].value.floats());
+  for (AdapterProblem* run : {&p, &resumed}) {
+    EXPECT_NE(indices(*run), expected);
+    run->x = p.x, run->dy = p.dy;
+    run->run(o);  // step 3
+    EXPECT_EQ(indices(*run), expected);
+    std::vector<double> dense;
+    for (int64_t i = 0; i < 33; ++i)
+      for (const int32_t j : expected) {
+        double g = 0;
+        for (int64_t t = 0; t < 21; ++t) g += static_cast<double>(p.dy[t * 33 + i]) * p.x[t * 17 + j];
+        dense.push_back(g);
+      }
+    EXPECT_LT(relative_distance(run->adapter.params[kDelta].grad.floats(), dense), 1e-6);
+  }
+  const std::string config = p.adapter.config();
+  TestAdapter from_file(GetParam(), {}, config.c_str());
+  ASSERT_EQ(from_file.bind({{"q_proj", 33, 17}}), TN_OK);
+  Base base = p.base;
+  from_file.init(5, &base);
+  for (size_t i = 0; i < 3; ++i) std::memcpy(from_file.params[i].value.get()->data, p.adapter.params[i].value.get()->data, p.adapter.params[i].value.bytes());
+  Tensor x(kF32, {21, 17}, p.x), y(kF32, {21, 33});
+  SavedSlots saved;
+  for (o.step = 1; o.step <= 3; ++o.step) {
+    from_file.forward(0, base, *x.get(), y.get(), saved, o);
+    Tensor dy(kF32, {21, 33}, p.dy);
+    from_file.backward(0, base, *dy.get(), nullptr, saved, o);
+  }
+  EXPECT_GT(norm(from_file.params[kDelta].grad.floats()), 0);
+  EXPECT_TRUE(std::equal(expected.begin(), expected.end(), static_cast<const int32_t*>(from_file.params[kIndex].value.get()->data)));
+}
+
 TEST_P(Paca, SitesWithOneInputShareTheirColumnsUnlessToldOtherwise) {
   for (const bool tied : {true, false}) {
     TestAdapter paca(GetParam(), {{"r", "4"}, {"tie_inputs", tied ? "true" : "false"}});

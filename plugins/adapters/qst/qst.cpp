@@ -13,17 +13,19 @@ constexpr tn_hyper_info kDown = choice("downsample", "factors", "factors|frozen|
                                        "two factors, the first of them frozen, or the mean of neighbouring channels");
 constexpr tn_hyper_info kTaps = choice(
     "taps", "kept", "kept|rerun", "block outputs for the first factor's gradient: kept, or found by a second forward");
+constexpr tn_hyper_info kActivation = choice("activation", "none", "none|silu", "between the two factors");
 constexpr tn_hyper_info kLogit =
     real("output_logit", "6", -100, 100, 0, nullptr, "start of the output gate a = sigmoid of it; 1 is the backbone");
 
 struct Qst {
   static constexpr const char *kName = "qst", *kPeftType = "QST";
-  static constexpr const tn_hyper_info* kHypers[] = {&kReduction, &kInner, &kDown, &kTaps, &kLogit};
+  static constexpr const tn_hyper_info* kHypers[] = {&kReduction, &kInner, &kDown, &kTaps, &kActivation, &kLogit};
 
   static SideSettings choose(const Settings& s) {
     SideSettings out;
     out.reduction = s.integer("reduction"), out.inner = s.integer("r");
     out.down = s.text("downsample") == "pool" ? Down::kPool : Down::kFactors;
+    out.silu = s.text("activation") == "silu";
     out.freeze_first = s.text("downsample") == "frozen";
     out.taps = s.text("taps") == "rerun" ? Taps::kRerun : Taps::kKept;
     out.tie_first_taps = true, out.vector_gate = true, out.gate_start = 0.5;

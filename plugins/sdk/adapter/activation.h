@@ -31,6 +31,27 @@ inline void gelu_backward(const tn_exec* exec, const Matrix& dy, const Matrix& x
     T* to = static_cast<T*>(dx.data);
     for_each(exec, x.rows * x.columns, [=] TN_KERNEL(int64_t i) { to[i] = from_float<T>(to_float(gradient[i]) * gelu_slope(to_float(from[i]))); }););
 }
+
+// SiLU, x sigmoid(x), likewise.
+inline void silu_forward(const tn_exec* exec, const Matrix& x, const Matrix& y) {
+  TN_TYPED(T, x.dtype, "an activation",
+    const T* from = static_cast<const T*>(x.data);
+    T* to = static_cast<T*>(y.data);
+    for_each(exec, x.rows * x.columns, [=] TN_KERNEL(int64_t i) {
+      const float v = to_float(from[i]);
+      to[i] = from_float<T>(v / (1.0f + std::exp(-v)));
+    }););
+}
+inline void silu_backward(const tn_exec* exec, const Matrix& dy, const Matrix& x, const Matrix& dx) {
+  TN_TYPED(T, x.dtype, "an activation",
+    const T *gradient = static_cast<const T*>(dy.data), *from = static_cast<const T*>(x.data);
+    T* to = static_cast<T*>(dx.data);
+    for_each(exec, x.rows * x.columns, [=] TN_KERNEL(int64_t i) {
+      const float v = to_float(from[i]), s = 1.0f / (1.0f + std::exp(-v));
+      to[i] = from_float<T>(to_float(gradient[i]) * s * (1.0f + v * (1.0f - s)));
+    }););
+}
+
 // to += factor · from; dense.
 inline void add_scaled(const tn_exec* exec, double factor, const Matrix& from, const Matrix& to) {
   const float k = static_cast<float>(factor);

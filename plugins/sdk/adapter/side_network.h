@@ -7,6 +7,7 @@
 // gradient is either kept, or found again by running the backbone forward once more.
 #pragma once
 
+#include "sdk/adapter/activation.h"
 #include "sdk/adapter/initial.h"
 #include "sdk/adapter/region.h"
 #include "sdk/adapter/rows.h"
@@ -22,6 +23,7 @@ struct SideSettings {
   int64_t reduction = 16, inner = 16;
   Down down = Down::kFactors;
   Taps taps = Taps::kKept;
+  bool silu = false;            // between the two factors
   bool freeze_first = false;    // of two factors: the gradient then needs U_i alone
   bool tie_first_taps = false;  // D_1 serves h_0 too
   bool vector_gate = true;      // one gate per channel, or one per block
@@ -65,6 +67,7 @@ class SideNetwork {
   };
 
   Sampler declare_sampler(RegionDeclarer& declare, const std::string& key);
+  tn_tensor* active(const Region& r, const tn_tensor& u) const;
   tn_tensor* down(const Region& r, const Sampler& p, const tn_tensor& h, Trace& t) const;
   void down_backward(const Region& r, const Sampler& p, const tn_tensor& dd, Trace& t) const;
   void first_factor_gradient(const Region& r, const Sampler& p, const tn_tensor& h, Trace& t) const;

@@ -9,6 +9,14 @@ inline side::Gate SideNetwork::gate(const Region& r, const Level& level) const {
   return {contiguous<float>(&r.value(level.gate), "a gate"), s_.vector_gate ? 1 : 0, static_cast<float>(1 / s_.gate_temperature)};
 }
 
+// What the second factor reads of the first's output; null: just that.
+inline tn_tensor* SideNetwork::active(const Region& r, const tn_tensor& u) const {
+  if (!s_.silu) return nullptr;
+  tn_tensor* a = r.alloc(s_.inner);
+  if (!r.plans()) silu_forward(r.exec(), Matrix::of(u), Matrix::of(*a));
+  return a;
+}
+
 // D(h). Keeps in t what its gradient needs.
 inline tn_tensor* SideNetwork::down(const Region& r, const Sampler& p, const tn_tensor& h, Trace& t) const {
   tn_tensor* out = r.alloc(side_);
@@ -20,7 +28,9 @@ inline tn_tensor* SideNetwork::down(const Region& r, const Sampler& p, const tn_
   } else {
     t.u = r.alloc(s_.inner);
     r.product(1, Matrix::of(h), Matrix::of(r.value(p.first)).transposed(), 0, Matrix::of(*t.u));
-    r.product(1, Matrix::of(*t.u), Matrix::of(r.value(p.second)).transposed(), 0, Matrix::of(*out));
+    tn_tensor* a = active(r, *t.u);
+    r.product(1, Matrix::of(a ? *a : *t.u), Matrix::of(r.value(p.second)).transposed(), 0, Matrix::of(*out));
+    r.free(a);
     if (!r.saves()) r.free(t.u);
   }
   return out;
@@ -38,11 +48,14 @@ inline void SideNetwork::down_backward(const Region& r, const Sampler& p, const 
     t.du = r.alloc(side_);
     r.axpby(1, dd, 0, *t.du);
   } else {
-    r.product(1, Matrix::of(dd).transposed(), Matrix::of(*t.u), 1, Matrix::of(*r.grad(p.second)));
-    r.free(t.u);
-    if (s_.freeze_first) return;
+    tn_tensor* a = active(r, *t.u);
+    r.product(1, Matrix::of(dd).transposed(), Matrix::of(a ? *a : *t.u), 1, Matrix::of(*r.grad(p.second)));
+    r.free(a);
+    if (s_.freeze_first) return r.free(t.u);
     t.du = r.alloc(s_.inner);
     r.product(1, Matrix::of(dd), Matrix::of(r.value(p.second)), 0, Matrix::of(*t.du));
+    if (s_.silu && !r.plans()) silu_backward(r.exec(), Matrix::of(*t.du), Matrix::of(*t.u), Matrix::of(*t.du));
+    r.free(t.u);
   }
   if (s_.taps == Taps::kKept) {
     first_factor_gradient(r, p, *t.h, t);

@@ -132,6 +132,7 @@ struct CallOptions {
   int64_t row_begin = 0;
   double scale = 1, beta = 0;
   uint32_t stream = 1;
+  int64_t step = 1;
 };
 
 class TestAdapter {
@@ -277,7 +278,7 @@ class TestAdapter {
     const auto pointers = views_of(site, views, backward);
     const tn_saver saver = saved.table();
     const tn_adapter_call call{sizeof(tn_adapter_call),   o.flags, exec.get(), &saver,      pointers.data(),
-                               pointers.size(),           1,       0,          o.row_begin, o.scale,
+                               pointers.size(),           o.step,  0,          o.row_begin, o.scale,
                                tn_rng{17, site, o.stream}};
     const int32_t status = body(&call);
     EXPECT_TRUE(exec.intact());
