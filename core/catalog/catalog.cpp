@@ -1,6 +1,7 @@
 #include "core/catalog/catalog.h"
 
 #include <algorithm>
+#include <deque>
 #include <set>
 #include <unordered_map>
 
@@ -71,38 +72,51 @@ std::vector<PluginRow> Catalog::list(const PluginFilter& filter) const {
   struct Found {
     PluginRow row;
     std::string version_key;
-    int64_t store = 0;
-    bool wanted = false;
+    size_t store;
+    bool wanted;
   };
-  std::unordered_map<std::string, Found> newest;
-  Statement rows = state_->db.prepare(sql::kList);
-  rows.bind(1, filter.kind).bind(2, filter.tag).bind(3, filter.layout).bind(4, filter.backend);
-  while (rows.step()) {
-    const std::string id = rows.text(0), key = rows.text(6);
-    const int64_t store = rows.integer(5);
-    Found& found = newest[id];
-    if (found.store > 0 && (found.version_key > key || (found.version_key == key && found.store < store))) continue;
-    found = {{id, rows.text(1), rows.text(3), rows.text(4), state_->stores[static_cast<size_t>(store - 1)], kind_from_name(rows.text(2)), {}},
-             key,
-             store,
-             rows.integer(7) != 0};
+  std::deque<Found> all;  // does not move what `newest` looks at
+  std::unordered_map<std::string_view, Found*> newest;
+  for (size_t s = 0; s < state_->stores.size(); ++s) {
+    Statement rows = state_->db.prepare(sql::list(static_cast<int64_t>(s) + 1));
+    rows.bind(1, filter.kind).bind(2, filter.tag).bind(3, filter.layout).bind(4, filter.backend);
+    while (rows.step()) {
+      const auto known = newest.find(rows.view(0));
+      if (known != newest.end() && known->second->version_key >= rows.view(5)) continue;
+      Found& found = known != newest.end() ? *known->second : all.emplace_back();
+      found.row.version = rows.view(1), found.row.kind = kind_from_name(rows.view(2));
+      found.row.name = rows.view(3), found.row.summary = rows.view(4), found.row.store = state_->stores[s];
+      found.version_key = rows.view(5), found.store = s, found.wanted = rows.integer(6) != 0;
+      if (known != newest.end()) continue;
+      found.row.id = rows.view(0);
+      newest.emplace(found.row.id, &found);
+    }
   }
-  std::erase_if(newest, [](const auto& entry) { return !entry.second.wanted; });
-  Statement objects = state_->db.prepare(sql::kBackends);
-  while (objects.step()) {
-    const auto found = newest.find(objects.text(1));
-    if (found == newest.end() || found->second.store != objects.integer(0)) continue;
-    std::vector<std::string>& backends = found->second.row.backends;
-    const std::string backend = objects.text(2);
-    if (std::find(backends.begin(), backends.end(), backend) == backends.end()) backends.push_back(backend);
+  for (size_t s = 0; s < state_->stores.size(); ++s) {
+    Statement objects = state_->db.prepare(sql::backends(static_cast<int64_t>(s) + 1));
+    Found* of = nullptr;
+    while (objects.step()) {
+      if (!of || of->row.id != objects.view(0)) {
+        const auto found = newest.find(objects.view(0));
+        of = found == newest.end() ? nullptr : found->second;
+      }
+      if (!of || of->store != s) continue;
+      std::vector<std::string>& backends = of->row.backends;
+      if (std::find(backends.begin(), backends.end(), objects.view(1)) == backends.end()) backends.emplace_back(objects.view(1));
+    }
   }
+  std::vector<Found*> order;
+  order.reserve(all.size());
+  for (Found& found : all)
+    if (found.wanted) order.push_back(&found);
+  const auto before = [](const Found* a, const Found* b) {
+    const std::string_view x = kind_name(a->row.kind), y = kind_name(b->row.kind);
+    return x != y ? x < y : a->row.id < b->row.id;
+  };
+  if (!std::is_sorted(order.begin(), order.end(), before)) std::sort(order.begin(), order.end(), before);
   std::vector<PluginRow> out;
-  out.reserve(newest.size());
-  for (auto& [id, found] : newest) out.push_back(std::move(found.row));
-  std::sort(out.begin(), out.end(), [](const PluginRow& a, const PluginRow& b) {
-    const std::string_view x = kind_name(a.kind), y = kind_name(b.kind);
-    return x != y ? x < y : a.id < b.id;
-  });
+  out.reserve(order.size());
+  for (Found* found : order) out.push_back(std::move(found->row));
   return out;
 }
 

@@ -82,6 +82,7 @@ void prepare_catalog(Database& db, const std::string& path) {
     transaction.commit();
   }
   check_version(pragma(db, "user_version"), path);
+  db.execute(sql::kIndices);
 }
 
 void check_integrity(Database& db, const std::string& path) {
@@ -110,10 +111,9 @@ Database open_stack(const std::vector<std::string>& stores) {
       if (holds_plugins(store)) throw_catalog_lost(store);
       db.execute("ATTACH ':memory:' AS " + schema);
       std::string script = sql::kCreate;
-      for (const std::string word : {"TABLE IF NOT EXISTS ", "INDEX IF NOT EXISTS "}) {
-        for (size_t at = 0; (at = script.find(word, at)) != std::string::npos; at += word.size())
-          script.insert(at + word.size(), schema + ".");
-      }
+      const std::string word = "TABLE IF NOT EXISTS ";
+      for (size_t at = 0; (at = script.find(word, at)) != std::string::npos; at += word.size())
+        script.insert(at + word.size(), schema + ".");
       db.execute(script);
       continue;
     }

@@ -33,7 +33,11 @@ CREATE TABLE IF NOT EXISTS conflict(
   PRIMARY KEY(plugin, position)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS layout(
   plugin TEXT NOT NULL REFERENCES plugin(id) ON DELETE CASCADE, layout TEXT NOT NULL, PRIMARY KEY(plugin, layout)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS plugin_by_kind ON plugin(kind);
+)sql";
+// Catalogs of before get those that they lack at the next installation.
+inline constexpr const char* kIndices = R"sql(
+CREATE INDEX IF NOT EXISTS plugin_listing ON plugin(kind, id, version, version_key, name, summary);
+CREATE INDEX IF NOT EXISTS object_listing ON object(plugin, position, backend);
 CREATE INDEX IF NOT EXISTS provides_by_tag ON provides(tag);
 CREATE INDEX IF NOT EXISTS layout_by_layout ON layout(layout);
 )sql";
@@ -63,16 +67,12 @@ std::string stack_views(int stores);
 
 inline constexpr const char* kCurrent =
     "SELECT store, version, kind, name, summary, folder, manifest FROM current WHERE id = ?1";
-// Every plugin of every store, and whether it is what the parameters ask for: kind, tag, layout, backend; '' = any. Which
-// version counts the caller decides: `current` would look every plugin up again, and that is most of the time of a list.
-inline constexpr const char* kList = R"sql(
-SELECT c.id, c.version, c.kind, c.name, c.summary, c.store, c.version_key, (?1 = '' OR c.kind = ?1)
-  AND (?2 = '' OR EXISTS(SELECT 1 FROM all_provides t WHERE t.store = c.store AND t.plugin = c.id AND t.tag = ?2))
-  AND (?3 = '' OR EXISTS(SELECT 1 FROM all_layout l WHERE l.store = c.store AND l.plugin = c.id AND l.layout = ?3))
-  AND (?4 = '' OR EXISTS(SELECT 1 FROM all_object o WHERE o.store = c.store AND o.plugin = c.id AND o.backend IN (?4, 'any')))
-FROM all_plugin c WHERE c.store > 0)sql";
-// A plugin's objects follow each other, in their order.
-inline constexpr const char* kBackends = "SELECT store, plugin, backend FROM all_object WHERE store > 0";
+// Every plugin of the n-th store by kind and id, and whether it is what the parameters ask for: kind, tag, layout,
+// backend; '' = any. Which version counts the caller decides: `current` would look every plugin up again, and that is
+// most of the time of a list. Tables hold manifests and digests too; the indices for lists hold what is asked for here.
+std::string list(int64_t store);
+// The backends of a store's objects, those of a plugin in their order.
+std::string backends(int64_t store);
 inline constexpr const char* kObjectRows =
     "SELECT backend, file, sha256, arch, cpu, bytes, mtime, ctime, inode FROM all_object WHERE store = ?1 AND plugin = "
     "?2 ORDER BY position";

@@ -91,11 +91,10 @@ void Statement::reset() {
   if (sqlite3_reset(raw_.get()) != SQLITE_OK) db_->fail();
 }
 
-std::string Statement::text(int column) const {
+std::string_view Statement::view(int column) const {
   const void* const data = sqlite3_column_blob(raw_.get(), column);
-  return data ? std::string(static_cast<const char*>(data),
-                            static_cast<size_t>(sqlite3_column_bytes(raw_.get(), column)))
-              : "";
+  return data ? std::string_view(static_cast<const char*>(data), static_cast<size_t>(sqlite3_column_bytes(raw_.get(), column)))
+              : std::string_view();
 }
 
 int64_t Statement::integer(int column) const {

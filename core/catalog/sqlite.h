@@ -48,7 +48,9 @@ class Statement {
   void run();
   // Ready for new parameters and another round of rows.
   void reset();
-  std::string text(int column) const;
+  std::string text(int column) const { return std::string(view(column)); }
+  // Valid until the next step.
+  std::string_view view(int column) const;
   int64_t integer(int column) const;
 
  private:

@@ -1,5 +1,6 @@
 #include "hosts/cli/output.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -10,6 +11,15 @@ void print_json(const nlohmann::json& document) {
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fputc('\n', stdout);
   std::fflush(stdout);
+}
+
+void append_json(std::string& to, std::string_view text) {
+  const auto plain = [](char c) { return c >= ' ' && c < 0x7f && c != '"' && c != '\\'; };
+  if (std::all_of(text.begin(), text.end(), plain)) {
+    to += '"', to += text, to += '"';
+  } else {
+    to += nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  }
 }
 
 void remark(const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); }

@@ -3,6 +3,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <string_view>
 
 #include "hosts/trainer/run/quantized_export.h"
 
@@ -10,6 +11,10 @@ namespace tenon::cli {
 
 // Prints the document and a newline on standard output; a NaN or Inf in it becomes null.
 void print_json(const nlohmann::json& document);
+
+// Appends a text as JSON has it, quotes included. Documents of many thousands of rows are written row by row: building them first takes longer than
+// everything else.
+void append_json(std::string& to, std::string_view text);
 
 // A line on standard error, for progress and remarks.
 void remark(const std::string& line);

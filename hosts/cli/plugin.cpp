@@ -59,16 +59,20 @@ int list(const po::variables_map& values) {
     if (kind_from_name(filter.kind) == TN_KIND_UNDEFINED)
       throw Usage("--kind " + filter.kind + " is not one of " + kKinds);
   }
-  std::vector<PluginRow> rows = Catalog::open_default().list(filter);
+  const std::vector<PluginRow> rows = Catalog::open_default().list(filter);
   if (values.count("json")) {
-    Json out = Json::array();
-    for (PluginRow& r : rows) {
-      Json row = Json::object();  // an initializer list would copy every text
-      row["id"] = std::move(r.id), row["kind"] = kind_name(r.kind), row["version"] = std::move(r.version), row["name"] = std::move(r.name);
-      row["summary"] = std::move(r.summary), row["backends"] = std::move(r.backends), row["store"] = std::move(r.store);
-      out.push_back(std::move(row));
+    std::string out = "[";
+    for (const PluginRow& r : rows) {
+      const auto field = [&](const char* name, std::string_view value) { out += name, append_json(out, value); };
+      out += out.size() > 1 ? ",\n " : "\n ";
+      field("{\"id\": ", r.id), field(", \"kind\": ", kind_name(r.kind)), field(", \"version\": ", r.version);
+      field(", \"name\": ", r.name), field(", \"summary\": ", r.summary);
+      out += ", \"backends\": [";
+      for (size_t i = 0; i < r.backends.size(); ++i) field(i > 0 ? ", " : "", r.backends[i]);
+      field("], \"store\": ", r.store), out += '}';
     }
-    print_json(out);
+    out += rows.empty() ? "]\n" : "\n]\n";
+    std::fwrite(out.data(), 1, out.size(), stdout);
     return 0;
   }
   size_t id = 2, version = 7, backends = 8;

@@ -5,51 +5,14 @@
 // Decay multiplies the weight by 1 − lr · weight_decay before (pre) or after (post) the step.
 #pragma once
 
-#include <cmath>
-
+#include "sdk/adam_rule.h"
 #include "sdk/parameters.h"
 #include "sdk/plugin.h"
-#include "sdk/step.h"
+#if !TN_GPU && defined(__AVX512BW__)
+#include "sdk/adam_avx512.h"
+#endif
 
 namespace tenon::sdk {
-
-struct AdamSettings {
-  double beta1, beta2, eps, weight_decay;
-  bool hf = false, decay_first = true;
-};
-
-// The numbers of one update; its step is lr · direction. Computed in double: β^t in f32 drifts.
-struct AdamNumbers : Step {
-  float a1, a2;      // 1 − β1, 1 − β2
-  float root, eps;   // denominator = root · √v + ε
-  double direction;  // factor of m / denominator
-  float grad_scale;
-
-  AdamNumbers(const AdamSettings& s, const tn_item& item) : AdamNumbers(s, item, item.t) {}
-  // Where moments were reset: t counts the updates since then.
-  AdamNumbers(const AdamSettings& s, const tn_item& item, int64_t updates) {
-    const double t = static_cast<double>(updates);
-    const double c1 = -std::expm1(t * std::log(s.beta1)), c2 = -std::expm1(t * std::log(s.beta2));
-    a1 = static_cast<float>(1 - s.beta1), a2 = static_cast<float>(1 - s.beta2);
-    root = s.hf ? 1.0f : static_cast<float>(1 / std::sqrt(c2));
-    eps = static_cast<float>(s.eps);
-    direction = (s.hf ? std::sqrt(c2) : 1.0) / c1;
-    step = static_cast<float>(item.lr * direction);
-    decay = static_cast<float>(item.lr * s.weight_decay * item.decay_scale), after = s.decay_first ? 0.0f : 1.0f;
-    grad_scale = static_cast<float>(item.grad_scale);
-  }
-};
-
-// m ← (1 − a) m + a g with one rounding per term: for a = 1 exactly g, and (1 − a) is as exact as a.
-TN_FN float decayed(float a, float old, float fresh) {
-  return std::fma(a, fresh, std::fma(-a, old, old));
-}
-
-// m / (root · √v + ε); 0 where a zero ε meets a zero v.
-TN_FN float adam_ratio(const AdamNumbers& a, float m, float v) {
-  const float d = std::fma(std::sqrt(v), a.root, a.eps);
-  return m / (d > 0 ? d : __builtin_inff());
-}
 
 // One update of a parameter with its averages m and v, and with `vmax` (AMSGrad: the largest v so far stands in the
 // root) if Max.
@@ -59,7 +22,11 @@ void adam_update(const tn_exec* exec, const AdamNumbers& a, int64_t n, Stored gr
   for_each_block<5 * kChunk * sizeof(float)>(
       exec, chunks(n),
       [=] TN_KERNEL(const Block& block) {
-        const Chunk chunk(block, n);
+        Chunk chunk(block, n);
+#if !TN_GPU && defined(__AVX512BW__)
+        const int64_t whole = adam_groups<Max>(a, chunk, grad, weight, m, v, vmax);
+        chunk = {chunk.begin + whole, chunk.n - whole};
+#endif
         float* stage = block.shared<float>();
         const float* g = grad.read(block, chunk, stage);
         float* w = weight.read(block, chunk, stage + kChunk);

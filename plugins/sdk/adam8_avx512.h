@@ -7,10 +7,9 @@
 #include "sdk/bf16_avx512.h"
 #include "sdk/dynamic_codec.h"
 #include "sdk/philox_avx512.h"
+#include "sdk/stored_avx512.h"
 
 namespace tenon::sdk {
-
-inline constexpr int64_t kGroup = 64;
 
 // Where gradients come from and what becomes of the direction, 64 elements at a time.
 template <class T, bool Interleaved>

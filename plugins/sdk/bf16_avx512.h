@@ -34,23 +34,26 @@ TN_FN __m512i upper_halves(__m512i first, __m512i second) {
   }
 }
 
-// As from_float<bf16>, of numbers that come out of arithmetic (a NaN is quiet already).
-template <bool Interleaved>
+// As from_float<bf16>, of numbers that come out of arithmetic (a NaN is quiet already). FromBf16: of arithmetic on bf16
+// alone, so that a NaN's lower half is empty and rounding leaves it alone, as it leaves an infinity.
+template <bool Interleaved, bool FromBf16 = false>
 TN_FN void narrow_bf16(__m512 first, __m512 second, bf16* to) {
   const auto rounded = [](__m512 x) {
     const __m512i bits = _mm512_castps_si512(x);
     const __m512i up = _mm512_mask_mov_epi32(
         _mm512_set1_epi32(0x7fff), _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000)), _mm512_set1_epi32(0x8000));
+    if constexpr (FromBf16) return _mm512_add_epi32(bits, up);
     return _mm512_mask_add_epi32(bits, _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), bits, up);
   };
   _mm512_storeu_si512(to, upper_halves<Interleaved>(rounded(first), rounded(second)));
 }
 
 // As round_stochastic_bf16 with 16 random bits an element, in the order of elements; NaN as above.
-template <bool Interleaved>
+template <bool Interleaved, bool FromBf16 = false>
 TN_FN void narrow_bf16(__m512 first, __m512 second, __m512i noise, bf16* to) {
   const auto rounded = [](__m512 x, __m512i bits16) {
     const __m512i bits = _mm512_castps_si512(x);
+    if constexpr (FromBf16) return _mm512_add_epi32(bits, bits16);
     constexpr int kInfOrNan = 0x99;
     return _mm512_mask_add_epi32(bits, _knot_mask16(_mm512_fpclass_ps_mask(x, kInfOrNan)), bits, bits16);
   };

@@ -15,30 +15,45 @@ class Philox64 {
 
   // 16 bits for each of the elements 8 · block …: `low` has those of the first 32, `high` those of the next.
   TN_FN void operator()(uint64_t block, __m512i& low, __m512i& high) const {
-    const __m512i m0 = _mm512_set1_epi64(0xD2511F53), m1 = _mm512_set1_epi64(0xCD9E8D57);
-    // A counter in each 64-bit lane, words in the lower halves (the upper hold whatever products leave there); in an
-    // order from which unpacking makes consecutive ones.
-    __m512i c0 = _mm512_add_epi64(_mm512_set1_epi64(static_cast<int64_t>(block)),
-                                  _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7)),
-            c1 = _mm512_srli_epi64(c0, 32), c2 = _mm512_set1_epi32(static_cast<int>(uid_)),
-            c3 = _mm512_set1_epi32(static_cast<int>(stream_));
+    Counter c = start(block);
 #pragma GCC unroll 10
-    for (int round = 0; round < 10; ++round) {
-      constexpr int kXor = 0x96;
-      const __m512i p0 = _mm512_mul_epu32(c0, m0), p1 = _mm512_mul_epu32(c2, m1),
-                    k0 = _mm512_set1_epi32(static_cast<int>(k0_[round])),
-                    k1 = _mm512_set1_epi32(static_cast<int>(k1_[round]));
-      c0 = _mm512_ternarylogic_epi32(_mm512_srli_epi64(p1, 32), c1, k0, kXor);
-      c2 = _mm512_ternarylogic_epi32(_mm512_srli_epi64(p0, 32), c3, k1, kXor);
-      c1 = p1, c3 = p0;
-    }
-    constexpr __mmask16 kUpper = 0xaaaa;
-    const __m512i first = _mm512_mask_mov_epi32(c0, kUpper, _mm512_slli_epi64(c1, 32)),
-                  second = _mm512_mask_mov_epi32(c2, kUpper, _mm512_slli_epi64(c3, 32));
-    low = _mm512_unpacklo_epi64(first, second), high = _mm512_unpackhi_epi64(first, second);
+    for (int round = 0; round < 10; ++round) advance(c, round);
+    finish(c, low, high);
+  }
+
+  // Two runs at once: what one waits for, the other computes.
+  TN_FN void operator()(uint64_t block, __m512i& low, __m512i& high, uint64_t other, __m512i& other_low, __m512i& other_high) const {
+    Counter c = start(block), d = start(other);
+#pragma GCC unroll 10
+    for (int round = 0; round < 10; ++round) advance(c, round), advance(d, round);
+    finish(c, low, high), finish(d, other_low, other_high);
   }
 
  private:
+  // A counter in each 64-bit lane, words in the lower halves (the upper hold whatever products leave there); in an order
+  // from which unpacking makes consecutive ones.
+  struct Counter {
+    __m512i c0, c1, c2, c3;
+  };
+  TN_FN Counter start(uint64_t block) const {
+    const __m512i c0 = _mm512_add_epi64(_mm512_set1_epi64(static_cast<int64_t>(block)), _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7));
+    return {c0, _mm512_srli_epi64(c0, 32), _mm512_set1_epi32(static_cast<int>(uid_)), _mm512_set1_epi32(static_cast<int>(stream_))};
+  }
+  TN_FN void advance(Counter& c, int round) const {
+    constexpr int kXor = 0x96;
+    const __m512i p0 = _mm512_mul_epu32(c.c0, _mm512_set1_epi64(0xD2511F53)), p1 = _mm512_mul_epu32(c.c2, _mm512_set1_epi64(0xCD9E8D57)),
+                  k0 = _mm512_set1_epi32(static_cast<int>(k0_[round])), k1 = _mm512_set1_epi32(static_cast<int>(k1_[round]));
+    c.c0 = _mm512_ternarylogic_epi32(_mm512_srli_epi64(p1, 32), c.c1, k0, kXor);
+    c.c2 = _mm512_ternarylogic_epi32(_mm512_srli_epi64(p0, 32), c.c3, k1, kXor);
+    c.c1 = p1, c.c3 = p0;
+  }
+  static TN_FN void finish(const Counter& c, __m512i& low, __m512i& high) {
+    constexpr __mmask16 kUpper = 0xaaaa;
+    const __m512i first = _mm512_mask_mov_epi32(c.c0, kUpper, _mm512_slli_epi64(c.c1, 32)),
+                  second = _mm512_mask_mov_epi32(c.c2, kUpper, _mm512_slli_epi64(c.c3, 32));
+    low = _mm512_unpacklo_epi64(first, second), high = _mm512_unpackhi_epi64(first, second);
+  }
+
   uint32_t uid_, stream_, k0_[10], k1_[10];
 };
 

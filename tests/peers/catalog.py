@@ -18,7 +18,7 @@ class Tenon(harness.Side):
 
     def prepare(self, case):
         import numpy as np
-        self.store = pathlib.Path(self.args.build) / "peers" / f"catalog-{case.plugins}"  # filled once: ten thousand folders take a while
+        self.store = pathlib.Path(self.args.build) / "peers" / f"catalog-{case.plugins}-listing"  # filled once: ten thousand folders take a while
         self.environment = environment(self.args) | {"TENON_HOME": str(self.store.resolve())}
         self.command = [binary(self.args), *case.command]
         if not (self.store / "catalog.sqlite").exists():

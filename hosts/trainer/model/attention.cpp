@@ -95,7 +95,9 @@ void AttentionLayer::decode(Engine& engine, DecodeState& state, int64_t past, co
                             const Tensor& o) const {
   const int64_t rows = q.dim(0), end = past + rows;
   if (state.kind == TN_STATE_PER_TOKEN) {
-    engine.copy(k, state.k.rows(past, end)), engine.copy(v, state.v.rows(past, end));
+    const auto [own_k, own_v] = place(state, past, rows);
+    if (k.data() != own_k.data()) engine.copy(k, own_k);
+    if (v.data() != own_v.data()) engine.copy(v, own_v);
     return forward(engine, 1, rows, end, past, nullptr, q, state.k.rows(0, end), state.v.rows(0, end), o, nullptr);
   }
   Shape s(1, rows, rows, past, window_, nullptr, past == 0 ? TN_PHASE_PREFILL : TN_PHASE_DECODE, q.dtype());

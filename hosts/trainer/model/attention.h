@@ -1,6 +1,7 @@
 // The attention core of one layer: a plugin's kernel, its masks, its plans, and what it remembers while decoding.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "hosts/trainer/engine/engine.h"
@@ -41,7 +42,12 @@ class AttentionLayer {
 
   // Room for a sequence of up to `tokens` tokens.
   DecodeState start(Engine& engine, int64_t tokens) const;
-  // o of the rows q, k, v that follow `past` others of the sequence; the state then includes them.
+  // Where the state keeps k and v of the rows that follow `past` others, for whoever makes them there; empty where it keeps something else.
+  static std::pair<Tensor, Tensor> place(const DecodeState& state, int64_t past, int64_t rows) {
+    if (state.kind != TN_STATE_PER_TOKEN) return {};
+    return {state.k.rows(past, past + rows), state.v.rows(past, past + rows)};
+  }
+  // o of the rows q, k, v that follow `past` others of the sequence; the state then includes them. k and v may be in their place already.
   void decode(Engine& engine, DecodeState& state, int64_t past, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o) const;
 
   tn_estimate forward_estimate(Engine& engine, int64_t batch, int64_t t, tn_dtype dtype) const;

@@ -177,7 +177,11 @@ Tensor TransformerBlock::decode_attention(Engine& e, const Pass& pass, const Ten
   {
     const Tensor h = activation(e, rows, width[0]);
     e.rms_norm(x, norm1->seen(e), norm_eps[0], h, nullptr);
-    project_qkv(e, pass, h, s, false);
+    const LinearCall call = call_at(pass, 0, false);
+    const auto [k, v] = AttentionLayer::place(state, past, rows);
+    s.q = project_heads(e, pass, call, kQ, h, nullptr, s);
+    s.k = project_heads(e, pass, call, kK, h, k ? &k : nullptr, s);
+    s.v = project_heads(e, pass, call, kV, h, v ? &v : nullptr, s);
   }
   const Tensor o = e.empty(Category::kActivations, e.compute(), {rows, config->heads, config->head_dim});
   attention->decode(e, state, past, s.q, s.k, s.v, o);

@@ -12,12 +12,8 @@ uint64_t bytes_of(const Problem& p, const Schedule& s, int64_t threads) {
   return count.peak();
 }
 template <class Memory, class Schedule>
-uint64_t bytes_on(const Problem& p, const Schedule& s, const tn_device_api* api, tn_device* device) {
-  tn_device_info info{};
-  info.struct_size = sizeof info;
-  const bool told = api && api->info && device && api->info(device, 0, &info) >= 0 && info.n_threads > 0;
-  const int64_t threads = told ? static_cast<int64_t>(info.n_threads) : omp_get_max_threads();
-  return bytes_of<Memory>(p, s, std::min(threads, s.max_tasks));
+uint64_t bytes_planned(const Problem& p, const Schedule& s) {
+  return bytes_of<Memory>(p, s, std::min<int64_t>(omp_get_max_threads(), s.max_tasks));
 }
 template <class Memory, class Schedule>
 int threads_that_fit(const tn_exec& exec, const Problem& p, const Schedule& s) {
@@ -26,11 +22,11 @@ int threads_that_fit(const tn_exec& exec, const Problem& p, const Schedule& s) {
   return static_cast<int>(threads);  // with one the workspace itself refuses what is too small
 }
 
-inline uint64_t forward_bytes(const Problem& p, tn_dtype, const tn_device_api* api, tn_device* device) {
-  return bytes_on<ForwardMemory>(p, ForwardSchedule(p), api, device);
+inline uint64_t forward_bytes(const Problem& p, tn_dtype, const tn_device_api*, tn_device*) {
+  return bytes_planned<ForwardMemory>(p, ForwardSchedule(p));
 }
-inline uint64_t backward_bytes(const Problem& p, tn_dtype, const tn_device_api* api, tn_device* device) {
-  return bytes_on<BackwardMemory>(p, BackwardSchedule(p), api, device);
+inline uint64_t backward_bytes(const Problem& p, tn_dtype, const tn_device_api*, tn_device*) {
+  return bytes_planned<BackwardMemory>(p, BackwardSchedule(p));
 }
 
 inline void run_forward(const tn_exec& exec, const Problem& p, tn_dtype, const ForwardPorts& f) {

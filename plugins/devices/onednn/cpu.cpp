@@ -30,7 +30,9 @@ uint64_t read_number(const char* path, const char* key, uint64_t absent) {
 
 }  // namespace
 
-std::string cpu_name() {
+namespace {
+
+std::string ask_name() {
   unsigned words[12] = {};
   for (unsigned i = 0; i < 3; ++i)
     if (!__get_cpuid(0x80000002u + i, words + 4 * i, words + 4 * i + 1, words + 4 * i + 2, words + 4 * i + 3))
@@ -43,7 +45,7 @@ std::string cpu_name() {
   return name.empty() ? "x86-64 CPU" : name;
 }
 
-std::string cpu_arch() {
+std::string ask_arch() {
   __builtin_cpu_init();
   std::string arch =
       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
@@ -53,6 +55,18 @@ std::string cpu_arch() {
   unsigned a, b, c, d;
   if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1)) arch += "+bf16";
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1)) arch += "+amx";
+  return arch;
+}
+
+}  // namespace
+
+// Asked once: in a virtual machine every such question leaves it.
+const std::string& cpu_name() {
+  static const std::string name = ask_name();
+  return name;
+}
+const std::string& cpu_arch() {
+  static const std::string arch = ask_arch();
   return arch;
 }
 

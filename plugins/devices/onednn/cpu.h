@@ -11,9 +11,9 @@ struct SystemMemory {
 };
 
 // The processor's own name, "AMD EPYC 9655".
-std::string cpu_name();
+const std::string& cpu_name();
 // The psABI level with what matters for products: "x86-64-v4+bf16", "x86-64-v3".
-std::string cpu_arch();
+const std::string& cpu_arch();
 // Size of the last-level cache; 32 MB where the processor does not say.
 uint64_t last_cache_bytes();
 // The machine's memory, or the control group's limit where that is lower. Free counts caches that the kernel would

@@ -75,7 +75,7 @@ class Codec {
     } else if (op == TN_QUANTIZER_LINEAR && target.ndim == 2 && rows <= kMaxRows) {
       sdk::set_estimate(out, 2.0 * rows * target.shape[0] * target.shape[1],
                         static_cast<double>(state) + 4.0 * rows * (target.shape[0] + target.shape[1]), state,
-                        4 * rows * target.shape[1]);
+                        workspace_bytes(rows, target.shape[1]));
     } else {
       sdk::fail(TN_E_UNSUPPORTED, "gguf-blocks: the fused product serves matrices and at most " +
                                       std::to_string(kMaxRows) + " rows of activations; decode and multiply instead");
@@ -140,9 +140,8 @@ class Codec {
 #if TN_GPU
     type_->linear(exec, blocks, p, floats(x, "the input of a product"), alpha, beta, floats(y, kProduct));
 #else
-    const float* activations = sdk::as_floats(exec, x);
     sdk::with_float_type(y.dtype, kProduct, [&](auto to) {
-      gguf::linear(exec, *type_, blocks, p, activations, alpha, beta, sdk::data<decltype(to)>(y));
+      gguf::linear(exec, *type_, blocks, p, x, alpha, beta, sdk::data<decltype(to)>(y));
     });
 #endif
   }
@@ -160,6 +159,13 @@ class Codec {
       sdk::fail(TN_E_UNSUPPORTED, sdk::name_of(target) + ": " + type_->name +
                                       " can be read but not written; use Q8_0, Q6_K, Q5_K, Q4_K, Q3_K, Q2_K, IQ4_NL, "
                                       "Q5_1, Q5_0, Q4_1, Q4_0, BF16, F16 or F32");
+  }
+  int64_t workspace_bytes(int64_t rows, int64_t n) const {
+#if TN_GPU
+    return 4 * rows * n;
+#else
+    return linear_workspace(*type_, rows, n);
+#endif
   }
   int64_t bytes(const tn_target& target) const {
     const int64_t n = sdk::elements(target);

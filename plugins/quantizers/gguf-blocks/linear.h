@@ -31,31 +31,58 @@ void dot_rows(const Type& type, const uint8_t* row, int64_t n, const float* cons
   for (int t = 0; t < T; ++t) out[t] = sum(acc[t]) + rest[t];
 }
 
+// Scratch of a product over `rows` rows of n activations.
+inline int64_t linear_workspace(const Type& type, int64_t rows, int64_t n) {
+  const int64_t floats = 4 * rows * n;
+  return type.fixed && has_fixed_dot() ? std::max(floats, rows * type.fixed->bytes(n)) : floats;
+}
+
+// product(weights, count, out) leaves `count` rows of blocks, at most kRowsPerTask, times every row of activations in out.
+inline constexpr int64_t kRowsPerTask = 16;
+template <class Y, class RowsProduct>
+void each_task(const tn_exec* exec, int64_t row_bytes, const uint8_t* blocks, const sdk::Product& p, double alpha, double beta, Y* y,
+               const RowsProduct& product) {
+  sdk::for_each_block(
+      exec, sdk::ceil_div(p.m, kRowsPerTask),
+      [=, &p, &product](const sdk::Block& task) {
+        const int64_t first = task.index * kRowsPerTask, count = std::min(kRowsPerTask, p.m - first);
+        float out[kRowsPerTask][kMaxRows];
+        product(blocks + first * row_bytes, count, out);
+        for (int64_t t = 0; t < p.rows; ++t) {
+          Y* const to = y + t * p.m + first;
+          for (int64_t r = 0; r < count; ++r)
+            to[r] = sdk::from_float<Y>(static_cast<float>(alpha * out[r][t] + (beta != 0 ? beta * sdk::to_float(to[r]) : 0.0)));
+        }
+      },
+      kRowsPerTask * p.n);
+}
+
 template <class Y>
-void linear(const tn_exec* exec, const Type& type, const uint8_t* blocks, const sdk::Product& p, const float* x,
-            double alpha, double beta, Y* y) {
+void linear(const tn_exec* exec, const Type& type, const uint8_t* blocks, const sdk::Product& p, const tn_tensor& x, double alpha, double beta,
+            Y* y) {
+  const int rows = static_cast<int>(p.rows);
+  const int64_t row_bytes = p.n / type.elements * type.bytes;
+  if (type.fixed && has_fixed_dot()) {
+    char* const fixed = sdk::workspace<char>(exec, p.rows * type.fixed->bytes(p.n));
+    type.fixed->fix(x, p.rows, p.n, fixed);
+    return each_task(exec, row_bytes, blocks, p, alpha, beta, y, [&](const uint8_t* weights, int64_t count, float (*out)[kMaxRows]) {
+      type.fixed->dot(weights, count, p.n, fixed, rows, out);
+    });
+  }
+  const float* const floats = sdk::as_floats(exec, x);
   const float* xs[kMaxRows];
   for (int64_t t = 0; t < kMaxRows; ++t)
-    xs[t] = x + (t < p.rows ? t : 0) * p.n;  // surplus sums of the next size up are dropped
-  constexpr int64_t kRowsPerTask = 16;
-  const int64_t row_bytes = p.n / type.elements * type.bytes;
-  sdk::for_each_block(exec, sdk::ceil_div(p.m, kRowsPerTask), [=, &type, &p, &xs](const sdk::Block& task) {
-    for (int64_t r = task.index * kRowsPerTask; r < std::min(p.m, (task.index + 1) * kRowsPerTask); ++r) {
-      const uint8_t* row = blocks + r * row_bytes;
-      float out[kMaxRows];
-      if (p.rows == 1)
-        dot_rows<1>(type, row, p.n, xs, out);
-      else if (p.rows == 2)
-        dot_rows<2>(type, row, p.n, xs, out);
-      else if (p.rows <= 4)
-        dot_rows<4>(type, row, p.n, xs, out);
+    xs[t] = floats + (t < p.rows ? t : 0) * p.n;  // surplus sums of the next size up are dropped
+  each_task(exec, row_bytes, blocks, p, alpha, beta, y, [&](const uint8_t* weights, int64_t count, float (*out)[kMaxRows]) {
+    for (int64_t w = 0; w < count; ++w, weights += row_bytes)
+      if (rows == 1)
+        dot_rows<1>(type, weights, p.n, xs, out[w]);
+      else if (rows == 2)
+        dot_rows<2>(type, weights, p.n, xs, out[w]);
+      else if (rows <= 4)
+        dot_rows<4>(type, weights, p.n, xs, out[w]);
       else
-        dot_rows<8>(type, row, p.n, xs, out);
-      for (int64_t t = 0; t < p.rows; ++t) {
-        Y& to = y[t * p.m + r];
-        to = sdk::from_float<Y>(static_cast<float>(alpha * out[t] + (beta != 0 ? beta * sdk::to_float(to) : 0.0)));
-      }
-    }
+        dot_rows<8>(type, weights, p.n, xs, out[w]);
   });
 }
 

@@ -257,12 +257,51 @@ TEST_P(GgufBlocks, FusedProductIsDecodeAndMultiply) {
   for (const Shape& shape : kShapes) {
     if (shape.mse == 0) continue;
     TestCodec codec(GetParam(), {{"type", shape.name}});
-    const int64_t n = shape.elements == 1 ? 301 : shape.elements == 32 ? 576 : 512;
-    const tn_target target = make_target({35, n});
-    Coded coded = codec.encode(target, normals(35 * n));
-    for (const int64_t rows : {1, 2, 3, 8})
-      for (const tn_dtype dtype : {kF32, kBF16})
-        expect_linear_is_decode_and_multiply(codec, target, coded, rows, dtype);
+    // Blocks of 32 are taken in pairs: an even and an odd number of them.
+    const std::vector<int64_t> widths = shape.elements == 1    ? std::vector<int64_t>{301}
+                                        : shape.elements == 32 ? std::vector<int64_t>{576, 32, 96}
+                                                               : std::vector<int64_t>{512};
+    for (const int64_t n : widths) {
+      const tn_target target = make_target({35, n});
+      Coded coded = codec.encode(target, normals(35 * n));
+      for (const int64_t rows : {1, 2, 3, 8})
+        for (const tn_dtype dtype : {kF32, kBF16})
+          expect_linear_is_decode_and_multiply(codec, target, coded, rows, dtype);
+    }
+  }
+}
+
+// Activations in fixed point share a step with their neighbours alone, and what is no number stays none.
+TEST_P(GgufBlocks, ProductsKeepSmallActivationsBesideLargeOnes) {
+  for (const char* type : {"Q4_0", "Q4_1", "Q8_0"}) {
+    TestCodec codec(GetParam(), {{"type", type}});
+    constexpr int64_t kRows = 5, kWidth = 256;
+    const tn_target target = make_target({kRows, kWidth});
+    Coded coded = codec.encode(target, normals(kRows * kWidth));
+    const std::vector<float> w = codec.decode(target, coded);
+    const auto product = [&](const std::vector<float>& x) {
+      Exec exec(codec.estimate(target, TN_QUANTIZER_LINEAR, 1).workspace_bytes);
+      Tensor y(kF32, {1, kRows});
+      codec.expect(codec.api.linear(codec.self, exec.get(), &target, coded.pointers().data(), Tensor(kF32, {1, kWidth}, x).get(), 1, 0, y.get()));
+      EXPECT_TRUE(exec.intact());
+      return y.floats();
+    };
+    for (const float scale : {1.0f, 1e-30f, 0x1p-140f, 1e30f}) {
+      std::vector<float> x = normals(kWidth, 5);
+      for (int64_t i = 0; i < kWidth; ++i) x[i] *= i < 64 ? 0.0f : scale;
+      const std::vector<float> y = product(x);
+      for (int64_t r = 0; r < kRows; ++r) {
+        double want = 0;
+        for (int64_t i = 0; i < kWidth; ++i) want += double{w[r * kWidth + i]} * x[i];
+        // A whole number of steps of 2^-100 / 2^23 at the least.
+        EXPECT_NEAR(y[r], want, 2e-5 * std::fabs(scale) + 0x1p-110) << type << ", scale " << scale;
+      }
+    }
+    for (const float bad : {NAN, INFINITY}) {
+      std::vector<float> x = normals(kWidth, 5);
+      x[100] = bad;
+      for (const float y : product(x)) EXPECT_FALSE(std::isfinite(y)) << type;
+    }
   }
 }
 

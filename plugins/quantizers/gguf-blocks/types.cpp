@@ -93,19 +93,20 @@ void encode_plain(const float* x, int64_t n, uint8_t* out) {
 
 template <class T>
 constexpr Type plain(const char* name, uint32_t id, float largest) {
-  return {name, id, 1, sizeof(T), 0, largest, true, decode_plain<T>, encode_plain<T>, nullptr};
+  return {name, id, 1, sizeof(T), 0, largest, true, decode_plain<T>, encode_plain<T>, nullptr, nullptr};
 }
 template <class Block>
 constexpr Type read_only(const char* name, uint32_t id, uint32_t bits, bool keeps_zero = true) {
-  return {name, id, Block::kElements, Block::kBytes, bits, 0, keeps_zero, decode<Block>, nullptr, nullptr};
+  return {name, id, Block::kElements, Block::kBytes, bits, 0, keeps_zero, decode<Block>, nullptr, nullptr, nullptr};
 }
 template <class Block>
 constexpr Type both(const char* name, uint32_t id, uint32_t bits, bool keeps_zero = true) {
-  return {name, id, Block::kElements, Block::kBytes, bits, kHalf, keeps_zero, decode<Block>, encode<Block>, nullptr};
+  return {name, id, Block::kElements, Block::kBytes, bits, kHalf, keeps_zero, decode<Block>, encode<Block>, nullptr, nullptr};
 }
 template <class Block>
 constexpr Type fused(const char* name, uint32_t id, uint32_t bits, bool keeps_zero = true) {
-  return {name, id, Block::kElements, Block::kBytes, bits, kHalf, keeps_zero, decode<Block>, encode<Block>, dot<Block>};
+  return {name, id, Block::kElements, Block::kBytes, bits, kHalf, keeps_zero, decode<Block>, encode<Block>, dot<Block>,
+          &kFixedProduct<Block>};
 }
 
 #endif

@@ -7,6 +7,8 @@
 #include "sdk/dtype.h"
 #if TN_GPU
 #include "quantizers/gguf-blocks/gpu.h"
+#else
+#include "quantizers/gguf-blocks/fixed_dot.h"
 #endif
 
 namespace tenon::gguf {
@@ -29,6 +31,7 @@ struct Type {
   void (*encode)(const float* x, int64_t n_blocks, uint8_t* out);  // null: only read
   // out[t] = row · x[t] for 1, 2, 4 or 8 rows of activations; null: decode and multiply
   void (*dot)(const uint8_t* row, int64_t n_blocks, const float* const* x, int rows, float* out);
+  const FixedProduct* fixed;  // the same in fixed point, where has_fixed_dot(); null: not for this type
 #endif
 };
 

@@ -7,14 +7,6 @@
 
 namespace tenon::sdk::flash {
 
-inline int cpu_threads(const tn_device_api* api, tn_device* device) {
-  tn_device_info info{};
-  info.struct_size = sizeof info;
-  if (api && api->info && device && api->info(device, 0, &info) >= 0 && info.n_threads > 0)
-    return static_cast<int>(info.n_threads);
-  return omp_get_max_threads();
-}
-
 // Threads never change results, only the size of the workspace: as many are used as fit into what the host gave.
 template <class Memory, class Schedule>
 uint64_t workspace_bytes(const Problem& p, const Schedule& s, int64_t threads) {
@@ -36,9 +28,9 @@ int threads_that_fit(const char* id, const tn_exec& exec, const Problem& p, cons
 }
 
 // One forward pass, as a technique with a cache of its own makes it.
-inline uint64_t forward_bytes(const Problem& p, const tn_device_api* api, tn_device* device) {
+inline uint64_t forward_bytes(const Problem& p, const tn_device_api*, tn_device*) {
   const ForwardSchedule s(p);
-  return workspace_bytes<ForwardMemory>(p, s, std::min<int64_t>(cpu_threads(api, device), s.max_tasks));
+  return workspace_bytes<ForwardMemory>(p, s, std::min<int64_t>(omp_get_max_threads(), s.max_tasks));
 }
 inline void run_forward(const char* id, const tn_exec& exec, const ForwardCall& forward) {
   const Problem& p = forward.problem;
@@ -55,12 +47,14 @@ class Kernel : public Contract {
  public:
   using Contract::Contract;
 
+  // A layer is planned for every token that is decoded: the device, which would read files of the system to answer, is not
+  // asked how many threads there are.
   void plan(const tn_device_api* api, tn_device* device, const tn_attention_shape& shape,
             tn_attention_plan& out) const {
     require_dtype(shape.dtype);
     const Problem p(config(), shape, pattern_of(shape));
     const BackwardSchedule backward(p);
-    const int64_t threads = cpu_threads(api, device);
+    const int64_t threads = omp_get_max_threads();
     out.tile_q = static_cast<uint32_t>(std::max<int64_t>(1, kTileRows / p.group));
     out.tile_k = kTileKeys;
     estimate(p, shape.dtype, forward_bytes(p, api, device),

@@ -3,13 +3,13 @@
 //
 // Packed: when keys are read by several row tiles, each (batch entry, key head) is packed once and shared by all query
 // heads and row tiles; threads take row tiles. Split: when nearly every key is read once (decoding), each row tile
-// packs what it reads, and its keys are split so that all threads have work; the parts are merged in order. Which one
-// and how many parts follow from the shape alone.
+// packs what it reads, or where it has few rows reads keys and values where they lie, and its keys are split so that all
+// threads have work; the parts are merged in order. Which one and how many parts follow from the shape alone.
 #pragma once
 
 #include <omp.h>
 
-#include "sdk/attention/flash/forward_tile.h"
+#include "sdk/attention/flash/few_rows.h"
 #include "sdk/workspace.h"
 
 namespace tenon::sdk::flash {
@@ -22,7 +22,7 @@ struct ForwardSchedule {
   int64_t max_tasks;  // threads beyond this many have nothing to do
 
   explicit ForwardSchedule(const Problem& p) {
-    constexpr int64_t kPackedBytes = int64_t{32} << 20, kMinTasks = 64, kMaxParts = 32, kMinPartTiles = 2;
+    constexpr int64_t kPackedBytes = int64_t{32} << 20, kMinTasks = 64, kMaxParts = 32;
     int64_t reads = 0, longest = 0;
     max_rows = 0;
     for (const RowTile& t : p.tiles) {
@@ -37,9 +37,10 @@ struct ForwardSchedule {
     const int64_t bytes = static_cast<int64_t>(sizeof(float)) * round_up(p.t_k, kPanel) * (p.d + p.e_padded);
     wave = split ? 0
                  : std::clamp<int64_t>(kPackedBytes / std::max<int64_t>(1, bytes), 1, std::max<int64_t>(1, p.groups()));
+    const int64_t least_tiles = max_rows <= kFewRows ? 1 : 2;  // of a part
     parts = !split || tasks >= kMinTasks
                 ? 1
-                : std::clamp<int64_t>(longest / kMinPartTiles, 1, std::min(kMaxParts, kMinTasks / tasks + 1));
+                : std::clamp<int64_t>(longest / least_tiles, 1, std::min(kMaxParts, kMinTasks / tasks + 1));
     max_tasks = split ? tasks * parts : std::max<int64_t>(1, wave * static_cast<int64_t>(p.tiles.size()));
   }
 };
@@ -131,6 +132,7 @@ inline void forward_split(const ForwardCall& call, const ForwardSchedule& plan, 
                           int threads) {
   const Problem& p = call.problem;
   const int64_t tiles = static_cast<int64_t>(p.tiles.size()), tasks = tiles * p.groups();
+  const bool in_place = plan.max_rows <= kFewRows && readable_in_place(call);
 #pragma omp parallel num_threads(threads)
   {
     const int thread = omp_get_thread_num();
@@ -144,13 +146,17 @@ inline void forward_split(const ForwardCall& call, const ForwardSchedule& plan, 
       read_queries(p, call.ports.q, tile, b, head, p.query_factor(), p.d_padded, scratch.query);
       clear(p, tile.rows, run);
       const std::vector<sdk::Run> keys = key_tiles(p, tile, head);
-      const int64_t count = static_cast<int64_t>(keys.size()), first = count * part / plan.parts;
-      attend_all(call, tile, b, head, keys.data() + first, count * (part + 1) / plan.parts - first, true, scratch,
-                 [&](sdk::Run range) {
-                   pack_transposed(call.ports.k, b, head, range.begin, range.end, memory.tile_k[thread]);
-                   pack_rows(call.ports.v, b, head, range.begin, range.end, p.e_padded, memory.tile_v[thread]);
-                   return KeyRun{range, range.begin, memory.tile_k[thread], memory.tile_v[thread]};
-                 });
+      const int64_t count = static_cast<int64_t>(keys.size()), first = count * part / plan.parts,
+                    end = count * (part + 1) / plan.parts;
+      if (in_place) {
+        for (int64_t t = first; t < end; ++t) attend_few(call, tile, b, head, keys[t], scratch);
+      } else {
+        attend_all(call, tile, b, head, keys.data() + first, end - first, true, scratch, [&](sdk::Run range) {
+          pack_transposed(call.ports.k, b, head, range.begin, range.end, memory.tile_k[thread]);
+          pack_rows(call.ports.v, b, head, range.begin, range.end, p.e_padded, memory.tile_v[thread]);
+          return KeyRun{range, range.begin, memory.tile_k[thread], memory.tile_v[thread]};
+        });
+      }
       if (plan.parts == 1) {
         finish(call, tile, b, head, run);
       } else {
