@@ -58,8 +58,9 @@ void each_case(Subject& s, Body body, bool numbers = false) {
   for (const auto& values : s.variants(numbers))
     for (const AttentionCase& c : cases()) {
       try {
-        AttentionRun run(s, s.spec(values), c);
-        body(run, c, std::string(c.name) + " with " + words(values));
+        const Spec spec = s.spec(values);
+        AttentionRun run(s, spec, c);
+        body(run, c, spec, std::string(c.name) + " with " + words(values));
         ++ran;
       } catch (const NotApplicable& n) {
         refusal = n.reason;
@@ -88,7 +89,7 @@ void expect_close(const std::vector<float>& got, const std::vector<float>& want,
 void forward(Subject& s) {
   each_case(
       s,
-      [&](AttentionRun& run, const AttentionCase& c, const std::string& name) {
+      [&](AttentionRun& run, const AttentionCase& c, const Spec&, const std::string& name) {
         run.forward();
         const auto want = run.dense().forward();
         const double tolerance = c.amplitude > 2 ? 1e-3 : 2e-5;
@@ -101,7 +102,7 @@ void forward(Subject& s) {
 void backward(Subject& s) {
   each_case(
       s,
-      [&](AttentionRun& run, const AttentionCase& c, const std::string& name) {
+      [&](AttentionRun& run, const AttentionCase& c, const Spec&, const std::string& name) {
         run.forward();
         run.backward();
         const std::vector<float> d_o = run.values(TN_PORT_DO);
@@ -166,7 +167,7 @@ void low_precision(Subject& s) {
 }
 
 void accumulation(Subject& s) {
-  each_case(s, [&](AttentionRun& run, const AttentionCase&, const std::string& name) {
+  each_case(s, [&](AttentionRun& run, const AttentionCase&, const Spec&, const std::string& name) {
     run.forward();
     run.backward();
     std::vector<std::vector<float>> once;
@@ -182,11 +183,11 @@ void accumulation(Subject& s) {
 }
 
 void determinism(Subject& s) {
-  each_case(s, [&](AttentionRun&, AttentionCase c, const std::string& name) {
+  each_case(s, [&](AttentionRun&, AttentionCase c, const Spec& spec, const std::string& name) {
     c.dropout = 0.25;
-    if (AttentionRun run(s, s.spec(), c); !run.try_forward()) c.dropout = 0;  // a kernel without weights to drop
+    if (AttentionRun run(s, spec, c); !run.try_forward()) c.dropout = 0;  // a kernel without weights to drop
     const auto everything = [&](AttentionCase form) {
-      AttentionRun run(s, s.spec(), form);
+      AttentionRun run(s, spec, form);
       run.forward(), run.backward();
       std::vector<std::vector<uint8_t>> out;
       for (const uint32_t port : {TN_PORT_O, TN_PORT_LSE, TN_PORT_DQ, TN_PORT_DK, TN_PORT_DV})

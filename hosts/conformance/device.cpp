@@ -253,6 +253,28 @@ void product_determinism(Subject& s) {
   expect(run(0) == first, "a product depends on what its workspace held before");
 }
 
+// A caller asks once for a product whose factors change from step to step.
+void product_workspaces(Subject& s) {
+  Bench& b = s.bench();
+  int64_t shapes[3][2] = {{257, 4096}, {4096, 130}, {257, 130}}, strides[3][2] = {{4096, 1}, {130, 1}, {130, 1}};
+  tn_tensor t[3];
+  for (const tn_dtype type : {sdk::kF32, sdk::kBF16})
+    for (const auto& kind : {std::pair{1.0, 0.0}, {0.3, 0.0}, {0.3, 1.0}, {1.0, 0.3}, {0.3, 0.3}}) {
+      const auto ask = [&](double change, void* data) {
+        for (int i = 0; i < 3; ++i) t[i] = {data, b.id, 2, i < 2 ? type : sdk::kF32, shapes[i], strides[i], 0};
+        const auto factor = [&](double x) { return x == 0 || x == 1 ? x : x * change; };
+        const tn_gemm g{TN_SIZE_TO(tn_gemm, packed_b), 0, &t[0], &t[1], &t[2], nullptr, factor(kind.first), factor(kind.second), nullptr};
+        uint64_t bytes = 0;
+        must(b.api->gemm_workspace(b.device, &g, &bytes), "gemm_workspace");
+        return bytes;
+      };
+      Tensor memory(b, "memory that nobody reads", sdk::kU8, {64});
+      const uint64_t bytes = ask(1, nullptr);
+      for (const double change : {-2.0, 1e-3, 1e3})
+        expect(ask(change, memory.data()) == bytes, "gemm_workspace gives other bytes for other factors that are neither 0 nor 1, or for other data pointers");
+    }
+}
+
 void leaks(Subject& s) {
   expect_no_leak([&] { product_determinism(s); });
   expect_no_leak([&] { streams(s); });
@@ -266,6 +288,7 @@ constexpr Check kChecks[] = {
     {"product types", "f32, bf16 and f16 in any combination", product_types},
     {"product forms", "batches, bias, packed operands", product_forms},
     {"product refusals", "what does not fit is refused in words", product_refusals},
+    {"product workspaces", "a workspace depends on nothing but what the ABI names", product_workspaces},
     {"product determinism", "equal bits again, whatever the workspace held", product_determinism},
     {"norms", "rms_norm and its gradients", norms},
     {"rotary", "rope rotates, and turns back", rotary},

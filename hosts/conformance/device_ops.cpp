@@ -20,6 +20,11 @@ const tn_ops& ops_of(Subject& s) {
   return *ops;
 }
 
+// What is there after the same call once more, where a result is added.
+void expect_added(const Tensor& t, const std::vector<float>& once, double tolerance, const std::string& what) {
+  expect(distance(t.floats(), plus(once, 1, once)) <= tolerance, what + " replaces what is there instead of adding to it");
+}
+
 double tolerance(tn_dtype d) {
   return d.bits == 32 ? 2e-6 : 6e-3;
 }
@@ -56,6 +61,7 @@ void norms(Subject& s) {
         rstd(b, "rstd", sdk::kF32, {kRows}), dy(b, "dy", d, {kRows, kWidth}, normals(kRows * kWidth, 3)),
         dx(b, "dx", d, {kRows, kWidth}), dw(b, "dweight", sdk::kF32, {kWidth});
     x.seal(), w.seal(), dy.seal();
+    dx.fill(0xFF);  // NaN, which beta = 0 does not read
     must(ops.rms_norm(b.device, b.stream, x.get(), w.get(), 1e-5, y.get(), rstd.get()), "rms_norm");
     must(ops.rms_norm_backward(b.device, b.stream, dy.get(), x.get(), w.get(), rstd.get(), 0, dx.get(), dw.get()),
          "rms_norm_backward");
@@ -76,6 +82,11 @@ void norms(Subject& s) {
     expect_near(y.floats(), wy, tolerance(d), "rms_norm"),
         expect_near(dx.floats(), wdx, tolerance(d), "dx of rms_norm"),
         expect_near(dw.floats(), wdw, tolerance(d), "dweight of rms_norm");
+    const std::vector<float> dx_once = dx.floats(), dw_once = dw.floats();
+    must(ops.rms_norm_backward(b.device, b.stream, dy.get(), x.get(), w.get(), rstd.get(), 1, dx.get(), dw.get()),
+         "rms_norm_backward");
+    expect_added(dx, dx_once, tolerance(d), "dx of rms_norm with beta = 1");
+    expect_added(dw, dw_once, tolerance(d), "dweight of rms_norm");
   }
 }
 
@@ -167,6 +178,9 @@ void sums(Subject& s) {
     std::vector<double> wb(kWidth);
     for (size_t i = 0; i < want.size(); ++i) want[i] = double{before[i]} + vb[i % kWidth], wb[i % kWidth] += after[i];
     expect_near(after, want, tolerance(d), "bias_add"), expect_near(gradient.floats(), wb, 1e-5, "bias_backward");
+    const std::vector<float> once = gradient.floats();
+    must(ops.bias_backward(b.device, b.stream, y.get(), gradient.get()), "bias_backward");
+    expect_added(gradient, once, 1e-5, "bias_backward");
     Tensor total(b, "sums", {TN_FLOAT, 64, 1}, {2});
     std::vector<float> odd = after;
     odd[3] = NAN, odd[200] = INFINITY;
@@ -203,6 +217,9 @@ void tokens(Subject& s) {
     for (int64_t j = 0; j < kWidth; ++j)
       wy[t * kWidth + j] = vt[id[t] * kWidth + j], wt[id[t] * kWidth + j] += vdy[t * kWidth + j];
   expect_near(y.floats(), wy, 0, "embedding"), expect_near(dtable.floats(), wt, 1e-6, "embedding_backward");
+  const std::vector<float> once = dtable.floats();
+  must(ops.embedding_backward(b.device, b.stream, ids->get(), dy.get(), dtable.get()), "embedding_backward");
+  expect_added(dtable, once, 1e-6, "embedding_backward");
 
   Tensor logits(b, "logits", sdk::kF32, {kRows, vocabulary}, normals(kRows * vocabulary, 16, 3)),
       losses(b, "losses", {TN_FLOAT, 64, 1}, {kRows});
@@ -259,13 +276,19 @@ void ops_determinism(Subject& s) {
     Tensor x(b, "x", sdk::kF32, {300, 257}, normals(300 * 257, 17)), w(b, "w", sdk::kF32, {257}, normals(257, 18)),
         y(b, "y", sdk::kF32, {300, 257}), rstd(b, "rstd", sdk::kF32, {300}), dw(b, "dw", sdk::kF32, {257}),
         total(b, "sums", {TN_FLOAT, 64, 1}, {2}), bias(b, "dbias", sdk::kF32, {257}),
-        dx(b, "dx", sdk::kF32, {300, 257});
+        dx(b, "dx", sdk::kF32, {300, 257}), dtable(b, "dtable", sdk::kF32, {50, 257}),
+        logits(b, "logits", sdk::kF32, {300, 257}, normals(300 * 257, 19)), losses(b, "losses", {TN_FLOAT, 64, 1}, {300});
+    std::vector<int32_t> id(300);
+    for (size_t t = 0; t < id.size(); ++t) id[t] = static_cast<int32_t>(t * 17 % 7);  // every row is met often
+    const auto ids = int_tensor(b, "ids", id);
     must(ops.rms_norm(b.device, b.stream, x.get(), w.get(), 1e-5, y.get(), rstd.get()), "rms_norm");
     must(ops.rms_norm_backward(b.device, b.stream, y.get(), x.get(), w.get(), rstd.get(), 0, dx.get(), dw.get()),
          "rms_norm_backward");
     must(ops.sum_squares(b.device, b.stream, x.get(), total.get()), "sum_squares");
     must(ops.bias_backward(b.device, b.stream, x.get(), bias.get()), "bias_backward");
-    for (const Tensor* t : {&y, &dx, &dw, &total, &bias}) out.push_back(t->raw());
+    must(ops.embedding_backward(b.device, b.stream, ids->get(), y.get(), dtable.get()), "embedding_backward");
+    must(ops.cross_entropy(b.device, b.stream, logits.get(), ids->get(), 0.25, losses.get()), "cross_entropy");
+    for (const Tensor* t : {&y, &dx, &dw, &total, &bias, &dtable, &logits, &losses}) out.push_back(t->raw());
     return out;
   };
   std::vector<std::vector<uint8_t>> first;

@@ -56,6 +56,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Exhibit{"attention_ignores_mask", "forward", "causal"},
                       Exhibit{"attention_overwrites", "accumulation", "TN_BIND_ACCUMULATE"},
                       Exhibit{"adapter_wrong_gradient", "gradients", "dx"},
+                      Exhibit{"mixer_wrong_gradient", "mixer: gradients", "the gradient of mix.weight"},
+                      Exhibit{"mixer_wrong_dx", "mixer: gradients", "dx is"},
                       Exhibit{"adapter_draws_anew", "recompute", "recomputing"},
                       Exhibit{"codec_short_components", "sizes", "past the end of component codes"},
                       Exhibit{"codec_moves_zero", "zeros", "zero"},
@@ -77,7 +79,7 @@ TEST_P(Sound, ConformsInEveryCheck) {
   for (const CheckResult& r : results) EXPECT_NE(r.outcome, Outcome::kFailed) << r.name << ": " << r.reason;
   EXPECT_TRUE(conforms(results));
 }
-INSTANTIATE_TEST_SUITE_P(Gallery, Sound, ::testing::Values("sound", "codec_sound"));
+INSTANTIATE_TEST_SUITE_P(Gallery, Sound, ::testing::Values("sound", "codec_sound", "mixer_sound"));
 
 TEST(Battery, TellsOfAnObjectThatDoesNotLoad) {
   const auto results = run_battery({TENON_SOURCE_DIR "/CMakeLists.txt", TENON_DEVICE_OBJECT});
