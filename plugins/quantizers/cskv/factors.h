@@ -35,7 +35,7 @@ struct FitScratch {
 // Bytes that the products of one fit need behind the scratch.
 inline uint64_t fit_products(const sdk::Products& products, int64_t m, int64_t n, int64_t rank) {
   const auto f = [](int64_t r, int64_t c) { return sdk::Matrix::dense(static_cast<float*>(nullptr), r, c); };
-  return std::max({products.measure(f(m, n), f(n, n), f(m, n)), products.measure(f(m, n), f(m, n).transposed(), f(m, m)),
+  return std::max({products.measure(f(m, n), f(n, n), f(m, n)), products.measure(f(m, n), f(n, n), f(m, n), 0.5), products.measure(f(m, n), f(m, n).transposed(), f(m, m)),
                    products.measure(f(rank, m), f(m, n), f(rank, n))});
 }
 
