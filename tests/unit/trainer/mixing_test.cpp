@@ -303,6 +303,25 @@ TEST_P(Refused, ForTheReasonThatAManifestGives) {
   }
 }
 
+// What the relation allows the run takes, also where a choice of the plugin decides.
+TEST(MixingWalk, ScalesInHalfPrecisionTrainNothing) {
+  for (const auto& [bits, adapter, possible] : {std::tuple("16", "", false), {"16", "lora:r=2", true}, {"32", "", true}}) {
+    const std::string spec = std::string("efficientqat:bits=4,group_size=32,train=false,scale_bits=") + bits;
+    const MixRequest r = tiny::mix("adamw", *adapter ? std::vector<std::string>{adapter} : std::vector<std::string>{}, spec);
+    std::vector<Spec> others{catalog().spec(TN_KIND_QUANTIZER, spec)};
+    for (const std::string& a : r.adapters) others.push_back(catalog().spec(TN_KIND_ADAPTER, a));
+    const MixAnswer answer = check_mix(catalog(), resolve_optimizers(catalog(), "adamw"), others, {});
+    EXPECT_EQ(answer.possible, possible) << spec << " " << adapter;
+    if (!possible) EXPECT_NE(answer.reasons.at(0).sentence.find("scale_bits=32"), std::string::npos) << answer.reasons[0].sentence;
+    EXPECT_TRUE(check_mix(catalog(), {}, others, {}).possible);
+    const tiny::Folder folder;
+    if (possible)
+      EXPECT_NO_THROW(tiny::Run(random_model(folder), r, {})) << spec;
+    else
+      EXPECT_THROW(Runtime(catalog(), r), Error) << spec;
+  }
+}
+
 TEST(MixingWalk, EveryInstalledTechniqueIsInSomeMixThatRuns) {
   std::set<std::string> run;
   for (const Mix& m : walk().allowed) run.insert({m.optimizer, m.adapter, m.quantizer, m.attention});
