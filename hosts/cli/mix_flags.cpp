@@ -76,16 +76,16 @@ trainer::ModelSource open_model(const po::variables_map& values) {
 }
 
 trainer::TextModel open_text_model(const po::variables_map& values, const trainer::ModelSource& source) {
-  if (values.count("tokenizer")) {
-    trainer::TextModel text = trainer::load_text_model(values["tokenizer"].as<std::string>());
-    const auto has = static_cast<int64_t>(text.tokenizer.vocabulary_size()), wants = source.config().vocab;
-    if (has > wants)
-      throw Error(TN_E_CONFLICT, "--tokenizer " + values["tokenizer"].as<std::string>() + " has ids up to " + std::to_string(has - 1) + ", but the model has " +
-                                     std::to_string(wants) + " tokens; use the tokenizer that the model was trained with");
-    return text;
-  }
-  if (source.is_preset()) return trainer::byte_text_model();
-  return source.gguf() ? trainer::load_text_model(*source.gguf()) : trainer::load_text_model(source.path());
+  const bool chosen = values.count("tokenizer") > 0;
+  trainer::TextModel text = chosen               ? trainer::load_text_model(values["tokenizer"].as<std::string>())
+                            : source.is_preset() ? trainer::byte_text_model()
+                            : source.gguf()      ? trainer::load_text_model(*source.gguf())
+                                                 : trainer::load_text_model(source.path());
+  const auto has = static_cast<int64_t>(text.tokenizer.vocabulary_size()), wants = source.config().vocab;
+  if (has <= wants) return text;
+  const std::string whose = chosen ? "--tokenizer " + values["tokenizer"].as<std::string>() : source.is_preset() ? "the tokenizer of bytes" : "the tokenizer of " + source.path();
+  throw Error(TN_E_CONFLICT, whose + " has ids up to " + std::to_string(has - 1) + ", but the model has " + std::to_string(wants) + " tokens; " +
+                                 (source.is_preset() ? "leave --vocab-size out or raise it" : "use the tokenizer that the model was trained with"));
 }
 
 tn_dtype written_dtype(const po::variables_map& values, const trainer::ModelSource& source) {

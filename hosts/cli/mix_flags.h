@@ -18,7 +18,8 @@ trainer::MixRequest mix_request(const Catalog& catalog, const po::variables_map&
 // The type of weights that a command writes: --dtype, which may be f16 too, or that of the model's own file.
 tn_dtype written_dtype(const po::variables_map& values, const trainer::ModelSource& source);
 trainer::ModelSource open_model(const po::variables_map& values);
-// Tokenizer and chat template of the model, or those of --tokenizer; bytes for a preset without one.
+// Tokenizer and chat template of the model, or those of --tokenizer; bytes for a preset without one. Throws Error where an id of it is beyond the
+// model's embedding.
 trainer::TextModel open_text_model(const po::variables_map& values, const trainer::ModelSource& source);
 // The model with its adapters and quantized weights, calibrated where the quantizer asks for it; shows progress.
 trainer::Inference open_inference(trainer::Runtime& runtime, const trainer::ModelSource& source, const po::variables_map& values, int64_t longest_sequence,
