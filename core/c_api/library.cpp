@@ -4,7 +4,7 @@
 #include <new>
 
 #include "core/c_api/guard.h"
-#include "core/error.h"
+#include "core/current_error.h"
 #include "core/plugins/host.h"
 #include "tenon/tenon.h"
 
@@ -16,23 +16,14 @@ thread_local std::string last_error;
 }  // namespace
 
 int32_t caught() noexcept {
-  int32_t code = TN_E_INTERNAL;
   try {
-    try {
-      throw;
-    } catch (const Error& e) {
-      code = e.code();
-      last_error = e.what();
-    } catch (const std::bad_alloc&) {
-      code = TN_E_MEMORY;
-      last_error = "the system has no memory left for the host's own data; end other programs";
-    } catch (const std::exception& e) {
-      last_error = "a defect of Tenon, please report it: " + clean_sentence(e.what());
-    }
-  } catch (...) {
+    const Error e = current_error();
+    last_error = e.code() == TN_E_INTERNAL ? clean_sentence(e.what()) : e.what();
+    return e.code();
+  } catch (...) {  // not even the sentence has room
     last_error.clear();
+    return TN_E_MEMORY;
   }
-  return code;
 }
 
 char* copy_text(std::string_view text) {

@@ -1,6 +1,7 @@
 #include "core/plugins/inner.h"
 
 #include "core/error.h"
+#include "core/plugins/answer.h"
 #include "core/plugins/host.h"
 
 namespace tenon {
@@ -8,19 +9,12 @@ namespace {
 
 thread_local const InnerOpener* current = nullptr;
 
-int32_t open(const tn_host* asking, const char* spec, const tn_plugin** plugin, tn_optimizer** self) {
-  try {
+int32_t open(const tn_host*, const char* spec, const tn_plugin** plugin, tn_optimizer** self) {
+  return answer([&] {
     if (!current) throw Error(TN_E_STATE, "an inner optimizer can only be opened while the one around it is created");
     const auto [opened, instance] = (*current)(spec ? spec : "");
     *plugin = opened, *self = instance;
-    return TN_OK;
-  } catch (const Error& e) {
-    asking->error(asking, e.code(), e.what());
-    return e.code();
-  } catch (...) {
-    asking->error(asking, TN_E_INTERNAL, "the host failed to open an inner optimizer");
-    return TN_E_INTERNAL;
-  }
+  });
 }
 
 }  // namespace

@@ -3,12 +3,11 @@
 //   tenon-store seal FOLDER…                     fills in each manifest.json from the objects beside it
 //   tenon-store install --store STORE FOLDER…    installs plugins, replacing any version that is there
 #include <cstdio>
-#include <exception>
 #include <string>
 #include <string_view>
 
 #include "core/catalog/store.h"
-#include "core/error.h"
+#include "core/current_error.h"
 #include "core/plugins/seal.h"
 
 namespace {
@@ -40,10 +39,8 @@ int main(int argc, char** argv) {
     }
     std::fputs(kUsage, stderr);
     return 2;
-  } catch (const tenon::Error& e) {
-    std::fprintf(stderr, "tenon-store: %s\n", e.what());
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "tenon-store: out of memory or a defect (%s); please report it\n", e.what());
+  } catch (...) {
+    std::fprintf(stderr, "tenon-store: %s\n", tenon::current_error().what());
   }
   return 1;
 }

@@ -4,9 +4,8 @@
 #include <array>
 #include <cstdio>
 #include <iostream>
-#include <new>
 
-#include "core/error.h"
+#include "core/current_error.h"
 #include "core/plugins/host.h"
 #include "core/plugins/nearest.h"
 #include "hosts/cli/arguments.h"
@@ -70,14 +69,8 @@ int main(int argc, char** argv) {
   } catch (const tenon::cli::Usage& e) {
     std::fprintf(stderr, "tenon: %s\n", e.what());
     return 2;
-  } catch (const tenon::Error& e) {
-    std::fprintf(stderr, "tenon: %s\n", e.what());
-    return 1;
-  } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "tenon: out of host memory; use a smaller model, batch or data file\n");
-    return 1;
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "tenon: an unexpected failure, please report it: %s\n", e.what());
+  } catch (...) {
+    std::fprintf(stderr, "tenon: %s\n", tenon::current_error().what());
     return 1;
   }
 }

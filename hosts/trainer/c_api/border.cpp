@@ -5,7 +5,7 @@
 #include <new>
 #include <string>
 
-#include "core/error.h"
+#include "core/current_error.h"
 #include "core/plugins/host.h"
 #include "hosts/cli/arguments.h"
 #include "tenon/trainer.h"
@@ -18,26 +18,21 @@ thread_local std::string last_error;
 }  // namespace
 
 int32_t caught() noexcept {
-  int32_t code = TN_E_INTERNAL;
   try {
     try {
       throw;
-    } catch (const Error& e) {
-      code = e.code();
-      last_error = e.what();
     } catch (const cli::Usage& e) {
-      code = TN_E_ARGUMENT;
       last_error = e.what();
-    } catch (const std::bad_alloc&) {
-      code = TN_E_MEMORY;
-      last_error = "the system has no memory left for the trainer's own data; use a smaller model, batch or data file";
-    } catch (const std::exception& e) {
-      last_error = "a defect of Tenon, please report it: " + clean_sentence(e.what());
+      return TN_E_ARGUMENT;
+    } catch (...) {
+      const Error e = current_error();
+      last_error = e.code() == TN_E_INTERNAL ? clean_sentence(e.what()) : e.what();
+      return e.code();
     }
-  } catch (...) {
+  } catch (...) {  // not even the sentence has room
     last_error.clear();
+    return TN_E_MEMORY;
   }
-  return code;
 }
 
 char* copy_text(std::string_view text) {

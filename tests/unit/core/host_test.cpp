@@ -1,11 +1,15 @@
 // The host's table: error slot, log, and statuses that become sentences.
+#include "core/plugins/answer.h"
 #include "core/plugins/host.h"
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <new>
 #include <thread>
 #include <vector>
 
+#include "core/error.h"
 #include "plugin_folder.h"
 
 namespace tenon {
@@ -37,6 +41,26 @@ TEST(Host, TheSlotIsPerThread) {
   host()->error(host(), TN_E_STATE, "here");
   std::thread([] { EXPECT_EQ(take_report().status, 0); }).join();
   EXPECT_EQ(take_report().sentence, "here");
+}
+
+// A plugin calls back into the host: whatever is thrown there ends before the plugin's own frames.
+TEST(Host, NothingIsThrownThroughAPlugin) {
+  EXPECT_EQ(answer([] {}), TN_OK);
+  EXPECT_EQ(answer([] { throw Error(TN_E_CONFLICT, "the slot is taken"); }), TN_E_CONFLICT);
+  EXPECT_EQ(take_report().sentence, "the slot is taken");
+  EXPECT_EQ(answer([] { throw std::bad_alloc(); }), TN_E_MEMORY);
+  EXPECT_NE(take_report().sentence.find("memory"), std::string::npos);
+  EXPECT_EQ(answer([] { std::vector<int>().at(3); }), TN_E_INTERNAL);
+  EXPECT_NE(take_report().sentence.find("report it"), std::string::npos);
+  EXPECT_EQ(answer([] { throw 7; }), TN_E_INTERNAL);
+  EXPECT_EQ(take_report().status, TN_E_INTERNAL);
+}
+
+TEST(Host, WhatTheFileSystemRefusesIsASentenceThatNamesThePath) {
+  EXPECT_EQ(answer([] { std::filesystem::file_size("/nowhere/at all"); }), TN_E_IO);
+  const std::string said = take_report().sentence;
+  EXPECT_EQ(said.rfind("/nowhere/at all: ", 0), 0u) << said;
+  EXPECT_EQ(said.find("filesystem"), std::string::npos) << said;
 }
 
 TEST(Host, SentencesAreCleaned) {
