@@ -30,6 +30,7 @@ Store first_store(const tn_context& context) {
 int32_t tn_context_open(const char* const* stores, uint64_t n, tn_context** out) {
   return guard([&] {
     need(out, "out");
+    if (n > 0) need(stores, "stores");
     auto context = std::make_unique<tn_context>();
     for (uint64_t i = 0; i < n; ++i) {
       need(stores[i], "stores");
@@ -148,6 +149,8 @@ int32_t tn_check(tn_context* context, const uint32_t* kinds, const char* const* 
                  const char* const* run_tags, uint64_t n_tags, char** json) {
   return guard([&] {
     need(json, "json");
+    if (n > 0) need(kinds, "kinds"), need(specs, "specs");
+    if (n_tags > 0) need(run_tags, "run_tags");
     const Catalog& catalog = catalog_of(context);
     std::vector<Spec> mix;
     Json techniques = Json::array();

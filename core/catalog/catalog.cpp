@@ -4,6 +4,7 @@
 #include <deque>
 #include <set>
 #include <unordered_map>
+#include <utility>
 
 #include "core/catalog/catalog_state.h"
 #include "core/catalog/records.h"
@@ -36,8 +37,9 @@ Catalog::Catalog(std::vector<std::string> stores) {
 
 void Catalog::refresh() {
   Catalog fresh(stores());
+  const auto lock = std::lock_guard(state_->mutex);  // whoever looks into the old one does so under it
   for (const Feature& feature : state_->features) fresh.add_feature(feature);
-  state_ = std::move(fresh.state_);
+  std::swap(state_->db, fresh.state_->db);
 }
 
 Catalog Catalog::open_default() {

@@ -85,7 +85,11 @@ void AtomicFolder::publish(bool replace) {
     if (::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) != 0) {
       old = target_ + unique_temporary_suffix();
       if (::rename(target_.c_str(), old.c_str()) != 0) throw_io_error(target_, "replace the folder", errno);
-      if (::rename(temporary_.c_str(), target_.c_str()) != 0) throw_io_error(target_, "publish the folder", errno);
+      if (::rename(temporary_.c_str(), target_.c_str()) != 0) {
+        const int why = errno;
+        ::rename(old.c_str(), target_.c_str());  // what was there stays
+        throw_io_error(target_, "publish the folder", why);
+      }
     }
   } else if (exists) {
     throw_io_error(target_, "publish the folder", EEXIST);
