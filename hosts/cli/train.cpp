@@ -1,4 +1,5 @@
 // tenon train: fine-tune or pre-train a model with any mix of plugins.
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
@@ -20,6 +21,13 @@ namespace {
 
 std::atomic<bool> stop_requested{false};
 
+// The first signal ends the run after its step, the second at once.
+void on_stop(int signal) {
+  if (!stop_requested.exchange(true)) return;
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
+}
+
 constexpr const char* kHelp =
     "tenon train --model M --data F --output DIR [mix and flags]\n\n"
     "Trains a model on text. Without --adapter every weight is tuned; with one, the adapter alone, over a dense or quantized base:\n"
@@ -30,7 +38,8 @@ constexpr const char* kHelp =
     "biases, attention, mlp, q, k, v, o, gate, up, down, adapters, scales, blocks 0-5, a pattern of names with a *, or several joined by `and`;\n"
     "`in blocks 4-` narrows it. The key lr of any optimizer is its own highest rate in place of --lr, on the same schedule:\n"
     "  tenon train ... --optimizer 'muon:lr=0.02 for matrices in blocks 0-27, adamw for rest'\n\n"
-    "`tenon plan` with the same flags says what it will need. Ctrl-C stops after the step and leaves a checkpoint for --resume.\n";
+    "`tenon plan` with the same flags says what it will need. Ctrl-C stops after the step and leaves a checkpoint for --resume;\n"
+    "a second one stops at once.\n";
 
 std::string step_text(const trainer::StepResult& r, int64_t total, double tokens_per_second) {
   char text[160];
@@ -80,8 +89,8 @@ int run_train(const std::vector<std::string>& arguments) {
     report.add_sample(label, sample_prompt, continuation);
   };
 
-  std::signal(SIGINT, [](int) { stop_requested = true; });
-  std::signal(SIGTERM, [](int) { stop_requested = true; });
+  std::signal(SIGINT, on_stop);
+  std::signal(SIGTERM, on_stop);
   trainer::TrainEvents events;
   events.stop = &stop_requested;
   events.note = [&](const std::string& line) { progress.note("tenon: " + line), report.add_note(line); };
