@@ -1,4 +1,5 @@
 """Runs that are interrupted, starved, poisoned or too large, on a tiny preset from random weights."""
+import json
 import math
 import resource
 import signal
@@ -73,9 +74,27 @@ class Runs(cli.Cli):
     def test_another_mix_does_not_resume(self):
         output = self.folder / "run"
         self.train(output, "--steps", 4, "--checkpoint-every", 2, "--schedule", "constant")
-        self.refuse("train", *SMALL, "--output", output, "--steps", 8, "--schedule", "constant", "--optimizer", "sgd", "--resume",
-                    names=["optimizer"])
+        again = ["train", *SMALL, "--output", output, "--steps", 8, "--schedule", "constant", "--resume"]
+        self.refuse(*again, "--optimizer", "sgd", names=["optimizer"])
+        for flag, value in (("--clip", 0.5), ("--warmup", 3), ("--held-out", 0.2), ("--no-pack", None), ("--isolate-documents", None)):
+            with self.subTest(flag):
+                self.refuse(*again, flag, *([] if value is None else [value]), names=[flag])
+        state = output / "checkpoint-4" / "state.json"
+        text = json.loads(state.read_text())
+        state.write_text(json.dumps(text | {"settings": {"--clip": 1}}))
+        self.refuse(*again, names=["state.json", "--clip"])
+        state.write_text(json.dumps(text))
         self.refuse("train", *SMALL, "--output", output, "--steps", 8, names=["--resume", "--overwrite"])
+
+    def test_adapters_of_one_name_are_all_kept(self):
+        lora = ["--adapter", "lora:r=2,target_modules=q_proj", "--steps", 2]
+        folders = [self.folder / "one" / "final", self.folder / "two" / "final"]
+        for folder in folders:
+            self.train(folder.parent, *lora)
+        together = self.folder / "together"
+        self.train(together, "--steps", 2, *(x for f in [*folders, f"{folders[1]}/."] for x in ("--adapter-from", f)))
+        self.assertEqual(sorted(p.parent.name for p in together.glob("final/**/adapter_config.json")), ["adapter2", "final", "final"])
+        self.assertTrue((together / "final" / "final" / "adapter_model.safetensors").exists())
 
     def test_full_disk_loses_nothing(self):
         """A limit on the size of files stands for the full disk: every write beyond it fails in the same way."""

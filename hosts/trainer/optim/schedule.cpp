@@ -2,10 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <numbers>
 
 #include "core/error.h"
 
 namespace tenon::trainer {
+namespace {
+
+constexpr const char* kNames[] = {"constant", "linear", "cosine", "wsd"};  // in the order of ScheduleKind
+
+}  // namespace
 
 double Schedule::at(int64_t s) const {
   if (s <= warmup) return lr * static_cast<double>(s) / static_cast<double>(std::max<int64_t>(warmup, 1));
@@ -14,7 +21,7 @@ double Schedule::at(int64_t s) const {
   const double progress = std::min(1.0, static_cast<double>(s - warmup) / span);
   switch (kind) {
     case ScheduleKind::kLinear: return lr * (floor + (1 - floor) * (1 - progress));
-    case ScheduleKind::kCosine: return lr * (floor + (1 - floor) * 0.5 * (1 + std::cos(3.14159265358979323846 * progress)));
+    case ScheduleKind::kCosine: return lr * (floor + (1 - floor) * 0.5 * (1 + std::cos(std::numbers::pi * progress)));
     case ScheduleKind::kWsd: {
       const double begin = 1 - decay_fraction;
       if (progress <= begin) return lr;
@@ -25,12 +32,12 @@ double Schedule::at(int64_t s) const {
   return lr;
 }
 
+const char* schedule_name(ScheduleKind kind) { return kNames[static_cast<size_t>(kind)]; }
+
 ScheduleKind parse_schedule(const std::string& name) {
-  if (name == "constant") return ScheduleKind::kConstant;
-  if (name == "linear") return ScheduleKind::kLinear;
-  if (name == "cosine") return ScheduleKind::kCosine;
-  if (name == "wsd") return ScheduleKind::kWsd;
-  throw Error(TN_E_ARGUMENT, "--schedule " + name + " is not one of constant, linear, cosine, wsd");
+  const auto found = std::find(std::begin(kNames), std::end(kNames), name);
+  if (found == std::end(kNames)) throw Error(TN_E_ARGUMENT, "--schedule " + name + " is not one of constant, linear, cosine, wsd");
+  return static_cast<ScheduleKind>(found - std::begin(kNames));
 }
 
 }  // namespace tenon::trainer

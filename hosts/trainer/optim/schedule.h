@@ -27,5 +27,6 @@ struct Schedule {
 
 // Throws Error for a name that is none of constant, linear, cosine, wsd.
 ScheduleKind parse_schedule(const std::string& name);
+const char* schedule_name(ScheduleKind kind);
 
 }  // namespace tenon::trainer

@@ -52,7 +52,7 @@ std::vector<std::pair<int64_t, std::string>> checkpoints(const std::string& outp
     int64_t step = 0;
     const char* end = name.data() + name.size();
     const auto [p, error] = std::from_chars(name.data() + kPrefix.size(), end, step);
-    if (error == std::errc() && p == end && fs::exists(entry.path() / "state.json")) found.emplace_back(step, entry.path().string());
+    if (error == std::errc() && p == end && fs::exists(entry.path() / "state.json", ec)) found.emplace_back(step, entry.path().string());
   }
   std::sort(found.begin(), found.end());
   return found;
@@ -72,8 +72,16 @@ std::vector<std::byte> unhex(const std::string& s, const std::string& what) {
     if (c >= 'a' && c <= 'f') return c - 'a' + 10;
     throw Error(TN_E_FORMAT, what + ": the optimizer's blob is damaged; resume from an older checkpoint");
   };
-  for (size_t i = 0; i + 1 < s.size(); i += 2) bytes.push_back(static_cast<std::byte>(digit(s[i]) * 16 + digit(s[i + 1])));
+  if (s.size() % 2 != 0) digit(0);
+  for (size_t i = 0; i < s.size(); i += 2) bytes.push_back(static_cast<std::byte>(digit(s[i]) * 16 + digit(s[i + 1])));
   return bytes;
+}
+
+std::map<std::string, std::string> texts(const Json& state, const char* key, const std::string& what) {
+  std::map<std::string, std::string> all;
+  const Json& object = get_object(state, key, what);
+  for (const auto& [name, value] : object.items()) all[name] = get_string(object, name, what);
+  return all;
 }
 
 }  // namespace
@@ -123,7 +131,7 @@ int64_t load_checkpoint(const std::string& folder, Session& session, const RunId
   const Json state = read_json_file(what);
   if (get_int(state, "format", 1, 1 << 20, what) != 1)
     throw Error(TN_E_VERSION, what + " was written by a newer tenon; resume with that version");
-  const auto saved = get_object(state, "settings", what).get<std::map<std::string, std::string>>();
+  const std::map<std::string, std::string> saved = texts(state, "settings", what);
   for (const auto& [key, value] : identity.settings) {
     const auto it = saved.find(key);
     const std::string before = it == saved.end() ? "(nothing)" : it->second;
@@ -131,8 +139,7 @@ int64_t load_checkpoint(const std::string& folder, Session& session, const RunId
       throw Error(TN_E_CONFLICT, folder + " was written with " + key + " " + before + " but this run asks for " + value +
                                      "; resume with the same settings or choose another --output");
   }
-  const auto plugins = get_object(state, "plugins", what).get<std::map<std::string, std::string>>();
-  for (const auto& [id, version] : plugins) {
+  for (const auto& [id, version] : texts(state, "plugins", what)) {
     const auto it = identity.plugins.find(id);
     if (it != identity.plugins.end() && it->second != version)
       warnings.push_back("the checkpoint was written with " + id + " " + version + ", this run has " + it->second + "; the numbers may differ");

@@ -5,16 +5,13 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "hosts/trainer/random.h"
 
 namespace tenon::trainer {
 namespace {
 
-// splitmix64 of (seed, position): a uniform number for each token, whatever came before.
-double uniform(uint64_t seed, uint64_t position) {
-  uint64_t z = seed + 0x9E3779B97F4A7C15ull * (position + 1);
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull, z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-  return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1p-53;
-}
+// A uniform number for each token, whatever came before.
+double uniform(uint64_t seed, uint64_t position) { return static_cast<double>(split_mix(seed + kSplitMixStep * (position + 1)) >> 11) * 0x1p-53; }
 
 int32_t sample(const std::vector<float>& logits, const SamplingOptions& o, uint64_t position) {
   const auto best = std::max_element(logits.begin(), logits.end());
@@ -48,7 +45,8 @@ std::vector<int32_t> generate(Model& model, const std::vector<int32_t>& prompt, 
   model.start_cache(static_cast<int64_t>(prompt.size()) + options.max_new_tokens);
   std::vector<float> logits = model.feed(prompt);
   while (static_cast<int64_t>(out.size()) < options.max_new_tokens) {
-    if (!std::isfinite(*std::max_element(logits.begin(), logits.end())))
+    const bool numbers = std::none_of(logits.begin(), logits.end(), [](float l) { return std::isnan(l); });
+    if (!numbers || !std::isfinite(*std::max_element(logits.begin(), logits.end())))
       throw Error(TN_E_NUMERIC, "the model's logits are not finite; its weights are damaged or --dtype is too narrow");
     const int32_t token = sample(logits, options, out.size());
     if (std::find(options.stop.begin(), options.stop.end(), token) != options.stop.end()) break;

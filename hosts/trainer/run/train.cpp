@@ -54,12 +54,16 @@ std::string number(double x) {
   return text;
 }
 
-RunIdentity identity_of(const Runtime& runtime, const ModelSource& source, const TrainOptions& o) {
+// Everything that the numbers of a run depend on. Where they are computed and what is kept in memory may change between its parts.
+RunIdentity identity_of(const Runtime& runtime, const ModelSource& source, const TextModel& text, const Techniques& techniques, const TrainOptions& o) {
   RunIdentity id;
   id.plugins = runtime.plugin_versions();
   auto& s = id.settings;
-  s["model"] = fs::path(source.path()).filename().string();
-  s["data"] = fs::path(o.data).filename().string();
+  const auto name = [](const std::string& text) {
+    const fs::path path = fs::path(text).lexically_normal();
+    return (path.has_filename() ? path : path.parent_path()).filename().string();
+  };
+  s["model"] = name(source.path()), s["data"] = name(o.data);
   s["optimizer"] = runtime.canonical_spec(TN_KIND_OPTIMIZER), s["adapter"] = runtime.canonical_spec(TN_KIND_ADAPTER);
   s["quantizer"] = runtime.canonical_spec(TN_KIND_QUANTIZER), s["attention"] = runtime.canonical_spec(TN_KIND_ATTENTION);
   s["--activations"] = runtime.site_spec(TN_SITE_ACTIVATION, canonical), s["--states"] = runtime.site_spec(TN_SITE_OPTIMIZER_STATE, canonical);
@@ -68,9 +72,20 @@ RunIdentity identity_of(const Runtime& runtime, const ModelSource& source, const
   s["--accumulate"] = std::to_string(o.session.accumulate), s["--seed"] = std::to_string(o.session.seed);
   s["--order"] = o.order == Order::kSequential ? "sequential" : "shuffled";
   s["--weight-update"] = std::to_string(static_cast<int>(o.session.update));
-  char lr[40];
-  std::snprintf(lr, sizeof lr, "%.17g", o.schedule.lr);
-  s["--lr"] = lr;
+  const auto number = [](double x) {
+    char digits[40];
+    std::snprintf(digits, sizeof digits, "%.17g", x);
+    return std::string(digits);
+  };
+  const auto flag = [](bool set) { return set ? "on" : "off"; };
+  s["tokenizer"] = name(text.path), s["--embeddings"] = runtime.embeddings_spec();
+  s["--calibration"] = runtime.calibrates() ? name(o.calibration.empty() ? o.data : o.calibration) : "";
+  s["--held-out"] = number(o.evaluation_data.empty() ? o.held_out : 0), s["--no-pack"] = flag(!o.windows.pack), s["--isolate-documents"] = flag(o.isolate_documents);
+  s["--lr"] = number(o.schedule.lr), s["--lr-floor"] = number(o.schedule.floor), s["--schedule"] = schedule_name(o.schedule.kind);
+  s["--warmup"] = number(o.warmup_share > 0 ? o.warmup_share : static_cast<double>(o.schedule.warmup)), s["--clip"] = number(o.session.clip);
+  const MemoryOptions& m = o.session.memory;
+  s["--spaco"] = m.chunks_picked == 0 ? "off" : std::to_string(m.chunks_picked) + " of chunks of " + std::to_string(m.chunk_rows);
+  s["--spaco-clip"] = number(m.spaco_clip), s["--weight-budget"] = std::to_string(techniques.weight_budget);
   if (o.schedule.kind != ScheduleKind::kConstant) s["--steps"] = std::to_string(o.steps);
   return id;
 }
@@ -171,7 +186,7 @@ TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& 
   o.session.calibrating = events.calibrating;
   Session session(*engine, source, set->techniques, o.session, host_engine.get());
   result.trainable_parameters = session.trainable_parameters();
-  const RunIdentity identity = identity_of(runtime, source, o);
+  const RunIdentity identity = identity_of(runtime, source, text, set->techniques, o);
   int64_t done = 0;
   if (o.resume) {
     if (const auto checkpoint = newest_checkpoint(o.output)) {
