@@ -48,6 +48,7 @@ void Engine::run(const char* name, const Cost& cost, F&& call) {
 }
 
 Tensor Engine::empty(Category category, tn_dtype dtype, const int64_t* shape, int ndim) {
+  if (ndim < 0 || ndim > 4) throw Error(TN_E_ARGUMENT, "a tensor of " + std::to_string(ndim) + " axes was asked for; one has at most 4");
   uint64_t bytes = static_cast<uint64_t>(element_bytes(dtype));
   for (int i = 0; i < ndim; ++i) {
     if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(shape[i]), &bytes) || bytes >> 62)

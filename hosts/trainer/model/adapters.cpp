@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/plugins/answer.h"
 #include "hosts/trainer/model/model.h"
 
 namespace tenon::trainer {
@@ -21,14 +22,7 @@ struct Binding {
 
   template <class Body>
   static int32_t guarded(void* self, Body&& body) {
-    auto& b = *static_cast<Binding*>(self);
-    try {
-      body(b);
-      return TN_OK;
-    } catch (const Error& e) {
-      b.engine->host()->error(b.engine->host(), e.code(), e.what());
-      return e.code();
-    }
+    return answer([&] { body(*static_cast<Binding*>(self)); });
   }
   static int32_t site(void* self, uint32_t id, uint32_t retention) {
     return guarded(self, [&](Binding& b) {
@@ -54,15 +48,15 @@ struct Binding {
   }
   static int32_t own(void* self, uint32_t id, uint32_t from_base) {
     return guarded(self, [&](Binding& b) {
-      const Linear& l = *b.sites->at(id);
+      if (id >= b.sites->size()) throw Error(TN_E_ARGUMENT, "an adapter took the weight of a site that does not exist");
+      const Linear& l = *(*b.sites)[id];
       if (l.identity || l.lookup || l.tied) throw Error(TN_E_UNSUPPORTED, l.path + " has no weight of its own that an adapter could hold; leave it out of target_modules");
       if (!l.adapters.empty()) throw Error(TN_E_CONFLICT, "an adapter that holds the weight of " + l.path + " must come before the others on it; change the order");
       b.adapter->owned[id] = from_base != 0;
     });
   }
   static int32_t train(void* self, uint32_t role) {
-    static_cast<Binding*>(self)->adapter->trained_roles.push_back(role);
-    return TN_OK;
+    return guarded(self, [&](Binding& b) { b.adapter->trained_roles.push_back(role); });
   }
 };
 
@@ -157,7 +151,7 @@ void Model::attach(Adapter& adapter) {
   for (const Linear* l : all) {
     if (l->absent) continue;
     infos.push_back({sizeof(tn_site), l->site, l->place(), l->role,
-                     l->flags() | (options_.quantizer && l->block >= 0 && !l->identity && !l->owner ? uint32_t{TN_LINEAR_QUANTIZED} : 0u), l->block,
+                     l->flags() | (l->coded && !l->owner ? uint32_t{TN_LINEAR_QUANTIZED} : 0u), l->block,
                      l->m, l->n, l->path.c_str()});
   }
   for (const tn_site& s : infos) pointers.push_back(&s);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/plugins/answer.h"
 #include "hosts/trainer/engine/engine.h"
 
 namespace tenon::trainer {
@@ -18,17 +19,16 @@ int64_t sublayer_of(const tn_edit& e) { return is_residual_map(e) ? e.place : 2 
 
 struct Collected {
   EditPlan* plan;
-  std::string fault;
 
   static int32_t matrix(void* self, const tn_edit_matrix* m) {
-    auto& c = *static_cast<Collected*>(self);
-    if (m->id != c.plan->matrices.size()) c.fault = "declares matrix ids that are not dense from 0";
-    c.plan->matrices.push_back(*m);
-    return TN_OK;
+    return answer([&] {
+      auto& c = *static_cast<Collected*>(self);
+      if (m->id != c.plan->matrices.size()) throw Error(TN_E_ARGUMENT, "it declares matrix ids that are not dense from 0");
+      c.plan->matrices.push_back(*m);
+    });
   }
   static int32_t edit(void* self, const tn_edit* e) {
-    static_cast<Collected*>(self)->plan->edits.push_back(*e);
-    return TN_OK;
+    return answer([&] { static_cast<Collected*>(self)->plan->edits.push_back(*e); });
   }
 };
 
@@ -210,12 +210,11 @@ EditPlan plan_edits(const ModelConfig& c, const Editor& editor) {
   if (c.edited)
     throw Error(TN_E_UNSUPPORTED, editor.name + ": this model has been edited already, and edits are not made on top of others; start from the model that it was made from");
   EditPlan plan;
-  Collected collected{&plan, {}};
+  Collected collected{&plan};
   const tn_edit_sink sink{sizeof(tn_edit_sink), 0, &collected, Collected::matrix, Collected::edit};
   const tn_edit_model model{sizeof(tn_edit_model), c.tied ? uint32_t{TN_EDIT_MODEL_TIED} : 0u, c.layers, c.hidden, c.intermediate, c.heads, c.kv_heads, c.head_dim, c.vocab,
                             c.norm_eps};
-  check(editor.edits->plan(editor.self, &model, &sink), "planning edits");
-  if (!collected.fault.empty()) throw Error(TN_E_ARGUMENT, editor.name + " " + collected.fault);
+  check(editor.edits->plan(editor.self, &model, &sink), ("planning the edits of " + editor.name).c_str());
   Shapes(c, editor, plan).run();
   return plan;
 }

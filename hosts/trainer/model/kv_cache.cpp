@@ -4,29 +4,13 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "hosts/trainer/engine/sinks.h"
 #include "hosts/trainer/engine/views.h"
 
 namespace tenon::trainer {
 namespace {
 
 constexpr int64_t kWindow = 32, kGroup = 32;  // tokens, of codecs that have no wish of their own
-
-struct Declared {
-  Engine* engine;
-  Category category;
-  std::vector<Tensor>* tensors;
-};
-
-int32_t declare(void* self, const tn_component* c) {
-  auto& d = *static_cast<Declared*>(self);
-  try {
-    d.tensors->push_back(d.engine->empty(d.category, c->dtype, c->shape, c->ndim));
-    return TN_OK;
-  } catch (const Error& e) {
-    d.engine->host()->error(d.engine->host(), e.code(), e.what());
-    return e.code();
-  }
-}
 
 tn_kv_layer layer_of(Engine& engine, const TransformerBlock& b) {
   const ModelConfig& c = *b.config;
@@ -55,9 +39,8 @@ void KvCodec::fit(Engine& engine, const TransformerBlock& block, const Tensor& g
       throw Error(TN_E_CONFLICT, codec.id + " stands for the projections of the model as it is, and an adapter changes " + block.linears[i].path + "; merge it first with tenon merge");
   const tn_kv_layer layer = layer_of(engine, block);
   std::vector<Tensor>& made = factors.emplace_back();
-  Declared d{&engine, Category::kWeights, &made};
-  const tn_component_sink sink{sizeof(tn_component_sink), 0, &d, declare};
-  check(codec.kv->factors(codec.self, &layer, &sink), "planning the factors of a key-value cache");
+  const ComponentTensors declared(engine, Category::kWeights, made);
+  check(codec.kv->factors(codec.self, &layer, declared.sink()), "planning the factors of a key-value cache");
   const auto dense = [&](const Linear& l) {
     const Tensor w = engine.empty(Category::kWorkspace, kF32, {l.m, l.n});
     l.read_rows(engine, 0, l.m, w);
@@ -82,9 +65,8 @@ KvCache::KvCache(Engine& engine, const KvCodec& codec, const TransformerBlock& b
   if (!codec.codec.kv) return;
   h_ = engine.empty(Category::kActivations, engine.compute(), {exact, block.width[0]});
   const tn_kv_layer layer = layer_of(engine, block);
-  Declared d{&engine, Category::kActivations, &store_};
-  const tn_component_sink sink{sizeof(tn_component_sink), 0, &d, declare};
-  check(codec.codec.kv->store(codec.codec.self, &layer, groups_, &sink), "planning a key-value cache");
+  const ComponentTensors declared(engine, Category::kActivations, store_);
+  check(codec.codec.kv->store(codec.codec.self, &layer, groups_, declared.sink()), "planning a key-value cache");
 }
 
 // `groups` groups of exact rows go into the store.
@@ -105,9 +87,8 @@ void KvCache::store(Engine& engine, const Tensor& h, const Tensor& k, const Tens
       const Tensor& from = which == 0 ? k : v;
       for (int64_t g = 0; g < groups; ++g) {
         std::vector<Tensor>& parts = coded_[which].emplace_back();
-        Declared d{&engine, Category::kActivations, &parts};
-        const tn_component_sink sink{sizeof(tn_component_sink), 0, &d, declare};
-        check(codec.api->plan(codec.self, &target, &sink), "planning a key-value cache");
+        const ComponentTensors declared(engine, Category::kActivations, parts);
+        check(codec.api->plan(codec.self, &target, declared.sink()), "planning a key-value cache");
         check(codec.api->estimate(codec.self, engine.api(), engine.device(), &target, TN_QUANTIZER_ENCODE, group * target.shape[1], &e),
               "planning to write a key-value cache");
         const Views views(parts);

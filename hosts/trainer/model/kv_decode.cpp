@@ -66,7 +66,8 @@ void Model::cache_through(KvCodec& codec, const std::vector<std::vector<int32_t>
 }
 
 void Model::start_coded_cache(int64_t capacity) {
-  cached_ = 0, kv_caches_.clear();
+  end_cache();
+  kv_capacity_ = capacity;
   for (const auto& b : blocks_) {
     if (b->attention->start(engine_, 1).kind != TN_STATE_PER_TOKEN)
       throw Error(TN_E_CONFLICT, "the attention of this mix remembers something else than keys and values; drop --kv-cache or choose another --attention");
@@ -77,6 +78,7 @@ void Model::start_coded_cache(int64_t capacity) {
 // What the head reads, of all rows or of the last.
 Tensor Model::decoded(const std::vector<int32_t>& ids, bool all) {
   const int64_t rows = static_cast<int64_t>(ids.size());
+  if (kv_caches_.empty() || cached_ + rows > kv_capacity_) throw Error(TN_E_STATE, "the sequence is longer than its decode state");
   std::vector<int32_t> positions(rows);
   std::iota(positions.begin(), positions.end(), static_cast<int32_t>(cached_));
   const Tensor tokens = engine_.empty(Category::kActivations, kI32, {rows});

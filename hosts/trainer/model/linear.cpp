@@ -4,6 +4,7 @@
 #include <list>
 
 #include "core/error.h"
+#include "core/plugins/answer.h"
 #include "hosts/trainer/model/saver.h"
 
 namespace tenon::trainer {
@@ -40,19 +41,9 @@ struct Linear::Operator {
   const Tensor* input;
   Tensor::Ref bias{}, leased{};
 
-  template <class Body>
-  int32_t guarded(Body&& body) {
-    try {
-      body();
-      return TN_OK;
-    } catch (const Error& e) {
-      engine->host()->error(engine->host(), e.code(), e.what());
-      return e.code();
-    }
-  }
   static int32_t forward(void* self, const tn_tensor* x, double alpha, double beta, tn_tensor* y) {
     auto& o = *static_cast<Operator*>(self);
-    return o.guarded([&] {
+    return answer([&] {
       const Tensor tx = Tensor::borrowed(*x), ty = Tensor::borrowed(*y);
       if (o.adapters_left == 0) return o.linear->base_forward(*o.engine, tx, alpha, beta, ty);
       if (alpha == 1 && beta == 0) return o.linear->forward_through(*o.engine, *o.call, o.adapters_left, tx, ty, o.saved);
@@ -63,7 +54,7 @@ struct Linear::Operator {
   }
   static int32_t backward(void* self, const tn_tensor* dy, double alpha, double beta, tn_tensor* dx) {
     auto& o = *static_cast<Operator*>(self);
-    return o.guarded([&] {
+    return answer([&] {
       const Tensor tdy = Tensor::borrowed(*dy), tdx = dx ? Tensor::borrowed(*dx) : Tensor();
       if (o.adapters_left == 0) return o.linear->base_backward(*o.engine, tdy, alpha, beta, tdx);
       if (alpha != 1) throw Error(TN_E_UNSUPPORTED, "an adapter scaled the gradient of another adapter below it; use one of them alone");
@@ -72,14 +63,12 @@ struct Linear::Operator {
   }
   static int32_t read_rows(void* self, int64_t begin, int64_t end, tn_tensor* out) {
     auto& o = *static_cast<Operator*>(self);
-    return o.guarded([&] { o.linear->read_rows(*o.engine, begin, end, Tensor::borrowed(*out)); });
+    return answer([&] { o.linear->read_rows(*o.engine, begin, end, Tensor::borrowed(*out)); });
   }
   // The whole weight belongs to whoever holds the lease: nothing else runs on a linear during a call on it.
   static int32_t lease(void* self, tn_tensor** weight) {
     auto& o = *static_cast<Operator*>(self);
-    o.leased = o.linear->dense().ref();
-    *weight = &o.leased.t;
-    return TN_OK;
+    return answer([&] { o.leased = o.linear->dense().ref(), *weight = &o.leased.t; });
   }
   static int32_t release(void*) { return TN_OK; }
 
@@ -156,12 +145,10 @@ void Linear::look_up(Engine& engine, const Tensor& x, double alpha, double beta,
 void Linear::decode_found(Engine& engine, const Tensor& x, const Tensor& y) const {
   std::vector<int32_t> ids(static_cast<size_t>(x.count()));
   engine.download(x, ids.data());
-  for (size_t i = 0; i < ids.size(); ++i) {
-    // A dry engine's ids mean nothing; every row costs the same.
-    const int64_t id = engine.dry() ? 0 : ids[i], row = static_cast<int64_t>(i);
-    if (id < 0 || id >= m) throw Error(TN_E_ARGUMENT, path + " has " + std::to_string(m) + " rows, not one for the token " + std::to_string(id));
-    quantized->decode_rows(engine, id, id + 1, y.rows(row, row + 1));
-  }
+  if (!engine.dry())  // whose ids mean nothing
+    for (const int32_t id : ids)
+      if (id < 0 || id >= m) throw Error(TN_E_ARGUMENT, path + " has " + std::to_string(m) + " rows, not one for the token " + std::to_string(id));
+  quantized->decode_found(engine, ids, y);
 }
 
 void Linear::displaced_forward(Engine& engine, const Tensor& x, double alpha, double beta, const Tensor& y) const {

@@ -70,6 +70,7 @@ class Linear {
   Parameter* bias = nullptr;
   bool tied = false, identity = false;    // identity: the output of a sub-layer, which adapters may change
   bool absent = false;                    // a mixer does without it
+  bool coded = false;                     // a quantizer holds the weight, unless an adapter does
   bool lookup = false;                    // of rows of the weight by index
   const Adapter* owner = nullptr;         // holds the weight
   std::vector<Adapter*> adapters;  // that took this site

@@ -88,7 +88,8 @@ Model::Model(Engine& engine, const ModelConfig& config, const ModelOptions& opti
         uid += s.bias ? 2 : 1;
         continue;
       }
-      if (options.quantizer)
+      linear.coded = options.quantizer && !(options.plain && options.plain(linear.path + ".weight"));
+      if (linear.coded)
         ++uid;
       else
         linear.weight = dense(linear.path + ".weight", s.role, index, {s.m, s.n});
@@ -199,7 +200,7 @@ std::vector<SegmentSizes> Model::segment_sizes() {
   std::vector<SegmentSizes> all;
   for (const Linear* l : linears()) {
     SegmentSizes& sizes = all.emplace_back();
-    if (l->owner || l->absent || l->block < 0 || !options_.quantizer) continue;
+    if (l->owner || !l->coded) continue;
     const std::string name = l->path + ".weight";
     sizes = SegmentSizes(plan_components(
         *options_.quantizer, {sizeof(tn_target), TN_SITE_WEIGHT, l->role, l->uid, l->block, 2, engine_.compute(), 0, {l->m, l->n, 0, 0}, name.c_str()}));
@@ -216,7 +217,7 @@ void Model::allocate(const std::vector<int64_t>& segments) {
       if (l.absent) continue;
       if (l.owner)
         l.weight = nullptr;
-      else if (options_.quantizer) {
+      else if (l.coded) {
         l.quantized.emplace(engine_, *options_.quantizer, l.path + ".weight", l.uid, l.role, l.block, l.m, l.n, held);
         if (options_.train_scales) add_scales(l);
       }

@@ -31,6 +31,7 @@ struct AttentionPlugin {
 struct ModelOptions {
   tn_dtype storage = kF32;         // of matrices; vectors (norms, biases) are f32
   const Quantizer* quantizer = nullptr;  // holds the seven linears of every block, or null
+  std::function<bool(const std::string& weight)> plain;  // which of them it does not hold, because the model's file has them without codes; empty: none
   const Quantizer* embeddings = nullptr;  // holds the embedding and the head, which then stay as they are, or null
   bool train_weights = false;      // full tuning
   bool train_scales = false;       // of quantized weights
@@ -154,6 +155,7 @@ class Model {
   ActivationStage* stage_ = nullptr;
   const KvCodec* kv_codec_ = nullptr;
   std::vector<std::unique_ptr<KvCache>> kv_caches_;  // by block, while a sequence is decoded
+  int64_t kv_capacity_ = 0;                          // tokens that they were made for
   void start_coded_cache(int64_t capacity);
   Tensor decoded(const std::vector<int32_t>& ids, bool all);
   std::vector<float> feed_coded(const std::vector<int32_t>& ids);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/plugins/answer.h"
 #include "hosts/trainer/engine/views.h"
 
 namespace tenon::trainer {
@@ -12,12 +13,14 @@ namespace {
 constexpr int64_t kPanelBytes = 8 << 20;
 
 int32_t declare(void* self, const tn_component* c) {
-  PlannedComponent& p = static_cast<std::vector<PlannedComponent>*>(self)->emplace_back();
-  p.name = c->name, p.dtype = c->dtype, p.ndim = c->ndim;
-  std::copy(c->shape, c->shape + 4, p.shape);
-  p.trainable = (c->flags & TN_COMPONENT_TRAINABLE) && c->dtype == kF32;
-  p.segmented = (c->flags & TN_COMPONENT_SEGMENTED) && c->ndim >= 2;
-  return TN_OK;
+  return answer([&] {
+    if (c->ndim < 0 || c->ndim > 4) throw Error(TN_E_ARGUMENT, std::string("the quantizer planned the component ") + c->name + " in " + std::to_string(c->ndim) + " axes; a tensor has at most 4");
+    PlannedComponent& p = static_cast<std::vector<PlannedComponent>*>(self)->emplace_back();
+    p.name = c->name, p.dtype = c->dtype, p.ndim = c->ndim;
+    std::copy(c->shape, c->shape + 4, p.shape);
+    p.trainable = (c->flags & TN_COMPONENT_TRAINABLE) && c->dtype == kF32;
+    p.segmented = (c->flags & TN_COMPONENT_SEGMENTED) && c->ndim >= 2;
+  });
 }
 
 }  // namespace
@@ -52,8 +55,8 @@ SegmentSizes::SegmentSizes(const std::vector<PlannedComponent>& planned) {
 
 QuantizedWeight::QuantizedWeight(Engine& engine, const Quantizer& quantizer, std::string name, uint32_t uid, uint32_t role, int32_t block,
                                  int64_t m, int64_t n, int64_t segments)
-    : quantizer_(quantizer), name_(std::move(name)) {
-  target_ = {sizeof(tn_target), TN_SITE_WEIGHT, role, uid, block, 2, engine.compute(), 0, {m, n, 0, 0}, name_.c_str()};
+    : quantizer_(quantizer), name_(std::make_shared<const std::string>(std::move(name))) {
+  target_ = {sizeof(tn_target), TN_SITE_WEIGHT, role, uid, block, 2, engine.compute(), 0, {m, n, 0, 0}, name_->c_str()};
   std::vector<PlannedComponent> planned = plan_components(quantizer_, target_);
   sizes_ = SegmentSizes(planned);
   if (segments > 0) sizes_.count = std::min(sizes_.count, segments);
@@ -91,7 +94,6 @@ std::vector<Tensor> QuantizedWeight::seen(Engine& engine) const {
 }
 
 void QuantizedWeight::encode(Engine& engine, const Tensor& source) {
-  target_.name = name_.c_str();
   tn_estimate e{sizeof(tn_estimate)};
   check(quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target_, TN_QUANTIZER_ENCODE, source.count(), &e), "planning an encoding");
   const tn_rng rng{0, target_.uid, 0};
@@ -102,7 +104,6 @@ void QuantizedWeight::encode(Engine& engine, const Tensor& source) {
 }
 
 void QuantizedWeight::encode_calibrated(Engine& engine, const Tensor& source, const Tensor& statistic, int64_t tokens) {
-  target_.name = name_.c_str();
   tn_estimate e{sizeof(tn_estimate)};
   check(quantizer_.calibrate->estimate(quantizer_.self, engine.api(), engine.device(), &target_, &e), "planning a calibrated encoding");
   const tn_rng rng{0, target_.uid, 0};
@@ -118,8 +119,6 @@ bool QuantizedWeight::trains() const {
 }
 
 void QuantizedWeight::component_gradient(Engine& engine, const Tensor& x, const Tensor& dy) const {
-  tn_target target = target_;
-  target.name = name_.c_str();
   std::vector<Tensor> gradients;
   for (Parameter* p : parameters_) gradients.push_back(p && p->trainable ? p->open_zeroed_gradient(engine) : Tensor());
   const std::vector<Tensor> now = seen(engine);
@@ -132,35 +131,49 @@ void QuantizedWeight::component_gradient(Engine& engine, const Tensor& x, const 
     const Tensor dw = panel.rows(0, end - r);
     engine.gemm(dy.columns(r, end).transposed(), x, dw);
     engine.with_workspace(0, "gradient of components", [&](const tn_exec* exec) {
-      return quantizer_.trainable->component_gradient(quantizer_.self, exec, &target, views.data(), dw.ref(), r, end, targets.data());
+      return quantizer_.trainable->component_gradient(quantizer_.self, exec, &target_, views.data(), dw.ref(), r, end, targets.data());
     });
   }
 }
 
 void QuantizedWeight::decode_rows(Engine& engine, int64_t begin, int64_t end, const Tensor& out) const {
-  tn_target target = target_;
-  target.name = name_.c_str();
   tn_estimate e{sizeof(tn_estimate)};
-  check(quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target, TN_QUANTIZER_DECODE, (end - begin) * n(), &e), "planning a decoding");
+  check(quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target_, TN_QUANTIZER_DECODE, (end - begin) * n(), &e), "planning a decoding");
   const std::vector<Tensor> now = seen(engine);
   const Views views(now);
   engine.with_workspace(e, "decode", [&](const tn_exec* x) {
-    return quantizer_.api->decode(quantizer_.self, x, &target, views.data(), begin * n(), end * n(), out.ref());
+    return quantizer_.api->decode(quantizer_.self, x, &target_, views.data(), begin * n(), end * n(), out.ref());
   });
+}
+
+// One plan and one workspace serve every row.
+void QuantizedWeight::decode_found(Engine& engine, const std::vector<int32_t>& rows, const Tensor& out) const {
+  tn_estimate e{sizeof(tn_estimate)};
+  check(quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target_, TN_QUANTIZER_DECODE, n(), &e), "planning a decoding");
+  const std::vector<Tensor> now = seen(engine);
+  const Views views(now);
+  const double times = static_cast<double>(rows.size());
+  const Cost cost(times * e.bytes_moved, times * e.flops);
+  engine.with_workspace(e.workspace_bytes, "decode", [&](const tn_exec* x) {
+    int32_t status = TN_OK;
+    for (size_t i = 0; i < rows.size() && status >= 0; ++i) {
+      const int64_t row = static_cast<int64_t>(i);
+      status = quantizer_.api->decode(quantizer_.self, x, &target_, views.data(), rows[i] * n(), (rows[i] + int64_t{1}) * n(), out.rows(row, row + 1).ref());
+    }
+    return status;
+  }, cost);
 }
 
 bool QuantizedWeight::fused(Engine& engine, uint32_t op, Product product, const Tensor& in, const Tensor& out, double alpha, double beta) const {
   if (!product) return false;
-  tn_target target = target_;
-  target.name = name_.c_str();
   tn_estimate e{sizeof(tn_estimate)};
-  const int32_t status = quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target, op, in.dim(0), &e);
+  const int32_t status = quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target_, op, in.dim(0), &e);
   if (status == TN_E_UNSUPPORTED) return false;
   check(status, "planning a fused product");
   const std::vector<Tensor> now = seen(engine);
   const Views views(now);
   engine.with_workspace(e, op == TN_QUANTIZER_LINEAR ? "quantized linear" : "quantized linear backward", [&](const tn_exec* exec) {
-    return product(quantizer_.self, exec, &target, views.data(), in.ref(), alpha, beta, out.ref());
+    return product(quantizer_.self, exec, &target_, views.data(), in.ref(), alpha, beta, out.ref());
   });
   return true;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -96,6 +97,8 @@ class QuantizedWeight {
   void encode_calibrated(Engine& engine, const Tensor& source, const Tensor& statistic, int64_t tokens);
   // out[end − begin, n] = rows [begin, end).
   void decode_rows(Engine& engine, int64_t begin, int64_t end, const Tensor& out) const;
+  // out[rows, n] = the row of each number in `rows`, which all are below m.
+  void decode_found(Engine& engine, const std::vector<int32_t>& rows, const Tensor& out) const;
   // y[T, m] = alpha · x W^T + beta · y; fused where the codec offers it for so many rows, else by decoded panels.
   void forward(Engine& engine, const Tensor& x, const Tensor& y, double alpha, double beta) const;
   // dx[T, n] = alpha · dy W + beta · dx.
@@ -109,7 +112,7 @@ class QuantizedWeight {
   void for_each_panel(Engine& engine, const std::function<void(int64_t begin, int64_t end, const Tensor& w)>& use) const;
 
   Quantizer quantizer_;
-  std::string name_;
+  std::shared_ptr<const std::string> name_;  // where the target's name points to, also in copies
   tn_target target_{};
   std::vector<Tensor> components_;
   std::vector<Tensor> seen(Engine& engine) const;  // the components as the model sees them now

@@ -3,6 +3,7 @@
 #include <list>
 
 #include "core/error.h"
+#include "core/plugins/answer.h"
 
 namespace tenon::trainer {
 
@@ -10,14 +11,7 @@ namespace tenon::trainer {
 struct RegionPass::Table {
   template <class Body>
   static int32_t guarded(void* self, Body&& body) {
-    auto& p = *static_cast<RegionPass*>(self);
-    try {
-      body(p);
-      return TN_OK;
-    } catch (const Error& e) {
-      p.engine_.host()->error(p.engine_.host(), e.code(), e.what());
-      return e.code();
-    }
+    return answer([&] { body(*static_cast<RegionPass*>(self)); });
   }
   static int32_t alloc(void* self, int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out) {
     return guarded(self, [&](RegionPass& p) { *out = p.hold(p.engine_.empty(Category::kActivations, *dtype, shape, ndim)); });

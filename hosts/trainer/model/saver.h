@@ -4,7 +4,7 @@
 #include <list>
 #include <map>
 
-#include "core/error.h"
+#include "core/plugins/answer.h"
 #include "hosts/trainer/model/linear.h"
 
 namespace tenon::trainer {
@@ -32,31 +32,29 @@ struct Saver {
 
   static int32_t keep_input(void* self, uint32_t slot) {
     auto& s = *static_cast<Saver*>(self);
-    if (s.slots) (*s.slots)[slot] = Tensor();
-    return TN_OK;
+    return answer([&] {
+      if (s.slots) (*s.slots)[slot] = Tensor();
+    });
   }
   static int32_t alloc(void* self, uint32_t slot, int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out) {
     auto& s = *static_cast<Saver*>(self);
     if (!s.slots) return TN_E_STATE;
-    try {
+    return answer([&] {
       Tensor t = s.engine->empty(Category::kActivations, *dtype, shape, ndim);
       (*s.slots)[slot] = t;
       *out = &s.loan(t).ref.t;
-      return TN_OK;
-    } catch (const Error& e) {
-      s.engine->host()->error(s.engine->host(), e.code(), e.what());
-      return e.code();
-    }
+    });
   }
   static int32_t get(void* self, uint32_t slot, const tn_saved** out) {
     auto& s = *static_cast<Saver*>(self);
     if (!s.slots) return TN_E_STATE;
     const auto it = s.slots->find(slot);
     if (it == s.slots->end()) return TN_E_NOT_FOUND;
-    Loaned& l = s.loan(it->second ? it->second : s.sample ? s.sample->rows : *s.input);
-    if (!it->second && s.sample && s.sample->index) l.index = s.sample->index.ref(), l.saved.row_index = &l.index.t;
-    *out = &l.saved;
-    return TN_OK;
+    return answer([&] {
+      Loaned& l = s.loan(it->second ? it->second : s.sample ? s.sample->rows : *s.input);
+      if (!it->second && s.sample && s.sample->index) l.index = s.sample->index.ref(), l.saved.row_index = &l.index.t;
+      *out = &l.saved;
+    });
   }
   tn_saver table() { return {sizeof(tn_saver), 0, this, keep_input, alloc, get}; }
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <filesystem>
 #include <list>
 #include <nlohmann/json.hpp>
@@ -177,13 +178,22 @@ void ModelSource::read_codes(Engine& engine, const QuantizedWeight& weight, cons
       const TensorEntry* entry;
     };
     std::list<Loan> loans;
+    std::exception_ptr fault;  // of a lookup, which may not be thrown through the codec
     static const tn_tensor* get(void* self, const char* suffix) {
       auto& f = *static_cast<Files*>(self);
-      const TensorEntry* e = f.reader->find(stored_key(f.name, suffix));
+      try {
+        return f.find(suffix);
+      } catch (...) {
+        f.fault = std::current_exception();
+        return nullptr;
+      }
+    }
+    const tn_tensor* find(const char* suffix) {
+      const TensorEntry* e = reader->find(stored_key(name, suffix));
       tn_dtype dtype;
       if (!e || !abi_dtype(e->dtype, dtype)) return nullptr;
-      const ByteSpan data = f.reader->data(*e);
-      Loan& l = f.loans.emplace_back();
+      const ByteSpan data = reader->data(*e);
+      Loan& l = loans.emplace_back();
       l.bytes.assign(data.begin(), data.end());
       l.shape = e->shape, l.strides.assign(e->shape.size(), 1);
       for (size_t i = l.shape.size(); i-- > 1;) l.strides[i - 1] = l.strides[i] * l.shape[i];
@@ -191,7 +201,7 @@ void ModelSource::read_codes(Engine& engine, const QuantizedWeight& weight, cons
       l.tensor = {l.bytes.data(), {TN_CPU, 0}, static_cast<int32_t>(l.shape.size()), dtype, l.shape.data(), l.strides.data(), 0};
       return &l.tensor;
     }
-  } files{safetensors_.get(), weight.target().name, {}};
+  } files{safetensors_.get(), weight.target().name, {}, {}};
   std::vector<std::vector<std::byte>> host;
   std::vector<Tensor> tensors;
   std::vector<Tensor::Ref> refs;
@@ -203,8 +213,10 @@ void ModelSource::read_codes(Engine& engine, const QuantizedWeight& weight, cons
   for (const Tensor& t : tensors) refs.push_back(t.ref());
   for (Tensor::Ref& r : refs) pointers.push_back(&r.t);
   if (!stored.layout) throw Error(TN_E_UNSUPPORTED, path_ + " stores its weights as " + config_.stored_layout + ", which the quantizer given does not read");
-  check(stored.layout->from_external(stored.quantizer.self, config_.stored_layout.c_str(), &weight.target(), &files, Files::get, pointers.data()),
-        "reading a stored weight");
+  const int32_t status =
+      stored.layout->from_external(stored.quantizer.self, config_.stored_layout.c_str(), &weight.target(), &files, Files::get, pointers.data());
+  if (files.fault) std::rethrow_exception(files.fault);
+  check(status, "reading a stored weight");
   for (size_t i = 0; i < tensors.size(); ++i) engine.upload(host[i].data(), weight.components()[i]);
   engine.synchronize();
   for (const Files::Loan& l : files.loans) safetensors_->drop(*l.entry);

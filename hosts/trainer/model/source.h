@@ -57,6 +57,8 @@ class ModelSource {
   void load(Engine& engine, Model& model, const WeightDecoder& decoder, uint64_t seed, bool code = true) const;
   // Fills the parameters of the model's mixers: from the files where these hold them, else as the mixers convert them.
   void start_mixers(Engine& engine, Model& model, const WeightDecoder& decoder, uint64_t seed) const;
+  // Whether the file holds a weight without codes although others of it are in codes, as tools leave modules out.
+  bool holds_plain(const std::string& weight) const { return !config_.stored_layout.empty() && holds(weight) && !is_stored_quantized(weight); }
   // In which order the segments of weights that come in some are worth loading, as the file says; empty: it does not.
   std::vector<int32_t> segment_order() const;
   // The weight of a linear in f32, whatever the file holds, so that codes do not depend on --dtype.

@@ -4,26 +4,11 @@
 #include <list>
 
 #include "core/error.h"
+#include "core/plugins/answer.h"
 #include "hosts/trainer/model/handles.h"
 #include "hosts/trainer/model/saver.h"
 
 namespace tenon::trainer {
-namespace {
-
-// Runs the body of a function of the table; its Error becomes a report and a status.
-template <class Body>
-int32_t guarded(Engine& engine, Body&& body) {
-  try {
-    body();
-    return TN_OK;
-  } catch (const Error& e) {
-    engine.host()->error(engine.host(), e.code(), e.what());
-    return e.code();
-  }
-}
-
-}  // namespace
-
 // tn_mixer_sink.
 struct SublayerMixer::Binding {
   SublayerMixer* mixer;
@@ -32,14 +17,14 @@ struct SublayerMixer::Binding {
 
   static int32_t keep(void* self, uint32_t role) {
     auto& b = *static_cast<Binding*>(self);
-    return guarded(*b.engine, [&] {
+    return answer([&] {
       if (role < TN_ROLE_Q || role > TN_ROLE_O) throw Error(TN_E_ARGUMENT, "a mixer can keep the linears q, k, v and o of its layer, and no others");
       b.mixer->kept_.push_back(role);
     });
   }
   static int32_t param(void* self, const tn_mixer_param* p) {
     auto& b = *static_cast<Binding*>(self);
-    return guarded(*b.engine, [&] {
+    return answer([&] {
       if (p->id != b.mixer->declared_.size()) throw Error(TN_E_ARGUMENT, "a mixer declared parameter ids that are not dense from 0");
       if (p->ndim < 1 || p->ndim > 2 || p->shape[0] < 1 || (p->ndim == 2 && p->shape[1] < 1))
         throw Error(TN_E_ARGUMENT, std::string("a mixer declared the parameter ") + p->key + " in a shape that is neither a vector nor a matrix");
@@ -48,7 +33,7 @@ struct SublayerMixer::Binding {
   }
   static int32_t core(void* self, const char* spec, const tn_attention_config* config, int64_t window, uint32_t* id) {
     auto& b = *static_cast<Binding*>(self);
-    return guarded(*b.engine, [&] {
+    return answer([&] {
       *id = static_cast<uint32_t>(b.mixer->cores_.size());
       b.mixer->cores_.push_back((*b.open)(spec, *config, window));
     });
@@ -66,16 +51,16 @@ struct SublayerMixer::Table {
   static Table& of(void* self) { return *static_cast<Table*>(self); }
   static int32_t alloc(void* self, int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out) {
     Table& t = of(self);
-    return guarded(t.engine, [&] { *out = t.handles.hold(t.engine.empty(Category::kActivations, *dtype, shape, ndim)); });
+    return answer([&] { *out = t.handles.hold(t.engine.empty(Category::kActivations, *dtype, shape, ndim)); });
   }
   static void free(void* self, tn_tensor* tensor) { of(self).handles.free(tensor); }
   static int32_t gemm(void* self, const tn_tensor* a, const tn_tensor* b, double alpha, double beta, tn_tensor* c) {
     Table& t = of(self);
-    return guarded(t.engine, [&] { t.engine.gemm(t.handles.at(a), t.handles.at(b), t.handles.at(c), alpha, beta); });
+    return answer([&] { t.engine.gemm(t.handles.at(a), t.handles.at(b), t.handles.at(c), alpha, beta); });
   }
   static int32_t axpby(void* self, double alpha, const tn_tensor* x, double beta, tn_tensor* y) {
     Table& t = of(self);
-    return guarded(t.engine, [&] { t.engine.axpby(alpha, t.handles.at(x), beta, t.handles.at(y)); });
+    return answer([&] { t.engine.axpby(alpha, t.handles.at(x), beta, t.handles.at(y)); });
   }
   size_t slot(uint32_t role) const {
     if (!mixer.keeps(role)) throw Error(TN_E_STATE, "a mixer called a linear that it has not kept");
@@ -83,41 +68,45 @@ struct SublayerMixer::Table {
   }
   static int32_t linear(void* self, uint32_t role, const tn_tensor* x, tn_tensor* y) {
     Table& t = of(self);
-    return guarded(t.engine, [&] {
+    return answer([&] {
       const size_t i = t.slot(role);
       t.call.linears[i].forward(t.engine, t.call.linear, t.handles.at(x), t.handles.at(y), t.call.saved_linears ? &t.call.saved_linears[i] : nullptr);
     });
   }
   static int32_t linear_backward(void* self, uint32_t role, const tn_tensor* dy, const tn_tensor* x, double beta, tn_tensor* dx) {
     Table& t = of(self);
-    return guarded(t.engine, [&] {
+    return answer([&] {
       const size_t i = t.slot(role);
       const Tensor to = dx ? t.handles.at(dx) : Tensor();
       t.call.linears[i].backward(t.engine, t.call.linear, t.handles.at(dy), t.handles.at(x), dx ? &to : nullptr, beta, &t.call.saved_linears[i]);
     });
   }
+  const AttentionLayer& opened(uint32_t id) const {
+    if (id >= mixer.cores_.size()) throw Error(TN_E_ARGUMENT, "a mixer ran an attention core that it has not opened");
+    return mixer.cores_[id];
+  }
   static int32_t core(void* self, uint32_t id, const tn_tensor* q, const tn_tensor* k, const tn_tensor* v, tn_tensor* o, tn_tensor* lse) {
     Table& t = of(self);
-    return guarded(t.engine, [&] {
+    return answer([&] {
       const Tensor tq = t.handles.at(q), tk = t.handles.at(k), tl = lse ? t.handles.at(lse) : Tensor();
       const bool decodes = t.call.decode != nullptr;
       const int64_t length = decodes ? tq.dim(0) : t.call.length, keys = decodes ? tk.dim(0) : t.call.length;
-      t.mixer.cores_.at(id).forward(t.engine, decodes ? 1 : t.call.sequences, length, keys, keys - length, decodes ? nullptr : t.call.segments, tq, tk,
+      t.opened(id).forward(t.engine, decodes ? 1 : t.call.sequences, length, keys, keys - length, decodes ? nullptr : t.call.segments, tq, tk,
                                     t.handles.at(v), t.handles.at(o), lse ? &tl : nullptr);
     });
   }
   static int32_t core_backward(void* self, uint32_t id, const tn_tensor* q, const tn_tensor* k, const tn_tensor* v, const tn_tensor* o,
                                const tn_tensor* lse, const tn_tensor* d_o, tn_tensor* dq, tn_tensor* dk, tn_tensor* dv) {
     Table& t = of(self);
-    return guarded(t.engine, [&] {
+    return answer([&] {
       const auto at = [&](const tn_tensor* x) { return t.handles.at(x); };
-      t.mixer.cores_.at(id).backward(t.engine, t.call.sequences, t.call.length, t.call.segments, at(q), at(k), at(v), at(o), at(lse), at(d_o), at(dq),
+      t.opened(id).backward(t.engine, t.call.sequences, t.call.length, t.call.segments, at(q), at(k), at(v), at(o), at(lse), at(d_o), at(dq),
                                      at(dk), at(dv));
     });
   }
   static int32_t read_rows(void* self, uint32_t role, int64_t begin, int64_t end, tn_tensor* out) {
     Table& t = of(self);
-    return guarded(t.engine, [&] {
+    return answer([&] {
       if (!t.read) throw Error(TN_E_STATE, "a mixer read a weight of the model outside of start(), or where a file holds its parameters");
       (*t.read)(role, begin, end, t.handles.at(out));
     });

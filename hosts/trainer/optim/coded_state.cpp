@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/plugins/answer.h"
 #include "hosts/trainer/engine/views.h"
 
 namespace tenon::trainer {
@@ -24,13 +25,15 @@ struct Plan {
 };
 
 int32_t declare(void* self, const tn_component* c) {
-  auto& p = *static_cast<Plan*>(self);
-  auto found = std::find_if(p.components->begin(), p.components->end(), [&](const Planned& k) { return k.name == c->name; });
-  if (found == p.components->end()) found = p.components->insert(found, {c->name, c->dtype});
-  if (!(found->dtype == c->dtype)) return TN_E_STATE;
-  p.of.push_back(static_cast<size_t>(found - p.components->begin()));
-  p.declared.push_back(*c);
-  return TN_OK;
+  return answer([&] {
+    auto& p = *static_cast<Plan*>(self);
+    if (c->ndim < 0 || c->ndim > 4) throw Error(TN_E_ARGUMENT, std::string("the codec planned the component ") + c->name + " in " + std::to_string(c->ndim) + " axes; a tensor has at most 4");
+    auto found = std::find_if(p.components->begin(), p.components->end(), [&](const Planned& k) { return k.name == c->name; });
+    if (found == p.components->end()) found = p.components->insert(found, {c->name, c->dtype});
+    if (!(found->dtype == c->dtype)) throw Error(TN_E_STATE, std::string("the codec planned the component ") + c->name + " in another type than for an earlier part of the same state");
+    p.of.push_back(static_cast<size_t>(found - p.components->begin()));
+    p.declared.push_back(*c);
+  });
 }
 
 }  // namespace

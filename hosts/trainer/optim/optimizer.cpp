@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "hosts/trainer/engine/sinks.h"
 
 namespace tenon::trainer {
 namespace {
@@ -114,25 +115,21 @@ void Optimizer::rebind(const std::vector<Parameter*>& grown) {
 }
 
 int32_t Optimizer::declare(void* self, const tn_state_slot* slot) {
-  auto& list = *static_cast<StateList*>(self);
-  Parameter& p = *list.parameter;
-  try {
+  return answer([&] {
+    auto& list = *static_cast<StateList*>(self);
+    Parameter& p = *list.parameter;
     std::vector<Slot>& slots = *list.slots;
     Slot& kept = slots.emplace_back();
     if (list.codec && CodedState::takes(p, *slot)) {
       kept.coded.emplace(*list.engine, *list.codec, p, *slot, p.states, p.state_names);
-      return TN_OK;
+      return;
     }
     kept.tensor = p.states.size();
     Tensor t = list.engine->empty(Category::kOptimizerState, slot->dtype, slot->shape, slot->ndim);
     list.engine->zero(t);
     p.states.push_back(std::move(t));
     p.state_names.push_back(slot->name);
-    return TN_OK;
-  } catch (const Error& e) {
-    list.engine->host()->error(list.engine->host(), e.code(), e.what());
-    return e.code();
-  }
+  });
 }
 
 void Optimizer::drop_states(Parameter& p) {
@@ -181,10 +178,12 @@ bool Optimizer::plan(const tn_step& step) {
     std::map<uint32_t, uint32_t> all;
   } flags{&by_uid_, {}};
   const tn_plan_sink sink{sizeof(tn_plan_sink), 0, &flags, [](void* self, uint32_t uid, uint32_t given) -> int32_t {
-                            auto& f = *static_cast<Flags*>(self);
-                            if (!f.known->contains(uid)) return TN_E_NOT_FOUND;
-                            f.all[uid] |= given;
-                            return TN_OK;
+                            return answer([&] {
+                              auto& f = *static_cast<Flags*>(self);
+                              if (!f.known->contains(uid))
+                                throw Error(TN_E_NOT_FOUND, "the optimizer planned for parameter " + std::to_string(uid) + ", which is not one of those that it was bound to");
+                              f.all[uid] |= given;
+                            });
                           }};
   check(api_->plan(self_, &step, &sink), "planning the optimizer's step");
   const auto of = [&](const Parameter* p) {
@@ -314,14 +313,9 @@ DrivenStep Optimizer::drive(const tn_step& step, double lr, const std::function<
   } call{this, &loss};
   const tn_driver driver{sizeof(tn_driver), 0, &call, lr, [](void* self, const tn_displacement* const* at, uint64_t n, double* losses) -> int32_t {
                            auto& c = *static_cast<Call*>(self);
-                           try {
+                           return answer([&] {
                              for (uint64_t i = 0; i < n; ++i) losses[i] = c.optimizer->loss_at(*at[i], *c.loss);
-                             return TN_OK;
-                           } catch (const Error& e) {
-                             const tn_host* host = c.optimizer->engine_.host();
-                             host->error(host, e.code(), e.what());
-                             return e.code();
-                           }
+                           });
                          }};
   tn_driven out{sizeof(tn_driven), 0, 0};
   check(extensions_.drive->drive(self_, &step, &driver, &out), "driving the step");
@@ -350,8 +344,7 @@ Advice Optimizer::finish(const tn_step& step, std::optional<double> loss) {
   if (api_->finish && !engine_.dry()) {
     tn_advice advice{sizeof(tn_advice), 0, &out.metrics,
                      [](void* self, const char* name, double value) -> int32_t {
-                       (*static_cast<std::map<std::string, double>*>(self))[name] = value;
-                       return TN_OK;
+                       return answer([&] { (*static_cast<std::map<std::string, double>*>(self))[name] = value; });
                      },
                      1};
     check(api_->finish(self_, &step, &advice), "finishing the optimizer's step");
@@ -369,12 +362,7 @@ void Optimizer::drop_gradients() {
 std::vector<std::byte> Optimizer::save_small_state() const {
   std::vector<std::byte> bytes;
   if (!api_->save) return bytes;
-  const tn_sink sink{sizeof(tn_sink), 0, &bytes, [](void* self, const void* data, uint64_t n) -> int32_t {
-                       auto& out = *static_cast<std::vector<std::byte>*>(self);
-                       const auto* from = static_cast<const std::byte*>(data);
-                       out.insert(out.end(), from, from + n);
-                       return TN_OK;
-                     }};
+  const tn_sink sink = append_to(bytes);
   check(api_->save(self_, &sink), "saving the optimizer's own state");
   return bytes;
 }

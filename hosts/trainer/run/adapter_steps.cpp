@@ -4,6 +4,7 @@
 #include <list>
 
 #include "core/error.h"
+#include "hosts/trainer/engine/sinks.h"
 
 namespace tenon::trainer {
 namespace {
@@ -18,8 +19,10 @@ struct Growth {
 
   static int32_t grow(void* self, uint32_t param, int32_t axis, int64_t extent, tn_tensor** value) {
     auto& g = *static_cast<Growth*>(self);
-    try {
-      Parameter& p = *g.adapter->parameters.at(param);
+    return answer([&] {
+      if (param >= g.adapter->parameters.size())
+        throw Error(TN_E_ARGUMENT, "adapter " + g.adapter->name + " grew a parameter that it has not declared");
+      Parameter& p = *g.adapter->parameters[param];
       const Tensor old = p.value;
       if (axis < 0 || axis >= old.ndim() || old.ndim() > 2 || extent < old.dim(axis))
         throw Error(TN_E_ARGUMENT, "adapter " + g.adapter->name + " asked for a shape of " + p.name + " that it cannot grow to");
@@ -36,11 +39,7 @@ struct Growth {
       auto& [held, ref] = g.refs.emplace_back(now, Tensor::Ref{});
       ref = held.ref();
       if (value) *value = g.engine->dry() ? nullptr : &ref.t;
-      return TN_OK;
-    } catch (const Error& e) {
-      g.engine->host()->error(g.engine->host(), e.code(), e.what());
-      return e.code();
-    }
+    });
   }
   tn_grow_sink sink() { return {sizeof(tn_grow_sink), 0, this, grow}; }
 };
@@ -72,12 +71,7 @@ void grow_to_largest(Engine& engine, Adapter& adapter) {
 
 std::vector<std::byte> save_steps(const Adapter& adapter) {
   std::vector<std::byte> bytes;
-  const tn_sink sink{sizeof(tn_sink), 0, &bytes, [](void* self, const void* data, uint64_t n) -> int32_t {
-                       auto& out = *static_cast<std::vector<std::byte>*>(self);
-                       const auto* from = static_cast<const std::byte*>(data);
-                       out.insert(out.end(), from, from + n);
-                       return TN_OK;
-                     }};
+  const tn_sink sink = append_to(bytes);
   check(adapter.steps->save(adapter.self, &sink), "saving an adapter's state");
   return bytes;
 }

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
+#include <numbers>
 
 #include "core/error.h"
+#include "core/plugins/answer.h"
 #include "hosts/trainer/engine/views.h"
 
 namespace tenon::trainer {
@@ -21,14 +23,15 @@ struct BlockTraining::Trained {
     struct Sink {
       Trained* trained;
       static int32_t declare(void* self, const tn_value* v) {
-        Trained& t = *static_cast<Sink*>(self)->trained;
-        Parameter& p = t.values.emplace_back();
-        p.name = t.linear->path + ".weight." + v->name;
-        p.uid = t.linear->uid + (static_cast<uint32_t>(t.values.size()) << 24);
-        p.role = t.values.size() == 1 ? t.linear->role : uint32_t{TN_ROLE_SCALE}, p.block = t.linear->block;
-        p.trainable = v->lr > 0, p.lr_scale = v->lr;
-        p.value = t.engine->empty(Category::kWorkspace, kF32, v->shape, v->ndim);
-        return TN_OK;
+        return answer([&] {
+          Trained& t = *static_cast<Sink*>(self)->trained;
+          Parameter& p = t.values.emplace_back();
+          p.name = t.linear->path + ".weight." + v->name;
+          p.uid = t.linear->uid + (static_cast<uint32_t>(t.values.size()) << 24);
+          p.role = t.values.size() == 1 ? t.linear->role : uint32_t{TN_ROLE_SCALE}, p.block = t.linear->block;
+          p.trainable = v->lr > 0, p.lr_scale = v->lr;
+          p.value = t.engine->empty(Category::kWorkspace, kF32, v->shape, v->ndim);
+        });
       }
     } sink{this};
     const tn_value_sink table{sizeof(tn_value_sink), 0, &sink, Sink::declare};
@@ -130,7 +133,7 @@ void BlockTraining::run(TransformerBlock& block, const Pass& pass, std::vector<T
           optimizers.plan(step_info);
           const size_t begin = static_cast<size_t>(s) * batch;
           step(block, pass, trained, plain, coded, begin, std::min(begin + batch, used));
-          const double height = plan.floor + (1 - plan.floor) * 0.5 * (1 + std::cos(3.14159265358979323846 * static_cast<double>(done) / static_cast<double>(total)));
+          const double height = plan.floor + (1 - plan.floor) * 0.5 * (1 + std::cos(std::numbers::pi * static_cast<double>(done) / static_cast<double>(total)));
           optimizers.apply_all({height, height}, 1);
           optimizers.drop_gradients();
           optimizers.finish(step_info, std::nullopt);

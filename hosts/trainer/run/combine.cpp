@@ -12,7 +12,9 @@
 #include "core/files/json.h"
 #include "core/files/safetensors.h"
 #include "core/files/safetensors_writer.h"
+#include "core/plugins/answer.h"
 #include "core/plugins/host.h"
+#include "hosts/trainer/engine/sinks.h"
 #include "hosts/trainer/run/runtime.h"
 #include "tenon/combine.h"
 
@@ -88,11 +90,14 @@ struct Result {
   std::vector<Tensor> tensors;
 
   static int32_t put(void* self, const char* key, const tn_tensor* t) {
-    const auto* from = reinterpret_cast<const float*>(static_cast<const char*>(t->data) + t->byte_offset);
-    int64_t n = 1;
-    for (int32_t i = 0; i < t->ndim; ++i) n *= t->shape[i];
-    static_cast<Result*>(self)->tensors.push_back({key, {t->shape, t->shape + t->ndim}, {from, from + n}});
-    return TN_OK;
+    return answer([&] {
+      int64_t n = 1;
+      bool plain = t->dtype == kF32;
+      for (int32_t i = t->ndim; i-- > 0; n *= t->shape[i]) plain = plain && (t->shape[i] <= 1 || t->strides[i] == n);
+      if (!plain) throw Error(TN_E_ARGUMENT, "tensor " + quote_name(key) + " was handed over in another form than f32 without gaps");
+      const auto* from = reinterpret_cast<const float*>(static_cast<const char*>(t->data) + t->byte_offset);
+      static_cast<Result*>(self)->tensors.push_back({key, {t->shape, t->shape + t->ndim}, {from, from + n}});
+    });
   }
 };
 

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/files/atomic_folder.h"
+#include "core/plugins/answer.h"
 #include "hosts/trainer/model/model_editor.h"
 #include "hosts/trainer/run/export.h"
 
@@ -14,18 +15,10 @@ constexpr uint32_t kEditStream = 0x45444954;  // random stream of the matrices o
 
 // The functions of tn_edit_ops.
 struct Reading {
-  Engine* engine;
   const ModelEditor::ReadRows* read;
 
   static int32_t rows(void* self, uint32_t role, int32_t place, int64_t begin, int64_t end, tn_tensor* out) {
-    auto& r = *static_cast<Reading*>(self);
-    try {
-      (*r.read)(role, place, begin, end, Tensor::borrowed(*out));
-      return TN_OK;
-    } catch (const Error& e) {
-      r.engine->host()->error(r.engine->host(), e.code(), e.what());
-      return e.code();
-    }
+    return answer([&] { (*static_cast<Reading*>(self)->read)(role, place, begin, end, Tensor::borrowed(*out)); });
   }
 };
 
@@ -50,7 +43,7 @@ void edit_model(Engine& engine, Model& model, const Techniques& techniques, cons
             engine.with_workspace(e, "edit", [&](const tn_exec* exec) {
               const Tensor::Ref of = statistic.ref();
               const tn_rng rng{options.seed, matrix.id, kEditStream};
-              Reading reading{&engine, &read};
+              Reading reading{&read};
               const tn_edit_ops ops{sizeof(tn_edit_ops), 0, &reading, exec, statistic ? &of.t : nullptr, tokens, &rng, Reading::rows};
               return editor.edits->matrix(editor.self, &ops, &matrix, out.ref());
             });

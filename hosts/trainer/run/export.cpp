@@ -11,6 +11,7 @@
 #include "core/files/atomic_file.h"
 #include "core/files/json.h"
 #include "core/files/safetensors_writer.h"
+#include "hosts/trainer/engine/sinks.h"
 #include "hosts/trainer/run/export_weights.h"
 #include "hosts/trainer/run/tensor_io.h"
 #include "hosts/trainer/text/tokenizer/tokenizer_files.h"

@@ -70,6 +70,7 @@ ExportWeights weights_of(Session& session, bool merge) {
     if (l->absent || (l->tied && !apart)) continue;
     if (!l->tied) taken.insert(l->weight);
     all.push_back(of_linear(engine, *l, merge));
+    all.back().plain = session.techniques().quantizer && l->block >= 0 && !l->coded;
   }
   for (const Parameter& p : model.parameters())
     if (p.value && p.saved && !taken.contains(&p)) all.push_back(dense(engine, p));

@@ -15,6 +15,7 @@ struct ExportWeight {
   uint32_t role = TN_ROLE_OTHER, uid = 0;
   int32_t block = -1;
   bool linear = false;   // one of the seven of a block, which quantizers hold
+  bool plain = false;    // one that the source's own quantizer has left out
   bool changed = false;  // differs from what the source holds under that name
   const QuantizedWeight* coded = nullptr;  // the codes of a loaded model, or null
   // out (f32) = rows [begin, end); of a vector, elements.

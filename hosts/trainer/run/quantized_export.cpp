@@ -10,6 +10,7 @@
 #include "core/files/atomic_folder.h"
 #include "core/files/json.h"
 #include "core/files/safetensors_writer.h"
+#include "hosts/trainer/engine/sinks.h"
 #include "hosts/trainer/run/export.h"
 #include "hosts/trainer/run/tensor_io.h"
 #include "hosts/trainer/text/tokenizer/tokenizer_files.h"
@@ -33,13 +34,14 @@ struct External {
 };
 
 int32_t put(void* context, const char* suffix, const tn_tensor* t) {
-  External e{t->dtype, {t->shape, t->shape + t->ndim}, {}};
-  int64_t n = element_bytes(t->dtype);
-  for (int64_t d : e.shape) n *= d;
-  const auto* from = static_cast<const std::byte*>(t->data) + t->byte_offset;
-  e.bytes.assign(from, from + n);
-  (*static_cast<std::map<std::string, External>*>(context))[suffix] = std::move(e);
-  return TN_OK;
+  return answer([&] {
+    External e{t->dtype, {t->shape, t->shape + t->ndim}, {}};
+    int64_t n = element_bytes(t->dtype);
+    for (int64_t d : e.shape) n *= d;
+    const auto* from = static_cast<const std::byte*>(t->data) + t->byte_offset;
+    e.bytes.assign(from, from + n);
+    (*static_cast<std::map<std::string, External>*>(context))[suffix] = std::move(e);
+  });
 }
 
 // Whether the model's loss may train components of the coded weights.
@@ -64,7 +66,10 @@ QuantizedSize fill_quantized_folder(const std::string& folder, Engine& engine, c
   if (layout && (!layout->names || !layout->names[0] || !TN_HAS(layout, tn_layout, write_config) || !layout->write_config)) layout = nullptr;
   std::string quantization;
   QuantizedSize size;
-  if (layout) {
+  const bool as_stored = runtime.takes_stored_codes();
+  if (layout && as_stored && source.config().stored_layout == layout->names[0]) {
+    quantization = source.config().stored_config;  // what it says beyond the codec, such as modules left out, stays
+  } else if (layout) {
     const tn_sink sink = append_to(quantization);
     check(layout->write_config(quantizer.self, layout->names[0], &sink), "writing the external layout");
   } else {
@@ -73,7 +78,7 @@ QuantizedSize fill_quantized_folder(const std::string& folder, Engine& engine, c
   std::map<std::string, External> tensors;  // by full key
   std::vector<const ExportWeight*> plain;
   for (const ExportWeight& w : weights) {
-    if (!w.linear) {
+    if (!w.linear || (w.plain && as_stored)) {
       plain.push_back(&w);
       continue;
     }

@@ -9,6 +9,7 @@
 #include "core/files/json.h"
 #include "core/plugins/host.h"
 #include "core/plugins/inner.h"
+#include "hosts/trainer/engine/sinks.h"
 
 namespace tenon::trainer {
 namespace {
@@ -85,6 +86,17 @@ void require_site(const Catalog& catalog, const LoadedPlugin& plugin, uint32_t s
   for (const PluginRow& row : catalog.list(filter)) others += (others.empty() ? "" : ", ") + row.id;
   throw Error(TN_E_UNSUPPORTED, std::string(flag) + " " + std::string(plugin.id()) + ": this quantizer does not hold " + what +
                                     (others.empty() ? "; none that is installed does" : "; choose one of " + others));
+}
+
+// The folder in which a further adapter is kept: of the name that it came under, where that can be one and none of `others` has it.
+template <class Parts>
+std::string folder_name(const std::string& from, const Parts& others) {
+  const fs::path path = fs::path(from).lexically_normal();
+  std::string name = (path.has_filename() ? path : path.parent_path()).filename().string();
+  const auto taken = [&] { return std::any_of(others.begin(), others.end(), [&](const auto& o) { return o.name == name; }); };
+  if (name == "." || name == "..") name.clear();
+  for (size_t i = others.size(); name.empty() || taken(); ++i) name = "adapter" + std::to_string(i);
+  return name;
 }
 
 }  // namespace
@@ -190,8 +202,7 @@ Runtime::Runtime(const Catalog& catalog, const MixRequest& request)
       case TN_KIND_ATTENTION: attention_ = std::make_unique<Part>(std::move(part)); break;
       default:
         part.config_json = configs[adapter];
-        part.name = adapter == 0 ? "default" : "adapter" + std::to_string(adapter);
-        if (adapter < request.adapter_from.size() && adapter > 0) part.name = fs::path(request.adapter_from[adapter]).filename().string();
+        part.name = adapter == 0 ? "default" : folder_name(adapter < request.adapter_from.size() ? request.adapter_from[adapter] : "", adapters_);
         adapters_.push_back(std::move(part));
         ++adapter;
     }
@@ -236,6 +247,8 @@ std::string Runtime::site_spec(uint32_t site, std::string (*form)(const Spec&)) 
   const auto it = sites_.find(site);
   return it == sites_.end() ? "" : form(it->second.spec);
 }
+
+std::string Runtime::embeddings_spec() const { return embeddings_ ? canonical(embeddings_->spec) : ""; }
 
 Runtime::~Runtime() {
   for (auto& [type, decoder] : decoders_) decoder.first.api<tn_quantizer_api>().destroy(decoder.second);
@@ -289,18 +302,23 @@ Quantizer Runtime::ggml_decoder(std::string_view type) const {
   return {&it->second.first.api<tn_quantizer_api>(), it->second.second};
 }
 
-std::pair<const tn_plugin*, tn_optimizer*> Runtime::open_inner(std::string_view text) const {
+const LoadedPlugin& Runtime::loaded(const std::string& id, const std::string& backend) const {
+  const auto found = inner_.find({id, backend});
+  return found != inner_.end() ? found->second : inner_.emplace(std::pair{id, backend}, catalog_.load(id, backend)).first->second;
+}
+
+std::pair<const tn_plugin*, tn_optimizer*> Runtime::open_inner(std::string_view text, const std::string& backend) const {
   const Spec spec = catalog_.spec(TN_KIND_OPTIMIZER, text);
-  const auto it = inner_.try_emplace(spec.id, catalog_.load(spec.id, update_backend())).first;
+  const LoadedPlugin& plugin = loaded(spec.id, backend);
   const HyperArray hypers(spec);
   tn_optimizer* self = nullptr;
-  tenon::check(it->second.api<tn_optimizer_api>().create(host(), hypers.data(), hypers.size(), &self), "creating the inner optimizer " + spec.id);
-  return {&it->second.descriptor(), self};
+  tenon::check(plugin.api<tn_optimizer_api>().create(host(), hypers.data(), hypers.size(), &self), "creating the inner optimizer " + spec.id);
+  return {&plugin.descriptor(), self};
 }
 
 std::pair<const tn_attention_api*, tn_attention*> Runtime::open_core(std::string_view text, const tn_attention_config& config) const {
   const Spec spec = catalog_.spec(TN_KIND_ATTENTION, text);
-  const LoadedPlugin& plugin = inner_.try_emplace(spec.id, catalog_.load(spec.id, device_.backend())).first->second;
+  const LoadedPlugin& plugin = loaded(spec.id, device_.backend());
   const auto& api = plugin.api<tn_attention_api>();
   if (api.placement != TN_PLACEMENT_CORE) throw Error(TN_E_CONFLICT, attention_->spec.id + " needs a core kernel, which " + spec.id + " is not");
   const HyperArray hypers(spec);
@@ -310,7 +328,7 @@ std::pair<const tn_attention_api*, tn_attention*> Runtime::open_core(std::string
 }
 
 std::shared_ptr<OptimizerMember> Runtime::open_optimizer(std::string_view text) const {
-  const auto [plugin, self] = open_inner(text);
+  const auto [plugin, self] = open_inner(text, device_.backend());  // blocks are trained where they compute, whatever --zero-offload says
   std::shared_ptr<OptimizerMember> member(new OptimizerMember, [](OptimizerMember* m) {
     if (m->self) m->api->destroy(m->self);
     delete m;
@@ -323,7 +341,7 @@ std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
   auto set = std::make_unique<TechniqueSet>();
   Techniques& t = set->techniques;
   for (const OptimizerPart& part : optimizers_) t.tunes_scales = t.tunes_scales || provides(catalog_.info(part.mix.spec.id), "optimizer:scales");
-  const InnerScope scope([this](std::string_view text) { return open_inner(text); });
+  const InnerScope scope([this](std::string_view text) { return open_inner(text, update_backend()); });
   for (const OptimizerPart& part : optimizers_) {
     OptimizerMember& m = t.optimizers.emplace_back();
     m.api = &part.plugin.api<tn_optimizer_api>();
@@ -420,7 +438,7 @@ std::map<std::string, std::string> Runtime::plugin_versions() const {
     if (p) add(p->plugin);
   for (const Part& p : adapters_) add(p.plugin);
   for (const auto& [site, p] : sites_) add(p.plugin);
-  for (const auto& [id, plugin] : inner_) add(plugin);
+  for (const auto& [place, plugin] : inner_) add(plugin);
   return versions;
 }
 

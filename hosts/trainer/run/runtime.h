@@ -84,6 +84,7 @@ class Runtime {
   tn_kv_plan kv_plan() const;
   // The codec at a site (TN_SITE_*) as a spec; "" = none.
   std::string site_spec(uint32_t site, std::string (*form)(const Spec&)) const;
+  std::string embeddings_spec() const;  // of --embeddings; "" = none
   std::string quantizer_value(std::string_view hyper) const;  // as text; "" where there is no quantizer or no such parameter
   bool edits() const;       // whether the quantizer makes another model (org.tenon.edits/1) instead of holding weights
   bool calibrates() const;  // whether the quantizer may ask for text
@@ -100,7 +101,9 @@ class Runtime {
   const std::string& ggml_spec(std::string_view type) const;
   void add_site(uint32_t site, const char* flag, const std::string& text);
   std::unique_ptr<SiteCodec> instantiate_site(uint32_t site) const;
-  std::pair<const tn_plugin*, tn_optimizer*> open_inner(std::string_view text) const;
+  // A plugin that another one opens for itself, loaded once.
+  const LoadedPlugin& loaded(const std::string& id, const std::string& backend) const;
+  std::pair<const tn_plugin*, tn_optimizer*> open_inner(std::string_view text, const std::string& backend) const;
   std::pair<const tn_attention_api*, tn_attention*> open_core(std::string_view text, const tn_attention_config& config) const;
 
   const Catalog& catalog_;
@@ -126,7 +129,7 @@ class Runtime {
   std::map<uint32_t, Part> sites_;  // TN_SITE_* -> the codec there
   mutable std::map<std::string, std::pair<LoadedPlugin, tn_quantizer*>, std::less<>> decoders_;
   mutable std::map<std::string, std::string, std::less<>> ggml_specs_;
-  mutable std::map<std::string, LoadedPlugin, std::less<>> inner_;  // plugins that others open for themselves, by id
+  mutable std::map<std::pair<std::string, std::string>, LoadedPlugin> inner_;  // plugins that others open for themselves, by id and backend
 };
 
 // The quantizer, as a spec, whose external layout holds the weights of the model in this folder; "" where they are plain. Throws Error where no
@@ -135,14 +138,6 @@ std::string stored_quantizer(const Catalog& catalog, const std::string& model);
 
 // The attention plugin, as a spec, that the model in this folder was trained with, or kDefaultAttention.
 std::string stored_attention(const std::string& model);
-
-// A sink that appends to `text`, which outlives it.
-inline tn_sink append_to(std::string& text) {
-  return {sizeof(tn_sink), 0, &text, [](void* self, const void* data, uint64_t n) -> int32_t {
-            static_cast<std::string*>(self)->append(static_cast<const char*>(data), n);
-            return TN_OK;
-          }};
-}
 
 // "f32" or "bf16"; else Error naming --dtype.
 tn_dtype parse_dtype(const std::string& name);

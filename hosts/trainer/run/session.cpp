@@ -27,10 +27,12 @@ void check_embeddings(const Techniques& t, bool train) {
 
 }  // namespace
 
-ModelOptions Session::model_options(const Techniques& t, const SessionOptions& o) {
+ModelOptions Session::model_options(const Techniques& t, const SessionOptions& o, const ModelSource& source) {
   ModelOptions m;
   m.storage = o.storage;
   m.quantizer = t.quantizer, m.embeddings = t.embeddings;
+  // Coding what a tool left plain would make another model, and without calibration.
+  if (t.decoder.stored.is_mix) m.plain = [&source](const std::string& weight) { return source.holds_plain(weight); };
   m.train_weights = o.train && t.adapters.empty() && !t.tunes_scales;
   m.train_scales = o.train && t.tunes_scales;
   m.wide_gradients = o.storage == kF32 || o.accumulate > 1;
@@ -42,7 +44,7 @@ Session::Session(Engine& engine, const ModelSource& source, Techniques technique
       techniques_(std::move(techniques)),
       options_(options),
       stage_(options.train ? offload_stage(engine, options.memory.offload, options.offload_folder) : nullptr),
-      model_(engine, source.config(), model_options(techniques_, options), techniques_.attention, options.sequence) {
+      model_(engine, source.config(), model_options(techniques_, options, source), techniques_.attention, options.sequence) {
   model_.save_through(stage_.get());
   for (Adapter* a : techniques_.adapters) model_.attach(*a);
   check_embeddings(techniques_, options_.train);

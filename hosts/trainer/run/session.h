@@ -93,7 +93,7 @@ class Session {
   int64_t tokens_seen = 0;
 
  private:
-  static ModelOptions model_options(const Techniques& techniques, const SessionOptions& options);
+  static ModelOptions model_options(const Techniques& techniques, const SessionOptions& options, const ModelSource& source);
   void allocate(const ModelSource& source);
   void make_base(const ModelSource& source);
   void start(Adapter& adapter, const ModelSource& source);

@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include "core/error.h"
+#include "hosts/trainer/engine/sinks.h"
 #include "hosts/trainer/engine/views.h"
 
 namespace tenon::trainer {
@@ -45,25 +46,6 @@ std::pair<int64_t, int64_t> width_of(size_t place, const ModelConfig& model, int
   if (name == "q_raw" || name == "k_raw") return {c.head_dim, 0};
   if (name == "gate" || name == "up") return {c.intermediate, 0};
   return {c.width(2 * block + (name == "x" ? 0 : name == "mlp_out" ? 2 : 1)), 0};
-}
-
-struct Declared {
-  Engine* engine;
-  Category category;
-  std::vector<Tensor>* tensors;
-  std::vector<std::string>* names;
-};
-
-int32_t declare(void* self, const tn_component* c) {
-  auto& d = *static_cast<Declared*>(self);
-  try {
-    d.tensors->push_back(d.engine->empty(d.category, c->dtype, c->shape, c->ndim));
-    d.names->emplace_back(c->name);
-    return TN_OK;
-  } catch (const Error& e) {
-    d.engine->host()->error(d.engine->host(), e.code(), e.what());
-    return e.code();
-  }
 }
 
 // The same through the codec's own table, where it has no extension.
@@ -113,9 +95,8 @@ ActivationCodec::ActivationCodec(Engine& engine, const SiteCodec& codec, const M
       const tn_activation what = describe(i, static_cast<int32_t>(block), 0, channels, heads, engine.compute());
       std::vector<std::string> names;
       std::vector<Tensor>& kept = statistics_[what.slot];
-      Declared d{&engine, Category::kCodec, &kept, &names};
-      const tn_component_sink sink{sizeof(tn_component_sink), 0, &d, declare};
-      check(codec_.activation->statistics(codec_.self, &what, &sink), "planning the statistics of activations");
+      const ComponentTensors declared(engine, Category::kCodec, kept, &names);
+      check(codec_.activation->statistics(codec_.self, &what, declared.sink()), "planning the statistics of activations");
       for (size_t k = 0; k < kept.size(); ++k) {
         engine.zero(kept[k]);
         named_["activation." + std::to_string(block) + "." + kPlaces[i].name + "." + names[k]] = kept[k];
@@ -132,10 +113,9 @@ std::unique_ptr<Stowed> ActivationCodec::stow(const SavedTag& tag, Tensor x) {
   coded->what = describe(static_cast<size_t>(place - std::begin(kPlaces)), tag.block, rows, x.count() / rows, heads, x.dtype());
   std::vector<Tensor> token;
   std::vector<std::string> names;
-  Declared d{&engine_, Category::kActivations, &token, &names};
-  const tn_component_sink sink{sizeof(tn_component_sink), 0, &d, declare};
+  const ComponentTensors declared(engine_, Category::kActivations, token, &names);
   const tn_target target = target_of(coded->what);
-  check(codec_.activation ? codec_.activation->token(codec_.self, &coded->what, &sink) : codec_.api->plan(codec_.self, &target, &sink),
+  check(codec_.activation ? codec_.activation->token(codec_.self, &coded->what, declared.sink()) : codec_.api->plan(codec_.self, &target, declared.sink()),
         "planning a coded activation");
   const auto turn = static_cast<uint32_t>(tag.step * 4096 + tag.micro_batch);
   const tn_rng rng{seed_, coded->what.slot, kSaveStream ^ turn};

@@ -5,7 +5,6 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "sdk/bitsandbytes.h"
 #include "sdk/codec.h"
 
 namespace tenon::llm_int8 {
@@ -73,7 +72,6 @@ std::string hypers_text(const char* config) {
   if (flag(j, "load_in_4bit") || !flag(j, "load_in_8bit"))
     sdk::fail(TN_E_UNSUPPORTED, "quantization_config: of bitsandbytes' models llm-int8 reads those with load_in_8bit");
   if (flag(j, "llm_int8_has_fp16_weight")) sdk::fail(TN_E_UNSUPPORTED, "quantization_config: llm_int8_has_fp16_weight keeps weights that are not in 8 bits; start from the plain model");
-  sdk::refuse_plain_linears(j);
   const auto threshold = j.find("llm_int8_threshold");
   if (threshold == j.end() || threshold->is_null()) return "threshold=6";
   if (!threshold->is_number() || !(threshold->get<double>() >= 0)) sdk::fail(TN_E_FORMAT, "quantization_config: llm_int8_threshold is not a number of at least 0");

@@ -5,7 +5,6 @@
 #include <nlohmann/json.hpp>
 
 #include "quantizers/nf4/codec.h"
-#include "sdk/bitsandbytes.h"
 
 namespace tenon::nf4 {
 namespace {
@@ -188,7 +187,6 @@ std::string hypers_text(const char* text) {
   if (flag("load_in_8bit") || !flag("load_in_4bit"))
     sdk::fail(TN_E_UNSUPPORTED,
               "quantization_config: of bitsandbytes' models those with load_in_4bit are read; start from the plain model");
-  sdk::refuse_plain_linears(j);
   const auto type = j.find("bnb_4bit_quant_type");
   const std::string name = type == j.end() ? "fp4" : type->is_string() ? type->get<std::string>() : "";
   if (name != "nf4" && name != "fp4")

@@ -151,8 +151,7 @@ TEST_P(Nf4Layout, QuantizationConfigGoesOutAndComesBack) {
   wide.expect(layout_of(wide).read_config(wide.host.get(), "bitsandbytes", R"({"load_in_4bit": true})", &sink));
   EXPECT_EQ(taken(), "quant_type=fp4,double_quant=false");
   for (const char* bad : {"", "[]", "{", "{}", R"({"load_in_8bit": true})", R"({"load_in_4bit": true, "bnb_4bit_quant_type": 7})",
-                          R"({"load_in_4bit": true, "bnb_4bit_quant_type": "af4"})", R"({"load_in_4bit": true, "bnb_4bit_quant_storage": "int4"})",
-                          R"({"load_in_4bit": true, "llm_int8_skip_modules": ["o_proj"]})"}) {
+                          R"({"load_in_4bit": true, "bnb_4bit_quant_type": "af4"})", R"({"load_in_4bit": true, "bnb_4bit_quant_storage": "int4"})"}) {
     wide.host.error.clear();
     EXPECT_LT(layout_of(wide).read_config(wide.host.get(), "bitsandbytes", bad, &sink), 0) << bad;
     EXPECT_FALSE(wide.host.error.empty()) << bad;

@@ -2,8 +2,14 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <span>
 
+#include "core/files/json.h"
+#include "core/files/safetensors_writer.h"
 #include "hosts/trainer/run/export.h"
+#include "hosts/trainer/run/quantized_export.h"
 #include "tests/unit/trainer/tiny.h"
 
 namespace tenon::trainer {
@@ -71,6 +77,69 @@ TEST(GoldenFolder, CodesOfBitsandbytesAreDecoded) {
     request.quantizer = request.stored_quantizer, request.adapters = {"lora:r=2"};
     tiny::Run coded(path, request, {});
     EXPECT_NEAR(coded.session->model().evaluate(tiny::input()) / tiny::predicted(tiny::input()), expected.f32("loss")[0], 5e-3 * expected.f32("loss")[0]) << kind;
+  }
+}
+
+// A folder in which a tool left one linear plain: the module is named in the configuration, its weight lies there as it was.
+std::string with_a_plain_linear(const std::string& folder, const std::string& module, const std::vector<float>& weight, std::vector<int64_t> shape) {
+  const std::string to = folder + "-partly", name = module + ".weight";
+  std::filesystem::create_directories(to);
+  Json config = read_json_file(folder + "/config.json");
+  config["quantization_config"]["llm_int8_skip_modules"] = {"lm_head", module};
+  write_json_file(to + "/config.json", config);
+  const SafetensorsReader from = SafetensorsReader::open(folder);
+  std::vector<TensorSpec> tensors{{name, FileDtype::kF32, std::move(shape)}};
+  const auto goes = [&](const TensorEntry& e) { return e.name.starts_with(module + "."); };
+  for (const TensorEntry& e : from.tensors())
+    if (!goes(e)) tensors.push_back({e.name, e.dtype, e.shape});
+  SafetensorsWriter file(to + "/model.safetensors", tensors);
+  file.write(name, std::as_bytes(std::span(weight)));
+  for (const TensorEntry& e : from.tensors())
+    if (!goes(e)) file.write(e.name, from.data(e));
+  file.commit();
+  return to;
+}
+
+TEST(GoldenFolder, LinearsThatAToolLeftPlainStayPlain) {
+  for (const char* kind : {"int8", "nf4"}) {
+    const std::string name = std::string("llama-") + kind, module = "model.layers.1.mlp.down_proj";
+    const tiny::Folder folder;
+    std::vector<float> weight = golden::File("models/" + name + "/expected.safetensors").f32("decoded." + module + ".weight");
+    for (size_t i = 0; i < weight.size(); ++i) weight[i] += 0.01f * static_cast<float>(i % 7);
+    const std::string path = with_a_plain_linear(tiny::model_folder(folder, name), module, weight, {32, 48});
+    MixRequest request = tiny::mix();
+    request.stored_quantizer = stored_quantizer(tiny::catalog(), path);
+    const auto loss = [](tiny::Run& run) { return run.session->model().evaluate(tiny::input()) / tiny::predicted(tiny::input()); };
+    tiny::Run decoded(path, request, {});
+    request.quantizer = request.stored_quantizer, request.adapters = {"lora:r=2,target_modules=all-linear"};
+    tiny::Run held(path, request, {});
+    EXPECT_NEAR(loss(held), loss(decoded), 5e-3 * loss(decoded)) << kind;
+    size_t coded = 0;
+    for (const Linear* l : held.session->model().linears()) coded += l->quantized.has_value();
+    EXPECT_EQ(coded, 13u) << kind;
+    const auto plain = [&](tiny::Run& run) {
+      for (const Linear* l : run.session->model().linears())
+        if (l->path == module && l->weight) return tiny::host_copy(*run.engine, l->weight->value);
+      return std::vector<float>();
+    };
+    EXPECT_EQ(plain(held), weight) << kind;
+    const MemoryUse planned = plan_run(held.runtime, held.source, {.sequence = 14}, {2, 14, false, 1}, kF32);
+    held.session->step(1, 1, {tiny::input()}, 0);
+    EXPECT_EQ(held.engine->memory().use().total_peak, planned.total_peak) << kind;
+
+    // Written again in codes it is the same folder, what its configuration says of left modules included.
+    const std::string again = folder / "again";
+    write_quantized(again, *held.engine, weights_of(*held.session, false), held.source, held.runtime, held.set->techniques, kF32);
+    const auto names = [](const std::string& of) {
+      std::set<std::string> all;
+      for (const TensorEntry& e : SafetensorsReader::open(of).tensors()) all.insert(e.name);
+      return all;
+    };
+    EXPECT_EQ(names(again), names(path)) << kind;
+    EXPECT_EQ(read_json_file(again + "/config.json").at("quantization_config"), read_json_file(path + "/config.json").at("quantization_config")) << kind;
+    tiny::Run back(again, request, {});
+    EXPECT_EQ(plain(back), weight) << kind;
+    EXPECT_EQ(loss(back), loss(held)) << kind;
   }
 }
 
