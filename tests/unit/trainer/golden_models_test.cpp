@@ -131,8 +131,9 @@ TEST(GoldenFolder, LinearsThatAToolLeftPlainStayPlain) {
     const std::string again = folder / "again";
     write_quantized(again, *held.engine, weights_of(*held.session, false), held.source, held.runtime, held.set->techniques, kF32);
     const auto names = [](const std::string& of) {
+      const SafetensorsReader reader = SafetensorsReader::open(of);
       std::set<std::string> all;
-      for (const TensorEntry& e : SafetensorsReader::open(of).tensors()) all.insert(e.name);
+      for (const TensorEntry& e : reader.tensors()) all.insert(e.name);
       return all;
     };
     EXPECT_EQ(names(again), names(path)) << kind;
