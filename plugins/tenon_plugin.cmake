@@ -94,6 +94,7 @@ function(tenon_gpu_objects id stage)
   if(ARG_HOST AND (TENON_CUDA OR TENON_HIP))
     add_library(${id}.host OBJECT ${ARG_HOST})
     target_link_libraries(${id}.host PRIVATE tenon::sdk ${ARG_LIBS})
+    target_compile_options(${id}.host PRIVATE -Wno-unknown-pragmas -Wno-unused-parameter)  # headers with OpenMP, which is not linked
     set_target_properties(${id}.host PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
     set(host HOST ${id}.host)
   endif()

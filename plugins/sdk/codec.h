@@ -168,40 +168,7 @@ TN_FN bool is_finite(float x) {
 }
 
 // Collects, from any number of threads, the first block that cannot be coded; `raise` refuses the tensor by name for
-// NaN or Inf in it.
-class BadBlock {
- public:
-  void found(int64_t block) {
-    int64_t seen = block_.load(std::memory_order_relaxed);
-    while (block < seen && !block_.compare_exchange_weak(seen, block, std::memory_order_relaxed)) {
-    }
-  }
-  bool any() const { return block_.load(std::memory_order_relaxed) != kNone; }
-  void raise(const tn_target& target, int64_t blocksize) const {
-    const int64_t block = block_.load(std::memory_order_relaxed);
-    if (block == kNone) return;
-    const int64_t n = elements(target), begin = block * blocksize, end = begin + blocksize < n ? begin + blocksize : n;
-    fail(TN_E_NUMERIC, name_of(target) + ": NaN or Inf among elements " + std::to_string(begin) + " to " +
-                           std::to_string(end - 1) + "; only finite weights can be quantized");
-  }
-
- private:
-  static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
-  std::atomic<int64_t> block_{kNone};
-};
-
-#if !TN_GPU
-// Refuses w[rows, columns], in host memory, by the tensor's name for NaN or Inf.
-inline void require_finite(const tn_target& target, const float* w, int64_t rows, int64_t columns) {
-  BadBlock bad;
-#pragma omp parallel for schedule(static) if (rows * columns > kSerialBelow)
-  for (int64_t r = 0; r < rows; ++r)
-    if (!is_finite(absmax(w + r * columns, columns))) bad.found(r);
-  bad.raise(target, columns);
-}
-#endif
-
-// The same for kernels of every backend: a kernel captures found(), a copy. On a GPU the place is the first kBytes of the workspace, and
+// NaN or Inf in it. A kernel captures found(), a copy. On a GPU the place is the first kBytes of the workspace, and
 // asking waits for the kernels.
 class FirstBad {
  public:

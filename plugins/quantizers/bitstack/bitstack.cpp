@@ -1,5 +1,10 @@
 // The codec: options, sizes, decoding and the fused product. encode.cpp makes the stack.
+#include "quantizers/bitstack/codec.h"
+#if TN_GPU
+#include "quantizers/bitstack/gpu.h"
+#else
 #include "quantizers/bitstack/lookup.h"
+#endif
 
 namespace tenon::bitstack {
 namespace {
@@ -35,6 +40,12 @@ const void* extension(const char* id) {
 
 const tn_plugin kPlugin = sdk::describe(TN_KIND_QUANTIZER, "bitstack", "0.9.0", kHypers, &kApi, extension);
 
+#if TN_GPU
+struct ProductSpace {
+  ProductSpace(sdk::Workspace&, const Sizes&, int64_t) {}
+};
+double work_of(double each, int64_t rows) { return each + 2.0 * static_cast<double>(rows); }
+#else
 int64_t padded(const Sizes& s) { return chunks(s) * kChunk; }
 
 // A product's workspace: the inputs times their factors, and for few rows what is looked up.
@@ -43,6 +54,9 @@ struct ProductSpace {
   ProductSpace(sdk::Workspace& w, const Sizes& s, int64_t rows)
       : scaled(w.take<float>(rows * padded(s))), z(rows <= kLookupRows ? w.take<float>(lookup_floats(s)) : nullptr) {}
 };
+// FLOPs of a weight in a product; each: of decoding it.
+double work_of(double each, int64_t rows) { return rows <= kLookupRows ? each / 8 * static_cast<double>(rows) : each + 2.0 * static_cast<double>(rows); }
+#endif
 
 }  // namespace
 
@@ -53,7 +67,7 @@ Codec::Codec(const tn_host*, const sdk::Hypers& hypers) {
   o.scored_levels = hypers.integer("scored_levels"), o.score_samples = hypers.integer("score_samples"), o.score_length = hypers.integer("score_length");
 }
 
-void Codec::supports(const tn_query& query) const { sdk::require_cpu_floats(query, "bitstack"); }
+void Codec::supports(const tn_query& query) const { sdk::require_floats(query, "bitstack"); }
 
 void Codec::plan(const tn_target& target, const tn_component_sink& sink) const {
   const Sizes s(target, options_);
@@ -73,8 +87,7 @@ void Codec::estimate(const tn_device_api* api, tn_device* device, const tn_targe
   } else if (op == TN_QUANTIZER_LINEAR && target.ndim == 2 && rows <= kMaxRows) {
     sdk::Workspace space;
     const ProductSpace parts(space, s, rows);
-    const double work = rows <= kLookupRows ? each / 8 * rows : each + 2.0 * rows;
-    sdk::set_estimate(out, work * s.m * s.n, static_cast<double>(s.bytes()) + 4.0 * rows * (s.m + s.n), s.bytes(), space.peak());
+    sdk::set_estimate(out, work_of(each, rows) * s.m * s.n, static_cast<double>(s.bytes()) + 4.0 * rows * (s.m + s.n), s.bytes(), space.peak());
   } else {
     sdk::fail(TN_E_UNSUPPORTED, "bitstack: the fused product serves matrices and at most " + std::to_string(kMaxRows) +
                                     " rows of activations; decode and multiply instead");
@@ -86,8 +99,12 @@ void Codec::decode(const tn_exec* exec, const tn_target& target, tn_tensor* cons
   const Parts parts(s, components);
   sdk::check_range(target, s.m * s.n, begin, end, dst);
   if (begin == end) return;
+#if TN_GPU
+  decode_range(exec, s, parts, begin, end, sdk::floats(dst, "bitstack: a decoded tensor"));
+#else
   sdk::with_float_type(dst.dtype, "bitstack: a decoded tensor",
                        [&](auto type) { decode_range(exec, s, parts, begin, end, sdk::data<decltype(type)>(dst)); });
+#endif
 }
 
 void Codec::linear(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, const tn_tensor& x, double alpha, double beta,
@@ -95,8 +112,12 @@ void Codec::linear(const tn_exec* exec, const tn_target& target, tn_tensor* cons
   const Sizes s(target, options_);
   const Parts parts(s, components);
   const sdk::Product product(target, x, y, kMaxRows);
-  const int64_t width = padded(s);
   if (product.rows == 0) return;
+#if TN_GPU
+  multiply(exec, s, parts, {product.m, product.n, product.rows, alpha, beta, sdk::floats(y, "bitstack: the product")},
+           sdk::floats(x, "bitstack: the input of a product"));
+#else
+  const int64_t width = padded(s);
   sdk::Workspace space(*exec);
   const ProductSpace memory(space, s, product.rows);
   sdk::with_float_type(x.dtype, "bitstack: the input of a product", [&](auto type) {
@@ -115,6 +136,7 @@ void Codec::linear(const tn_exec* exec, const tn_target& target, tn_tensor* cons
       look_up(exec, s, parts, memory.z, alpha, beta, to + t * s.m);
     }
   });
+#endif
 }
 
 }  // namespace tenon::bitstack

@@ -19,7 +19,7 @@ class Codec {
         samples_(h.integer("samples")),
         length_(h.integer("sample_length")) {}
 
-  void supports(const tn_query& q) const { sdk::require_cpu_floats(q, "cskv"); }
+  void supports(const tn_query& q) const { sdk::require_floats(q, "cskv"); }
   [[noreturn]] void plan(const tn_target& target, const tn_component_sink&) const { refuse(target); }
   [[noreturn]] void estimate(const tn_device_api*, tn_device*, const tn_target& target, uint32_t, int64_t, tn_estimate&) const { refuse(target); }
   [[noreturn]] void encode(const tn_exec*, const tn_target& target, const tn_tensor&, tn_tensor* const*, const tn_rng*) const { refuse(target); }
@@ -102,13 +102,13 @@ class Codec {
         if constexpr (std::is_same_v<T, float>) {
           rows = sdk::data<const float>(x);
         } else {
-          sdk::convert(sdk::data<const T>(x), p.wide, t * layer.hidden);
+          sdk::convert_values(exec, sdk::data<const T>(x), p.wide, t * layer.hidden);
           rows = p.wide;
         }
       });
       products(1, sdk::Matrix::dense(const_cast<float*>(rows), t, layer.hidden),
                sdk::Matrix::dense(part<float>(factors, 2 * i, r * layer.hidden), r, layer.hidden).transposed(), 0, sdk::Matrix::dense(p.features, t, r));
-      keep(layer, i, p.features, groups, first, n, store);
+      keep(exec, layer, i, p.features, groups, first, n, store);
     }
   }
   void read(const tn_exec* exec, const tn_kv_layer& layer, tn_tensor* const* factors, int64_t groups, int64_t first, int64_t n, tn_tensor* const* store,
@@ -122,14 +122,14 @@ class Codec {
       sdk::Workspace space(*exec);
       const Pass p(space, layer, t, r, m);
       const sdk::Products products(exec->api, exec->device, exec->stream, space.behind(p.products), space.bytes_behind(p.products));
-      recall(layer, i, store, groups, first, n, p.features);
+      recall(exec, layer, i, store, groups, first, n, p.features);
       sdk::with_float_type(out.dtype, "cskv: keys and values", [&](auto type) {
         using T = decltype(type);
         float* to = p.wide;
         if constexpr (std::is_same_v<T, float>) to = sdk::data<float>(out);
         products(1, sdk::Matrix::dense(p.features, t, r), sdk::Matrix::dense(part<float>(factors, 2 * i + 1, r * m), m, r).transposed(), 0,
                  sdk::Matrix::dense(to, t, m));
-        if constexpr (!std::is_same_v<T, float>) sdk::convert(to, sdk::data<T>(out), t * m);
+        if constexpr (!std::is_same_v<T, float>) sdk::convert_values(exec, to, sdk::data<T>(out), t * m);
       });
     }
   }
@@ -162,39 +162,23 @@ class Codec {
       sdk::fail(TN_E_ARGUMENT, "cskv: groups " + std::to_string(first) + " to " + std::to_string(first + n) + " are not within a store of " + std::to_string(groups));
   }
 
-  void keep(const tn_kv_layer& l, int i, const float* c, int64_t groups, int64_t first, int64_t n, tn_tensor* const* store) const {
-    const int64_t r = rank(l, i), t = kGroup * r;
-    if (bits_ == 32) return void(std::copy(c, c + n * t, part<float>(store, i, groups * t) + first * t));
-    if (bits_ == 16) return sdk::convert(c, part<sdk::bf16>(store, i, groups * t) + first * t, n * t);
-    uint8_t* const codes = part<uint8_t>(store, 3 * i, groups * code_bytes(l, i));
-    sdk::bf16 *const least = part<sdk::bf16>(store, 3 * i + 1, groups * grids(l, i)), *const scale = part<sdk::bf16>(store, 3 * i + 2, groups * grids(l, i));
-    for (int64_t g = 0; g < n; ++g) {
-      uint8_t* const q = codes + (first + g) * code_bytes(l, i);
-      sdk::bf16 *const lo = least + (first + g) * grids(l, i), *const step = scale + (first + g) * grids(l, i);
-      if (i == 0)
-        code_rows(c + g * t, r, kGroup, 1, r, q, lo, step);
-      else
-        code_rows(c + g * t, kGroup, r, r, 1, q, lo, step);
-    }
+  void keep(const tn_exec* exec, const tn_kv_layer& l, int i, float* c, int64_t groups, int64_t first, int64_t n, tn_tensor* const* store) const {
+    const int64_t t = kGroup * rank(l, i);
+    if (bits_ == 32) return sdk::copy_values(exec, c, part<float>(store, i, groups * t) + first * t, n * t);
+    if (bits_ == 16) return sdk::convert_values(exec, c, part<sdk::bf16>(store, i, groups * t) + first * t, n * t);
+    code_groups(exec, n, lines(l, i, c, groups, first, store));
   }
-  void recall(const tn_kv_layer& l, int i, tn_tensor* const* store, int64_t groups, int64_t first, int64_t n, float* c) const {
-    const int64_t r = rank(l, i), t = kGroup * r;
-    if (bits_ == 32) {
-      const float* const from = part<float>(store, i, groups * t) + first * t;
-      std::copy(from, from + n * t, c);
-      return;
-    }
-    if (bits_ == 16) return sdk::convert(part<sdk::bf16>(store, i, groups * t) + first * t, c, n * t);
-    const uint8_t* const codes = part<uint8_t>(store, 3 * i, groups * code_bytes(l, i));
-    const sdk::bf16 *const least = part<sdk::bf16>(store, 3 * i + 1, groups * grids(l, i)), *const scale = part<sdk::bf16>(store, 3 * i + 2, groups * grids(l, i));
-    for (int64_t g = 0; g < n; ++g) {
-      const uint8_t* const q = codes + (first + g) * code_bytes(l, i);
-      const sdk::bf16 *const lo = least + (first + g) * grids(l, i), *const step = scale + (first + g) * grids(l, i);
-      if (i == 0)
-        decode_rows(q, lo, step, r, kGroup, 1, r, c + g * t);
-      else
-        decode_rows(q, lo, step, kGroup, r, r, 1, c + g * t);
-    }
+  void recall(const tn_exec* exec, const tn_kv_layer& l, int i, tn_tensor* const* store, int64_t groups, int64_t first, int64_t n, float* c) const {
+    const int64_t t = kGroup * rank(l, i);
+    if (bits_ == 32) return sdk::copy_values(exec, part<float>(store, i, groups * t) + first * t, c, n * t);
+    if (bits_ == 16) return sdk::convert_values(exec, part<sdk::bf16>(store, i, groups * t) + first * t, c, n * t);
+    decode_groups(exec, n, lines(l, i, c, groups, first, store));
+  }
+  // Features c, and where their codes of four bits lie from group `first` on.
+  Lines lines(const tn_kv_layer& l, int i, float* c, int64_t groups, int64_t first, tn_tensor* const* store) const {
+    return Lines(i, rank(l, i), c, part<uint8_t>(store, 3 * i, groups * code_bytes(l, i)) + first * code_bytes(l, i),
+                 part<sdk::bf16>(store, 3 * i + 1, groups * grids(l, i)) + first * grids(l, i),
+                 part<sdk::bf16>(store, 3 * i + 2, groups * grids(l, i)) + first * grids(l, i));
   }
 
   double ratio_[2];

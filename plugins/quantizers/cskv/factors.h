@@ -26,8 +26,8 @@ struct FitScratch {
         square(w.take<double>(m * m)),
         values(w.take<double>(rank)),
         vectors(w.take<double>(rank * m)),
-        eigen(w.take<double>(sdk::eigh_scratch(m))),
-        order(w.take<int64_t>(m)),
+        eigen(sdk::kHostReads ? w.take<double>(sdk::eigh_scratch(m)) : nullptr),
+        order(sdk::kHostReads ? w.take<int64_t>(m) : nullptr),
         basis(w.take<float>(rank * m)),
         products(w.mark()) {}
 };
@@ -39,33 +39,36 @@ inline uint64_t fit_products(const sdk::Products& products, int64_t m, int64_t n
                    products.measure(f(rank, m), f(m, n), f(rank, n))});
 }
 
-// a [rank, n] and b [m, rank] of w [m, n]. gram [n, n] over `tokens` tokens, or null for the plain fit. False: w or gram holds NaN or Inf.
+// a [rank, n] and b [m, rank] of w [m, n]. gram [n, n] over `tokens` tokens, null for the plain fit alone. False: w or gram holds NaN or Inf.
 inline bool fit_factors(const tn_exec* exec, const sdk::Products& products, Fit fit, double alpha, float* w, int64_t m, int64_t n, const float* gram,
                         int64_t tokens, int64_t rank, const FitScratch& s, float* a, float* b) {
   if (rank == m) {  // nothing is left out
-    std::copy(w, w + m * n, a);
-    for (int64_t i = 0; i < m; ++i)
-      for (int64_t j = 0; j < m; ++j) b[i * m + j] = i == j;
+    sdk::copy_values(exec, w, a, m * n);
+    sdk::for_each(exec, m * m, [=] TN_KERNEL(int64_t i) { b[i] = i / m == i % m ? 1.0f : 0.0f; });
     return true;
   }
   const auto dense = [](float* p, int64_t r, int64_t c) { return sdk::Matrix::dense(p, r, c); };
   const double inverse = 1.0 / static_cast<double>(std::max<int64_t>(tokens, 1));
+  float *const weighted = s.weighted, *const covariance = s.covariance, *const basis = s.basis;
+  double *const square = s.square, *const vectors = s.vectors;
   if (fit == Fit::kGram) {
-    products(inverse, dense(w, m, n), dense(const_cast<float*>(gram), n, n), 0, dense(s.weighted, m, n));
+    products(inverse, dense(w, m, n), dense(const_cast<float*>(gram), n, n), 0, dense(weighted, m, n));
   } else {
-    for (int64_t j = 0; j < n; ++j) {
+    sdk::for_each(exec, m * n, [=] TN_KERNEL(int64_t i) {
       // σ² of the mean square of this channel
-      const double weight = fit == Fit::kPlain ? 1.0 : std::pow(std::sqrt(gram[j * n + j] * inverse) + 1e-6, 2 * alpha);
-      for (int64_t i = 0; i < m; ++i) s.weighted[i * n + j] = static_cast<float>(w[i * n + j] * weight);
-    }
+      const int64_t j = i % n;
+      const double weight = gram ? std::pow(std::sqrt(gram[j * n + j] * inverse) + 1e-6, 2 * alpha) : 1.0;
+      weighted[i] = static_cast<float>(w[i] * weight);
+    });
   }
-  products(1, dense(s.weighted, m, n), dense(w, m, n).transposed(), 0, dense(s.covariance, m, m));
-  for (int64_t i = 0; i < m; ++i)
-    for (int64_t j = 0; j < m; ++j) s.square[i * m + j] = 0.5 * (double{s.covariance[i * m + j]} + s.covariance[j * m + i]);
-  if (!sdk::eigh(exec, s.square, m, rank, s.values, s.vectors, s.eigen, s.order)) return false;
-  for (int64_t k = 0; k < rank; ++k)
-    for (int64_t i = 0; i < m; ++i) s.basis[k * m + i] = b[i * rank + k] = static_cast<float>(s.vectors[k * m + i]);
-  products(1, dense(s.basis, rank, m), dense(w, m, n), 0, dense(a, rank, n));
+  products(1, dense(weighted, m, n), dense(w, m, n).transposed(), 0, dense(covariance, m, m));
+  sdk::for_each(exec, m * m, [=] TN_KERNEL(int64_t i) { square[i] = 0.5 * (static_cast<double>(covariance[i]) + covariance[i % m * m + i / m]); });
+  if (!sdk::eigh(exec, square, m, rank, s.values, vectors, s.eigen, s.order)) return false;
+  sdk::for_each(exec, rank * m, [=] TN_KERNEL(int64_t i) {
+    const int64_t k = i / m, row = i - k * m;
+    basis[i] = b[row * rank + k] = static_cast<float>(vectors[i]);
+  });
+  products(1, dense(basis, rank, m), dense(w, m, n), 0, dense(a, rank, n));
   return true;
 }
 

@@ -187,6 +187,7 @@ TEST_P(Cskv, RefusesWhatItCannotDo) {
   Exec exec(layer.workspace(TN_KV_FIT, 1) + layer.workspace(TN_KV_WRITE, 1));
   EXPECT_EQ(layer.kv.fit(layer.codec.self, exec.get(), &layer.info, weight.get(), weight.get(), nullptr, 0, layer.factors.pointers().data()), TN_E_ARGUMENT);
   EXPECT_NE(layer.codec.host.error.find("fit=plain"), std::string::npos);
+  EXPECT_TRUE(exec.intact());
   std::vector<float> bad(kHidden * kHidden, NAN);
   Tensor gram(kF32, {kHidden, kHidden}, bad);
   EXPECT_EQ(layer.kv.fit(layer.codec.self, exec.get(), &layer.info, weight.get(), weight.get(), gram.get(), 5, layer.factors.pointers().data()), TN_E_NUMERIC);

@@ -3,6 +3,7 @@
 
 #include "sdk/integer/grouped.h"
 #include "sdk/quantizer.h"
+#include "sdk/workspace.h"
 #include "tenon/trainable.h"
 
 namespace tenon::efficientqat {
@@ -21,6 +22,18 @@ struct Sizes : sdk::GroupedSizes {
   Sizes(const tn_target& target, const Options& o) : GroupedSizes(target, o.bits, o.group_size) { scale_bits = o.scale_bits; }
 };
 using Parts = sdk::GroupedParts;
+
+// The training form, or its gradient, where null is not wanted.
+struct Values {
+  float *weight, *scales, *zeros;  // [m, n], [m, groups] twice
+};
+
+// Of one encode: the weight in f32 and its grids, as in training.
+struct Scratch {
+  Values values;
+  Scratch(sdk::Workspace& w, const Sizes& s)
+      : values{w.take<float>(s.m * s.n), w.take<float>(s.m * s.groups), w.take<float>(s.m * s.groups)} {}
+};
 
 class Codec {
  public:
@@ -43,7 +56,7 @@ class Codec {
   Options options_;
 };
 
-extern const tn_trainable kTrainable;
+const tn_trainable& trainable_table();
 extern const tn_layout kLayout;  // "gptq": written for other tools, read back by the quantizer gptq
 
 }  // namespace tenon::efficientqat

@@ -1,6 +1,6 @@
-// The codec proper: options, sizes, rounding to nearest. trainable.cpp is the method.
+// The codec proper: options, sizes, decoding. trainable.cpp is the method.
 #include "quantizers/efficientqat/codec.h"
-#include "quantizers/efficientqat/store.h"
+#include "sdk/integer/grouped_codec.h"
 
 namespace tenon::efficientqat {
 namespace {
@@ -23,7 +23,7 @@ constexpr const tn_hyper_info* kHypers[] = {&kBits,   &kGroupSize, &kScaleBits, 
 constexpr tn_quantizer_api kApi = sdk::quantizer_api<Codec>();
 
 const void* extension(const char* id) {
-  if (std::strcmp(id, TN_EXT_TRAINABLE) == 0) return &kTrainable;
+  if (std::strcmp(id, TN_EXT_TRAINABLE) == 0) return &trainable_table();
   return std::strcmp(id, TN_EXT_LAYOUT) == 0 ? &kLayout : nullptr;
 }
 
@@ -42,7 +42,7 @@ Codec::Codec(const tn_host*, const sdk::Hypers& hypers) {
   o.optimizer = hypers.text("optimizer");
 }
 
-void Codec::supports(const tn_query& query) const { sdk::require_cpu_floats(query, "efficientqat"); }
+void Codec::supports(const tn_query& query) const { sdk::require_floats(query, "efficientqat"); }
 
 void Codec::plan(const tn_target& target, const tn_component_sink& sink) const {
   sdk::declare_grouped(sink, Sizes(target, options_), options_.scale_bits == 32 ? uint32_t{TN_COMPONENT_TRAINABLE} : 0u);
@@ -50,29 +50,11 @@ void Codec::plan(const tn_target& target, const tn_component_sink& sink) const {
 
 void Codec::estimate(const tn_device_api*, tn_device*, const tn_target& target, uint32_t op, int64_t rows, tn_estimate& out) const {
   const Sizes s(target, options_);
-  if (sdk::estimate_grouped(target, s, op, rows, out)) return;
-  if (op != TN_QUANTIZER_ENCODE)
-    sdk::fail(TN_E_UNSUPPORTED, "efficientqat: the fused product serves matrices and at most " + std::to_string(sdk::grouped::kMaxRows) +
-                                    " rows of activations; decode and multiply instead");
+  if (sdk::estimate_grouped("efficientqat", target, s, op, rows, out)) return;
+  sdk::Workspace w;
+  Scratch(w, s);
   const double each = static_cast<double>(s.bytes()) / static_cast<double>(std::max<int64_t>(s.m * s.n, 1)) + target.dtype.bits / 8.0;
-  sdk::set_estimate(out, 10.0 * rows, each * rows, s.bytes(), static_cast<uint64_t>(4 * s.m * s.n));
-}
-
-void Codec::encode(const tn_exec* exec, const tn_target& target, const tn_tensor& src, tn_tensor* const* components, const tn_rng*) const {
-  const Sizes s(target, options_);
-  const Parts parts(s, components);
-  sdk::check_source(target, src, s.m * s.n);
-  float* w = sdk::workspace<float>(exec, s.m * s.n);
-  sdk::with_float_type(src.dtype, "efficientqat: a tensor to quantize",
-                       [&](auto type) { sdk::convert(sdk::data<const decltype(type)>(src), w, s.m * s.n); });
-  sdk::require_finite(target, w, s.m, s.n);
-  const float top = options_.top();
-  sdk::for_each_block(exec, s.m, [=, &s, &parts](const sdk::Block& row) {
-    store_row(s, parts, row.index, w + row.index * s.n, [&](int64_t g) {
-      const int64_t begin = g * s.group;
-      return Grid::of(w + row.index * s.n + begin, std::min(s.group, s.n - begin), top);
-    });
-  }, s.n);
+  sdk::set_estimate(out, 10.0 * rows, each * rows, s.bytes(), w.peak());
 }
 
 void Codec::decode(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, int64_t begin, int64_t end, tn_tensor& dst) const {

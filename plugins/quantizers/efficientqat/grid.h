@@ -4,30 +4,30 @@
 
 #include <cmath>
 
-#include "sdk/base.h"
+#include "sdk/for_each.h"
 
 namespace tenon::efficientqat {
 
 inline constexpr float kLeastScale = 1e-4f, kLargestScale = 1e4f;
 
-inline float within(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
+TN_FN float within(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
 
 struct Grid {
   float scale, zero, top;
 
-  Grid(float s, float z, float top) : scale(within(s, kLeastScale, kLargestScale)), zero(within(std::nearbyint(z), 0, top)), top(top) {}
-  // Of the range of w[0, n). A zero point is a code, so a group whose values all have one sign (few values, or equal ones) begins at zero.
-  static Grid of(const float* w, int64_t n, float top) {
-    float least = 0, most = 0;
-    for (int64_t j = 0; j < n; ++j) least = std::fmin(least, w[j]), most = std::fmax(most, w[j]);
-    const float s = within((most - least) / top, kLeastScale, kLargestScale);
-    return {s, -std::nearbyint(least / s), top};
+  TN_FN Grid(float s, float z, float top) : scale(within(s, kLeastScale, kLargestScale)), zero(within(std::nearbyint(z), 0, top)), top(top) {}
+  // Of the range of w[0, n), which the threads of a block look at together. A zero point is a code, so a group whose values all have one sign
+  // (few values, or equal ones) begins at zero.
+  static TN_FN Grid of(const sdk::Block& block, const float* w, int64_t n, float top) {
+    const sdk::Block::Pair ends = block.max2(n, {0, 0}, [=](int64_t j) { return sdk::Block::Pair{-w[j], w[j]}; });
+    const float s = within((ends.second + ends.first) / top, kLeastScale, kLargestScale);
+    return {s, std::nearbyint(ends.first / s), top};
   }
-  float unclamped(float w) const { return std::nearbyint(w / scale) + zero; }
-  float code(float w) const { return within(unclamped(w), 0, top); }
-  float value(float w) const { return (code(w) - zero) * scale; }
+  TN_FN float unclamped(float w) const { return std::nearbyint(w / scale) + zero; }
+  TN_FN float code(float w) const { return within(unclamped(w), 0, top); }
+  TN_FN float value(float w) const { return (code(w) - zero) * scale; }
   // What the gradient g of value(w) comes to. Returns that of w.
-  float gradient(float w, float g, float& ds, float& dz) const {
+  TN_FN float gradient(float w, float g, float& ds, float& dz) const {
     const float t = unclamped(w);
     const bool inside = t >= 0 && t <= top;
     ds += g * (inside ? t - zero - w / scale : within(t, 0, top) - zero);

@@ -1,7 +1,7 @@
 // The gptq quantizer: options, the components of a weight, and what is done with them.
 #pragma once
 
-#include "quantizers/gptq/solve.h"
+#include "quantizers/gptq/grid.h"
 #include "sdk/calibrate.h"
 #include "sdk/integer/grouped.h"
 #include "sdk/workspace.h"
@@ -22,6 +22,16 @@ struct Sizes : sdk::GroupedSizes {
   Sizes(const tn_target& target, const Options& o);
 };
 using Parts = sdk::GroupedParts;
+
+// Scratch of one weight: where a bad weight is noted, its f32 copy, a byte a code, the grids.
+struct Scratch {
+  char* bad;
+  float* w;
+  uint8_t* codes;
+  Grid* grids;
+  Scratch(sdk::Workspace& space, const Sizes& s)
+      : bad(space.take<char>(sdk::FirstBad::kBytes)), w(space.take<float>(s.m * s.n)), codes(space.take<uint8_t>(s.m * s.n)), grids(space.take<Grid>(s.m * s.groups)) {}
+};
 
 class Codec {
  public:

@@ -1,7 +1,6 @@
-// The codec proper: sizes, rounding to nearest, decoding. calibrated.cpp is the method.
+// The codec proper: sizes and decoding. encode.cpp is the method.
 #include "quantizers/gptq/codec.h"
-
-#include "quantizers/gptq/store.h"
+#include "sdk/integer/grouped_codec.h"
 
 namespace tenon::gptq {
 namespace {
@@ -53,7 +52,7 @@ Codec::Codec(const tn_host* host, const sdk::Hypers& hypers) : host_(host) {
 }
 
 void Codec::supports(const tn_query& query) const {
-  sdk::require_cpu_floats(query, "gptq");
+  sdk::require_floats(query, "gptq");
 }
 
 void Codec::plan(const tn_target& target, const tn_component_sink& sink) const {
@@ -62,31 +61,11 @@ void Codec::plan(const tn_target& target, const tn_component_sink& sink) const {
 
 void Codec::estimate(const tn_device_api*, tn_device*, const tn_target& target, uint32_t op, int64_t rows, tn_estimate& out) const {
   const Sizes s(target, options_);
-  if (sdk::estimate_grouped(target, s, op, rows, out)) return;
-  if (op != TN_QUANTIZER_ENCODE)
-    sdk::fail(TN_E_UNSUPPORTED, "gptq: the fused product serves matrices and at most " + std::to_string(sdk::grouped::kMaxRows) +
-                                    " rows of activations; decode and multiply instead");
+  if (sdk::estimate_grouped("gptq", target, s, op, rows, out)) return;
   sdk::Workspace w;
   Scratch(w, s);
   const double each = static_cast<double>(s.bytes()) / static_cast<double>(std::max<int64_t>(s.m * s.n, 1)) + target.dtype.bits / 8.0;
   sdk::set_estimate(out, 10.0 * rows, each * rows, s.bytes(), w.peak());
-}
-
-void Codec::encode(const tn_exec* exec, const tn_target& target, const tn_tensor& src, tn_tensor* const* components, const tn_rng*) const {
-  const Sizes s(target, options_);
-  const Parts parts(s, components);
-  sdk::check_source(target, src, s.m * s.n);
-  sdk::Workspace w(*exec);
-  const Scratch scratch(w, s);
-  sdk::with_float_type(src.dtype, "gptq: a tensor to quantize", [&](auto type) {
-    const auto* from = sdk::data<const decltype(type)>(src);
-    sdk::for_each_block(exec, s.m, [=](const sdk::Block& row) { sdk::convert(from + row.index * s.n, scratch.w + row.index * s.n, s.n); });
-  });
-  sdk::require_finite(target, scratch.w, s.m, s.n);
-  Problem p = problem(s, options_, scratch);
-  p.block = s.n;
-  solve(exec, p, nullptr);
-  store(exec, s, options_, p, nullptr, parts);
 }
 
 void Codec::decode(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, int64_t begin, int64_t end,

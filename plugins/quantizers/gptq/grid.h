@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "sdk/dtype.h"
+#include "sdk/for_each.h"
 
 namespace tenon::gptq {
 
@@ -19,41 +20,43 @@ struct Grid {
   sdk::f16 stored{};
 
   Grid() = default;
-  Grid(float s, float z) : zero(z), stored(sdk::from_float<sdk::f16>(s)) {
+  TN_FN Grid(float s, float z) : zero(z), stored(sdk::from_float<sdk::f16>(s)) {
     scale = sdk::to_float(stored);
     // A range that f16 cannot hold: the smallest or largest step that it can.
     if (scale == 0) stored = {1}, scale = sdk::to_float(stored);
-    if (std::isinf(scale)) stored = {0x7bff}, scale = sdk::to_float(stored);
+    if (scale > 65504) stored = {0x7bff}, scale = sdk::to_float(stored);
   }
-  float code(float w, float top) const {
+  TN_FN float code(float w, float top) const {
     const float q = std::nearbyint(w / scale) + zero;
     return q < 0 ? 0 : q > top ? top : q;
   }
-  float value(float code) const { return scale * (code - zero); }
+  TN_FN float value(float code) const { return scale * (code - zero); }
 };
 
-// From the weights w[0], w[stride], … of a group.
-inline Grid find_grid(const float* w, int64_t n, const GridOptions& o) {
-  const float top = static_cast<float>((1 << o.bits) - 1);
-  float lo = 0, hi = 0;
-  for (int64_t i = 0; i < n; ++i) lo = std::min(lo, w[i]), hi = std::max(hi, w[i]);
+// Of a range [lo, hi] about 0, shrunk.
+TN_FN Grid grid_of_range(float lo, float hi, float shrink, const GridOptions& o) {
+  const float top = static_cast<float>((1 << o.bits) - 1), s = (hi - lo) * shrink / top;
+  const Grid g(s, 0);  // the zero point belongs to the step as it is stored
+  const float zero = std::nearbyint(-lo * shrink / g.scale);
+  return Grid(s, o.symmetric ? static_cast<float>(1 << (o.bits - 1)) : zero < 0 ? 0 : zero > top ? top : zero);
+}
+
+// From the weights w[0, n) of a group, which the threads of a block look at together: all receive the same grid.
+TN_FN Grid find_grid(const sdk::Block& block, const float* w, int64_t n, const GridOptions& o) {
+  const sdk::Block::Pair ends = block.max2(n, {0, 0}, [=](int64_t i) { return sdk::Block::Pair{-w[i], w[i]}; });
+  float lo = -ends.first, hi = ends.second;
   if (o.symmetric) {
-    hi = std::max(-lo, hi);
+    hi = -lo > hi ? -lo : hi;
     if (lo < 0) lo = -hi;
   }
   if (lo == 0 && hi == 0) lo = -1, hi = 1;
-  const auto make = [&](float shrink) {
-    const float s = (hi - lo) * shrink / top;
-    const Grid g(s, 0);  // the zero point belongs to the step as it is stored
-    return Grid(s, o.symmetric ? static_cast<float>(1 << (o.bits - 1)) : std::min(top, std::max(0.0f, std::nearbyint(-lo * shrink / g.scale))));
-  };
-  Grid best = make(1);
+  Grid best = grid_of_range(lo, hi, 1, o);
   if (!o.search) return best;
-  double least = INFINITY;
+  const float top = static_cast<float>((1 << o.bits) - 1);
+  double least = __builtin_inf();
   for (int k = 0; k < 80; ++k) {
-    const Grid g = make(1 - static_cast<float>(k) / 100);
-    double error = 0;
-    for (int64_t i = 0; i < n; ++i) error += std::pow(std::fabs(w[i] - g.value(g.code(w[i], top))), 2.4f);
+    const Grid g = grid_of_range(lo, hi, 1 - static_cast<float>(k) / 100, o);
+    const double error = block.sum(n, [=](int64_t i) { return static_cast<double>(std::pow(std::fabs(w[i] - g.value(g.code(w[i], top))), 2.4f)); });
     if (error < least) least = error, best = g;
   }
   return best;

@@ -1,20 +1,11 @@
-// From a solved problem to components, and what both ways of encoding share.
+// Between a weight and its problem, and from a solved problem to components.
 #pragma once
 
-#include <cstring>
-
 #include "quantizers/gptq/codec.h"
+#include "quantizers/gptq/solve.h"
+#include "sdk/floats.h"
 
 namespace tenon::gptq {
-
-// Scratch of one weight: its f32 copy, a byte a code, the grids.
-struct Scratch {
-  float* w;
-  uint8_t* codes;
-  Grid* grids;
-  Scratch(sdk::Workspace& space, const Sizes& s)
-      : w(space.take<float>(s.m * s.n)), codes(space.take<uint8_t>(s.m * s.n)), grids(space.take<Grid>(s.m * s.groups)) {}
-};
 
 inline Problem problem(const Sizes& s, const Options& o, const Scratch& scratch) {
   Problem p;
@@ -23,24 +14,24 @@ inline Problem problem(const Sizes& s, const Options& o, const Scratch& scratch)
   return p;
 }
 
-// order[i]: the input that column i of the problem is; null: itself.
-inline void store(const tn_exec* exec, const Sizes& s, const Options& o, const Problem& p, const int32_t* order, const Parts& parts) {
-  const int bits = o.grid.bits;
-  sdk::for_each_block(exec, s.m, [=](const sdk::Block& block) {
-    const int64_t row = block.index;
-    uint8_t* codes = parts.codes + row * s.code_row;
-    uint8_t* zeros = parts.zeros + row * s.zero_row;
-    std::memset(codes, 0, static_cast<size_t>(s.code_row));
-    std::memset(zeros, 0, static_cast<size_t>(s.zero_row));
-    for (int64_t i = 0; i < s.n; ++i) sdk::put_code(codes, order ? order[i] : i, bits, p.codes[row * s.n + i]);
-    for (int64_t g = 0; g < s.groups; ++g) {
-      const Grid& grid = p.grids[row * s.groups + g];
-      parts.scales[row * s.groups + g] = grid.stored;
-      sdk::put_code(zeros, g, bits, static_cast<uint32_t>(grid.zero));
-    }
-  });
-  if (parts.g_idx)
-    for (int64_t i = 0; i < s.n; ++i) parts.g_idx[order ? order[i] : i] = static_cast<int32_t>(i / s.group);
+inline void store(const tn_exec* exec, const Sizes& s, const Problem& p, const Parts& parts) {
+  const sdk::GroupedSizes sizes = s;
+  sdk::for_each_block(
+      exec, s.m,
+      [=] TN_KERNEL(const sdk::Block& block) {
+        const int64_t row = block.index;
+        const uint8_t* const codes = p.codes + row * sizes.n;
+        const Grid* const grids = p.grids + row * sizes.groups;
+        const Parts to = parts;
+        sdk::pack_row(block, sizes.n, sizes.bits, to.codes + row * sizes.code_row, [=](int64_t i) { return codes[i]; });
+        sdk::pack_row(block, sizes.groups, sizes.bits, to.zeros + row * sizes.zero_row, [=](int64_t g) { return static_cast<uint8_t>(grids[g].zero); });
+        const int64_t first = row * sizes.groups;
+        block.each(sizes.groups, [=](int64_t g) { to.put_scale(first + g, grids[g].stored); });
+      },
+      s.n);
+  if (!parts.g_idx) return;
+  int32_t* const index = parts.g_idx;
+  sdk::for_each(exec, s.n, [=] TN_KERNEL(int64_t i) { index[p.input(i)] = static_cast<int32_t>(i / p.group); });
 }
 
 }  // namespace tenon::gptq

@@ -1,4 +1,4 @@
-// Orthonormal bases of the residual stream, in f64.
+// Orthonormal bases of the residual stream, in f64, on the host.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@ constexpr int64_t directions_scratch(int64_t n) { return n * n + sdk::eigh_scrat
 
 // rows[k, n]: the k directions in which Σ x xᵀ = gram[n, n] (f32, symmetric) is largest, best first; values[k]: how large. The reference adds 1% of the
 // mean of the diagonal to it, which moves every eigenvalue alike and no direction, and is left out. False: gram holds NaN or Inf.
-inline bool principal_directions(const tn_exec* exec, const float* gram, int64_t n, int64_t k, double* values, double* rows, double* scratch,
+inline bool principal_directions(const float* gram, int64_t n, int64_t k, double* values, double* rows, double* scratch,
                                  int64_t* order) {
   double* const a = scratch;
   for (int64_t i = 0; i < n; ++i)
@@ -23,7 +23,7 @@ inline bool principal_directions(const tn_exec* exec, const float* gram, int64_t
       a[i * n + j] = 0.5 * (double{gram[i * n + j]} + gram[j * n + i]);
       if (!std::isfinite(a[i * n + j])) return false;
     }
-  return sdk::eigh(exec, a, n, k, values, rows, scratch + n * n, order);
+  return sdk::eigh_on_host(a, n, k, values, rows, scratch + n * n, order);
 }
 
 // rows[k, n]: k random orthonormal rows: normal numbers, made orthogonal one after the other, twice each.

@@ -18,7 +18,7 @@ class Technique : public sdk::EditsModels {
         random_axes_(h.text("final_orientation") == "random"),
         basis_(h.text("basis") == "pca" ? TN_EDIT_STATISTIC_GRAM : h.text("basis") == "pca_normalized" ? TN_EDIT_STATISTIC_NORMALIZED_GRAM : TN_EDIT_STATISTIC_NONE) {}
 
-  void supports(const tn_query& q) const { sdk::require_cpu_floats(q, "slicegpt"); }
+  void supports(const tn_query& q) const { sdk::require_floats(q, "slicegpt"); }
 
   void text(tn_edit_text& out) const {
     out.sequences = basis_ == TN_EDIT_STATISTIC_NONE ? 0 : samples_, out.length = length_;
@@ -46,31 +46,48 @@ class Technique : public sdk::EditsModels {
     float* const to = sdk::contiguous<float>(&out, "slicegpt: a basis");
     if (sdk::count(out) != m.rows * m.columns || m.columns > m.rows) sdk::fail(TN_E_ARGUMENT, "slicegpt: a basis is passed in the shape that was planned");
     sdk::Workspace w(*ops.exec);
-    const Scratch s(w, m);
+    const Scratch there(w, m);
+    HostScratch s(ops.exec, there, m);
     if (m.statistic == TN_EDIT_STATISTIC_NONE) {
-      random_directions(*ops.rng, m.rows, m.columns, s.rows);
+      random_directions(*ops.rng, m.rows, m.columns, s.rows.data());
     } else {
       if (!ops.statistic || ops.tokens <= 0) sdk::fail(TN_E_ARGUMENT, "slicegpt: no calibration text was seen; give it some");
-      const float* const gram = sdk::contiguous<float>(ops.statistic, "slicegpt: the statistic");
+      float* const given = sdk::contiguous<float>(ops.statistic, "slicegpt: the statistic");
       if (sdk::count(*ops.statistic) != m.rows * m.rows) sdk::fail(TN_E_ARGUMENT, "slicegpt: the statistic is a square of the stream's width");
-      if (!principal_directions(ops.exec, gram, m.rows, m.columns, s.values, s.rows, s.directions, s.order))
+      sdk::OnHost<float> gram(ops.exec, given, m.rows * m.rows);
+      if (!principal_directions(gram.data(), m.rows, m.columns, s.values.data(), s.rows.data(), s.directions.data(), s.order.data()))
         sdk::fail(TN_E_NUMERIC, "slicegpt: the hidden states at boundary " + std::to_string(m.boundary) + " hold NaN or Inf");
     }
     if (random_axes_) {
-      random_directions(*ops.rng, m.columns, m.columns, s.turn);
-      turn_within(s.turn, m.columns, m.rows, s.rows, s.values);
+      random_directions(*ops.rng, m.columns, m.columns, s.turn.data());
+      turn_within(s.turn.data(), m.columns, m.rows, s.rows.data(), s.values.data());
     }
+    sdk::OnHost<float> basis = sdk::OnHost<float>::unread(ops.exec, to, m.rows * m.columns);
     for (int64_t i = 0; i < m.rows; ++i)
-      for (int64_t j = 0; j < m.columns; ++j) to[i * m.columns + j] = static_cast<float>(s.rows[j * m.rows + i]);
+      for (int64_t j = 0; j < m.columns; ++j) basis[i * m.columns + j] = static_cast<float>(s.rows[j * m.rows + i]);
+    basis.put_back();
   }
 
  private:
+  // Everything is the host's; on a GPU none of it is workspace.
   struct Scratch {
-    double *values, *rows, *turn, *directions;
-    int64_t* order;
-    Scratch(sdk::Workspace& w, const tn_edit_matrix& m)
-        : values(w.take<double>(m.columns)), rows(w.take<double>(m.columns * m.rows)), turn(w.take<double>(m.columns * m.columns)),
-          directions(w.take<double>(directions_scratch(m.rows))), order(w.take<int64_t>(m.rows)) {}
+    double *values = nullptr, *rows = nullptr, *turn = nullptr, *directions = nullptr;
+    int64_t* order = nullptr;
+    Scratch(sdk::Workspace& w, const tn_edit_matrix& m) {
+      if (!sdk::kHostReads) return;
+      values = w.take<double>(m.columns), rows = w.take<double>(m.columns * m.rows), turn = w.take<double>(m.columns * m.columns);
+      directions = w.take<double>(directions_scratch(m.rows)), order = w.take<int64_t>(m.rows);
+    }
+  };
+  struct HostScratch {
+    sdk::OnHost<double> values, rows, turn, directions;
+    sdk::OnHost<int64_t> order;
+    HostScratch(const tn_exec* exec, const Scratch& s, const tn_edit_matrix& m)
+        : values(sdk::OnHost<double>::unread(exec, s.values, m.columns)),
+          rows(sdk::OnHost<double>::unread(exec, s.rows, m.columns * m.rows)),
+          turn(sdk::OnHost<double>::unread(exec, s.turn, m.columns * m.columns)),
+          directions(sdk::OnHost<double>::unread(exec, s.directions, directions_scratch(m.rows))),
+          order(sdk::OnHost<int64_t>::unread(exec, s.order, m.rows)) {}
   };
   // (1 − sparsity) · n to the nearest multiple of the interval; all of n where nothing is to be deleted.
   int64_t width(int64_t n) const {

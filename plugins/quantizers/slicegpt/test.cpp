@@ -133,7 +133,7 @@ TEST(SliceGptBasis, InF64ToTenDigitsAndTheDirectionsAreEigenvectors) {
     for (int64_t j = 0; j < i; ++j) gram[j * n + i] = gram[i * n + j];
   std::vector<double> values(k), rows(k * n), scratch(directions_scratch(n));
   std::vector<int64_t> order(n);
-  ASSERT_TRUE(principal_directions(nullptr, gram.data(), n, k, values.data(), rows.data(), scratch.data(), order.data()));
+  ASSERT_TRUE(principal_directions(gram.data(), n, k, values.data(), rows.data(), scratch.data(), order.data()));
   const auto orthonormal = [&](const std::vector<double>& r, int64_t count) {
     double error = 0;
     for (int64_t a = 0; a < count; ++a)

@@ -10,9 +10,9 @@
 
 namespace tenon::sdk {
 
-inline int64_t row_bytes(int64_t n, int bits) { return ceil_div(n * bits, 8); }
+constexpr int64_t row_bytes(int64_t n, int bits) { return ceil_div(n * bits, 8); }
 
-inline uint32_t code_at(const uint8_t* row, int64_t k, int bits) {
+TN_FN uint32_t code_at(const uint8_t* row, int64_t k, int bits) {
   const int64_t bit = k * bits;
   const int shift = static_cast<int>(bit & 7);
   uint32_t word = row[bit >> 3];
@@ -26,6 +26,18 @@ inline void put_code(uint8_t* row, int64_t k, int bits, uint32_t code) {
   const uint32_t word = code << (bit & 7);
   row[bit >> 3] = static_cast<uint8_t>(row[bit >> 3] | (word & 0xff));
   if (word >> 8) row[(bit >> 3) + 1] = static_cast<uint8_t>(row[(bit >> 3) + 1] | word >> 8);
+}
+
+// A row of n codes, code(k) being the k-th: eight of them fill `bits` bytes, so that no two threads share one.
+template <class F>
+TN_FN void pack_row(const Block& block, int64_t n, int bits, uint8_t* row, F code) {
+  const int64_t bytes = row_bytes(n, bits);
+  block.each((n + 7) / 8, [=](int64_t eight) {
+    const int64_t first = 8 * eight, there = n - first < 8 ? n - first : 8, at = eight * bits;
+    uint64_t word = 0;
+    for (int64_t i = 0; i < there; ++i) word |= static_cast<uint64_t>(code(first + i)) << (i * bits);
+    for (int64_t b = 0; b < bits && at + b < bytes; ++b) row[at + b] = static_cast<uint8_t>(word >> (8 * b));
+  });
 }
 
 // out[0, count) = the codes from `first` on, a multiple of 8: eight codes fill `bits` bytes. out has room for a multiple of 8.

@@ -3,7 +3,7 @@
 //
 // H = R Rᵀ with R upper triangular is a Cholesky factorization taken from the last column to the first, and U = R⁻¹: one factorization and
 // one triangular inverse, where factor, inverse and factor again would cost twice the FLOPs. Both go by square tiles: those on the diagonal
-// in f64 here, everything else products on the device. One size of tile means few shapes: a device plans a product once per shape.
+// in f64 on the host, everything else products on the device. One size of tile means few shapes: a device plans a product once per shape.
 #pragma once
 
 #include <algorithm>
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "sdk/linalg/matrix.h"
+#include "sdk/linalg/on_host.h"
 #include "sdk/workspace.h"
 
 namespace tenon::sdk {
@@ -49,6 +50,14 @@ inline bool factor_diagonal(float* d, int64_t n, int64_t k, double* r, double* i
 
 }  // namespace upper
 
+// to[rows, columns] ← from, each with its own distance between rows.
+inline void copy_rows(const tn_exec* exec, const float* from, int64_t from_stride, float* to, int64_t to_stride, int64_t rows, int64_t columns) {
+  for_each(exec, rows * columns, [=] TN_KERNEL(int64_t i) {
+    const int64_t row = i / columns, k = i - row * columns;
+    to[row * to_stride + k] = from[row * from_stride + k];
+  });
+}
+
 // Scratch of factor_inverse beside the workspace of its products.
 struct FactorScratch {
   float *column = nullptr, *tile = nullptr, *diagonal = nullptr;
@@ -66,14 +75,14 @@ inline uint64_t factor_inverse_products(const Products& products, int64_t n) {
   for (int64_t w : {full, edge > 0 ? edge : full}) {
     bytes = std::max(bytes, products.measure(inside(full, w), dense(w, w).transposed(), dense(full, w), 1, 0));
     bytes = std::max(bytes, products.measure(dense(full, w), dense(full, w).transposed(), inside(full, full), -1, 1));
-    bytes = std::max(bytes, products.measure(inside(full, full), dense(full, w), dense(full, w), 1, 1));
+    for (const double keep : {0.0, 1.0}) bytes = std::max(bytes, products.measure(inside(full, full), dense(full, w), dense(full, w), 1, keep));
     bytes = std::max(bytes, products.measure(dense(full, w), inside(w, w), inside(full, w), -1, 0));
   }
   return bytes;
 }
 
 // h[n, n] (its upper triangle is read) → U in the upper triangle, zero below. False, with h destroyed: h is not positive definite.
-inline bool factor_inverse(const Products& multiply, float* h, int64_t n, const FactorScratch& scratch) {
+inline bool factor_inverse(const tn_exec* exec, const Products& multiply, float* h, int64_t n, const FactorScratch& scratch) {
   constexpr int64_t kT = kFactorTile;
   const int64_t tiles = (n + kT - 1) / kT;
   const auto width = [&](int64_t t) { return std::min(kT, n - t * kT); };  // only the last may be narrower
@@ -85,25 +94,29 @@ inline bool factor_inverse(const Products& multiply, float* h, int64_t n, const 
   // R, from the last column of tiles to the first. Diagonal tiles end as R⁻¹, which is what both halves use.
   for (int64_t j = tiles; j-- > 0;) {
     const int64_t k = width(j);
-    float* corner = h + j * kT * n + j * kT;
-    if (!upper::factor_diagonal(corner, n, k, r.data(), inverse.data())) return false;
-    for (int64_t i = 0; i < k; ++i)
-      for (int64_t c = 0; c < k; ++c) corner[i * n + c] = scratch.diagonal[i * k + c] = static_cast<float>(inverse[i * k + c]);
+    float* const corner = h + j * kT * n + j * kT;
+    copy_rows(exec, corner, n, scratch.diagonal, k, k, k);
+    OnHost<float> diagonal(exec, scratch.diagonal, k * k);
+    if (!upper::factor_diagonal(diagonal.data(), k, k, r.data(), inverse.data())) return false;
+    for (int64_t i = 0; i < k * k; ++i) diagonal[i] = static_cast<float>(inverse[i]);
+    diagonal.put_back();
+    copy_rows(exec, scratch.diagonal, k, corner, n, k, k);
     for (int64_t i = 0; i < j; ++i)  // R_ij = A_ij R_jj⁻ᵀ
       multiply(1, at(i, j), Matrix::dense(scratch.diagonal, k, k).transposed(), 0, column(i, k));
-    for (int64_t i = 0; i < j * kT; ++i) std::copy_n(scratch.column + i * k, k, h + i * n + j * kT);
+    copy_rows(exec, scratch.column, k, h + j * kT, n, j * kT, k);
     for (int64_t i = 0; i < j; ++i)  // A −= R_:j R_:jᵀ, the upper triangle alone
       for (int64_t c = i; c < j; ++c) multiply(-1, column(i, k), column(c, k).transposed(), 1, at(i, c));
   }
   // U = R⁻¹, from the first column on: U_ij = −(Σ_{i ≤ c < j} U_ic R_cj) U_jj.
   for (int64_t j = 0; j < tiles; ++j) {
     const int64_t k = width(j);
-    for (int64_t i = 0; i < k; ++i) std::fill_n(h + (j * kT + i) * n, j * kT, 0.0f);
-    for (int64_t i = 0; i < j * kT; ++i) std::copy_n(h + i * n + j * kT, k, scratch.column + i * k);
+    float* const below = h + j * kT * n;
+    const int64_t left = j * kT;
+    for_each(exec, k * left, [=] TN_KERNEL(int64_t i) { below[i / left * n + i % left] = 0; });
+    copy_rows(exec, h + j * kT, n, scratch.column, k, j * kT, k);
     for (int64_t i = 0; i < j; ++i) {
       const Matrix sum = Matrix::dense(scratch.tile, kT, k);
-      std::fill_n(scratch.tile, kT * k, 0.0f);
-      for (int64_t c = i; c < j; ++c) multiply(1, at(i, c), column(c, k), 1, sum);
+      for (int64_t c = i; c < j; ++c) multiply(1, at(i, c), column(c, k), c > i, sum);
       multiply(-1, sum, at(j, j), 0, at(i, j));
     }
   }

@@ -180,6 +180,33 @@ inline void expect_linear_is_decode_and_multiply(TestCodec& codec, const tn_targ
     }
 }
 
+// A fused product of so many rows is refused, in words.
+inline void expect_refuses_rows(TestCodec& codec, const tn_target& target, int64_t rows, const char* words) {
+  tn_estimate e{};
+  e.struct_size = sizeof e;
+  EXPECT_EQ(codec.api.estimate(codec.self, cpu_device_api(), cpu_device(), &target, TN_QUANTIZER_LINEAR, rows, &e), TN_E_UNSUPPORTED);
+  EXPECT_NE(codec.host.error.find(words), std::string::npos) << codec.host.error;
+}
+
+// What a GPU's tiles take, a weight in a type of 16 bits: the product of the decoded weights in that type, and of x in it.
+inline void expect_tiles_multiply_decoded(TestCodec& codec, const tn_target& target, Coded& coded, int64_t rows) {
+  const int64_t m = target.shape[0], n = target.shape[1];
+  const std::vector<float> w = Tensor(target.dtype, {m, n}, codec.decode(target, coded)).floats();
+  const Tensor x(target.dtype, {rows, n}, normals(rows * n, 3));
+  Tensor y(kF32, {rows, m}, normals(rows * m, 4));
+  const std::vector<float> xs = x.floats(), before = y.floats();
+  Exec exec(codec.estimate(target, TN_QUANTIZER_LINEAR, rows).workspace_bytes);
+  codec.expect(codec.api.linear(codec.self, exec.get(), &target, coded.pointers().data(), x.get(), 0.5, 2.0, y.get()));
+  EXPECT_TRUE(exec.intact() && y.intact());
+  const std::vector<float> got = y.floats();
+  for (int64_t t = 0; t < rows; ++t)
+    for (int64_t r = 0; r < m; ++r) {
+      double dot = 0;
+      for (int64_t k = 0; k < n; ++k) dot += double{xs[t * n + k]} * w[r * n + k];
+      ASSERT_NEAR(got[t * m + r], 0.5 * dot + 2.0 * before[t * m + r], 1e-4) << "row " << t << ", output " << r;
+    }
+}
+
 // NaN and Inf, wherever they stand, are refused by the tensor's name.
 inline void expect_refuses_non_finite(TestCodec& codec, int64_t n) {
   for (const float bad : {NAN, INFINITY, -INFINITY})
