@@ -68,7 +68,8 @@ typedef struct tn_device_api {
   int32_t (*stream_wait_event)(tn_device* device, tn_stream* stream, tn_event* event);
   int32_t (*event_seconds)(tn_device* device, tn_event* begin, tn_event* end, double* seconds); /* waits for `end` */
 
-  /* Workspace of one product of these shapes, dtypes and strides (data pointers are not looked at). [any-thread] */
+  /* Workspace of one product. Shapes, dtypes, strides, flags, bias and packed_b decide it, and of alpha and beta whether each is 0, 1 or
+   * another number, since a factor of 1 may spare a pass; other values of that kind, and data pointers, change nothing. [any-thread] */
   int32_t (*gemm_workspace)(tn_device* device, const tn_gemm* gemm, uint64_t* n_bytes);
   int32_t (*gemm)(tn_device* device, tn_stream* stream, const tn_gemm* gemm, void* workspace, uint64_t workspace_bytes);   /* [stream] */
 

@@ -31,13 +31,12 @@ typedef struct tn_param {
 } tn_param;         /* fence 0.9 */
 
 enum { TN_SLOT_UNDEFINED = 0, TN_SLOT_VALUE = 1, TN_SLOT_CODES = 2, TN_SLOT_SCALES = 3, TN_SLOT_BASIS = 4 };
-enum { TN_SLOT_HOST_MEMORY = 1 };
 
 /* One state of one parameter; starts as zero bytes. `name` is its key in checkpoints. The host copies the struct. */
 typedef struct tn_state_slot {
   uint32_t struct_size;
   uint32_t role;  /* TN_SLOT_*: decides what a sharding or offloading host may do with it */
-  uint32_t flags; /* TN_SLOT_HOST_MEMORY */
+  uint32_t flags; /* none yet: 0 */
   int32_t ndim;
   tn_dtype dtype;
   uint32_t reserved;
@@ -63,7 +62,7 @@ typedef struct tn_step {
 } tn_step;             /* fence 0.9 */
 
 /* plan() says what differs from the default, which is: every bound parameter trains. */
-enum { TN_PLAN_FREEZE = 1, TN_PLAN_APPLY_IN_BACKWARD = 2, TN_PLAN_STATES_CHANGED = 4 };
+enum { TN_PLAN_FREEZE = 1, TN_PLAN_STATES_CHANGED = 2 };
 typedef struct tn_plan_sink {
   uint32_t struct_size;
   uint32_t reserved;

@@ -34,7 +34,7 @@ typedef struct tn_target {
   const char* name;
 } tn_target; /* fence 0.9 */
 
-enum { TN_COMPONENT_TRAINABLE = 1, TN_COMPONENT_HOST_MEMORY = 2, TN_COMPONENT_TRANSIENT = 4, TN_COMPONENT_SEGMENTED = 8 /* segments.h */ };
+enum { TN_COMPONENT_TRAINABLE = 1, TN_COMPONENT_SEGMENTED = 2 /* segments.h */ };
 typedef struct tn_component {
   uint32_t struct_size;
   uint32_t code_bits; /* bits per logical element of packed codes; 0: plain values */
