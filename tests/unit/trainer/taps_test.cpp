@@ -18,7 +18,7 @@ std::map<std::string, std::vector<float>> weights(tiny::Run& run) {
 // After one tap R⁻¹ = (I − c x x^T) / γ with x the mean input, here of the first projection: the normalized embeddings.
 TEST(Taps, MeansAreThoseOfTheActivations) {
   const tiny::Folder folder;
-  tiny::Run run(tiny::model_folder(folder, "llama"), tiny::mix("mkor:threshold=1e9,inner=\"sgd\""), {});
+  tiny::Run run(tiny::model_folder(folder, "llama"), tiny::mix("mkor:threshold=1e9,half=false,inner=\"sgd\""), {});
   const auto w = weights(run);
   const std::vector<float>&table = w.at("model.embed_tokens.weight"), &gain = w.at("model.layers.0.input_layernorm.weight");
   const size_t n = gain.size();
