@@ -6,6 +6,8 @@
 // remembered. Zero bytes are a legal start: 0 times any code is 0.
 #pragma once
 
+#include <algorithm>
+
 #include "sdk/adam.h"
 #include "sdk/dynamic_codec.h"
 #include "sdk/parameters.h"
@@ -146,31 +148,96 @@ inline void adam8_encode_first(const tn_exec* exec, const Adam8Coder& coder, con
       s.blocksize);
 }
 
-// One update of a parameter.
+// What one update of a parameter needs of it.
+struct Adam8Item {
+  AdamNumbers a;
+  Stored grad, weight;
+  Adam8States s;
+  int64_t n;
+
+  Adam8Item() = default;
+  Adam8Item(const AdamSettings& settings, const tn_item& item, int64_t blocksize)
+      : a(settings, item),
+        grad(gradient_of(item)),
+        weight(weight_of(item)),
+        s(adam8_states(item, 0, count(*item.param), blocksize)),
+        n(count(*item.param)) {}
+  // Moments are staged always, gradient and weight where they are bf16.
+  TN_FN int64_t at_weight() const { return grad.f32 ? 2 : 3; }
+  TN_FN int64_t staged() const { return at_weight() + (weight.f32 ? 0 : 1); }
+
+  // The chunk of `size` elements that is the block's.
+  TN_FN void update(const Block& block, const Adam8Coder& coder, int64_t size) const {
+    const Chunk chunk(block, n, size);
+    float* stage = block.shared<float>();
+#if defined(__AVX512BW__)
+    if (adam8_fits_groups(chunk, a, weight)) return adam8_groups(a, coder, s, chunk, grad, weight, stage);
+#endif
+    const float* g = grad.read(block, chunk, stage + 2 * size);
+    float* w = weight.read(block, chunk, stage + at_weight() * size);
+    const AdamNumbers numbers = a;
+    adam8_chunk(block, chunk, numbers, coder, s, g, stage, stage + size,
+                [=](int64_t i, float usable, float u) { w[i] = stepped(numbers, w[i], u, numbers.decay * usable); });
+    weight.write(block, chunk, w);
+  }
+};
+
+// Updates of any number of parameters.
+#if TN_GPU
+
+// As many in one launch as its arguments hold, since small parameters would cost a launch each: 4 KB of arguments is what every vendor passes.
+struct Adam8List {
+  static constexpr int kMost = (4096 - 128) / static_cast<int>(sizeof(Adam8Item) + sizeof(int64_t));
+  Adam8Item item[kMost];
+  int64_t first[kMost];  // each one's first block
+  int64_t size;          // elements of a block
+  int filled = 0;
+  CapturedEncoder<Adam8Coder> coder;
+
+  Adam8List(int64_t size, const Adam8Coder& coder) : size(size), coder(coder) {}
+  TN_FN void operator()(const Block& block) const {
+    int k = 0;
+    while (k + 1 < filled && first[k + 1] <= block.index) ++k;
+    const Adam8Item mine = item[k];
+    mine.update(Block{block.index - first[k], block.memory}, *coder, size);
+  }
+};
+static_assert(sizeof(Adam8List) <= 4096 - 64);
+
+inline void adam8_updates(const tn_exec* exec, const AdamSettings& settings, const Adam8Coder& coder,
+                          const tn_item* const* items, uint64_t n, int64_t blocksize) {
+  const int64_t size = adam8_chunk_size(blocksize);
+  for (uint64_t begin = 0; begin < n; begin += Adam8List::kMost) {
+    Adam8List list(size, coder);
+    int64_t blocks = 0, staged = 0;
+    for (; list.filled < Adam8List::kMost && begin + static_cast<uint64_t>(list.filled) < n; ++list.filled) {
+      const Adam8Item& item = list.item[list.filled] = Adam8Item(settings, *items[begin + static_cast<uint64_t>(list.filled)], blocksize);
+      list.first[list.filled] = blocks, blocks += chunks(item.n, size);
+      staged = std::max(staged, item.staged());
+    }
+    for_each_block<4 * kLargestBlocksize * sizeof(float)>(exec, blocks, list, size,
+                                                          staged * size * static_cast<int64_t>(sizeof(float)));
+  }
+}
+
+#else
+
+inline void adam8_updates(const tn_exec* exec, const AdamSettings& settings, const Adam8Coder& coder,
+                          const tn_item* const* items, uint64_t n, int64_t blocksize) {
+  const int64_t size = adam8_chunk_size(blocksize);
+  for (uint64_t i = 0; i < n; ++i) {
+    const Adam8Item item(settings, *items[i], blocksize);
+    for_each_block<4 * kLargestBlocksize * sizeof(float)>(
+        exec, chunks(item.n, size), [=, c = &coder](const Block& block) { item.update(block, *c, size); }, size);
+  }
+}
+
+#endif
+
 inline void adam8_update(const tn_exec* exec, const AdamSettings& settings, const Adam8Coder& coder,
                          const tn_item& item, int64_t blocksize) {
-  const int64_t n = count(*item.param), size = adam8_chunk_size(blocksize);
-  const AdamNumbers a(settings, item);
-  const Stored grad = gradient_of(item), weight = weight_of(item);
-  const Adam8States s = adam8_states(item, 0, n, blocksize);
-  const CapturedEncoder<Adam8Coder> c(coder);
-  // Moments are staged always, gradient and weight where they are bf16.
-  const int64_t at_weight = grad.f32 ? 2 : 3, staged = weight.f32 ? at_weight : at_weight + 1;
-  for_each_block<4 * kLargestBlocksize * sizeof(float)>(
-      exec, chunks(n, size),
-      [=] TN_KERNEL(const Block& block) {
-        const Chunk chunk(block, n, size);
-        float* stage = block.shared<float>();
-#if defined(__AVX512BW__)
-        if (adam8_fits_groups(chunk, a, weight)) return adam8_groups(a, *c, s, chunk, grad, weight, stage);
-#endif
-        const float* g = grad.read(block, chunk, stage + 2 * size);
-        float* w = weight.read(block, chunk, stage + at_weight * size);
-        adam8_chunk(block, chunk, a, *c, s, g, stage, stage + size,
-                    [=](int64_t i, float usable, float u) { w[i] = stepped(a, w[i], u, a.decay * usable); });
-        weight.write(block, chunk, w);
-      },
-      size, staged * size * static_cast<int64_t>(sizeof(float)));
+  const tn_item* const one = &item;
+  adam8_updates(exec, settings, coder, &one, 1, blocksize);
 }
 
 }  // namespace tenon::sdk

@@ -19,6 +19,7 @@ struct AdamNumbers : Step {
   double direction;  // factor of m / denominator
   float grad_scale;
 
+  AdamNumbers() = default;
   AdamNumbers(const AdamSettings& s, const tn_item& item) : AdamNumbers(s, item, item.t) {}
   // Where moments were reset: t counts the updates since then.
   AdamNumbers(const AdamSettings& s, const tn_item& item, int64_t updates) {

@@ -50,14 +50,16 @@ class AdamW8 {
   }
 
   void apply(const tn_exec* exec, const tn_item* const* items, uint64_t n) const {
+    std::vector<const tn_item*> coded;  // a GPU takes them together
     for (uint64_t i = 0; i < n; ++i) {
       const Parameters::Entry& e = parameters_.check(*items[i]);
       if (!items[i]->grad) continue;
       if (is_8bit(e))
-        adam8_update(exec, settings_, *coder_, *items[i], blocksize_);
+        coded.push_back(items[i]);
       else
         adam_update(exec, settings_, *items[i], false);
     }
+    adam8_updates(exec, settings_, *coder_, coded.data(), coded.size(), blocksize_);
   }
 
  private:

@@ -206,6 +206,50 @@ TEST_P(AdamW8, BlocksCutShortAreNoDifferent) {
       }
 }
 
+// Kernels that went to the tests' stream since it was set to 0.
+int64_t launches = 0;
+void count_launches() {
+  static void (*const submit)(tn_stream*, std::function<void()>) = DeviceMemory::stream()->submit;
+  DeviceMemory::stream()->submit = [](tn_stream* stream, std::function<void()> work) { ++launches, submit(stream, std::move(work)); };
+}
+
+// Tensors of one list, on a GPU a few launches for all: ragged sizes, rates and times of their own, types and small ones that keep f32 moments.
+TEST_P(AdamW8, AListIsItsTensorsOneByOne) {
+  const std::vector<int64_t> sizes = {1, 255, 256, 257, 1024, 1025, 5000, 31, 4096, 64, 640, 2047, 2048, 3, 999, 1000, 1001, 12, 300, 301, 700, 4097, 8, 90};
+  for (const char* blocksize : {"256", "4096"}) {
+    std::vector<Parameter> parameters;
+    std::vector<StepOptions> options;
+    std::vector<std::vector<float>> gradients;
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      parameters.push_back({{sizes[i]}, normals(static_cast<size_t>(sizes[i]), 1 + static_cast<uint64_t>(i)), i == 10 ? TN_ROLE_EMBEDDING : TN_ROLE_OTHER,
+                            i % 3 == 1 ? kBF16 : kF32, i % 6 == 1});
+      options.push_back({.lr = 1e-3 * static_cast<double>(1 + i % 4), .decay_scale = i % 2 ? 1.0 : 0.0, .grad_scale = i % 5 ? 1.0 : 0.5,
+                         .flags = i % 4 == 0 ? uint32_t{TN_ITEM_STOCHASTIC_ROUNDING} : 0u, .grad_dtype = i % 4 == 1 ? kBF16 : kF32});
+    }
+    const Hypers h{{"min_8bit_size", "5"}, {"weight_decay", "0.1"}, {"blocksize", blocksize}};
+    static const bool counted = (count_launches(), true);
+    ASSERT_TRUE(counted);
+    OptimizerRun together(GetParam(), h, parameters), apart(GetParam(), h, parameters);
+    for (int t = 1; t <= 4; ++t) {
+      gradients.clear();
+      for (size_t i = 0; i < sizes.size(); ++i) {
+        gradients.push_back(i == 6 && t == 2 ? std::vector<float>() : normals(static_cast<size_t>(sizes[i]), 100 * static_cast<uint64_t>(t) + i));
+        options[i].t = t + static_cast<int64_t>(i % 3);
+      }
+      launches = 0;
+      ASSERT_EQ(together.step_all(gradients, options), TN_OK) << together.host.error;
+      if (is_emulated(GetParam())) {  // three tensors have f32 moments, the others are two full arguments of a launch at most
+        EXPECT_EQ(launches, 3 + 2);
+      }
+      for (size_t i = 0; i < sizes.size(); ++i)
+        if (!gradients[i].empty()) {
+          ASSERT_EQ(apart.step(i, gradients[i], options[i]), TN_OK);
+        }
+      ASSERT_TRUE(together.same_bits(apart)) << "step " << t << ", blocks of " << blocksize;
+    }
+  }
+}
+
 TEST_P(AdamW8, ResumesBitForBit) {
   const Parameter p{{9000}, normals(9000, 1), TN_ROLE_OTHER, kBF16};
   const StepOptions o{.lr = 1e-3, .flags = TN_ITEM_STOCHASTIC_ROUNDING, .grad_dtype = kBF16};

@@ -84,14 +84,7 @@ class OptimizerRun {
   int32_t update(size_t i, tn_tensor* grad, StepOptions o = {}) {
     Bound& b = bound_[i];
     std::vector<tn_tensor*> states;
-    for (Slot& s : b.slots) states.push_back(s.tensor.get());
-    b.t = o.t ? o.t : b.t + 1;
-    tn_item item{};
-    item.struct_size = sizeof item, item.uid = b.info.uid, item.flags = o.flags;
-    item.param = b.param.get(), item.master = b.has_master ? b.master.get() : nullptr, item.grad = grad;
-    item.states = states.data(), item.n_states = static_cast<uint32_t>(states.size());
-    item.t = b.t, item.lr = o.lr, item.decay_scale = o.decay_scale, item.grad_scale = o.grad_scale;
-    item.rng = {seed, b.info.uid, static_cast<uint32_t>(b.t)};
+    const tn_item item = item_of(b, states, grad, o);
     Exec exec(b.estimate.workspace_bytes);
     const tn_item* items[] = {&item};
     host.error.clear();
@@ -107,6 +100,32 @@ class OptimizerRun {
       fail(TN_E_INTERNAL, "the plugin wrote past the end of its memory");
     for (const Slot& s : b.slots)
       if (!s.tensor.intact()) fail(TN_E_INTERNAL, "the plugin wrote past the end of state " + s.name);
+    return status;
+  }
+
+  // One update of all parameters in one call, as a host makes it; each with its own options, and none where its gradient is empty.
+  int32_t step_all(const std::vector<std::vector<float>>& grads, const std::vector<StepOptions>& options) {
+    uint64_t workspace = 0;
+    std::deque<Tensor> tensors;
+    std::deque<std::vector<tn_tensor*>> states;
+    std::deque<tn_item> items;
+    std::vector<const tn_item*> list;
+    for (size_t i = 0; i < bound_.size(); ++i) {
+      Bound& b = bound_[i];
+      workspace = std::max(workspace, b.estimate.workspace_bytes);
+      tn_tensor* const grad = grads[i].empty() ? nullptr : tensors.emplace_back(options[i].grad_dtype, b.shape, grads[i]).get();
+      list.push_back(&items.emplace_back(item_of(b, states.emplace_back(), grad, options[i])));
+    }
+    Exec exec(workspace);
+    host.error.clear();
+    if (api_.prepare) must(api_.prepare(self_, exec.get(), list.data(), list.size()));
+    const int32_t status = api_.apply(self_, exec.get(), list.data(), list.size());
+    if (!exec.intact()) fail(TN_E_INTERNAL, "the plugin wrote past the end of its workspace");
+    for (const Bound& b : bound_) {
+      bool whole = b.param.intact() && b.master.intact();
+      for (const Slot& s : b.slots) whole = whole && s.tensor.intact();
+      if (!whole) fail(TN_E_INTERNAL, "the plugin wrote past the end of its memory");
+    }
     return status;
   }
 
@@ -284,6 +303,18 @@ class OptimizerRun {
     must(api_.load(self_, blob.data(), blob.size()));
   }
 
+  // `states` is what the item points to.
+  tn_item item_of(Bound& b, std::vector<tn_tensor*>& states, tn_tensor* grad, const StepOptions& o) {
+    for (Slot& s : b.slots) states.push_back(s.tensor.get());
+    b.t = o.t ? o.t : b.t + 1;
+    tn_item item{};
+    item.struct_size = sizeof item, item.uid = b.info.uid, item.flags = o.flags;
+    item.param = b.param.get(), item.master = b.has_master ? b.master.get() : nullptr, item.grad = grad;
+    item.states = states.data(), item.n_states = static_cast<uint32_t>(states.size());
+    item.t = b.t, item.lr = o.lr, item.decay_scale = o.decay_scale, item.grad_scale = o.grad_scale;
+    item.rng = {seed, b.info.uid, static_cast<uint32_t>(b.t)};
+    return item;
+  }
   void add(uint32_t uid, const Parameter& p) {
     Bound b{{}, p.shape, Tensor(p.dtype, p.shape, p.start), Tensor(kF32, p.shape, p.start), p.master};
     b.info.struct_size = sizeof b.info;
