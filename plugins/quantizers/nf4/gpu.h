@@ -2,7 +2,7 @@
 #pragma once
 
 #include "quantizers/nf4/scales.h"
-#include "sdk/for_each.h"
+#include "sdk/floats.h"
 
 namespace tenon::nf4 {
 
@@ -16,15 +16,6 @@ struct Entries {
   }
   TN_FN float operator()(const uint8_t* codes, int64_t i) const { return value[i % 2 ? codes[i / 2] & 15 : codes[i / 2] >> 4]; }
 };
-
-template <class T>
-struct alignas(8 * sizeof(T)) Eight {
-  T value[8];
-};
-template <class T>
-bool takes_eights(const T* p) {
-  return reinterpret_cast<uintptr_t>(p) % sizeof(Eight<T>) == 0;
-}
 
 // Codes x[0, n); a block of threads takes kMaxBlock elements. Blocks of the format are so small that one thread finds a block's largest
 // magnitude, in shared memory whose padding keeps neighbours out of one bank.
@@ -97,9 +88,9 @@ struct Decode {
       const int64_t i = 8 * k;
       if (i + 8 <= n) {
         const float scale = parts.scale((begin + i) / blocksize);
-        Eight<T> out;
+        sdk::Eight<T> out;
         for (int j = 0; j < 8; ++j) out.value[j] = sdk::from_float<T>(book(parts.codes, begin + i + j) * scale);
-        *reinterpret_cast<Eight<T>*>(dst + i) = out;
+        *reinterpret_cast<sdk::Eight<T>*>(dst + i) = out;
         return;
       }
       for (int64_t j = i; j < n; ++j) one(j);
@@ -115,46 +106,10 @@ struct Decode {
 template <class T>
 void decode_range(const tn_exec* exec, const float (&book)[16], const Parts& parts, int64_t blocksize, int64_t begin, int64_t end, T* dst) {
   const int64_t n = end - begin;
-  if (begin % 8 == 0 && takes_eights(dst))
+  if (begin % 8 == 0 && sdk::takes_eights(dst))
     sdk::for_each(exec, (n + 7) / 8, Decode<T, true>{Entries(book), parts, blocksize, begin, n, dst});
   else
     sdk::for_each(exec, n, Decode<T, false>{Entries(book), parts, blocksize, begin, n, dst});
-}
-
-// y[T, m] = alpha · x Wᵀ + beta · y for any shape, one block of threads a row of W.
-template <class X, class Y>
-struct Linear {
-  Entries book;
-  Parts w;
-  int64_t blocksize, m, n, rows;
-  const X* x;
-  double alpha, beta;
-  Y* y;
-  TN_FN void operator()(const sdk::Block& block) const {
-    const int64_t r = block.index, base = r * n;
-    const Linear* const p = this;
-    Y* const out = y;
-    for (int64_t t = 0; t < rows; ++t) {
-      const X* const row = x + t * n;
-      const float sum = block.sum(n, [=](int64_t k) {
-        return p->book(p->w.codes, base + k) * p->w.scale((base + k) / p->blocksize) * sdk::to_float(row[k]);
-      });
-      const int64_t at = t * m + r;
-      const double a = alpha, b = beta;
-      block.each(1, [=](int64_t) {
-        out[at] = sdk::from_float<Y>(static_cast<float>(a * sum + (b != 0 ? b * sdk::to_float(out[at]) : 0.0)));
-      });
-    }
-  }
-};
-
-template <class X>
-void plain_linear(const tn_exec* exec, const Entries& book, const Parts& w, int64_t blocksize, int64_t m, int64_t n, const X* x, int64_t rows,
-                  double alpha, double beta, void* y, tn_dtype y_dtype) {
-  sdk::with_float_type(y_dtype, "nf4: the product", [&](auto type) {
-    using Y = decltype(type);
-    sdk::for_each_block(exec, m, Linear<X, Y>{book, w, blocksize, m, n, rows, x, alpha, beta, static_cast<Y*>(y)}, n);
-  });
 }
 
 // Codes absmax[0, blocks) about its mean with the signed dynamic map: the mean first, in f64 and in one order, then one block of scales

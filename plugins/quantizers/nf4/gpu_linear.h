@@ -3,38 +3,43 @@
 #pragma once
 
 #include "quantizers/nf4/gpu.h"
-#include "sdk/gpu/matrix.h"
+#include "sdk/gpu/coded_product.h"
 
 namespace tenon::nf4 {
 
 namespace mma = sdk::gpu;
 
 // What both know. Rows of W begin at multiples of 32 elements, and so do the format's blocks: a run of 32 codes has one scale.
-struct LinearCall {
+struct LinearCall : mma::ProductCall {
   Entries book;
   Parts w;
   int block_bits;  // log2 of the block size
-  int64_t m, n, rows;
-  double alpha, beta;
-  char* y;
-  tn_dtype y_dtype;
 
   TN_FN float scale(int64_t element) const { return w.scale(element >> block_bits); }
-  template <class Y>
-  TN_FN void put_as(int64_t at, float sum) const {
-    Y* const to = reinterpret_cast<Y*>(y) + at;
-    *to = sdk::from_float<Y>(static_cast<float>(alpha * sum + (beta != 0 ? beta * sdk::to_float(*to) : 0.0)));
-  }
-  TN_FN void put(int64_t row, int64_t output, float sum) const {
-    const int64_t at = row * m + output;
-    if (y_dtype.bits == 32)
-      put_as<float>(at, sum);
-    else if (y_dtype.code == TN_BFLOAT)
-      put_as<sdk::bf16>(at, sum);
-    else
-      put_as<sdk::f16>(at, sum);
+};
+
+// For any shape: one block of threads a row of W.
+template <class X>
+struct PlainProducts {
+  LinearCall call;
+  int64_t blocksize;
+  const X* x;
+  TN_FN void operator()(const sdk::Block& block) const {
+    const int64_t r = block.index, base = r * call.n;
+    const PlainProducts* const p = this;
+    for (int64_t t = 0; t < call.rows; ++t) {
+      const X* const row = x + t * call.n;
+      const float sum = block.sum(call.n, [=](int64_t k) {
+        return p->call.book(p->call.w.codes, base + k) * p->call.w.scale((base + k) / p->blocksize) * sdk::to_float(row[k]);
+      });
+      block.each(1, [=](int64_t) { p->call.put(t, r, sum); });
+    }
   }
 };
+template <class X>
+void plain_linear(const tn_exec* exec, const LinearCall& c, int64_t blocksize, const X* x) {
+  sdk::for_each_block(exec, c.m, PlainProducts<X>{c, blocksize, x}, c.n);
+}
 
 // 8 kWords codes as they lie in memory, in words; element i of a word.
 template <int kWords>
@@ -117,103 +122,51 @@ struct RowProducts {
   }
 };
 
-// One tile of 64 rows of W and 64 of x a block, along all of n: W's part is decoded into shared memory as round(book · absmax) in T while x's
-// is copied; both are double-buffered.
-template <class T>
-struct TileProducts {
-  static constexpr int kThreads = 4 * TN_MATRIX_LANES, kOutputs = 64, kInputs = 64, kDepth = 64;
-  using Tile = mma::SharedTile<T, kDepth>;
-  static constexpr int64_t kTiles = Tile::bytes(2 * kOutputs + 2 * kInputs), kShared = kTiles + 16 * sizeof(float);
+// The same as tiles are decoded from it: round(book · absmax) in their type.
+struct TileWeights {
+  static constexpr int kTable = 16;
   LinearCall call;
-  const T* x;
 
-  TN_FN void operator()(const sdk::Block& block) const {
-#if TN_MATRIX_UNITS
-    constexpr int kEach = kOutputs * kDepth / kThreads, kWords = kEach / 8, kAcross = kDepth / kEach, kPieces = kDepth / 8;
-    const LinearCall& c = call;
-    const int thread = mma::thread(), row = thread / kAcross, column = thread % kAcross * kEach;
-    const int64_t across = (c.rows + kInputs - 1) / kInputs, output = block.index / across * kOutputs, input = block.index % across * kInputs;
-    T* const memory = block.shared<T>();
-    const auto weights = [=](int64_t k) { return Tile{memory + k / kDepth % 2 * kOutputs * kDepth}; };
-    const auto inputs = [=](int64_t k) { return Tile{memory + (2 * kOutputs + k / kDepth % 2 * kInputs) * kDepth}; };
-    float* const table = block.shared<float>() + kTiles / static_cast<int64_t>(sizeof(float));
-    if (thread < 16) table[thread] = c.book.value[thread];
-    mma::barrier();
-    Codes<kWords> codes{};
-    float scale = 0;
-    const auto load = [&](int64_t k) {
-      const Tile to = inputs(k);
-      for (int i = thread; i < kInputs * kPieces; i += kThreads) {
-        const int64_t t = input + i / kPieces;
-        const bool there = t < c.rows;
-        mma::copy_async(to.at(i / kPieces, i % kPieces * 8), x + (there ? t : 0) * c.n + k + i % kPieces * 8, there);
-      }
-      mma::end_copies();
-      if (output + row >= c.m) return;
-      const int64_t element = (output + row) * c.n + k + column;
-      codes = *reinterpret_cast<const Codes<kWords>*>(c.w.codes + element / 2), scale = c.scale(element);
-    };
-    load(0);
-    mma::Sum sums[1][kInputs / 16] = {};
-    for (int64_t k = 0; k < c.n; k += kDepth) {
-      const Tile to = weights(k);
-#pragma unroll
-      for (int word = 0; word < kWords; ++word) {
-        uint32_t* const piece = reinterpret_cast<uint32_t*>(to.at(row, column + 8 * word));
-#pragma unroll
-        for (int i = 0; i < 8; i += 2)
-          piece[i / 2] = mma::pack<T>(table[code_of(codes.word[word], i)] * scale, table[code_of(codes.word[word], i + 1)] * scale);
-      }
-      mma::wait_copies<0>();
-      mma::barrier();  // both tiles are here, and those before the last are done with
-      if (k + kDepth < c.n) load(k + kDepth);
-      mma::multiply_rows(sums, to, thread / TN_MATRIX_LANES * 16, inputs(k));
-    }
-#pragma unroll
-    for (int slot = 0; slot < mma::Sum::kSlots; ++slot) {
-      const int64_t r = output + thread / TN_MATRIX_LANES * 16 + mma::Sum::row(slot);
-#pragma unroll
-      for (int n = 0; n < kInputs / 16; ++n)
-#pragma unroll
-        for (int i = 0; i < mma::Sum::kPerSlot; ++i) {
-          const int64_t t = input + 16 * n + mma::Sum::column(i);
-          if (r < c.m && t < c.rows) c.put(t, r, sums[0][n].at(slot, i));
-        }
-    }
-    mma::barrier();
-#endif
+  template <int kEach>
+  struct Run {
+    Codes<kEach / 8> codes;
+    float scale;
+  };
+  TN_FN void fill(float* table, int thread) const {
+    if (thread < kTable) table[thread] = call.book.value[thread];
+  }
+  template <int kEach>
+  TN_FN Run<kEach> load(int64_t row, int64_t k) const {
+    const int64_t element = row * call.n + k;
+    return {*reinterpret_cast<const Codes<kEach / 8>*>(call.w.codes + element / 2), call.scale(element)};
+  }
+  template <class AnyRun>
+  TN_FN float value(const AnyRun& run, int i, const float* table) const {
+    return table[code_of(run.codes.word[i / 8], i % 8)] * run.scale;
   }
 };
-
-// Rows that a product may have: as many as tiles are worth it, beyond which decoding once and the vendor's product are faster.
-inline constexpr int64_t kMostTiledRows = 256;
-inline bool takes_tiles(int64_t n, tn_dtype dtype) { return n % TileProducts<sdk::bf16>::kDepth == 0 && dtype.bits == 16 && mma::has_matrix_units(); }
-
-template <class Kernel, class X>
-void launch_products(const tn_exec* exec, const LinearCall& c, int64_t blocks, const X* x) {
-  if (blocks > 0) mma::launch_blocks(exec, blocks, Kernel::kThreads, mma::kReduceBytes + Kernel::kShared, Kernel{c, x});
-}
 
 template <class X>
 void linear(const tn_exec* exec, const float (&book)[16], const Parts& w, int64_t blocksize, int64_t m, int64_t n, const X* x, int64_t rows,
             double alpha, double beta, const tn_tensor& y) {
-  LinearCall c{Entries(book), w, 0, m, n, rows, alpha, beta, sdk::data<char>(y), y.dtype};
+  LinearCall c{{m, n, rows, alpha, beta, sdk::floats(y, "nf4: the product")}, Entries(book), w, 0};
   while (int64_t{1} << c.block_bits < blocksize) ++c.block_bits;
-  const auto is_aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
   if constexpr (sizeof(X) == 2) {
-    using Kernel = TileProducts<X>;
-    if (rows > kMaxRows && takes_tiles(n, sdk::dtype_of<X>()) && is_aligned(x) && is_aligned(w.codes))
-      return launch_products<Kernel>(exec, c, sdk::ceil_div(m, Kernel::kOutputs) * sdk::ceil_div(rows, Kernel::kInputs), x);
+    using Kernel = mma::TileProducts<X, TileWeights>;
+    if (rows > kMaxRows && mma::takes_tiles(n, sdk::dtype_of<X>()) && mma::is_aligned(x) && mma::is_aligned(w.codes))
+      return mma::launch_product(exec, Kernel::blocks(c), Kernel{{c}, c, x});
   }
   for (int64_t t = 0; t < rows; t += kMaxRows) {
     c.rows = rows - t < kMaxRows ? rows - t : kMaxRows;
     const X* const from = x + t * n;
     const int64_t blocks = sdk::ceil_div(m, 16);
-    if (n % 32 == 0 && is_aligned(w.codes))
-      c.rows == 1 ? launch_products<RowProducts<X, 1>>(exec, c, blocks, from) : launch_products<RowProducts<X, kMaxRows>>(exec, c, blocks, from);
+    if (n % 32 != 0 || !mma::is_aligned(w.codes))
+      plain_linear(exec, c, blocksize, from);
+    else if (c.rows == 1)
+      mma::launch_product(exec, blocks, RowProducts<X, 1>{c, from});
     else
-      plain_linear(exec, c.book, w, blocksize, m, n, from, c.rows, alpha, beta, c.y, c.y_dtype);
-    c.y += c.rows * m * (c.y_dtype.bits / 8);
+      mma::launch_product(exec, blocks, RowProducts<X, kMaxRows>{c, from});
+    c.y.data = static_cast<char*>(c.y.data) + c.rows * m * (c.y.dtype.bits / 8);
   }
 }
 

@@ -15,15 +15,6 @@ class Nf4 : public ::testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(Objects, Nf4, ::testing::ValuesIn(plugin_objects()),
                          [](const auto& info) { return object_label(info.param); });
 
-void expect_refuses_rows(const std::string& object, int64_t rows, const char* words) {
-  TestCodec codec(object);
-  tn_estimate e{};
-  e.struct_size = sizeof e;
-  const tn_target target = make_target({8, 64}, kBF16);
-  EXPECT_EQ(codec.api.estimate(codec.self, nullptr, nullptr, &target, TN_QUANTIZER_LINEAR, rows, &e), TN_E_UNSUPPORTED);
-  EXPECT_NE(codec.host.error.find(words), std::string::npos) << codec.host.error;
-}
-
 const CodeBook& book_of(const std::string& kind) {
   return kind == "fp4" ? kFp4 : kNf4;
 }
@@ -191,29 +182,16 @@ TEST_P(Nf4, FusedProductTakesLongRows) {
   }
 }
 
-// A GPU's tiles take more rows: the product of the decoded weights in the type of x, and of x.
-TEST_P(Nf4, TilesMultiplyWhatDecodingGives) {
-  if (!is_emulated(GetParam())) return expect_refuses_rows(GetParam(), 9, "8 rows");
-  expect_refuses_rows(GetParam(), 257, "256 rows");
+TEST_P(Nf4, AGpusTilesTakeMoreRows) {
+  TestCodec plain(GetParam());
+  if (!is_emulated(GetParam())) return expect_refuses_rows(plain, make_target({8, 64}, kBF16), 9, "8 rows");
+  expect_refuses_rows(plain, make_target({8, 64}, kBF16), 257, "256 rows");
   for (const tn_dtype dtype : {kBF16, kF16})
     for (const auto& [m, n, rows] : {std::tuple<int64_t, int64_t, int64_t>{70, 192, 9}, {64, 64, 64}, {5, 128, 67}}) {
       TestCodec codec(GetParam(), {{"blocksize", "32"}, {"double_quant", rows == 9 ? "true" : "false"}});
       const tn_target target = make_target({m, n}, dtype);
       Coded coded = codec.encode(target, normals(m * n));
-      const std::vector<float> w = Tensor(dtype, {m, n}, codec.decode(target, coded)).floats();
-      const Tensor x(dtype, {rows, n}, normals(rows * n, 3));
-      Tensor y(kF32, {rows, m}, normals(rows * m, 4));
-      const std::vector<float> xs = x.floats(), before = y.floats();
-      Exec exec(codec.estimate(target, TN_QUANTIZER_LINEAR, rows).workspace_bytes);
-      codec.expect(codec.api.linear(codec.self, exec.get(), &target, coded.pointers().data(), x.get(), 0.5, 2.0, y.get()));
-      EXPECT_TRUE(exec.intact() && y.intact());
-      const std::vector<float> got = y.floats();
-      for (int64_t t = 0; t < rows; ++t)
-        for (int64_t r = 0; r < m; ++r) {
-          double dot = 0;
-          for (int64_t k = 0; k < n; ++k) dot += double{xs[t * n + k]} * w[r * n + k];
-          ASSERT_NEAR(got[t * m + r], 0.5 * dot + 2.0 * before[t * m + r], 1e-4) << "row " << t << ", output " << r;
-        }
+      expect_tiles_multiply_decoded(codec, target, coded, rows);
     }
 }
 
