@@ -1,16 +1,25 @@
 // cuBLASLt, opened at run time: products of f32 (without TF32 where exact), bf16 and f16.
 #include <cublasLt.h>
 
-#include <map>
-
 #include "devices/gpu/library.h"
-#include "devices/gpu/product.h"
+#include "devices/gpu/lt_plans.h"
 #include "sdk/dtype.h"
 
 namespace tenon::gpu {
 namespace {
 
-struct Calls {
+struct CublasLt {
+  using Handle = cublasLtHandle_t;
+  using Description = cublasLtMatmulDesc_t;
+  using Layout = cublasLtMatrixLayout_t;
+  using Preference = cublasLtMatmulPreference_t;
+  using Operation = cublasOperation_t;
+  using Algorithm = cublasLtMatmulHeuristicResult_t;
+  static constexpr auto kTransA = CUBLASLT_MATMUL_DESC_TRANSA, kTransB = CUBLASLT_MATMUL_DESC_TRANSB;
+  static constexpr auto kBatchCount = CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, kBatchStride = CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET;
+  static constexpr auto kMostWorkspace = CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+  static constexpr Operation kNone = CUBLAS_OP_N, kTranspose = CUBLAS_OP_T;
+
   decltype(&cublasLtCreate) create;
   decltype(&cublasLtDestroy) destroy;
   decltype(&cublasLtGetVersion) version;
@@ -26,63 +35,52 @@ struct Calls {
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic;
   decltype(&cublasLtMatmul) matmul;
 
-  explicit operator bool() const { return matmul != nullptr; }
-  static Calls of(const Library& l) {
-    Calls c{};
-    const bool all = l.find(c.create, "cublasLtCreate") && l.find(c.destroy, "cublasLtDestroy") && l.find(c.version, "cublasLtGetVersion") &&
-                     l.find(c.desc_create, "cublasLtMatmulDescCreate") && l.find(c.desc_destroy, "cublasLtMatmulDescDestroy") &&
-                     l.find(c.desc_set, "cublasLtMatmulDescSetAttribute") && l.find(c.layout_create, "cublasLtMatrixLayoutCreate") &&
-                     l.find(c.layout_destroy, "cublasLtMatrixLayoutDestroy") && l.find(c.layout_set, "cublasLtMatrixLayoutSetAttribute") &&
-                     l.find(c.preference_create, "cublasLtMatmulPreferenceCreate") &&
-                     l.find(c.preference_destroy, "cublasLtMatmulPreferenceDestroy") &&
-                     l.find(c.preference_set, "cublasLtMatmulPreferenceSetAttribute") &&
-                     l.find(c.heuristic, "cublasLtMatmulAlgoGetHeuristic") && l.find(c.matmul, "cublasLtMatmul");
-    if (!all) c.matmul = nullptr;
-    return c;
+  bool find(const Library& l) {
+    return l.find(create, "cublasLtCreate") && l.find(destroy, "cublasLtDestroy") && l.find(version, "cublasLtGetVersion") &&
+           l.find(desc_create, "cublasLtMatmulDescCreate") && l.find(desc_destroy, "cublasLtMatmulDescDestroy") &&
+           l.find(desc_set, "cublasLtMatmulDescSetAttribute") && l.find(layout_create, "cublasLtMatrixLayoutCreate") &&
+           l.find(layout_destroy, "cublasLtMatrixLayoutDestroy") && l.find(layout_set, "cublasLtMatrixLayoutSetAttribute") &&
+           l.find(preference_create, "cublasLtMatmulPreferenceCreate") &&
+           l.find(preference_destroy, "cublasLtMatmulPreferenceDestroy") &&
+           l.find(preference_set, "cublasLtMatmulPreferenceSetAttribute") &&
+           l.find(heuristic, "cublasLtMatmulAlgoGetHeuristic") && l.find(matmul, "cublasLtMatmul");
+  }
+  static cudaDataType_t type_of(tn_dtype d) { return d.bits == 32 ? CUDA_R_32F : d.code == TN_BFLOAT ? CUDA_R_16BF : CUDA_R_16F; }
+  static cudaDataType_t scale_type() { return CUDA_R_32F; }
+  static cublasComputeType_t compute_of(const Product& p) {
+    return sdk::same(p.a.dtype, sdk::kF32) && !p.exact ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+  }
+  static void require(cublasStatus_t s, const char* what) {
+    if (s != CUBLAS_STATUS_SUCCESS)
+      sdk::fail(s == CUBLAS_STATUS_ALLOC_FAILED ? TN_E_MEMORY : TN_E_DEVICE,
+                std::string("cuBLASLt: ") + what + " failed with status " + std::to_string(static_cast<int>(s)));
+  }
+  static const cublasLtMatmulAlgo_t* algorithm_of(const Algorithm& a) { return &a.algo; }
+  // Views begin at any element.
+  void align(Preference preference, const Product& p) const {
+    if (p.aligned) return;
+    const uint32_t a = p.a.dtype.bits / 8, b = p.b.dtype.bits / 8, c = p.c.dtype.bits / 8;
+    (void)preference_set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &a, sizeof a);
+    (void)preference_set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &b, sizeof b);
+    (void)preference_set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &c, sizeof c);
+    (void)preference_set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &c, sizeof c);
+  }
+  template <class Plan>
+  bool prefer(Handle handle, const Plan& plan, Preference preference, Algorithm& out) const {
+    int n = 0;
+    return heuristic(handle, plan.desc, plan.a, plan.b, plan.c, plan.c, preference, 1, &out, &n) == CUBLAS_STATUS_SUCCESS && n > 0;
   }
 };
 
-void require(cublasStatus_t s, const char* what) {
-  if (s != CUBLAS_STATUS_SUCCESS)
-    sdk::fail(s == CUBLAS_STATUS_ALLOC_FAILED ? TN_E_MEMORY : TN_E_DEVICE,
-              std::string("cuBLASLt: ") + what + " failed with status " + std::to_string(static_cast<int>(s)));
-}
-
-cudaDataType_t type_of(tn_dtype d) { return d.bits == 32 ? CUDA_R_32F : d.code == TN_BFLOAT ? CUDA_R_16BF : CUDA_R_16F; }
-
-// A product as the library knows it, and the algorithm that it prefers.
-struct Plan {
-  const Calls& calls;
-  cublasLtMatmulDesc_t desc = nullptr;
-  cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
-  cublasLtMatmulAlgo_t algorithm{};
-
-  explicit Plan(const Calls& table) : calls(table) {}
-  Plan(const Plan&) = delete;
-  ~Plan() {
-    if (a) calls.layout_destroy(a);
-    if (b) calls.layout_destroy(b);
-    if (c) calls.layout_destroy(c);
-    if (desc) calls.desc_destroy(desc);
-  }
-  void layout(cublasLtMatrixLayout_t& out, const Product::Operand& o, int64_t rows, int64_t columns, int64_t batch) {
-    if (o.transposed) std::swap(rows, columns);
-    require(calls.layout_create(&out, type_of(o.dtype), static_cast<uint64_t>(rows), static_cast<uint64_t>(columns), o.leading), "a layout");
-    const int32_t count = static_cast<int32_t>(batch);
-    require(calls.layout_set(out, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count), "a layout");
-    require(calls.layout_set(out, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &o.stride, sizeof o.stride), "a layout");
-  }
-};
-
-class CublasLt final : public Blas {
+class CublasLtBlas final : public Blas {
  public:
-  CublasLt(const Calls& calls, cublasLtHandle_t handle) : calls_(calls), handle_(handle) {}
-  ~CublasLt() override {
-    plans_.clear();
-    calls_.destroy(handle_);
+  CublasLtBlas(const CublasLt& lt, cublasLtHandle_t handle) : lt_(lt), handle_(handle), plans_(std::make_unique<LtPlans<CublasLt>>(lt_, handle)) {}
+  ~CublasLtBlas() override {
+    plans_.reset();
+    (void)lt_.destroy(handle_);
   }
   std::string version() const override {
-    const size_t v = calls_.version();
+    const size_t v = lt_.version();
     return "cuBLASLt " + std::to_string(v / 10000) + "." + std::to_string(v / 100 % 100) + "." + std::to_string(v % 100);
   }
   // f32 gives f32; bf16 gives either, f16 gives f32.
@@ -90,76 +88,35 @@ class CublasLt final : public Blas {
     if (!sdk::same(p.a.dtype, p.b.dtype)) return false;
     return sdk::same(p.c.dtype, sdk::kF32) || (sdk::same(p.a.dtype, sdk::kBF16) && sdk::same(p.c.dtype, sdk::kBF16));
   }
-  uint64_t workspace(const Product&) const override { return kWorkspace; }
-
+  uint64_t workspace(const Product&) const override { return kLtWorkspace; }
   void multiply(const Product& p, double alpha, const void* a, const void* b, double beta, void* c, void* workspace, uint64_t bytes,
                 Stream stream) override {
-    const Plan& plan = find(p);
-    const float scale = static_cast<float>(alpha), keep = static_cast<float>(beta);
-    require(calls_.matmul(handle_, plan.desc, &scale, a, plan.a, b, plan.b, &keep, c, plan.c, c, plan.c, &plan.algorithm, workspace, bytes, stream),
-            "a product");
+    const auto* const plan = plans_->find(p);
+    CublasLt::require(plan ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED, "finding an algorithm");
+    plans_->multiply(*plan, alpha, a, b, beta, c, workspace, bytes, stream);
   }
 
  private:
-  static constexpr uint64_t kWorkspace = 32 << 20;  // what the library recommends for its largest cards
-
-  const Plan& find(const Product& p) {
-    auto& found = plans_[p];
-    if (!found) {
-      auto plan = std::make_unique<Plan>(calls_);
-      const bool f32 = sdk::same(p.a.dtype, sdk::kF32);
-      require(calls_.desc_create(&plan->desc, f32 && !p.exact ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F), "a description");
-      const cublasOperation_t a = p.a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N, b = p.b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
-      require(calls_.desc_set(plan->desc, CUBLASLT_MATMUL_DESC_TRANSA, &a, sizeof a), "a description");
-      require(calls_.desc_set(plan->desc, CUBLASLT_MATMUL_DESC_TRANSB, &b, sizeof b), "a description");
-      plan->layout(plan->a, p.a, p.rows, p.inner, p.batch);
-      plan->layout(plan->b, p.b, p.inner, p.columns, p.batch);
-      plan->layout(plan->c, p.c, p.rows, p.columns, p.batch);
-      choose(*plan, p);
-      found = std::move(plan);
-    }
-    return *found;
-  }
-  void choose(Plan& plan, const Product& p) const {
-    cublasLtMatmulPreference_t preference = nullptr;
-    require(calls_.preference_create(&preference), "a preference");
-    const uint64_t bytes = kWorkspace;
-    // Views begin at any element.
-    const uint32_t align_a = p.a.dtype.bits / 8, align_b = p.b.dtype.bits / 8, align_c = p.c.dtype.bits / 8;
-    (void)calls_.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes);
-    if (!p.aligned) {
-      (void)calls_.preference_set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &align_a, sizeof align_a);
-      (void)calls_.preference_set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &align_b, sizeof align_b);
-      (void)calls_.preference_set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &align_c, sizeof align_c);
-      (void)calls_.preference_set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align_c, sizeof align_c);
-    }
-    cublasLtMatmulHeuristicResult_t result{};
-    int n = 0;
-    const cublasStatus_t s = calls_.heuristic(handle_, plan.desc, plan.a, plan.b, plan.c, plan.c, preference, 1, &result, &n);
-    calls_.preference_destroy(preference);
-    require(n > 0 ? s : CUBLAS_STATUS_NOT_SUPPORTED, "finding an algorithm");
-    plan.algorithm = result.algo;
-  }
-
-  Calls calls_;
+  CublasLt lt_;
   cublasLtHandle_t handle_;
-  std::map<Product, std::unique_ptr<Plan>> plans_;
+  std::unique_ptr<LtPlans<CublasLt>> plans_;
 };
 
 }  // namespace
 
 std::unique_ptr<Blas> open_blas(std::string& why) {
   const Library library({"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"});
-  const Calls calls = library ? Calls::of(library) : Calls{};
+  CublasLt lt{};
+  const bool all = library && lt.find(library);
   cublasLtHandle_t handle = nullptr;
   if (!library)
     why = "cuBLASLt is missing (" + library.why() + ")";
-  else if (!calls)
+  else if (!all)
     why = "cuBLASLt lacks a function that Tenon calls; install CUDA 12 or newer";
-  else if (const cublasStatus_t s = calls.create(&handle); s != CUBLAS_STATUS_SUCCESS)
+  else if (const cublasStatus_t s = lt.create(&handle); s != CUBLAS_STATUS_SUCCESS)
     why = "cuBLASLt cannot start (status " + std::to_string(static_cast<int>(s)) + ")";
   if (!handle) return nullptr;
-  return std::make_unique<CublasLt>(calls, handle);
+  return std::make_unique<CublasLtBlas>(lt, handle);
 }
 
 }  // namespace tenon::gpu

@@ -1,25 +1,31 @@
 // hipBLASLt, opened at run time, and rocBLAS where it is missing, too old or takes no such product. What is called is stated here, since the
 // headers need not be installed: the interface of ROCm 6.1 (hipBLASLt 0.7), whose types are those of hipDataType.
-#include <list>
-#include <mutex>
-
 #include "devices/gpu/library.h"
+#include "devices/gpu/lt_plans.h"
 #include "devices/hip/rocblas.h"
 #include "sdk/dtype.h"
 
 namespace tenon::gpu {
 namespace {
 
-enum Operation : int32_t { kNone = 111, kTranspose = 112 };
 enum Datatype : int { kSingle = 0, kHalf = 2, kBrain = 14 };
 enum Compute : int { kInSingle = 2, kInTensorFloat = 6 };
-enum Layout : int { kBatchCount = 0, kBatchStride = 1 };
-enum Description : int { kTransA = 0, kTransB = 1 };
-enum Preference : int { kMostWorkspace = 1 };
 constexpr int kLeastVersion = 700;
 using Object = void*;  // what the library hands out
 
-struct Calls {
+struct HipLt {
+  using Handle = Object;
+  using Description = Object;
+  using Layout = Object;
+  using Preference = Object;
+  using Operation = int32_t;
+  // The preferred algorithm is the first field of a result whose size grows from release to release.
+  struct Algorithm {
+    alignas(16) unsigned char bytes[512];
+  };
+  static constexpr int kTransA = 0, kTransB = 1, kBatchCount = 0, kBatchStride = 1, kMostWorkspace = 1;
+  static constexpr Operation kNone = 111, kTranspose = 112;
+
   int (*create)(Object*);
   int (*destroy)(Object);
   int (*version)(Object, int*);
@@ -45,99 +51,57 @@ struct Calls {
            l.find(preference_set, "hipblasLtMatmulPreferenceSetAttribute") && l.find(heuristic, "hipblasLtMatmulAlgoGetHeuristic") &&
            l.find(matmul, "hipblasLtMatmul");
   }
-};
-
-void require(int status, const char* what) {
-  if (status != 0) sdk::fail(TN_E_DEVICE, std::string("hipBLASLt: ") + what + " failed with status " + std::to_string(status));
-}
-int type_of(tn_dtype d) { return d.bits == 32 ? kSingle : d.code == TN_BFLOAT ? kBrain : kHalf; }
-
-// A product as the library knows it. Its preferred algorithm is the first field of a result whose size grows from release to release.
-struct Plan {
-  const Calls& calls;
-  Product product;
-  Object desc = nullptr, a = nullptr, b = nullptr, c = nullptr;
-  alignas(16) unsigned char algorithm[512] = {};
-  bool served = false;
-
-  Plan(const Calls& table, const Product& p) : calls(table), product(p) {}
-  Plan(const Plan&) = delete;
-  ~Plan() {
-    for (Object layout : {a, b, c})
-      if (layout) calls.layout_destroy(layout);
-    if (desc) calls.desc_destroy(desc);
+  static int type_of(tn_dtype d) { return d.bits == 32 ? kSingle : d.code == TN_BFLOAT ? kBrain : kHalf; }
+  static int scale_type() { return kSingle; }
+  static int compute_of(const Product& p) { return sdk::same(p.a.dtype, sdk::kF32) && !p.exact ? kInTensorFloat : kInSingle; }
+  static void require(int status, const char* what) {
+    if (status != 0) sdk::fail(TN_E_DEVICE, std::string("hipBLASLt: ") + what + " failed with status " + std::to_string(status));
   }
-  void layout(Object& out, const Product::Operand& o, int64_t rows, int64_t columns, int64_t batch) {
-    if (o.transposed) std::swap(rows, columns);
-    require(calls.layout_create(&out, type_of(o.dtype), static_cast<uint64_t>(rows), static_cast<uint64_t>(columns), o.leading), "a layout");
-    const int32_t count = static_cast<int32_t>(batch);
-    require(calls.layout_set(out, kBatchCount, &count, sizeof count), "a layout");
-    require(calls.layout_set(out, kBatchStride, &o.stride, sizeof o.stride), "a layout");
+  static const void* algorithm_of(const Algorithm& a) { return a.bytes; }
+  void align(Preference, const Product&) const {}
+  template <class Plan>
+  bool prefer(Handle handle, const Plan& plan, Preference preference, Algorithm& out) const {
+    int n = 0;
+    return heuristic(handle, plan.desc, plan.a, plan.b, plan.c, plan.c, preference, 1, out.bytes, &n) == 0 && n > 0;
   }
 };
 
 class HipBlasLt final : public Blas {
  public:
-  HipBlasLt(const Calls& calls, Object handle, std::unique_ptr<Blas> other) : calls_(calls), handle_(handle), other_(std::move(other)) {}
+  HipBlasLt(const HipLt& lt, Object handle, std::unique_ptr<Blas> other)
+      : lt_(lt), handle_(handle), other_(std::move(other)), plans_(std::make_unique<LtPlans<HipLt>>(lt_, handle)) {}
   ~HipBlasLt() override {
-    plans_.clear();
-    calls_.destroy(handle_);
+    plans_.reset();
+    lt_.destroy(handle_);
   }
   std::string version() const override {
     int v = 0;
-    (void)calls_.version(handle_, &v);
+    (void)lt_.version(handle_, &v);
     return "hipBLASLt " + std::to_string(v / 100000) + "." + std::to_string(v / 100 % 1000) + "." + std::to_string(v % 100) + ", " +
            (other_ ? other_->version() : "no rocBLAS");
   }
   bool takes(const Product& p) const override { return find(p) || (other_ && other_->takes(p)); }
-  uint64_t workspace(const Product& p) const override { return find(p) ? kWorkspace : other_->workspace(p); }
+  uint64_t workspace(const Product& p) const override { return find(p) ? kLtWorkspace : other_->workspace(p); }
   void multiply(const Product& p, double alpha, const void* a, const void* b, double beta, void* c, void* workspace, uint64_t bytes,
                 Stream stream) override {
-    const Plan* const plan = find(p);
-    if (!plan) return other_->multiply(p, alpha, a, b, beta, c, workspace, bytes, stream);
-    const float scale = static_cast<float>(alpha), keep = static_cast<float>(beta);
-    require(calls_.matmul(handle_, plan->desc, &scale, a, plan->a, b, plan->b, &keep, c, plan->c, c, plan->c, plan->algorithm, workspace, bytes, stream),
-            "a product");
+    if (const auto* const plan = find(p))
+      plans_->multiply(*plan, alpha, a, b, beta, c, workspace, bytes, stream);
+    else
+      other_->multiply(p, alpha, a, b, beta, c, workspace, bytes, stream);
   }
 
  private:
-  static constexpr uint64_t kWorkspace = 32 << 20;
-
   // Null where the library has no kernel for this product: of unaligned views it promises nothing, and not every card has every type.
-  const Plan* find(const Product& p) const {
+  const LtPlans<HipLt>::Plan* find(const Product& p) const {
     if (!p.aligned || !sdk::same(p.a.dtype, p.b.dtype)) return nullptr;
     if (!sdk::same(p.c.dtype, sdk::kF32) && !sdk::same(p.c.dtype, p.a.dtype)) return nullptr;
-    const std::lock_guard lock(mutex_);
-    for (const Plan& known : plans_)
-      if (known.product == p) return known.served ? &known : nullptr;
-    Plan& plan = plans_.emplace_back(calls_, p);
-    const bool f32 = sdk::same(p.a.dtype, sdk::kF32);
-    require(calls_.desc_create(&plan.desc, f32 && !p.exact ? kInTensorFloat : kInSingle, kSingle), "a description");
-    const int32_t a = p.a.transposed ? kTranspose : kNone, b = p.b.transposed ? kTranspose : kNone;
-    require(calls_.desc_set(plan.desc, kTransA, &a, sizeof a), "a description");
-    require(calls_.desc_set(plan.desc, kTransB, &b, sizeof b), "a description");
-    plan.layout(plan.a, p.a, p.rows, p.inner, p.batch);
-    plan.layout(plan.b, p.b, p.inner, p.columns, p.batch);
-    plan.layout(plan.c, p.c, p.rows, p.columns, p.batch);
-    choose(plan);
-    return plan.served ? &plan : nullptr;
-  }
-  void choose(Plan& plan) const {
-    Object preference = nullptr;
-    require(calls_.preference_create(&preference), "a preference");
-    const uint64_t bytes = kWorkspace;
-    (void)calls_.preference_set(preference, kMostWorkspace, &bytes, sizeof bytes);
-    int n = 0;
-    const int s = calls_.heuristic(handle_, plan.desc, plan.a, plan.b, plan.c, plan.c, preference, 1, plan.algorithm, &n);
-    calls_.preference_destroy(preference);
-    plan.served = s == 0 && n > 0;
+    return plans_->find(p);
   }
 
-  Calls calls_;
+  HipLt lt_;
   Object handle_;
   std::unique_ptr<Blas> other_;
-  mutable std::mutex mutex_;  // plans are asked for outside the device's own
-  mutable std::list<Plan> plans_;  // a model has a few dozen; clang 15 crashes on a map of them
+  std::unique_ptr<LtPlans<HipLt>> plans_;
 };
 
 }  // namespace
@@ -145,14 +109,14 @@ class HipBlasLt final : public Blas {
 std::unique_ptr<Blas> open_blas(std::string& why) {
   std::unique_ptr<Blas> rocblas = open_rocblas(why);
   const Library library({"libhipblaslt.so.1", "libhipblaslt.so.0", "libhipblaslt.so"});
-  Calls calls{};
+  HipLt lt{};
   Object handle = nullptr;
-  if (!library || !calls.find(library) || calls.create(&handle) != 0) return rocblas;
-  if (int version = 0; calls.version(handle, &version) != 0 || version < kLeastVersion) {
-    calls.destroy(handle);
+  if (!library || !lt.find(library) || lt.create(&handle) != 0) return rocblas;
+  if (int version = 0; lt.version(handle, &version) != 0 || version < kLeastVersion) {
+    lt.destroy(handle);
     return rocblas;
   }
-  return std::make_unique<HipBlasLt>(calls, handle, std::move(rocblas));
+  return std::make_unique<HipBlasLt>(lt, handle, std::move(rocblas));
 }
 
 }  // namespace tenon::gpu
