@@ -22,6 +22,12 @@ namespace tenon::sdk {
 
 enum class Noise { kNormal, kNormalTable, kRademacher };
 
+// Integer and float operations of one number: its share of a Philox block (ten rounds of ten), and logarithm, root, sine and cosine, or the
+// table's polynomial.
+constexpr double noise_operations(Noise kind) {
+  return kind == Noise::kNormal ? 25 + 40 : kind == Noise::kNormalTable ? 12.5 + 16 : 1;
+}
+
 inline constexpr int64_t kNoiseAlign = 128;   // where a run of noise may begin
 inline constexpr int64_t kNoiseChunk = 2048;  // elements of one run at most
 

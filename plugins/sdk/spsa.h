@@ -176,7 +176,7 @@ class ZerothOrder {
   void state_layout(uint32_t uid, const tn_state_sink&) const { parameters_.at(uid); }
   void estimate(const tn_device_api*, tn_device*, uint32_t uid, tn_estimate& out) const {
     const auto& [p, n] = parameters_.at(uid);
-    out.flops = 2.0 * static_cast<double>(spsa_.settings().probes * n);
+    out.flops = (2 + noise_operations(spsa_.settings().noise)) * static_cast<double>(spsa_.settings().probes * n);
     out.bytes_moved = 2.0 * static_cast<double>(n) * p.dtype.bits / 8;
   }
   void drive(const tn_step& step, const tn_driver& driver, tn_driven& out) { spsa_.drive(step, driver, out); }

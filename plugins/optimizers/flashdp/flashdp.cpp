@@ -28,8 +28,6 @@ constexpr const tn_hyper_info* kHypers[] = {&kNorm, &kNoise, &kBatch, &kSize, &k
 constexpr uint32_t kNoiseStream = 0x44505347;
 // Elements of a noisy gradient that exist at a time, if the inner optimizer takes runs: they stay in cache between noise and update.
 constexpr int64_t kRun = 256 * TN_RUN_ALIGNMENT;
-// Integer and float operations of a normal number: a quarter of a Philox block (ten rounds of ten), logarithm, root, sine and cosine.
-constexpr double kNoiseOperations = 25 + 40;
 
 class FlashDp {
  public:
@@ -76,7 +74,7 @@ class FlashDp {
     Workspace w;
     w.take<float>(run_of(n));
     out.workspace_bytes += w.peak();
-    if (multiplier_ > 0) out.flops += kNoiseOperations * static_cast<double>(n);
+    if (multiplier_ > 0) out.flops += noise_operations(Noise::kNormal) * static_cast<double>(n);
   }
   void plan(const tn_step& step, const tn_plan_sink& sink) {
     inner_.plan(step, sink);
