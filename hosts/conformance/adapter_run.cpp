@@ -70,7 +70,7 @@ struct AdapterRun::Binding {
   struct Declared {
     std::string key;
     int32_t site;
-    bool trainable;
+    bool trainable, gathers;
     std::vector<int64_t> shape;
     tn_dtype dtype;
   };
@@ -102,7 +102,8 @@ struct AdapterRun::Binding {
     const uint32_t integers = p->flags & (TN_ADAPTER_PARAM_INT32 | TN_ADAPTER_PARAM_INT8);
     if (integers && (p->flags & TN_ADAPTER_PARAM_TRAINABLE))
       return b.fault = std::string("parameter ") + p->file_key + " is of integers and cannot train", TN_E_ARGUMENT;
-    b.parameters.push_back({p->file_key, p->site, (p->flags & TN_ADAPTER_PARAM_TRAINABLE) != 0, {p->shape, p->shape + p->ndim},
+    const bool trainable = p->flags & TN_ADAPTER_PARAM_TRAINABLE, gathers = !trainable && !integers && (p->flags & TN_ADAPTER_PARAM_SAVED);
+    b.parameters.push_back({p->file_key, p->site, trainable, gathers, {p->shape, p->shape + p->ndim},
                             integers & TN_ADAPTER_PARAM_INT32 ? sdk::kI32 : integers ? sdk::kI8 : sdk::kF32});
     return TN_OK;
   }
@@ -189,7 +190,7 @@ AdapterRun::AdapterRun(Subject& subject, const Spec& spec, const char* config_js
   for (const auto& p : binding.parameters) {
     expect(keys.insert(p.key).second, "two parameters have the file key " + p.key);
     parameters_.push_back(
-        {p.key, p.site, p.trainable, std::make_unique<Tensor>(bench_, "parameter " + p.key, p.dtype, p.shape),
+        {p.key, p.site, p.trainable, p.gathers, std::make_unique<Tensor>(bench_, "parameter " + p.key, p.dtype, p.shape),
          p.trainable ? std::make_unique<Tensor>(bench_, "the gradient of " + p.key, sdk::kF32, p.shape) : nullptr});
   }
 }
@@ -299,7 +300,8 @@ std::vector<float> AdapterRun::backward(uint32_t site, const std::vector<float>&
   auto params = views(site, true, options.longer);
   std::vector<const tn_param_view*> list;
   for (auto& p : params) list.push_back(&p.value);
-  for (Parameter& p : parameters_) p.value->seal();
+  for (Parameter& p : parameters_)
+    if (!p.gathers) p.value->seal();
   Base base(bench_, *weights_[site], owned_.contains(site));
   const Exec exec(bench_, workspace(site, rows, dtype, true), options.poison);
   const tn_saver saver{TN_SIZE_TO(tn_saver, get), 0, &saved, keep_input, alloc_slot, get_slot};

@@ -38,7 +38,7 @@ class AdapterRun {
   struct Parameter {
     std::string key;
     int32_t site;
-    bool trainable;
+    bool trainable, gathers;  // gathers: a buffer of statistics, to which backward adds
     std::unique_ptr<Tensor> value, grad;
   };
   std::vector<Parameter>& parameters() { return parameters_; }

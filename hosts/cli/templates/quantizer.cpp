@@ -39,16 +39,17 @@ class Codec {
     check_source(target, src, n);
     auto* codes = reinterpret_cast<int8_t*>(component<uint8_t>(components, 0, "codes", n));
     float* scales = component<float>(components, 1, "scales", blocks);
-    BadBlock bad;
+    FirstBad bad(exec);
+    const FirstBad::Found found = bad.found();
     with_float_type(src.dtype, "@NAME@: a tensor to quantize", [&](auto type) {
       const auto* x = data<const decltype(type)>(src);
-      for_each_block(exec, blocks, [=, &bad](const Block& b) {
+      for_each_block(exec, blocks, [=](const Block& b) {
         const int64_t begin = b.index * block, count = std::min(block, n - begin);
         float run[kMostBlock];
         convert(x + begin, run, count);
         const float top = absmax(run, count), scale = top / 127;
         scales[b.index] = scale;
-        if (!is_finite(top)) return bad.found(b.index);
+        if (!is_finite(top)) return found(b.index);
         for (int64_t i = 0; i < count; ++i)
           codes[begin + i] = static_cast<int8_t>(scale > 0 ? std::lrint(run[i] / scale) : 0);
       });
