@@ -70,7 +70,7 @@ struct AdapterRun::Binding {
   struct Declared {
     std::string key;
     int32_t site;
-    bool trainable, gathers;
+    bool trainable, changes;
     std::vector<int64_t> shape;
     tn_dtype dtype;
   };
@@ -102,8 +102,8 @@ struct AdapterRun::Binding {
     const uint32_t integers = p->flags & (TN_ADAPTER_PARAM_INT32 | TN_ADAPTER_PARAM_INT8);
     if (integers && (p->flags & TN_ADAPTER_PARAM_TRAINABLE))
       return b.fault = std::string("parameter ") + p->file_key + " is of integers and cannot train", TN_E_ARGUMENT;
-    const bool trainable = p->flags & TN_ADAPTER_PARAM_TRAINABLE, gathers = !trainable && !integers && (p->flags & TN_ADAPTER_PARAM_SAVED);
-    b.parameters.push_back({p->file_key, p->site, trainable, gathers, {p->shape, p->shape + p->ndim},
+    const bool trainable = p->flags & TN_ADAPTER_PARAM_TRAINABLE, changes = !trainable && (p->flags & TN_ADAPTER_PARAM_SAVED);
+    b.parameters.push_back({p->file_key, p->site, trainable, changes, {p->shape, p->shape + p->ndim},
                             integers & TN_ADAPTER_PARAM_INT32 ? sdk::kI32 : integers ? sdk::kI8 : sdk::kF32});
     return TN_OK;
   }
@@ -120,6 +120,8 @@ struct AdapterRun::Binding {
 };
 
 namespace {
+
+constexpr int64_t kLateStep = 1000;  // past what adapters do in their first steps, such as choosing what to train
 
 int32_t keep_input(void* self, uint32_t slot) {
   auto& s = *static_cast<AdapterRun::Saved*>(self);
@@ -190,7 +192,7 @@ AdapterRun::AdapterRun(Subject& subject, const Spec& spec, const char* config_js
   for (const auto& p : binding.parameters) {
     expect(keys.insert(p.key).second, "two parameters have the file key " + p.key);
     parameters_.push_back(
-        {p.key, p.site, p.trainable, p.gathers, std::make_unique<Tensor>(bench_, "parameter " + p.key, p.dtype, p.shape),
+        {p.key, p.site, p.trainable, p.changes, std::make_unique<Tensor>(bench_, "parameter " + p.key, p.dtype, p.shape),
          p.trainable ? std::make_unique<Tensor>(bench_, "the gradient of " + p.key, sdk::kF32, p.shape) : nullptr});
   }
 }
@@ -271,7 +273,8 @@ std::vector<float> AdapterRun::forward(uint32_t site, const std::vector<float>& 
   auto params = views(site, false, options.longer);
   std::vector<const tn_param_view*> list;
   for (auto& p : params) list.push_back(&p.value);
-  for (Parameter& p : parameters_) p.value->seal();
+  for (Parameter& p : parameters_)
+    if (!p.changes || !(options.flags & TN_CALL_TRAIN)) p.value->seal();
   Base base(bench_, *weights_[site], owned_.contains(site));
   const Exec exec(bench_, workspace(site, rows, dtype, false), options.poison);
   const tn_saver saver{TN_SIZE_TO(tn_saver, get), 0, &keep, keep_input, alloc_slot, get_slot};
@@ -279,7 +282,7 @@ std::vector<float> AdapterRun::forward(uint32_t site, const std::vector<float>& 
   tn_adapter_call& call = *c.get(TN_SIZE_TO(tn_adapter_call, rng), options.longer);
   call.flags = saved ? options.flags : options.flags & ~uint32_t{TN_CALL_SAVE}, call.exec = exec.get(),
   call.saver = &saver, call.params = list.data(), call.n_params = list.size();
-  call.step = 1, call.row_begin = options.row_begin, call.scale = options.scale, call.rng = {7, site, 11};
+  call.step = kLateStep, call.row_begin = options.row_begin, call.scale = options.scale, call.rng = {7, site, 11};
   const int32_t status =
       api_.forward(instance_->get(), site, &call, &base.table, keep.x->get(), without_y ? nullptr : y.get());
   expect(keep.fault.empty(), keep.fault);
@@ -301,7 +304,7 @@ std::vector<float> AdapterRun::backward(uint32_t site, const std::vector<float>&
   std::vector<const tn_param_view*> list;
   for (auto& p : params) list.push_back(&p.value);
   for (Parameter& p : parameters_)
-    if (!p.gathers) p.value->seal();
+    if (!p.changes) p.value->seal();
   Base base(bench_, *weights_[site], owned_.contains(site));
   const Exec exec(bench_, workspace(site, rows, dtype, true), options.poison);
   const tn_saver saver{TN_SIZE_TO(tn_saver, get), 0, &saved, keep_input, alloc_slot, get_slot};
@@ -309,7 +312,7 @@ std::vector<float> AdapterRun::backward(uint32_t site, const std::vector<float>&
   tn_adapter_call& call = *c.get(TN_SIZE_TO(tn_adapter_call, rng), options.longer);
   call.flags = (options.flags & ~uint32_t{TN_CALL_SAVE}) | TN_CALL_NEED_DX, call.exec = exec.get(), call.saver = &saver,
   call.params = list.data(), call.n_params = list.size();
-  call.step = 1, call.row_begin = options.row_begin, call.scale = options.scale, call.rng = {7, site, 11};
+  call.step = kLateStep, call.row_begin = options.row_begin, call.scale = options.scale, call.rng = {7, site, 11};
   const int32_t status = api_.backward(instance_->get(), site, &call, &base.table, gradient.get(), beta, dx.get());
   expect(saved.fault.empty(), saved.fault);
   must(status, "backward");

@@ -38,7 +38,7 @@ class AdapterRun {
   struct Parameter {
     std::string key;
     int32_t site;
-    bool trainable, gathers;  // gathers: a buffer of statistics, to which backward adds
+    bool trainable, changes;  // changes: a buffer that training changes, such as statistics and choices
     std::unique_ptr<Tensor> value, grad;
   };
   std::vector<Parameter>& parameters() { return parameters_; }
