@@ -22,6 +22,12 @@ typedef struct tn_region_model {
   uint32_t heads, kv_heads, head_dim;
   uint32_t reserved;
   int64_t vocab;
+  /* For starting values that follow from several weights at once: out[end − begin, n] = rows of a frozen weight, in the dtype of out. slot 0 … 6:
+   * q, k, v, o, gate, up, down of `block`; block −1: the embedding's table [vocab, hidden], whatever the slot. An adapter keeps self and read_rows from
+   * bind on and calls it within init_param alone, when the weights are there. Refused in words: what another adapter holds, or a mixer does
+   * without. [stream] */
+  void* self;
+  int32_t (*read_rows)(void* self, int32_t block, uint32_t slot, int64_t begin, int64_t end, tn_tensor* out);
 } tn_region_model; /* fence region/1 */
 
 /* A block of the model's kind that the adapter adds. Its parameters are the adapter's: nine, in the order input norm, post-attention norm,
@@ -75,6 +81,9 @@ typedef struct tn_region_ops {
   int32_t (*block_forward)(void* self, uint32_t block, uint32_t part, const tn_tensor* x, tn_tensor** y, uint64_t* token);
   /* d: gradient of the output in, of the input out, in place; parameter gradients add up; the token is spent. */
   int32_t (*block_backward)(void* self, uint64_t token, tn_tensor* d);
+  /* For what is random in training, where SAVE is set: the same in a forward and its backward, another one in every step and micro-batch. uid … uid +
+   * 65535 are the adapter's own; elements are numbered by row of the pass · width + column. */
+  tn_rng rng;
 } tn_region_ops; /* fence region/1 */
 
 typedef struct tn_region_api {

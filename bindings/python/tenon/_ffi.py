@@ -1536,6 +1536,8 @@ tn_region_model._fields_ = [
     ("head_dim", c.c_uint32),
     ("reserved", c.c_uint32),
     ("vocab", c.c_int64),
+    ("self", c.c_void_p),
+    ("read_rows", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_int32, c.c_uint32, c.c_int64, c.c_int64, c.POINTER(tn_tensor))),
 ]
 
 tn_side_block._fields_ = [
@@ -1576,6 +1578,7 @@ tn_region_ops._fields_ = [
     ("norm_backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_double, c.POINTER(tn_tensor), c.POINTER(tn_tensor))),
     ("block_forward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32, c.c_uint32, c.POINTER(tn_tensor), c.POINTER(c.POINTER(tn_tensor)), c.POINTER(c.c_uint64))),
     ("block_backward", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint64, c.POINTER(tn_tensor))),
+    ("rng", tn_rng),
 ]
 
 tn_region_api._fields_ = [

@@ -78,6 +78,20 @@ struct RegionBinding {
       r.model->add_side_block(*b.adapter, *side, *id);
     });
   }
+  static int32_t read_rows(void* model, int32_t block, uint32_t slot, int64_t begin, int64_t end, tn_tensor* out) {
+    return answer([&] {
+      const Model& m = *static_cast<const Model*>(model);
+      if (block < -1 || block >= static_cast<int32_t>(m.blocks_.size()) || slot > TransformerBlock::kDown)
+        throw Error(TN_E_ARGUMENT, "an adapter asked for weight " + std::to_string(slot) + " of block " + std::to_string(block) + ", which the model does not have");
+      const Linear& l = block < 0 ? m.lookup_ : m.blocks_[static_cast<size_t>(block)]->linears[slot];
+      if (l.absent) throw Error(TN_E_NOT_FOUND, l.path + " is not there with this --attention; choose one of the placement core");
+      if (l.owner)
+        throw Error(TN_E_CONFLICT, "adapter " + l.owner->name + " holds the weight of " + l.path + ", from which another adapter of the run would start; drop one of the two");
+      if (begin < 0 || begin > end || end > l.m)
+        throw Error(TN_E_ARGUMENT, "an adapter asked for rows " + std::to_string(begin) + " to " + std::to_string(end) + " of " + l.path + ", which has " + std::to_string(l.m));
+      l.read_rows(m.engine_, begin, end, Tensor::borrowed(*out));
+    });
+  }
 };
 
 // A block of the adapter's own: the model's configuration in other sizes, its nine parameters among the adapter's.
@@ -138,7 +152,7 @@ void Model::attach_region(Adapter& adapter) {
   for (const auto& b : blocks_) region_.blocks.push_back(b.get());
   const ModelConfig& c = config_;
   const tn_region_model info{sizeof(tn_region_model), static_cast<uint32_t>(c.layers), c.hidden, c.intermediate, static_cast<uint32_t>(c.heads),
-                             static_cast<uint32_t>(c.kv_heads), static_cast<uint32_t>(c.head_dim), 0, c.vocab};
+                             static_cast<uint32_t>(c.kv_heads), static_cast<uint32_t>(c.head_dim), 0, c.vocab, this, RegionBinding::read_rows};
   RegionBinding binding{{&engine_, &adapter, nullptr}, this};
   const tn_region_sink sink{sizeof(tn_region_sink), 0, &binding, RegionBinding::param, RegionBinding::block};
   check(adapter.region->bind(adapter.self, &info, &sink), "binding an adapter");

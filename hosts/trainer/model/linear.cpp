@@ -201,7 +201,7 @@ void Linear::forward_through(Engine& engine, const LinearCall& call, size_t adap
   const tn_exec exec = engine.exec(workspace.data(), e.workspace_bytes);
   const tn_adapter_call c{sizeof(tn_adapter_call), call.flags,     &exec, &saver_table, params.pointers.data(), params.pointers.size(),
                           call.step,               call.micro_batch, call.row_begin, adapter.scale,
-                          {call.seed, 0x10000u * (adapter.index + 1) + site, static_cast<uint32_t>(call.step * 4096 + call.micro_batch)}};
+                          call.random(adapter, site)};
   const Tensor::Ref ry = y.ref();
   engine.technique("adapter forward", Cost(e), [&] { return adapter.api->forward(adapter.self, site, &c, &base, x.ref(), y ? &ry.t : nullptr); });
   if (owns && y && bias) engine.bias_add(bias->value, y);
@@ -236,7 +236,7 @@ void Linear::backward_through(Engine& engine, const LinearCall& call, size_t ada
   const tn_exec exec = engine.exec(workspace.data(), e.workspace_bytes);
   const tn_adapter_call c{sizeof(tn_adapter_call), call.flags | (dx ? uint32_t{TN_CALL_NEED_DX} : 0u), &exec, &saver_table, params.pointers.data(),
                           params.pointers.size(), call.step, call.micro_batch, call.row_begin, adapter.scale,
-                          {call.seed, 0x10000u * (adapter.index + 1) + site, static_cast<uint32_t>(call.step * 4096 + call.micro_batch)}};
+                          call.random(adapter, site)};
   const Tensor::Ref rdx = dx ? dx->ref() : Tensor::Ref{};
   engine.technique("adapter backward", Cost(e),
                    [&] { return adapter.api->backward(adapter.self, site, &c, &base, dy.ref(), beta, dx ? &rdx.t : nullptr); });
@@ -263,7 +263,7 @@ void Linear::sample(Engine& engine, const LinearCall& call, const Tensor& x, Sav
       s.index = engine.empty(Category::kActivations, kI32, {count});
       engine.with_workspace(e, "sample", [&](const tn_exec* exec) {
         const tn_adapter_call c{sizeof(tn_adapter_call), call.flags, exec, nullptr, nullptr, 0, call.step, call.micro_batch, call.row_begin, a->scale,
-                                {call.seed, 0x10000u * (a->index + 1) + site, static_cast<uint32_t>(call.step * 4096 + call.micro_batch)}};
+                                call.random(*a, site)};
         return a->sampler->sample(a->self, site, &c, x.ref(), s.index.ref(), s.rows.ref());
       });
     }

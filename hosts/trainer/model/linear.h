@@ -57,6 +57,11 @@ struct LinearCall {
   std::shared_ptr<std::map<const void*, std::shared_ptr<const RowSample>>> samples;  // by input, of the linears called together
   const std::vector<int64_t>* sample_begin = nullptr;  // where each sample's rows begin, and the end of the last: for per-sample gradients
   double grad_scale = 1;                          // what gradients carry beyond those of the samples' summed nats
+
+  // The random numbers of one use of an adapter, below 2^16, in this micro-batch: the same in every call of it.
+  tn_rng random(const Adapter& adapter, uint32_t use) const {
+    return {seed, 0x10000u * (adapter.index + 1) + use, static_cast<uint32_t>(step * 4096 + micro_batch)};
+  }
 };
 
 class Linear {

@@ -105,7 +105,7 @@ void RegionPass::run(bool gradients, const std::function<int32_t(const tn_region
   const tn_exec exec = engine_.exec(nullptr, 0);
   const tn_region_ops ops{sizeof(tn_region_ops), flags_, this, &exec, pointers.data(), pointers.size(), pass_.rows(), stack_.hidden, engine_.compute(),
                           Table::alloc, Table::free, Table::gemm, Table::axpby, Table::norm, Table::norm_backward, Table::block_forward,
-                          Table::block_backward};
+                          Table::block_backward, pass_.call.random(a, 0)};
   check(call(&ops), "running a region");
 }
 

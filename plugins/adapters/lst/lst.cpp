@@ -12,7 +12,7 @@ constexpr tn_hyper_info kTemperature = real("gate_T", "0.1", 0, kInfinity, TN_RA
                                             nullptr, "gates are sigmoid(a / gate_T)");
 constexpr tn_hyper_info kGate = choice("gate", "before", "before|after", "a tap joins before or after its side block");
 constexpr tn_hyper_info kInit =
-    choice("init", "pruned", "pruned|fresh", "side blocks from evenly spread units of the backbone's, or at random");
+    choice("init", "pruned", "pruned|even|fresh", "side blocks copy the backbone's units of the largest magnitudes, or evenly spread ones; or start at random");
 constexpr tn_hyper_info kDropped = text("dropped_layers", "", "blocks without a side block, joined by +");
 constexpr tn_hyper_info kTaps = choice(
     "taps", "kept", "kept|rerun", "block outputs for the down-samplers' gradient: kept, or found by a second forward");
@@ -26,7 +26,7 @@ struct Lst {
     out.reduction = s.integer("reduction_factor"), out.down = Down::kDense;
     out.taps = s.text("taps") == "rerun" ? Taps::kRerun : Taps::kKept;
     out.vector_gate = false, out.gate_temperature = s.real("gate_T"), out.gate_start = 0;
-    out.gate_after = s.text("gate") == "after", out.mix_output = false, out.copy_blocks = s.text("init") == "pruned";
+    out.gate_after = s.text("gate") == "after", out.mix_output = false, out.start = s.text("init") == "fresh" ? SideStart::kFresh : s.text("init") == "even" ? SideStart::kEven : SideStart::kRanked;
     int64_t number = -1;
     for (const char c : s.text("dropped_layers") + "+") {
       if (c >= '0' && c <= '9') {

@@ -1,8 +1,9 @@
-// A bottleneck A(x) = gelu(x Dᵀ + b) Uᵀ + c without a residual, over the host's operators. Beside an MLP it reads what the MLP does,
+// A bottleneck A(x) = dropout(gelu(x Dᵀ + b)) Uᵀ + c without a residual, over the host's operators. Beside an MLP it reads what the MLP does,
 // a norm of x, with a gain of its own.
 #pragma once
 
 #include "sdk/adapter/activation.h"
+#include "sdk/adapter/dropout.h"
 #include "sdk/adapter/initial.h"
 #include "sdk/adapter/region.h"
 #include "sdk/adapter/side_kernels.h"
@@ -15,15 +16,16 @@ struct Bottleneck {
   uint32_t gain = 0, down = 0, down_bias = 0, up = 0, up_bias = 0;  // ids of its parameters
   int64_t width = 0;
   bool normed = false;
+  Dropout dropout;
 
   // What backward needs beside x.
   struct Trace {
     tn_tensor *h = nullptr, *rstd = nullptr, *z = nullptr;  // norm(x), its statistic; before the activation
   };
 
-  static Bottleneck declare(RegionDeclarer& d, int64_t hidden, int64_t width, bool normed, const std::string& key) {
+  static Bottleneck declare(RegionDeclarer& d, int64_t hidden, int64_t width, bool normed, const Dropout& dropout, const std::string& key) {
     Bottleneck b;
-    b.width = width, b.normed = normed;
+    b.width = width, b.normed = normed, b.dropout = dropout;
     if (normed) b.gain = d.param({hidden, 0}, key + ".norm.weight", 0);
     b.down = d.param({width, hidden}, key + ".down.weight"), b.down_bias = d.param({width, 0}, key + ".down.bias", 0);
     b.up = d.param({hidden, width}, key + ".up.weight"), b.up_bias = d.param({hidden, 0}, key + ".up.bias", 0);
@@ -38,7 +40,7 @@ struct Bottleneck {
     tn_tensor* a = r.alloc(width);
     r.product(1, Matrix::of(normed ? *t.h : x), Matrix::of(r.value(down)).transposed(), 0, Matrix::of(*t.z));
     if (!r.plans()) side::add_bias(r.exec(), contiguous<float>(&r.value(down_bias), "a bias"), Matrix::of(*t.z));
-    if (!r.plans()) gelu_forward(r.exec(), Matrix::of(*t.z), Matrix::of(*a));
+    activate(r, *t.z, *a);
     r.product(1, Matrix::of(*a), Matrix::of(r.value(up)).transposed(), beta, Matrix::of(out));
     if (!r.plans()) side::add_bias(r.exec(), contiguous<float>(&r.value(up_bias), "a bias"), Matrix::of(out));
     r.free(a);
@@ -51,14 +53,13 @@ struct Bottleneck {
   // dx += gradient; parameter gradients add up.
   void backward(const Region& r, const tn_tensor& x, Trace& t, const tn_tensor& dy, tn_tensor& dx) const {
     tn_tensor *a = r.alloc(width), *dz = r.alloc(width);
-    if (!r.plans()) {
-      gelu_forward(r.exec(), Matrix::of(*t.z), Matrix::of(*a));
-      side::bias_gradient(r.exec(), Matrix::of(dy), contiguous<float>(r.grad(up_bias), "a bias' gradient"));
-    }
+    activate(r, *t.z, *a);
+    if (!r.plans()) side::bias_gradient(r.exec(), Matrix::of(dy), contiguous<float>(r.grad(up_bias), "a bias' gradient"));
     r.product(1, Matrix::of(dy).transposed(), Matrix::of(*a), 1, Matrix::of(*r.grad(up)));
     r.free(a);
     r.product(1, Matrix::of(dy), Matrix::of(r.value(up)), 0, Matrix::of(*dz));
     if (!r.plans()) {
+      if (drops(r)) dropout.apply(r.exec(), r.rng(down), Matrix::of(*dz), Matrix::of(*dz));
       gelu_backward(r.exec(), Matrix::of(*dz), Matrix::of(*t.z), Matrix::of(*dz));
       side::bias_gradient(r.exec(), Matrix::of(*dz), contiguous<float>(r.grad(down_bias), "a bias' gradient"));
     }
@@ -72,6 +73,14 @@ struct Bottleneck {
       r.product(1, Matrix::of(*dz), Matrix::of(r.value(down)), 1, Matrix::of(dx));
     }
     r.free(dz);
+  }
+
+ private:
+  bool drops(const Region& r) const { return dropout.on() && r.saves(); }
+  void activate(const Region& r, const tn_tensor& z, tn_tensor& a) const {
+    if (r.plans()) return;
+    gelu_forward(r.exec(), Matrix::of(z), Matrix::of(a));
+    if (drops(r)) dropout.apply(r.exec(), r.rng(down), Matrix::of(a), Matrix::of(a));
   }
 };
 

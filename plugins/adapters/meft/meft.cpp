@@ -22,10 +22,11 @@ constexpr tn_hyper_info kVariant = choice("variant", "1", "1|2|3", "which halves
 constexpr tn_hyper_info kLambda = real("lambda", "0", 0, 10, 0, nullptr, "weight of the first stream; 0: the variant's own (0.1, 1, 0.1)");
 constexpr tn_hyper_info kBeta = real("beta", "0", 0, 10, 0, nullptr, "weight of the second stream; 0: the variant's own (1, 0.1, 0.1)");
 constexpr tn_hyper_info kWidth = integer("bottleneck", "8", 1, 65536, nullptr, "width of the adapters");
+constexpr tn_hyper_info kDropout = real("dropout", "0", 0, 1, TN_RANGE_OPEN_MAX, nullptr, "share of the adapters' activations that is dropped in training");
 constexpr tn_hyper_info kBlocks = integer("reversible_blocks", "0", 0, 65536, nullptr, "how many blocks are reversible; 0: all");
 constexpr tn_hyper_info kWhere = choice("where", "lowest", "lowest|highest", "which of the blocks, where not all");
 constexpr tn_hyper_info kAnchors = integer("anchor_every", "0", 0, 65536, nullptr, "blocks between two kept pairs of streams; 0: as many as rounding allows");
-constexpr const tn_hyper_info* kHypers[] = {&kVariant, &kLambda, &kBeta, &kWidth, &kBlocks, &kWhere, &kAnchors};
+constexpr const tn_hyper_info* kHypers[] = {&kVariant, &kLambda, &kBeta, &kWidth, &kDropout, &kBlocks, &kWhere, &kAnchors};
 
 constexpr double kStreamError = 1e-3;  // relative, of a stream found again by inversion
 
@@ -54,11 +55,12 @@ class Meft {
     RegionDeclarer declare(sink);
     mlp_.clear(), other_.clear();
     const int64_t width = settings_.integer("bottleneck");
+    const Dropout dropout(settings_.real("dropout"));
     for (int64_t i = first_; i < last_; ++i) {
       const std::string key = "base_model.model.meft." + std::to_string(i);
-      mlp_.push_back(Bottleneck::declare(declare, model.hidden, width, true, key + ".mlp"));
+      mlp_.push_back(Bottleneck::declare(declare, model.hidden, width, true, dropout, key + ".mlp"));
       gains_.insert(mlp_.back().gain);
-      other_.push_back(Bottleneck::declare(declare, model.hidden, width, false, key + (variant_ == 3 ? ".attention" : ".adapter")));
+      other_.push_back(Bottleneck::declare(declare, model.hidden, width, false, dropout, key + (variant_ == 3 ? ".attention" : ".adapter")));
     }
   }
 

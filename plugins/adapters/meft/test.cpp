@@ -81,6 +81,43 @@ TEST_P(Meft, KeepsTwoStreamsAndAPairForEachAnchor) {
   EXPECT_EQ(kept(4, "0"), kept(2, "64") + pair);  // before the fourth block, as errors grow tenfold a block and more
 }
 
+// What is dropped in the forward is dropped again when its halves are run for backward, and nothing in evaluation.
+TEST_P(Meft, DropoutReplays) {
+  const bool few = is_emulated(GetParam());
+  for (const char* variant : {"1", "2", "3"}) {
+    TestRegion r(GetParam(), {{"variant", variant}, {"dropout", "0.5"}, {"bottleneck", "4"}}, {.blocks = few ? 1 : 3, .hidden = 8});
+    for (size_t i = 0; i < r.params.size(); ++i) r.params[i].value.assign(normals(static_cast<size_t>(r.params[i].value.size()), static_cast<uint32_t>(40 + i), 0.5f));
+    const std::vector<float> x = input(r), dy = input(r, 2), y = r.forward(x);
+    EXPECT_EQ(r.forward(x), y) << "the same step";
+    EXPECT_GT(relative_distance(r.forward(x, false), y), 1e-3) << "evaluation drops nothing";
+    r.rng.stream = 2;
+    EXPECT_GT(relative_distance(r.forward(x), y), 1e-3) << "another step drops others";
+    r.rng.stream = 1;
+    EXPECT_LT(worst_stream(r), 1e-3) << variant;
+    if (few) continue;
+    r.forward(x), r.backward(dy, true);
+    const auto loss = [&] {
+      const std::vector<float> out = r.forward(x);
+      double sum = 0;
+      for (size_t i = 0; i < out.size(); ++i) sum += static_cast<double>(out[i]) * dy[i];
+      return sum;
+    };
+    for (auto& p : r.params) {
+      const std::vector<float> value = p.value.floats(), g = p.grad.floats(), d = normals(value.size(), 91);
+      double slope = 0;
+      std::vector<float> moved = value;
+      for (size_t i = 0; i < d.size(); ++i) slope += static_cast<double>(g[i]) * d[i], moved[i] += 1e-3f * d[i];
+      p.value.assign(moved);
+      const double above = loss();
+      for (size_t i = 0; i < d.size(); ++i) moved[i] = value[i] - 1e-3f * d[i];
+      p.value.assign(moved);
+      const double below = loss();
+      p.value.assign(value);
+      EXPECT_NEAR(slope, (above - below) / 2e-3, 0.02 * std::fabs(slope) + 0.02 * norm(g) + 1e-3) << variant << " " << p.key;
+    }
+  }
+}
+
 TEST_P(Meft, MoreReversibleBlocksThanThereAreAreRefused) {
   try {
     TestRegion r(GetParam(), {{"reversible_blocks", "9"}}, {.blocks = 2, .hidden = 8});

@@ -55,6 +55,26 @@ inline void column_sqnorm(const tn_exec* exec, const tn_base_linear& base, float
   }, reserved);
 }
 
+// row[m] = Σ_n |W|, column[n] = Σ_m |W|; either may be null.
+inline void sums_of_magnitudes(const tn_exec* exec, const tn_base_linear& base, float* row, float* column, uint64_t reserved) {
+  if (column) for_each(exec, base.n, [=] TN_KERNEL(int64_t j) { column[j] = 0; });
+  for_each_rows(exec, base, [&](int64_t begin, const Matrix& w) {
+    const float* from = static_cast<const float*>(w.data);
+    const int64_t n = w.columns, rows = w.rows;
+    if (row)
+      for_each_block(exec, rows, [=] TN_KERNEL(const Block& b) {
+        const float* line = from + b.index * n;
+        row[begin + b.index] = static_cast<float>(b.sum(n, [=](int64_t j) { return std::fabs(static_cast<double>(line[j])); }));
+      }, n);
+    if (column)
+      for_each(exec, n, [=] TN_KERNEL(int64_t j) {
+        float sum = column[j];
+        for (int64_t i = 0; i < rows; ++i) sum += std::fabs(from[i * n + j]);
+        column[j] = sum;
+      });
+  }, reserved);
+}
+
 // out[m, k] = W[:, index].
 inline void read_columns(const tn_exec* exec, const tn_base_linear& base, const int32_t* index, const Matrix& out) {
   for_each_rows(exec, base, [&](int64_t begin, const Matrix& w) { gather_columns(exec, w, index, out.row_block(begin, w.rows)); });

@@ -25,13 +25,22 @@ class Dropout {
 
   template <class T>
   void apply(const tn_adapter_call& call, const Matrix& from, const Matrix& to, bool add, const int32_t* rows) const {
-    const int64_t n = from.columns, from_stride = from.row_stride, to_stride = to.row_stride, first = call.row_begin;
-    const tn_rng rng = call.rng;
+    mask<T>(call.exec, call.rng, call.row_begin, from, to, add, rows);
+  }
+  // to = mask/(1−p) ⊙ from of a whole pass; to may be from.
+  void apply(const tn_exec* exec, const tn_rng& rng, const Matrix& from, const Matrix& to) const {
+    with_float_type(from.dtype, "the adapter's activations", [&](auto tag) { mask<decltype(tag)>(exec, rng, 0, from, to, false, nullptr); });
+  }
+
+  // Public for nvcc, which takes kernels nowhere else.
+  template <class T>
+  void mask(const tn_exec* exec, const tn_rng& rng, int64_t first, const Matrix& from, const Matrix& to, bool add, const int32_t* rows) const {
+    const int64_t n = from.columns, from_stride = from.row_stride, to_stride = to.row_stride;
     const uint32_t threshold = threshold_;
     const float keep = 65536.0f / static_cast<float>(65536 - threshold);
     const T* in = static_cast<const T*>(from.data);
     T* out = static_cast<T*>(to.data);
-    for_each(call.exec, from.rows * n, [=] TN_KERNEL(int64_t i) {
+    for_each(exec, from.rows * n, [=] TN_KERNEL(int64_t i) {
       const int64_t row = i / n, column = i % n, global = first + (rows ? rows[row] : row);
       const bool kept = noise16(rng, static_cast<uint64_t>(global * n + column)) >= threshold;
       const float v = kept ? keep * to_float(in[row * from_stride + column]) : 0.0f;

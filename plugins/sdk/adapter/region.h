@@ -28,6 +28,11 @@ class Region {
   bool plans() const { return (ops_.flags & TN_REGION_PLAN) != 0; }  // contents must not be touched
   bool saves() const { return (ops_.flags & TN_REGION_SAVE) != 0; }
   const tn_exec* exec() const { return ops_.exec; }
+  // One use of random numbers in training, below 2^16: the same in a forward and its backward.
+  tn_rng rng(uint32_t use) const {
+    if (!TN_HAS(&ops_, tn_region_ops, rng)) fail(TN_E_UNSUPPORTED, "this host is older than the random numbers of regions; train without dropout");
+    return {ops_.rng.seed, ops_.rng.uid + use, ops_.rng.stream};
+  }
   int64_t rows() const { return ops_.rows; }
   int64_t hidden() const { return ops_.hidden; }
   const tn_tensor& value(uint32_t param) const { return *ops_.params[param]->value; }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 
 #include "sdk/adapter/side_network.h"
 
@@ -21,7 +22,10 @@ inline SideNetwork::Sampler SideNetwork::declare_sampler(RegionDeclarer& declare
 }
 
 inline void SideNetwork::bind(const tn_region_model& model, const tn_region_sink& sink) {
-  model_ = model;
+  model_ = {};
+  std::memcpy(&model_, &model, std::min<size_t>(model.struct_size, sizeof model_));  // an older host's is shorter
+  if (s_.start == SideStart::kRanked && !model_.read_rows)
+    fail(TN_E_UNSUPPORTED, name_ + ": this host is older than the weights by which units are ranked; choose init=even or init=fresh");
   if (model.hidden % s_.reduction != 0)
     fail(TN_E_ARGUMENT, name_ + ": reduction " + std::to_string(s_.reduction) + " must divide the model's width " + std::to_string(model.hidden));
   side_ = model.hidden / s_.reduction;
@@ -34,7 +38,7 @@ inline void SideNetwork::bind(const tn_region_model& model, const tn_region_sink
     fail(TN_E_ARGUMENT, name_ + ": a side width of " + std::to_string(side_) + " has no even head size; choose another reduction");
   kv_heads_ = std::min<int64_t>(model.kv_heads, heads_);
   while (heads_ % kv_heads_ != 0) --kv_heads_;
-  if (s_.copy_blocks && (heads_ != model.heads || kv_heads_ != model.kv_heads))
+  if (s_.start != SideStart::kFresh && (heads_ != model.heads || kv_heads_ != model.kv_heads))
     fail(TN_E_ARGUMENT, name_ + ": blocks can be copied only where every head keeps an even size; choose another reduction or init=fresh");
 
   RegionDeclarer declare(sink);
@@ -51,8 +55,9 @@ inline void SideNetwork::bind(const tn_region_model& model, const tn_region_sink
       const std::string block_key = key + ".block";
       level.block = declare.block({sizeof(tn_side_block), 0, side_, intermediate_, static_cast<uint32_t>(heads_), static_cast<uint32_t>(kv_heads_),
                                    static_cast<uint32_t>(head_dim_), static_cast<int32_t>(i), block_key.c_str()});
-      for (int k = 0; k < 2; ++k) starts_.push_back({Kind::kBlockNorm});
-      for (int slot = 0; slot < 7; ++slot) starts_.push_back({Kind::kBlockLinear, slot == 6 ? intermediate_ : slot == 3 ? heads_ * head_dim_ : side_, slot});
+      const auto number = static_cast<int32_t>(i);
+      for (int k = 0; k < 2; ++k) starts_.push_back({Kind::kBlockNorm, 1, -1, number});
+      for (int slot = 0; slot < 7; ++slot) starts_.push_back({Kind::kBlockLinear, slot == 6 ? intermediate_ : slot == 3 ? heads_ * head_dim_ : side_, slot, number});
     }
     levels_.push_back(level);
   }
@@ -78,24 +83,40 @@ inline void SideNetwork::init(const tn_exec* exec, uint32_t param, const tn_base
     case Kind::kGate: return fill_constant(exec, static_cast<float>(s_.gate_start), w, n);
     case Kind::kLogit: return fill_constant(exec, static_cast<float>(s_.output_logit), w, n);
     case Kind::kBlockNorm:
-      if (!s_.copy_blocks || !base) return fill_constant(exec, 1, w, n);
-      return copy_linear(exec, -1, *base, value);
     case Kind::kBlockLinear:
-      if (s_.copy_blocks && base) return copy_linear(exec, start.slot, *base, value);
+      if (s_.start != SideStart::kFresh && base) return copy_linear(exec, start.slot, units(exec, start.block), *base, value);
+      if (start.slot < 0) return fill_constant(exec, 1, w, n);
       return fill_kaiming(exec, rng, start.fan_in, w, n);
     default: fill_kaiming(exec, rng, start.fan_in, w, n);
   }
 }
 
-// The backbone's weight at evenly spread units: hidden units, heads' pairs and MLP units each by one rule for all blocks.
-inline void SideNetwork::copy_linear(const tn_exec* exec, int slot, const tn_base_linear& base, tn_tensor& value) const {
-  const int64_t D = model_.head_dim, d = head_dim_;
-  const auto hidden = [&](int64_t i) { return i * s_.reduction; };
-  const auto unit = [&](int64_t i) { return i * model_.intermediate / intermediate_; };
-  const auto head = [&](int64_t i) { return i / d * D + i % d / (d / 2) * (D / 2) + i % (d / 2) * (D / 2) / (d / 2); };
+inline const side::Units& SideNetwork::units(const tn_exec* exec, int32_t block) const {
+  const auto found = units_.find(block);
+  if (found != units_.end()) return found->second;
+  const side::Units::Shape shape{side_, intermediate_, head_dim_};
+  if (s_.start == SideStart::kEven) return units_[block] = side::Units::even(model_, shape);
+  if (hidden_.empty()) hidden_ = side::Units::ranked_hidden(exec, model_, shape);
+  return units_[block] = side::Units::ranked(exec, model_, block, shape, hidden_);
+}
+
+// The backbone's weight at chosen units.
+inline void SideNetwork::copy_linear(const tn_exec* exec, int slot, const side::Units& units, const tn_base_linear& base, tn_tensor& value) const {
   enum { kQ, kK, kV, kO, kGate, kUp, kDown };
-  const auto row = [&](int64_t i) { return slot < 0 ? 0 : slot <= kV ? head(i) : slot == kGate || slot == kUp ? unit(i) : hidden(i); };
-  const auto column = [&](int64_t j) { return slot == kO ? head(j) : slot == kDown ? unit(j) : hidden(j); };
+  const int64_t D = model_.head_dim, d = head_dim_, group = heads_ / kv_heads_;
+  const auto at = [](const std::vector<int32_t>& of, int64_t i) -> int64_t { return of[static_cast<size_t>(i)]; };
+  const auto rotated = [&](int64_t i) { return i / d * D + i % d / (d / 2) * (D / 2) + i % (d / 2) * (D / 2) / (d / 2); };
+  const auto written = [&](int64_t i) {  // by query head, of the choice for its key head
+    const int64_t head = i / d, key = head / group;
+    return head * D + at(units.written, key * d + i % d) - key * D;
+  };
+  const auto row = [&](int64_t i) -> int64_t {
+    if (slot < 0) return 0;
+    if (slot <= kK) return rotated(i);
+    if (slot == kV) return at(units.written, i);
+    return at(slot == kGate || slot == kUp ? units.mlp : units.hidden, i);
+  };
+  const auto column = [&](int64_t j) -> int64_t { return slot == kO ? written(j) : at(slot == kDown ? units.mlp : units.hidden, j); };
   const Matrix to = slot < 0 ? Matrix::dense(contiguous<float>(&value, "a norm"), 1, count(value)) : Matrix::of(value);
   std::vector<int32_t> index(static_cast<size_t>(to.columns));
   for (int64_t j = 0; j < to.columns; ++j) index[static_cast<size_t>(j)] = static_cast<int32_t>(column(j));

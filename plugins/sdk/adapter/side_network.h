@@ -7,17 +7,21 @@
 // gradient is either kept, or found again by running the backbone forward once more.
 #pragma once
 
+#include <map>
+
 #include "sdk/adapter/activation.h"
 #include "sdk/adapter/initial.h"
 #include "sdk/adapter/region.h"
 #include "sdk/adapter/rows.h"
 #include "sdk/adapter/side_kernels.h"
+#include "sdk/adapter/side_units.h"
 #include "sdk/workspace.h"
 
 namespace tenon::sdk {
 
 enum class Down { kFactors, kDense, kPool };
 enum class Taps { kKept, kRerun };
+enum class SideStart { kFresh, kEven, kRanked };  // of side blocks: at random, or the backbone's units, evenly spread or of the largest magnitudes
 
 struct SideSettings {
   int64_t reduction = 16, inner = 16;
@@ -31,7 +35,7 @@ struct SideSettings {
   bool gate_after = false;      // the block before the gate instead of after it
   bool mix_output = true;       // (1 − a) U(norm(g)) + a norm(h_L), a = sigmoid(logit); else U(norm(g)) + bias
   double output_logit = 6;
-  bool copy_blocks = false;     // side blocks start from the backbone's units, evenly spread; else Kaiming-uniform
+  SideStart start = SideStart::kFresh;
   std::vector<int64_t> dropped;  // blocks without a side block
 };
 
@@ -63,7 +67,8 @@ class SideNetwork {
   struct Start {
     Kind kind;
     int64_t fan_in = 1;
-    int slot = 0;  // of a block's linear: q, k, v, o, gate, up, down
+    int slot = 0;  // of a block's linear: q, k, v, o, gate, up, down; −1: a norm
+    int32_t block = 0;
   };
 
   Sampler declare_sampler(RegionDeclarer& declare, const std::string& key);
@@ -72,7 +77,8 @@ class SideNetwork {
   void down_backward(const Region& r, const Sampler& p, const tn_tensor& dd, Trace& t) const;
   void first_factor_gradient(const Region& r, const Sampler& p, const tn_tensor& h, Trace& t) const;
   side::Gate gate(const Region& r, const Level& level) const;
-  void copy_linear(const tn_exec* exec, int slot, const tn_base_linear& base, tn_tensor& value) const;
+  const side::Units& units(const tn_exec* exec, int32_t block) const;
+  void copy_linear(const tn_exec* exec, int slot, const side::Units& units, const tn_base_linear& base, tn_tensor& value) const;
   bool needs_taps() const { return s_.down == Down::kDense || (s_.down == Down::kFactors && !s_.freeze_first); }
 
   std::string name_;
@@ -83,6 +89,8 @@ class SideNetwork {
   Sampler entry_;
   uint32_t norm_ = 0, up_ = 0, up_bias_ = 0, logit_ = 0;
   std::vector<Start> starts_;
+  mutable std::map<int32_t, side::Units> units_;  // of blocks that were copied so far
+  mutable std::vector<int32_t> hidden_;           // ranked, once for all of them
 
   // From a forward to its backward.
   std::vector<Trace> traces_;

@@ -33,10 +33,11 @@ class TestRegion {
     for (int64_t b = 0; b < s.blocks; ++b)
       for (int64_t k = 0; k < 7; ++k)
         weights.push_back({shapes[k][0], shapes[k][1], normals(shapes[k][0] * shapes[k][1], static_cast<uint32_t>(100 + 7 * b + k), 0.5f), {}, 0, {}});
+    weights.push_back({s.vocab, s.hidden, normals(s.vocab * s.hidden, 99), {}, 0, {}});  // the embedding
     for (int64_t h = 0; h < 2 * s.blocks; ++h)
       halves.push_back(normals(s.hidden * s.hidden, static_cast<uint32_t>(500 + h), 1 / std::sqrt(static_cast<float>(s.hidden))));
     const tn_region_model model{sizeof model, static_cast<uint32_t>(s.blocks), s.hidden, s.intermediate, static_cast<uint32_t>(s.heads), static_cast<uint32_t>(s.kv_heads),
-                                static_cast<uint32_t>(head), 0, s.vocab};
+                                static_cast<uint32_t>(head), 0, s.vocab, this, on_read_rows};
     const tn_region_sink sink{sizeof sink, 0, this, on_param, on_block};
     must(region.bind(self_, &model, &sink));
     for (size_t i = 0; i < params.size(); ++i) {
@@ -92,7 +93,8 @@ class TestRegion {
 
   Size size;
   float carry = 1, strength = 0.5f;
-  std::deque<Base> weights;                // 7 a block, q … down; what blocks start from, not what they compute with
+  tn_rng rng{17, 3 << 16, 1};              // of the passes
+  std::deque<Base> weights;                // 7 a block, q … down, then the embedding; what blocks start from, not what they compute with
   std::vector<std::vector<float>> halves;  // [hidden, hidden] each: what they compute with
   std::vector<Call> calls;                 // of block_forward since the last forward
   int64_t backbone_backwards = 0;          // block_backward of the model's own
@@ -113,6 +115,10 @@ class TestRegion {
   };
   using Values = std::vector<double>;
 
+  static int32_t on_read_rows(void* self, int32_t block, uint32_t slot, int64_t begin, int64_t end, tn_tensor* out) {
+    TestRegion& r = *static_cast<TestRegion*>(self);
+    return Base::read_rows(block < 0 ? &r.weights.back() : &r.weights.at(static_cast<size_t>(7 * block + static_cast<int32_t>(slot))), begin, end, out);
+  }
   static int32_t on_param(void* self, const tn_adapter_param* p) {
     TestRegion& r = *static_cast<TestRegion*>(self);
     EXPECT_EQ(p->id, r.params.size());
@@ -144,7 +150,7 @@ class TestRegion {
                                                            params[i].info.flags & TN_ADAPTER_PARAM_TRAINABLE ? params[i].grad.get() : nullptr}));
     Exec exec;
     const tn_region_ops ops{sizeof ops, flags, this, exec.get(), pointers.data(), pointers.size(), size.rows, size.hidden, kF32, on_alloc, on_free, on_gemm, on_axpby,
-                            on_norm, on_norm_backward, on_forward, on_backward};
+                            on_norm, on_norm_backward, on_forward, on_backward, rng};
     const int32_t status = call(&ops);
     EXPECT_TRUE(exec.intact());
     must(status);

@@ -39,9 +39,10 @@ std::vector<Case> cases() {
           {"qst_pool", {"qst:reduction=4,output_logit=0,downsample=pool"}, "nf4", 2e-2},
           {"lst", {"lst:reduction_factor=2"}, "nf4", 2e-2},
           {"lst_nf4_rerun", {"lst:reduction_factor=2,gate=after,init=fresh,taps=rerun,dropped_layers=0"}, "nf4", 2e-2},
+          {"lst_even", {"lst:reduction_factor=2,init=even"}, "", 2e-2},
           {"meft1", {"meft:variant=1"}, "", 2e-2},
           {"meft2", {"meft:variant=2"}, "", 2e-2},
-          {"meft3", {"meft:variant=3"}, "nf4", 2e-2},
+          {"meft3", {"meft:variant=3,dropout=0.1"}, "nf4", 2e-2},
           {"meft_mixed", {"meft:variant=1,reversible_blocks=1,where=highest", "lora:r=4,target_modules=all-linear"}, "nf4", 1e-2},
           {"increlora", {"increlora:init_warmup=2,incre_interval=1,score_every=1,target_r=2,increment=1,top_h=6"}, "", 1e-2},
           {"increlora_nf4", {"increlora:init_warmup=1,incre_interval=2,score_every=1,target_r=3,increment=2,target_modules=q_proj+down_proj"}, "nf4", 1e-2},
@@ -414,6 +415,16 @@ TEST(Adapter, MeftsAnchorsKeepRoundingOutOfItsGradients) {
   const std::vector<float> nearly_exact = gradients("meft:anchor_every=1");
   EXPECT_LT(tiny::distance(gradients("meft"), nearly_exact), 1e-3);
   EXPECT_GT(tiny::distance(gradients("meft:anchor_every=8"), nearly_exact), 1e-2);
+}
+
+TEST(Adapter, NoNetworkStartsFromWeightsThatAnotherAdapterHolds) {
+  const tiny::Folder folder;
+  try {
+    tiny::Run(tiny::model_folder(folder, "llama"), tiny::mix("adamw", {"sltrain:r=2,sp_ratio=0.1", "lst:reduction_factor=2"}), {});
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("holds the weight of model.layers.0"), std::string::npos) << e.what();
+  }
 }
 
 TEST(Adapter, TwoThatRunTheBlocksAreRefused) {

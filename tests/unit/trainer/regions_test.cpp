@@ -95,7 +95,8 @@ TEST(Region, MeftEqualsTheAuthors) {
   }
 }
 
-// A block that is run without being kept, and again to be kept, drops the same inputs: else inversion would not lead back.
+// A block that is run without being kept, and again to be kept, drops the same inputs, and so do the adapters beside it: else inversion would not
+// lead back.
 TEST(Region, DropoutInsideTheBlocksReplays) {
   const tiny::Folder folder;
   const std::string model = tiny::model_folder(folder, "llama");
@@ -103,7 +104,7 @@ TEST(Region, DropoutInsideTheBlocksReplays) {
   double loss[2];
   int k = 0;
   for (auto* out : {&inverted, &kept}) {
-    tiny::Run run(model, tiny::mix("sgd", {std::string("meft:variant=1,anchor_every=") + (k ? "1" : "64"), "lora:r=4,init_lora_weights=false,lora_dropout=0.5,target_modules=all-linear"}), {});
+    tiny::Run run(model, tiny::mix("sgd", {std::string("meft:variant=1,dropout=0.5,anchor_every=") + (k ? "1" : "64"), "lora:r=4,init_lora_weights=false,lora_dropout=0.5,target_modules=all-linear"}), {});
     loss[k++] = run.gradients(tiny::input(), {}, *out);
   }
   EXPECT_EQ(loss[0], loss[1]);

@@ -1152,6 +1152,8 @@ type RegionModel struct {
 	HeadDim      uint32
 	Reserved     uint32
 	Vocab        int64
+	Self         unsafe.Pointer
+	ReadRows     unsafe.Pointer
 }
 
 type SideBlock struct {
@@ -1192,6 +1194,7 @@ type RegionOps struct {
 	NormBackward  unsafe.Pointer
 	BlockForward  unsafe.Pointer
 	BlockBackward unsafe.Pointer
+	Rng           Rng
 }
 
 type RegionAPI struct {
@@ -2614,6 +2617,8 @@ func GoldenLayout() []string {
 		add("  head_dim offset %d size %d", unsafe.Offsetof(s.HeadDim), unsafe.Sizeof(s.HeadDim))
 		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
 		add("  vocab offset %d size %d", unsafe.Offsetof(s.Vocab), unsafe.Sizeof(s.Vocab))
+		add("  self offset %d size %d", unsafe.Offsetof(s.Self), unsafe.Sizeof(s.Self))
+		add("  read_rows offset %d size %d", unsafe.Offsetof(s.ReadRows), unsafe.Sizeof(s.ReadRows))
 	}
 	{
 		var s SideBlock
@@ -2657,6 +2662,7 @@ func GoldenLayout() []string {
 		add("  norm_backward offset %d size %d", unsafe.Offsetof(s.NormBackward), unsafe.Sizeof(s.NormBackward))
 		add("  block_forward offset %d size %d", unsafe.Offsetof(s.BlockForward), unsafe.Sizeof(s.BlockForward))
 		add("  block_backward offset %d size %d", unsafe.Offsetof(s.BlockBackward), unsafe.Sizeof(s.BlockBackward))
+		add("  rng offset %d size %d", unsafe.Offsetof(s.Rng), unsafe.Sizeof(s.Rng))
 	}
 	{
 		var s RegionAPI

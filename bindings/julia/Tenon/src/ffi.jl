@@ -1128,6 +1128,8 @@ struct tn_region_model
     head_dim::UInt32
     reserved::UInt32
     vocab::Int64
+    self::Ptr{Cvoid}
+    read_rows::Ptr{Cvoid}
 end
 
 struct tn_side_block
@@ -1168,6 +1170,7 @@ struct tn_region_ops
     norm_backward::Ptr{Cvoid}
     block_forward::Ptr{Cvoid}
     block_backward::Ptr{Cvoid}
+    rng::tn_rng
 end
 
 struct tn_region_api
@@ -1588,10 +1591,10 @@ const LAYOUT = [
     "TN_QUANTIZER_DECODE" => TN_QUANTIZER_DECODE,
     "TN_QUANTIZER_LINEAR" => TN_QUANTIZER_LINEAR,
     "TN_QUANTIZER_LINEAR_BACKWARD" => TN_QUANTIZER_LINEAR_BACKWARD,
-    tn_region_model => ["struct_size", "n_blocks", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "reserved", "vocab"],
+    tn_region_model => ["struct_size", "n_blocks", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "reserved", "vocab", "self", "read_rows"],
     tn_side_block => ["struct_size", "reserved", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "like", "key"],
     tn_region_sink => ["struct_size", "reserved", "self", "param", "block"],
-    tn_region_ops => ["struct_size", "flags", "self", "exec", "params", "n_params", "rows", "hidden", "compute", "alloc", "free", "gemm", "axpby", "norm", "norm_backward", "block_forward", "block_backward"],
+    tn_region_ops => ["struct_size", "flags", "self", "exec", "params", "n_params", "rows", "hidden", "compute", "alloc", "free", "gemm", "axpby", "norm", "norm_backward", "block_forward", "block_backward", "rng"],
     tn_region_api => ["struct_size", "reserved", "bind", "forward", "backward"],
     "TN_BLOCK_UNDEFINED" => TN_BLOCK_UNDEFINED,
     "TN_BLOCK_WHOLE" => TN_BLOCK_WHOLE,

@@ -1350,6 +1350,8 @@ pub struct tn_region_model {
     pub head_dim: u32,
     pub reserved: u32,
     pub vocab: i64,
+    pub self_: *mut c_void,
+    pub read_rows: Option<unsafe extern "C" fn(self_: *mut c_void, block: i32, slot: u32, begin: i64, end: i64, out: *mut tn_tensor) -> i32>,
 }
 
 #[repr(C)]
@@ -1396,6 +1398,7 @@ pub struct tn_region_ops {
     pub norm_backward: Option<unsafe extern "C" fn(self_: *mut c_void, dy: *const tn_tensor, x: *const tn_tensor, gain: *const tn_tensor, rstd: *const tn_tensor, beta: f64, dx: *mut tn_tensor, dgain: *mut tn_tensor) -> i32>,
     pub block_forward: Option<unsafe extern "C" fn(self_: *mut c_void, block: u32, part: u32, x: *const tn_tensor, y: *mut *mut tn_tensor, token: *mut u64) -> i32>,
     pub block_backward: Option<unsafe extern "C" fn(self_: *mut c_void, token: u64, d: *mut tn_tensor) -> i32>,
+    pub rng: tn_rng,
 }
 
 #[repr(C)]
@@ -2782,6 +2785,8 @@ pub fn layout() -> Vec<String> {
         lines.push(format!("  head_dim offset {} size {}", unsafe { addr_of!((*p).head_dim) as usize - p as usize }, width(|p: *const tn_region_model| unsafe { addr_of!((*p).head_dim) })));
         lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_region_model| unsafe { addr_of!((*p).reserved) })));
         lines.push(format!("  vocab offset {} size {}", unsafe { addr_of!((*p).vocab) as usize - p as usize }, width(|p: *const tn_region_model| unsafe { addr_of!((*p).vocab) })));
+        lines.push(format!("  self offset {} size {}", unsafe { addr_of!((*p).self_) as usize - p as usize }, width(|p: *const tn_region_model| unsafe { addr_of!((*p).self_) })));
+        lines.push(format!("  read_rows offset {} size {}", unsafe { addr_of!((*p).read_rows) as usize - p as usize }, width(|p: *const tn_region_model| unsafe { addr_of!((*p).read_rows) })));
     }
     {
         let m = MaybeUninit::<tn_side_block>::uninit();
@@ -2828,6 +2833,7 @@ pub fn layout() -> Vec<String> {
         lines.push(format!("  norm_backward offset {} size {}", unsafe { addr_of!((*p).norm_backward) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).norm_backward) })));
         lines.push(format!("  block_forward offset {} size {}", unsafe { addr_of!((*p).block_forward) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).block_forward) })));
         lines.push(format!("  block_backward offset {} size {}", unsafe { addr_of!((*p).block_backward) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).block_backward) })));
+        lines.push(format!("  rng offset {} size {}", unsafe { addr_of!((*p).rng) as usize - p as usize }, width(|p: *const tn_region_ops| unsafe { addr_of!((*p).rng) })));
     }
     {
         let m = MaybeUninit::<tn_region_api>::uninit();

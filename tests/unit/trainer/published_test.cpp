@@ -1,0 +1,69 @@
+// Figures about memory that papers publish, from the forecast of runs in the papers' shapes. Nothing here is allocated.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/unit/trainer/tiny.h"
+
+namespace tenon::trainer {
+namespace {
+
+MemoryUse plan(const std::string& preset, const MixRequest& mix, int64_t sequence, tn_dtype dtype = kBF16) {
+  const Runtime runtime(tiny::catalog(), mix);
+  const ModelSource source = ModelSource::open(preset, 32000);
+  SessionOptions options;
+  options.sequence = sequence, options.storage = dtype;
+  return plan_run(runtime, source, options, {1, sequence, false}, dtype);
+}
+double bytes(const MemoryUse& use, Category c) { return static_cast<double>(use.peak[static_cast<size_t>(c)]); }
+
+// SLTrain's tables (Han et al. 2024): millions of parameters, and the memory of parameters and Adam's moments, all in bf16 but for indices of 8
+// bytes. Ours are f32 with indices of 4 bytes, so numbers are counted here and weighed as theirs.
+TEST(Published, SlTrainsParametersAndMemory) {
+  struct Row {
+    const char *preset, *rank;
+    double hidden, blocks;                        // for what stays dense: embedding, head, norms
+    double full_million, full_gb, million, gb;
+  };
+  for (const Row& row : {Row{"preset:60m", "128", 512, 8, 58, 0.35, 44, 0.26}, Row{"preset:130m", "256", 768, 12, 134, 0.81, 97, 0.60},
+                         Row{"preset:350m", "256", 1024, 24, 368, 2.21, 194, 1.24}, Row{"preset:1b", "512", 2048, 24, 1339, 8.04, 646, 4.16}}) {
+    const MemoryUse full = plan(row.preset, tiny::mix("adamw"), 16),
+                    sparse = plan(row.preset, tiny::mix("adamw", {std::string("sltrain:sp_ratio=0.03,r=") + row.rank}), 16);
+    // AdamW has two numbers of 4 bytes for each that trains; the adapter's memory has its values and the columns of the sparse ones.
+    const double all = bytes(full, Category::kOptimizerState) / 8, trained = bytes(sparse, Category::kOptimizerState) / 8,
+                 dense = 2 * 32000 * row.hidden + (2 * row.blocks + 1) * row.hidden, indices = bytes(sparse, Category::kAdapter) / 4 - (trained - dense);
+    EXPECT_NEAR(all / 1e6, row.full_million, 0.6) << row.preset;
+    EXPECT_NEAR(6 * all / 1e9, row.full_gb, 0.007) << row.preset;
+    EXPECT_NEAR(trained / 1e6, row.million, 0.6) << row.preset;
+    EXPECT_NEAR((6 * trained + 8 * indices) / 1e9, row.gb, 0.008) << row.preset;
+    EXPECT_NEAR(indices, 0.03 * (all - dense), 1e-3 * indices) << row.preset;
+  }
+}
+
+// WTA-CRS (Liu et al. 2023): of the T rows of a linear's input a share k/T waits for the product dYᵀ X. q, k and v read one input, and so do gate and
+// up; beside each number's bytes a row has an index of 4.
+TEST(Published, WtaCrsKeepsItsShareOfTheRows) {
+  constexpr int64_t kRows = 1000, kHidden = 512, kMlp = 1376, kBlocks = 8;
+  const auto activations = [&](const char* share) {
+    return bytes(plan("preset:60m", tiny::mix("sgd", {"lora:r=4,target_modules=all-linear", std::string("wta-crs:target_modules=all-linear,sample_ratio=") + share}), kRows),
+                 Category::kActivations);
+  };
+  const double least = activations("0.1");
+  for (const auto& [share, kept] : {std::pair<const char*, double>{"0.3", 0.3}, std::pair<const char*, double>{"0.6", 0.6}}) {
+    const double whole = kBlocks * kRows * 2.0 * (3 * kHidden + kMlp), index = kBlocks * kRows * 4.0 * 4;
+    EXPECT_NEAR((activations(share) - least) / (whole + index), kept - 0.1, 1e-3) << share;
+  }
+}
+
+// GaLore (Zhao et al. 2024) on Llama 7B at rank 1024. Its 82.5 % follow where every number, of projectors and moments alike, takes one byte and Adam's two in
+// bf16. The method's code has projectors in the gradient's type and a scale for each block of codes, and so have we.
+TEST(Published, GaLoresStates) {
+  const auto states = [](const char* optimizer) { return bytes(plan("preset:7b", tiny::mix(optimizer), 16), Category::kOptimizerState); };
+  const double adam = states("adamw") / 4, galore = states("galore:rank=1024") / 4;  // numbers
+  EXPECT_NEAR(1 - galore / adam, 0.651, 1e-3);
+  EXPECT_NEAR(1 - galore / (2 * adam), 0.825, 1e-3);
+  EXPECT_NEAR(1 - states("galore:rank=1024,state_bits=8,proj_dtype=bf16,embed_f32=false") / (2 * adam), 0.788, 1e-3);
+}
+
+}  // namespace
+}  // namespace tenon::trainer
