@@ -5,15 +5,16 @@
 //
 // Both maps are Σ_i R_i ⊗ (s_i t_iᵀ); the rules R [N, N, N] are shared by all adapters of the model, whose gradients
 // add up in them.
-#include <map>
 #include <vector>
 
 #include "gate.h"
 #include "sdk/adapter.h"
+#include "sdk/adapter/call.h"
 #include "sdk/adapter/declare.h"
 #include "sdk/adapter/dropout.h"
 #include "sdk/adapter/initial.h"
 #include "sdk/adapter/settings.h"
+#include "sdk/adapter/sites.h"
 
 namespace tenon::compacter {
 namespace {
@@ -80,7 +81,7 @@ class Compacter {
                                 " = " + std::to_string(k) + "; choose another reduction_factor");
       if (sites_.empty()) add(sink, Kind::kRules, -1, {N, N * N}, "base_model.model.phm_rule", N);
       const KroneckerMap down{N, s.m, k}, up{N, k, s.m};
-      sites_[s.id] = {down, up, {gate_kind(settings_.text("gate")), down, up}};
+      const GateKind gate = sites_.add(s.id, {down, up, {gate_kind(settings_.text("gate")), down, up}}).gate.kind;
       check(sink.site(sink.self, s.id, TN_RETAIN_INPUT));
       const auto at = static_cast<int32_t>(s.id);
       const auto key = [&](const char* tensor) { return peft_key(s, tensor); };
@@ -90,13 +91,13 @@ class Compacter {
         add(sink, Kind::kBias, at, {m.out, 0}, key((name + ".b").c_str()), 0);
       };
       map(down, "adapter.down_sampler"), map(up, "adapter.up_sampler");
-      switch (sites_[s.id].gate.kind) {
+      switch (gate) {
         case GateKind::kNone: break;
         case GateKind::kLarge: map(down, "adapter.gate_down_sampler"), map(up, "adapter.gate_up_sampler"); break;
         case GateKind::kToken:
         case GateKind::kChannel:
           add(sink, Kind::kBias, at, {s.m, 0}, key("adapter.gate.weight"), 0);
-          if (sites_[s.id].gate.kind == GateKind::kToken) add(sink, Kind::kBias, at, {1, 0}, key("adapter.gate.b"), 0);
+          if (gate == GateKind::kToken) add(sink, Kind::kBias, at, {1, 0}, key("adapter.gate.b"), 0);
       }
     }
     if (sites_.empty()) fail(TN_E_NOT_FOUND, "compacter sits behind sub-layers, and this host offers none");
@@ -135,22 +136,14 @@ class Compacter {
 
   void forward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& x,
                tn_tensor* y) {
-    if (y) check(base.forward(base.self, &x, 1, 0, y));
-    if (x.shape[0] == 0) return;
-    Scratch s(*call.exec, x.dtype);
-    const Matrix out = y ? Matrix::of(*y) : Matrix();
-    run_forward(s, at(site), &call, Matrix::of(x), y ? &out : nullptr);
+    forward_beside(call, base, x, y, [&](Scratch& s, const Matrix& in, const Matrix* out) { run_forward(s, at(site), &call, in, out); });
   }
 
   void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& dy,
                 double beta, tn_tensor* dx) {
-    if (dx) check(base.backward(base.self, &dy, 1, beta, dx));
-    if (dy.shape[0] == 0) return;
-    Scratch s(*call.exec, dy.dtype);
-    const Matrix to = dx ? Matrix::of(*dx) : Matrix();
-    const tn_saved* x = nullptr;
-    check(call.saver->get(call.saver->self, kX, &x));
-    run_backward(s, at(site), &call, Matrix::of(*x->tensor), Matrix::of(dy), dx ? &to : nullptr);
+    backward_beside(call, base, dy, beta, dx, [&](Scratch& s, const Matrix& d, const Matrix* to) {
+      run_backward(s, at(site), &call, Matrix::of(*saved(call, kX)->tensor), d, to);
+    });
   }
 
   void write_config(const tn_sink& sink) { settings_.write(sink); }
@@ -230,9 +223,7 @@ class Compacter {
                  wide = s.activations(x.rows, f.down.in);
     Matrix z = active, d_logits;
     if (call) {
-      const tn_saved* saved = nullptr;
-      check(call->saver->get(call->saver->self, kZ, &saved));
-      z = Matrix::of(*saved->tensor);
+      z = Matrix::of(*saved(*call, kZ)->tensor);
       scale_into(s, call->scale, dy, wide);
     }
     activate(s, call, z, active);
@@ -264,16 +255,12 @@ class Compacter {
       for_each(s.exec(), from.rows * from.columns, [=] TN_KERNEL(int64_t i) { out[i] = from_float<T>(k * to_float(in[i])); }););
   }
 
-  const Site& at(uint32_t site) const {
-    const auto it = sites_.find(site);
-    if (it == sites_.end()) fail(TN_E_ARGUMENT, "compacter did not take site " + std::to_string(site));
-    return it->second;
-  }
+  const Site& at(uint32_t site) const { return sites_.at(site); }
 
  private:
   Settings settings_;
   Dropout dropout_;
-  std::map<uint32_t, Site> sites_;
+  Sites<Site> sites_{"compacter"};
   std::vector<std::pair<Kind, int64_t>> params_;
 };
 

@@ -4,7 +4,6 @@
 //   dZ = c ⊙ dY gives the gradients of LoRA,  dg_i = Σ_t dY_ti Z_ti / ν_i;  ν is a constant unless norm_grad.
 //
 // V is never formed: ν comes from W Aᵀ, which is the base applied to the r rows of A, and from ‖w_i‖², taken once.
-#include <map>
 #include <vector>
 
 #include "kernels.h"
@@ -13,6 +12,7 @@
 #include "sdk/adapter/declare.h"
 #include "sdk/adapter/initial.h"
 #include "sdk/adapter/low_rank.h"
+#include "sdk/adapter/sites.h"
 #include "sdk/adapter/targets.h"
 
 namespace tenon::dora {
@@ -59,7 +59,7 @@ class Dora {
              std::string("dora rescales the output of ") + s.path +
                  ", so it must be the first adapter there; put it before the others or choose other target_modules");
       const int64_t r = targets_.rank_of(s.path, config_.r);
-      sites_[s.id] = {s.m, s.n, r, config_.scale(r, targets_.alpha_of(s.path, config_.alpha))};
+      sites_.add(s.id, {s.m, s.n, r, config_.scale(r, targets_.alpha_of(s.path, config_.alpha))});
       check(sink.site(sink.self, s.id, TN_RETAIN_ROWS));
       const auto at = static_cast<int32_t>(s.id);
       declare_param(sink, id++, at, kTrained, {r, s.n}, peft_key(s, "lora_A.weight"));
@@ -226,7 +226,7 @@ class Dora {
     const float *g = nullptr, *inverse = nullptr;
     if (call) {
       g = floats(*call, kMagnitude),
-      inverse = contiguous<float>(LowRank::saved(*call, kInverse)->tensor, "the saved norms");
+      inverse = contiguous<float>(saved(*call, kInverse)->tensor, "the saved norms");
       if (dx && drops)
         scale_columns(s.exec(), dy, g, inverse, 1, nullptr, dz);  // (c − 1) ⊙ dY, the part that meets dropout(X) Wᵀ
     }
@@ -247,7 +247,7 @@ class Dora {
         MatrixView through(dz);
         check(base->backward(base->self, &through.tensor, 1, beta, dx));
       }
-      column_dots(s.exec(), dy, Matrix::of(*LowRank::saved(*call, kZ)->tensor), dots);
+      column_dots(s.exec(), dy, Matrix::of(*saved(*call, kZ)->tensor), dots);
       if (call->params[kMagnitude]->grad) {
         float* dg = contiguous<float>(call->params[kMagnitude]->grad, "the magnitude's gradient");
         for_each(s.exec(), f.m, [=] TN_KERNEL(int64_t i) { dg[i] += static_cast<float>(dots[i] * inverse[i]); });
@@ -302,18 +302,14 @@ class Dora {
       }););
   }
 
-  const LowRank& at(uint32_t site) const {
-    const auto it = sites_.find(site);
-    if (it == sites_.end()) fail(TN_E_ARGUMENT, "dora did not take site " + std::to_string(site));
-    return it->second;
-  }
+  const LowRank& at(uint32_t site) const { return sites_.at(site); }
 
  private:
   LoraConfig config_;
   bool norm_grad_;
   Targets targets_;
   Dropout dropout_;
-  std::map<uint32_t, LowRank> sites_;
+  Sites<LowRank> sites_{"dora"};
   std::vector<int64_t> ranks_;  // by parameter
 };
 

@@ -5,15 +5,16 @@
 // becomes active, a fresh one is appended.
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <vector>
 
 #include "ranks.h"
 #include "sdk/adapter.h"
+#include "sdk/adapter/call.h"
 #include "sdk/adapter/declare.h"
 #include "sdk/adapter/initial.h"
 #include "sdk/adapter/scratch.h"
 #include "sdk/adapter/settings.h"
+#include "sdk/adapter/sites.h"
 #include "sdk/adapter/targets.h"
 #include "tenon/steps.h"
 
@@ -76,22 +77,21 @@ class IncreLora {
       const tn_site& s = *sites[i];
       if (s.place != TN_PLACE_LINEAR || s.role == TN_ROLE_HEAD || !targets_.takes(s)) continue;
       const int64_t rank = targets_.rank_of(s.path, settings_.integer("init_r")), columns = rank + reserve();
-      sites_[s.id] = {order_.size(), s.m, s.n, s.path};
+      const auto id = static_cast<uint32_t>(sites_.size() * kPlaces);
+      sites_.add(s.id, {sites_.size(), s.m, s.n, s.path});
       check(sink.site(sink.self, s.id, TN_RETAIN_INPUT));
       const auto at = static_cast<int32_t>(s.id);
-      const auto id = static_cast<uint32_t>(order_.size() * kPlaces);
       declare_param(sink, id + kA, at, kTrained, {columns, s.n}, peft_key(s, "lora_A"));
       declare_param(sink, id + kB, at, kTrained, {s.m, columns}, peft_key(s, "lora_B"));
       declare_param(sink, id + kE, at, kTrained, {columns, 0}, peft_key(s, "lora_E"), 1, 0);
       declare_param(sink, id + kScore, at, TN_ADAPTER_PARAM_SAVED, {1, 0}, peft_key(s, "score"));
-      order_.push_back(s.id);
       ranks_.active.push_back(rank);
     }
-    if (order_.empty()) targets_.none_taken(sites, n);
-    ranks_.mean.assign(order_.size(), 0), ranks_.uncertainty.assign(order_.size(), 0);
+    if (sites_.empty()) targets_.none_taken(sites, n);
+    ranks_.mean.assign(sites_.size(), 0), ranks_.uncertainty.assign(sites_.size(), 0);
     ranks_.budget =
         std::max(ranks_.total(),
-                 static_cast<int64_t>(std::llround(settings_.real("target_r") * static_cast<double>(order_.size()))));
+                 static_cast<int64_t>(std::llround(settings_.real("target_r") * static_cast<double>(sites_.size()))));
   }
 
   void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute,
@@ -113,7 +113,7 @@ class IncreLora {
 
   void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear*, const tn_rng& rng, tn_tensor& value) {
     float* w = contiguous<float>(&value, "a parameter of increlora");
-    const Site& f = at(order_.at(param / kPlaces));
+    const Site& f = sites_.taken(param / kPlaces);
     switch (param % kPlaces) {
       case kScore:
         return fill_constant(exec, 0, w, 1);
@@ -128,19 +128,11 @@ class IncreLora {
 
   void forward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& x,
                tn_tensor* y) {
-    if (y) check(base.forward(base.self, &x, 1, 0, y));
-    if (x.shape[0] == 0) return;
-    Scratch s(*call.exec, x.dtype);
-    const Matrix out = y ? Matrix::of(*y) : Matrix();
-    run_forward(s, at(site), &call, Matrix::of(x), y ? &out : nullptr);
+    forward_beside(call, base, x, y, [&](Scratch& s, const Matrix& in, const Matrix* out) { run_forward(s, at(site), &call, in, out); });
   }
   void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& dy,
                 double beta, tn_tensor* dx) {
-    if (dx) check(base.backward(base.self, &dy, 1, beta, dx));
-    if (dy.shape[0] == 0) return;
-    Scratch s(*call.exec, dy.dtype);
-    const Matrix to = dx ? Matrix::of(*dx) : Matrix();
-    run_backward(s, at(site), &call, Matrix::of(dy), dx ? &to : nullptr);
+    backward_beside(call, base, dy, beta, dx, [&](Scratch& s, const Matrix& d, const Matrix* to) { run_backward(s, at(site), &call, d, to); });
   }
   void merge_rows(const tn_exec* exec, uint32_t site, const tn_param_view* const* params, uint64_t, int64_t begin,
                   int64_t, tn_tensor& w) {
@@ -150,7 +142,7 @@ class IncreLora {
   void write_config(const tn_sink& sink) {
     Settings now = settings_;
     now.selection.rank_pattern.clear();
-    for (const uint32_t id : order_) now.selection.rank_pattern.emplace_back(at(id).path, ranks_.active[at(id).order]);
+    for (const uint32_t id : sites_.ids()) now.selection.rank_pattern.emplace_back(at(id).path, ranks_.active[at(id).order]);
     now.write(sink);
   }
 
@@ -159,7 +151,7 @@ class IncreLora {
     if (ranks_.complete()) return;
     if (step % settings_.integer("score_every") == 0) {
       std::vector<double> scores;
-      for (size_t i = 0; i < order_.size(); ++i) {
+      for (size_t i = 0; i < sites_.size(); ++i) {
         float score = 0;
         float* on_device = contiguous<float>(params[i * kPlaces + kScore]->value, "the score");
         check(exec->api->copy(exec->device, exec->stream, &score, on_device, 4, TN_COPY_TO_HOST));
@@ -174,9 +166,9 @@ class IncreLora {
     for (const auto& [order, given] : ranks_.give(settings_.integer("top_h"), reserve()))
       grow(exec, order, given, rng, sink);
     if (!ranks_.complete()) return;
-    for (size_t i = 0; i < order_.size(); ++i) {  // nobody will need the reserves
+    for (size_t i = 0; i < sites_.size(); ++i) {  // nobody will need the reserves
       tn_tensor* e = nullptr;                     // as it is now: this step may have grown it
-      const int64_t active = ranks_.active[i], all = columns(at(order_[i]));
+      const int64_t active = ranks_.active[i], all = columns(sites_.taken(i));
       check(sink.grow(sink.self, static_cast<uint32_t>(i * kPlaces + kE), 0, all, &e));
       float* w = contiguous<float>(e, "lora_E");
       for_each(exec, all, [=] TN_KERNEL(int64_t k) {
@@ -186,7 +178,7 @@ class IncreLora {
   }
   // All that the budget has left, to the modules whose ranks cost most.
   void largest(const tn_grow_sink& sink) {
-    std::vector<size_t> order(order_.size());
+    std::vector<size_t> order(sites_.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return size_of(a) > size_of(b); });
     const int64_t meetings =
@@ -203,14 +195,14 @@ class IncreLora {
   }
   void load(const void* bytes, uint64_t n, const tn_grow_sink& sink) {
     ranks_.load(bytes, n);
-    for (size_t i = 0; i < order_.size(); ++i) resize(i, sink, nullptr);
+    for (size_t i = 0; i < sites_.size(); ++i) resize(i, sink, nullptr);
   }
 
   // What serves the functions above, public for nvcc, which takes kernels nowhere else.
 
   int64_t reserve() const { return settings_.integer("increment"); }
   int64_t columns(const Site& f) const { return ranks_.active[f.order] + reserve(); }
-  int64_t size_of(size_t order) const { return at(order_[order]).m + at(order_[order]).n; }
+  int64_t size_of(size_t order) const { return sites_.taken(order).m + sites_.taken(order).n; }
   double scale(const Site& f) const {
     const double alpha = targets_.alpha_of(f.path, settings_.real("lora_alpha"));
     return alpha / (settings_.text("scale_mode") == "fixed" ? settings_.real("target_r")
@@ -223,14 +215,14 @@ class IncreLora {
   // Brings the parameters of a module to the shape that its rank asks for.
   void resize(size_t order, const tn_grow_sink& sink, Grown* out) const {
     const auto id = static_cast<uint32_t>(order * kPlaces);
-    const int64_t now = columns(at(order_[order]));
+    const int64_t now = columns(sites_.taken(order));
     Grown g;
     check(sink.grow(sink.self, id + kA, 0, now, &g.a)), check(sink.grow(sink.self, id + kB, 1, now, &g.b)),
         check(sink.grow(sink.self, id + kE, 0, now, &g.e));
     if (out) *out = g;
   }
   void grow(const tn_exec* exec, size_t order, int64_t given, const tn_rng& rng, const tn_grow_sink& sink) const {
-    const Site& f = at(order_[order]);
+    const Site& f = sites_.taken(order);
     Grown g;
     resize(order, sink, &g);
     const int64_t now = columns(f), before = now - given;
@@ -372,7 +364,7 @@ class IncreLora {
         s.product(1, b.transposed(), b, 0, gram);
       if (call) {
         float* g = static_cast<float*>(gram.data);
-        const double weight = settings_.real("orth_reg") / static_cast<double>(order_.size());
+        const double weight = settings_.real("orth_reg") / static_cast<double>(sites_.size());
         for_each_block(s.exec(), 1, [=] TN_KERNEL(const Block& block) {
           block.each(r, [=](int64_t i) { g[i * (r + 1)] -= 1; });
           const double squares = block.sum(r * r, [=](int64_t i) { return static_cast<double>(g[i]) * g[i]; });
@@ -399,22 +391,12 @@ class IncreLora {
     s.release(mark);
   }
 
-  static const tn_saved* saved(const tn_adapter_call& call, uint32_t slot) {
-    const tn_saved* out = nullptr;
-    check(call.saver->get(call.saver->self, slot, &out));
-    return out;
-  }
-  const Site& at(uint32_t site) const {
-    const auto it = sites_.find(site);
-    if (it == sites_.end()) fail(TN_E_ARGUMENT, "increlora did not take site " + std::to_string(site));
-    return it->second;
-  }
+  const Site& at(uint32_t site) const { return sites_.at(site); }
 
  private:
   Settings settings_;
   Targets targets_;
-  std::map<uint32_t, Site> sites_;
-  std::vector<uint32_t> order_;
+  Sites<Site> sites_{"increlora"};
   Ranks ranks_;
 };
 

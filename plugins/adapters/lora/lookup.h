@@ -45,7 +45,7 @@ class Lookup {
   void backward(sdk::Scratch& s, const tn_adapter_call* call, const Matrix& dy) const {
     const uint64_t mark = s.mark();
     const double factor = f_.scale * f_.strength(call);
-    const int32_t* x = call ? sdk::contiguous<int32_t>(f_.saved(*call, sdk::LowRank::kX)->tensor, "the saved token ids") : nullptr;
+    const int32_t* x = call ? sdk::contiguous<int32_t>(sdk::saved(*call, sdk::LowRank::kX)->tensor, "the saved token ids") : nullptr;
     if (!call || call->params[1]->grad)
       s.product(factor, dy.transposed(), gathered(s, call, x, dy.rows), 1, call ? Matrix::of(*call->params[1]->grad) : f_.b(call));
     s.release(mark);

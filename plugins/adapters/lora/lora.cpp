@@ -7,16 +7,17 @@
 // and on the embedding, whose input are token ids: lookup.h.
 #include <algorithm>
 #include <cstring>
-#include <map>
 #include <vector>
 
 #include "combine.h"
 #include "lookup.h"
 #include "sdk/adapter.h"
+#include "sdk/adapter/call.h"
 #include "sdk/adapter/declare.h"
 #include "sdk/adapter/initial.h"
 #include "sdk/adapter/lora_config.h"
 #include "sdk/adapter/low_rank.h"
+#include "sdk/adapter/sites.h"
 #include "sdk/adapter/targets.h"
 
 namespace tenon::lora {
@@ -88,7 +89,7 @@ class Lora {
         bind_lookup(s, r, scale, sink);
         continue;
       }
-      sites_[s.id] = {s.m, s.n, r, scale};
+      sites_.add(s.id, {s.m, s.n, r, scale});
       check(sink.site(sink.self, s.id, TN_RETAIN_ROWS));
       declare(sink, s, {Kind::kA, r}, {r, s.n}, "lora_A.weight");
       declare(sink, s, {Kind::kB, r}, {s.m, r}, "lora_B.weight");
@@ -138,12 +139,10 @@ class Lora {
                tn_tensor* y) {
     if (const Lookup* l = lookup_at(site)) return forward(*l, call, base, x, y);
     const LowRank& f = at(site);
-    if (y) check(base.forward(base.self, &x, 1, 0, y));
-    if (x.shape[0] == 0) return;
-    Scratch s(*call.exec, x.dtype);
-    const Matrix out = y ? Matrix::of(*y) : Matrix();
-    f.forward(s, &call, dropout_, Matrix::of(x), y ? &out : nullptr);
-    if (y && config_.lora_bias) add_bias(*call.exec, *call.params[2]->value, f.scale * call.scale, *y);
+    forward_beside(call, base, x, y, [&](Scratch& s, const Matrix& in, const Matrix* out) {
+      f.forward(s, &call, dropout_, in, out);
+      if (y && config_.lora_bias) add_bias(*call.exec, *call.params[2]->value, f.scale * call.scale, *y);
+    });
   }
 
   void backward(uint32_t site, const tn_adapter_call& call, const tn_base_linear& base, const tn_tensor& dy,
@@ -155,13 +154,10 @@ class Lora {
       return;
     }
     const LowRank& f = at(site);
-    if (dx) check(base.backward(base.self, &dy, 1, beta, dx));
-    if (dy.shape[0] == 0) return;
-    Scratch s(*call.exec, dy.dtype);
-    const Matrix to = dx ? Matrix::of(*dx) : Matrix();
-    f.backward(s, &call, dropout_, Matrix::of(dy), dx ? &to : nullptr);
-    if (config_.lora_bias && call.params[2]->grad)
-      bias_gradient(*call.exec, dy, f.scale * call.scale, *call.params[2]->grad);
+    backward_beside(call, base, dy, beta, dx, [&](Scratch& s, const Matrix& d, const Matrix* to) {
+      f.backward(s, &call, dropout_, d, to);
+      if (config_.lora_bias && call.params[2]->grad) bias_gradient(*call.exec, dy, f.scale * call.scale, *call.params[2]->grad);
+    });
   }
 
   void merge_rows(const tn_exec* exec, uint32_t site, const tn_param_view* const* params, uint64_t, int64_t begin,
@@ -186,11 +182,7 @@ class Lora {
     int64_t rank;
   };
 
-  const LowRank& at(uint32_t site) const {
-    const auto it = sites_.find(site);
-    if (it == sites_.end()) fail(TN_E_ARGUMENT, "lora did not take site " + std::to_string(site));
-    return it->second;
-  }
+  const LowRank& at(uint32_t site) const { return sites_.at(site); }
 
   const Lookup* lookup_at(uint32_t site) const {
     const auto it = std::find_if(lookups_.begin(), lookups_.end(), [&](const auto& l) { return l.first == site; });
@@ -253,7 +245,7 @@ class Lora {
   LoraConfig config_;
   Targets targets_;
   Dropout dropout_;
-  std::map<uint32_t, LowRank> sites_;
+  Sites<LowRank> sites_{"lora"};
   std::vector<std::pair<uint32_t, Lookup>> lookups_;  // by site: a model has one or two; clang 15 crashes on a map of them
   std::vector<Param> params_;  // by id
 };

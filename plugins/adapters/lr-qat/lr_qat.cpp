@@ -7,16 +7,17 @@
 // The names of A [m, r] and B [r, n] are the paper's, the reverse of LoRA's. Ŵ and dŴ are made in panels of rows and
 // never whole. The adapter holds the weight: one byte per element.
 #include <algorithm>
-#include <map>
 #include <vector>
 
 #include "grid.h"
 #include "sdk/adapter.h"
 #include "sdk/adapter/base.h"
+#include "sdk/adapter/call.h"
 #include "sdk/adapter/declare.h"
 #include "sdk/adapter/initial.h"
 #include "sdk/adapter/scratch.h"
 #include "sdk/adapter/settings.h"
+#include "sdk/adapter/sites.h"
 #include "sdk/adapter/targets.h"
 
 namespace tenon::lr_qat {
@@ -69,21 +70,19 @@ class LrQat {
              std::string("lr-qat holds the weight of ") + s.path + ", so it must be the first adapter there");
       const int64_t r = targets_.rank_of(s.path, settings_.integer("r")), asked = settings_.integer("group_size");
       const Grid grid{static_cast<int32_t>(settings_.integer("bits")), s.n, asked == 0 ? s.n : std::min(asked, s.n)};
-      sites_[s.id] = {s.m, s.n, r, targets_.alpha_of(s.path, settings_.real("lora_alpha")) / static_cast<double>(r),
-                      grid};
+      const auto id = static_cast<uint32_t>(sites_.size() * kPlaces);
+      sites_.add(s.id, {s.m, s.n, r, targets_.alpha_of(s.path, settings_.real("lora_alpha")) / static_cast<double>(r), grid});
       check(sink.site(sink.self, s.id, TN_RETAIN_INPUT));
       check(sink.own(sink.self, s.id, 1));
       const auto at = static_cast<int32_t>(s.id);
-      const auto id = static_cast<uint32_t>(order_.size() * kPlaces);
       declare_param(sink, id + kA, at, kTrained, {s.m, r}, peft_key(s, "lora_A.weight"));
       declare_param(sink, id + kB, at, kTrained, {r, s.n}, peft_key(s, "lora_B.weight"));
       declare_param(sink, id + kScale, at, kTrained, {s.m, grid.groups()}, peft_key(s, "scale"),
                     settings_.real("scale_lr"), 0);
       declare_param(sink, id + kPhi, at, TN_ADAPTER_PARAM_SAVED | TN_ADAPTER_PARAM_INT8, {s.m, s.n},
                     peft_key(s, "phi"));
-      order_.push_back(s.id);
     }
-    if (order_.empty()) targets_.none_taken(sites, n);
+    if (sites_.empty()) targets_.none_taken(sites, n);
   }
 
   void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute,
@@ -107,7 +106,7 @@ class LrQat {
 
   void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear* base, const tn_rng& rng,
                   tn_tensor& value) {
-    const Site f = at(order_.at(param / kPlaces));
+    const Site f = sites_.taken(param / kPlaces);
     const Grid grid = f.grid;
     switch (param % kPlaces) {
       case kA:
@@ -165,10 +164,8 @@ class LrQat {
                 tn_tensor* dx) {
     if (dy.shape[0] == 0) return;
     Scratch s(*call.exec, dy.dtype);
-    const tn_saved* x = nullptr;
-    check(call.saver->get(call.saver->self, kX, &x));
     const Matrix to = dx ? Matrix::of(*dx) : Matrix();
-    run_backward(s, at(site), &call, Matrix::of(*x->tensor), Matrix::of(dy), beta, dx ? &to : nullptr);
+    run_backward(s, at(site), &call, Matrix::of(*saved(call, kX)->tensor), Matrix::of(dy), beta, dx ? &to : nullptr);
   }
 
   // w = s ⊙ W_int: the integer model's weight, with nothing left beside it.
@@ -272,17 +269,12 @@ class LrQat {
     return std::max(begin, (f.m - 1) / f.panel() * f.panel() - f.panel());
   }
 
-  const Site& at(uint32_t site) const {
-    const auto it = sites_.find(site);
-    if (it == sites_.end()) fail(TN_E_ARGUMENT, "lr-qat did not take site " + std::to_string(site));
-    return it->second;
-  }
+  const Site& at(uint32_t site) const { return sites_.at(site); }
 
  private:
   Settings settings_;
   Targets targets_;
-  std::map<uint32_t, Site> sites_;
-  std::vector<uint32_t> order_;
+  Sites<Site> sites_{"lr-qat"};
 };
 
 constexpr tn_adapter_api kApi = adapter_api<LrQat>();

@@ -7,16 +7,17 @@
 // one product. Over any other storage, and below another adapter, the columns are a second, thin product: Y = X Wᵀ + s
 // X[:, I] Δᵀ, the same function.
 #include <algorithm>
-#include <map>
 #include <numeric>
 #include <set>
 #include <vector>
 
 #include "sdk/adapter.h"
 #include "sdk/adapter/base.h"
+#include "sdk/adapter/call.h"
 #include "sdk/adapter/declare.h"
 #include "sdk/adapter/scratch.h"
 #include "sdk/adapter/settings.h"
+#include "sdk/adapter/sites.h"
 #include "sdk/adapter/targets.h"
 #include "sdk/philox.h"
 
@@ -83,17 +84,15 @@ class Paca {
         fail(TN_E_ARGUMENT, std::string("paca: r is ") + std::to_string(r) + " but " + s.path + " has only " +
                                 std::to_string(s.n) + " input columns; choose a smaller r or exclude the module");
       const uint32_t seed = static_cast<uint32_t>(settings_.integer("random_seed")) + crc32(name_of_input(s));
-      sites_[s.id] = {s.m, s.n, r, targets_.alpha_of(s.path, settings_.real("paca_alpha")) / static_cast<double>(r),
-                      seed};
+      const auto id = static_cast<uint32_t>(places() * sites_.size());
+      sites_.add(s.id, {s.m, s.n, r, targets_.alpha_of(s.path, settings_.real("paca_alpha")) / static_cast<double>(r), seed});
       check(sink.site(sink.self, s.id, watches() ? TN_RETAIN_INPUT : TN_RETAIN_OWN));
       const auto at = static_cast<int32_t>(s.id);
-      const auto id = static_cast<uint32_t>(places() * order_.size());
       declare_param(sink, id + kDelta, at, kTrained, {s.m, r}, peft_key(s, "paca_delta"));
       declare_param(sink, id + kIndex, at, TN_ADAPTER_PARAM_SAVED | TN_ADAPTER_PARAM_INT32, {r, 0}, peft_key(s, "paca_indices"));
       if (watches()) declare_param(sink, id + kScore, at, TN_ADAPTER_PARAM_SAVED, {s.n, 0}, peft_key(s, "paca_score"));
-      order_.push_back(s.id);
     }
-    if (order_.empty()) targets_.none_taken(sites, n);
+    if (sites_.empty()) targets_.none_taken(sites, n);
   }
 
   void estimate(const tn_device_api* api, tn_device* device, uint32_t site, int64_t rows, tn_dtype compute,
@@ -114,7 +113,7 @@ class Paca {
 
   void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear* base, const tn_rng& rng,
                   tn_tensor& value) {
-    const Site& f = at(order_.at(param / places()));
+    const Site& f = sites_.taken(param / places());
     if (param % places() == kScore) {
       float* score = contiguous<float>(&value, "paca_score");
       return for_each(exec, f.n, [=] TN_KERNEL(int64_t j) { score[j] = 0; });
@@ -316,9 +315,7 @@ class Paca {
     const Matrix delta = call ? Matrix::of(*call->params[kDelta]->value) : Matrix::dense(nullptr, f.m, f.r);
     const double scale = f.scale * (call ? call->scale : 1);
     if (!call || call->params[kDelta]->grad) {
-      const tn_saved* saved = nullptr;
-      if (call) check(call->saver->get(call->saver->self, watches() ? kX : kColumns, &saved));
-      const Matrix kept = saved ? Matrix::of(*saved->tensor) : watches() ? Matrix::dense(nullptr, dy.dtype, dy.rows, f.n) : thin;
+      const Matrix kept = call ? Matrix::of(*saved(*call, watches() ? kX : kColumns)->tensor) : watches() ? Matrix::dense(nullptr, dy.dtype, dy.rows, f.n) : thin;
       const bool looking = watches() && (!call || !chosen_.contains(site));
       if (looking) watch(s, f, call, dy, kept);
       if (!call || !looking) {
@@ -343,17 +340,12 @@ class Paca {
       add_columns(s.exec(), thin, contiguous<int32_t>(call->params[kIndex]->value, "paca_indices"), Matrix::of(*dx));
   }
 
-  const Site& at(uint32_t site) const {
-    const auto it = sites_.find(site);
-    if (it == sites_.end()) fail(TN_E_ARGUMENT, "paca did not take site " + std::to_string(site));
-    return it->second;
-  }
+  const Site& at(uint32_t site) const { return sites_.at(site); }
 
  private:
   Settings settings_;
   Targets targets_;
-  std::map<uint32_t, Site> sites_;
-  std::vector<uint32_t> order_;  // site of parameters places() · i and those that follow it
+  Sites<Site> sites_{"paca"};
   std::set<uint32_t> watched_, chosen_;  // sites whose sums were looked at in this run, and whose columns were chosen by them at any time
 };
 

@@ -8,14 +8,15 @@
 // k/m⌋, ⌊(i+1) k/m⌋) of k.
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <vector>
 
 #include "sdk/adapter.h"
+#include "sdk/adapter/call.h"
 #include "sdk/adapter/declare.h"
 #include "sdk/adapter/initial.h"
 #include "sdk/adapter/scratch.h"
 #include "sdk/adapter/settings.h"
+#include "sdk/adapter/sites.h"
 #include "sdk/adapter/targets.h"
 
 namespace tenon::sltrain {
@@ -78,19 +79,18 @@ class SlTrain {
              std::string("sltrain holds the weight of ") + s.path + ", so it must be the first adapter there");
       const int64_t r = targets_.rank_of(s.path, settings_.integer("r"));
       const int64_t k = static_cast<int64_t>(settings_.real("sp_ratio") * static_cast<double>(s.m * s.n));
-      sites_[s.id] = {s.m, s.n, r, k, targets_.alpha_of(s.path, settings_.real("lora_alpha")) / static_cast<double>(r)};
+      const auto id = static_cast<uint32_t>(sites_.size() * kPlaces);
+      sites_.add(s.id, {s.m, s.n, r, k, targets_.alpha_of(s.path, settings_.real("lora_alpha")) / static_cast<double>(r)});
       check(sink.site(sink.self, s.id, TN_RETAIN_INPUT));
       check(sink.own(sink.self, s.id, 0));
       const auto at = static_cast<int32_t>(s.id);
-      const auto id = static_cast<uint32_t>(order_.size() * kPlaces);
       declare_param(sink, id + kA, at, kTrained, {r, s.n}, peft_key(s, "lora_A.weight"));
       declare_param(sink, id + kB, at, kTrained, {s.m, r}, peft_key(s, "lora_B.weight"));
       declare_param(sink, id + kValues, at, kTrained, {k, 0}, peft_key(s, "sparse_value"));
       declare_param(sink, id + kIndex, at, TN_ADAPTER_PARAM_SAVED | TN_ADAPTER_PARAM_INT32, {k, 0},
                     peft_key(s, "sparse_column"));
-      order_.push_back(s.id);
     }
-    if (order_.empty()) targets_.none_taken(sites, n);
+    if (sites_.empty()) targets_.none_taken(sites, n);
     if (settings_.flag("train_rest"))
       for (uint32_t role = TN_ROLE_EMBEDDING; role <= TN_ROLE_DOWN; ++role) check(sink.train(sink.self, role));
   }
@@ -111,7 +111,7 @@ class SlTrain {
   }
 
   void init_param(const tn_exec* exec, uint32_t param, const tn_base_linear*, const tn_rng& rng, tn_tensor& value) {
-    const Site f = at(order_.at(param / kPlaces));
+    const Site f = sites_.taken(param / kPlaces);
     if (param % kPlaces == kIndex) {
       int32_t* columns = contiguous<int32_t>(&value, "sparse_column");
       return for_each_block(
@@ -138,10 +138,8 @@ class SlTrain {
                 tn_tensor* dx) {
     if (dy.shape[0] == 0) return;
     Scratch s(*call.exec, dy.dtype);
-    const tn_saved* x = nullptr;
-    check(call.saver->get(call.saver->self, kX, &x));
     const Matrix to = dx ? Matrix::of(*dx) : Matrix();
-    run_backward(s, at(site), &call, Matrix::of(*x->tensor), Matrix::of(dy), beta, dx ? &to : nullptr);
+    run_backward(s, at(site), &call, Matrix::of(*saved(call, kX)->tensor), Matrix::of(dy), beta, dx ? &to : nullptr);
   }
 
   void merge_rows(const tn_exec* exec, uint32_t site, const tn_param_view* const* params, uint64_t, int64_t begin,
@@ -234,17 +232,12 @@ class SlTrain {
         f.k / f.m + 1);
   }
 
-  const Site& at(uint32_t site) const {
-    const auto it = sites_.find(site);
-    if (it == sites_.end()) fail(TN_E_ARGUMENT, "sltrain did not take site " + std::to_string(site));
-    return it->second;
-  }
+  const Site& at(uint32_t site) const { return sites_.at(site); }
 
  private:
   Settings settings_;
   Targets targets_;
-  std::map<uint32_t, Site> sites_;
-  std::vector<uint32_t> order_;
+  Sites<Site> sites_{"sltrain"};
 };
 
 constexpr tn_adapter_api kApi = adapter_api<SlTrain>();

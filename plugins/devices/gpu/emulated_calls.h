@@ -7,10 +7,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
-#include <map>
 #include <vector>
 
 #include "sdk/gpu/emulated_block.h"
+#include "sdk/gpu/emulated_ranges.h"
 #include "tenon/device.h"
 
 namespace tenon::gpu {
@@ -26,34 +26,13 @@ class Arena {
     return arena;
   }
   Status allocate(void** out, uint64_t n) {
-    const uint64_t rounded = (n + kAlign - 1) / kAlign * kAlign;
-    for (auto it = free_.begin(); it != free_.end(); ++it) {
-      if (it->second < rounded) continue;
-      const auto [at, size] = *it;
-      free_.erase(it);
-      if (size > rounded) free_[at + rounded] = size - rounded;
-      live_[at] = rounded, used_ += rounded;
-      *out = base_ + at;
-      return kSuccess;
-    }
-    return Status::kOutOfMemory;
+    const auto at = ranges_.take(n);
+    if (!at) return Status::kOutOfMemory;
+    *out = base_ + *at;
+    return kSuccess;
   }
-  void release(void* memory) {
-    const auto it = live_.find(static_cast<uint64_t>(static_cast<char*>(memory) - base_));
-    uint64_t at = it->first, size = it->second;
-    live_.erase(it), used_ -= size;
-    auto next = free_.lower_bound(at);
-    if (next != free_.end() && at + size == next->first) size += next->second, next = free_.erase(next);
-    if (next != free_.begin()) {
-      const auto previous = std::prev(next);
-      if (previous->first + previous->second == at) {
-        previous->second += size;
-        return;
-      }
-    }
-    free_[at] = size;
-  }
-  uint64_t used() const { return used_; }
+  void release(void* memory) { ranges_.give_back(static_cast<uint64_t>(static_cast<char*>(memory) - base_)); }
+  uint64_t used() const { return ranges_.used(); }
   static constexpr uint64_t kBytes = uint64_t{1} << 30;
 
   // What device code does.
@@ -65,11 +44,9 @@ class Arena {
   }
 
  private:
-  Arena() : base_(static_cast<char*>(mmap(nullptr, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0))) { free_[0] = kBytes; }
-  static constexpr uint64_t kAlign = 4096;
+  Arena() : base_(static_cast<char*>(mmap(nullptr, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0))) {}
   char* base_;
-  uint64_t used_ = 0;
-  std::map<uint64_t, uint64_t> free_, live_;  // offset -> bytes
+  sdk::gpu::EmulatedRanges ranges_{kBytes};
 };
 
 struct EmulatedEvent {

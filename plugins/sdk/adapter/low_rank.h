@@ -6,6 +6,7 @@
 // Of a call's parameters the first is A, the second B. Measures and computes through one Scratch.
 #pragma once
 
+#include "sdk/adapter/call.h"
 #include "sdk/adapter/dropout.h"
 #include "sdk/adapter/rows.h"
 
@@ -69,11 +70,6 @@ struct LowRank {
     s.product(scale, b.row_block(begin, w.rows), a, 1, w);
   }
 
-  static const tn_saved* saved(const tn_adapter_call& call, uint32_t slot) {
-    const tn_saved* out = nullptr;
-    check(call.saver->get(call.saver->self, slot, &out));
-    return out;
-  }
   static double strength(const tn_adapter_call* call) { return call ? call->scale : 1; }
   Matrix a(const tn_adapter_call* call) const { return call ? Matrix::of(*call->params[0]->value) : Matrix::dense(nullptr, r, n); }
   Matrix b(const tn_adapter_call* call) const { return call ? Matrix::of(*call->params[1]->value) : Matrix::dense(nullptr, m, r); }

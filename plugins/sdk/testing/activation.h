@@ -50,14 +50,7 @@ class TestActivations {
   template <class Plan>
   Coded plan(Plan call, const tn_activation& what) {
     Coded out;
-    const auto declare = [](void* to, const tn_component* c) -> int32_t {
-      Coded& coded = *static_cast<Coded*>(to);
-      coded.names.emplace_back(c->name);
-      coded.code_bits.push_back(c->code_bits);
-      coded.parts.emplace_back(c->dtype, std::vector<int64_t>(c->shape, c->shape + c->ndim));
-      return TN_OK;
-    };
-    const tn_component_sink sink{sizeof sink, 0, &out, declare};
+    const tn_component_sink sink = out.sink();
     codec_.expect(call(codec_.self, &what, &sink));
     return out;
   }

@@ -63,6 +63,16 @@ struct Coded {
       if (!t.intact()) return false;
     return true;
   }
+  // Where a codec declares what it plans.
+  tn_component_sink sink() {
+    return {sizeof(tn_component_sink), 0, this, [](void* to, const tn_component* c) -> int32_t {
+              Coded& coded = *static_cast<Coded*>(to);
+              coded.names.emplace_back(c->name);
+              coded.code_bits.push_back(c->code_bits);
+              coded.parts.emplace_back(c->dtype, std::vector<int64_t>(c->shape, c->shape + c->ndim));
+              return TN_OK;
+            }};
+  }
 };
 
 class TestCodec {
@@ -78,14 +88,7 @@ class TestCodec {
   Coded plan(const tn_target& target) {
     DeviceMemory::get().set_apart(apart_);  // a test may compare objects of several backends
     Coded out;
-    const auto declare = [](void* to, const tn_component* c) -> int32_t {
-      Coded& coded = *static_cast<Coded*>(to);
-      coded.names.emplace_back(c->name);
-      coded.code_bits.push_back(c->code_bits);
-      coded.parts.emplace_back(c->dtype, std::vector<int64_t>(c->shape, c->shape + c->ndim));
-      return TN_OK;
-    };
-    const tn_component_sink sink{sizeof sink, 0, &out, declare};
+    const tn_component_sink sink = out.sink();
     expect(api.plan(self, &target, &sink));
     return out;
   }

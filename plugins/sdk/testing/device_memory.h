@@ -6,9 +6,9 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <new>
 
+#include "sdk/gpu/emulated_ranges.h"
 #include "tenon/host.h"
 
 // The stream of such a call: the emulated GPU hands its kernels to it (sdk/gpu/emulated_block.h), and they run at once.
@@ -30,32 +30,13 @@ class DeviceMemory {
   uint8_t* allocate(uint64_t n) {
     if (!apart_) return static_cast<uint8_t*>(::operator new(n, std::align_val_t{TN_ALIGNMENT}));
     if (!base_) reserve();
-    const uint64_t pages = (n + kPage - 1) / kPage * kPage;
-    for (auto it = free_.begin(); it != free_.end(); ++it) {
-      if (it->second < pages) continue;
-      const auto [at, size] = *it;
-      free_.erase(it);
-      if (size > pages) free_[at + pages] = size - pages;
-      live_[at] = pages;
-      return base_ + at;
-    }
-    throw std::bad_alloc();
+    const auto at = ranges_.take(n);
+    if (!at) throw std::bad_alloc();
+    return base_ + *at;
   }
   void release(uint8_t* memory) {
     if (!base_ || memory < base_ || memory >= base_ + kBytes) return ::operator delete(memory, std::align_val_t{TN_ALIGNMENT});
-    const auto found = live_.find(static_cast<uint64_t>(memory - base_));
-    auto [at, size] = *found;
-    live_.erase(found);
-    auto next = free_.lower_bound(at);
-    if (next != free_.end() && at + size == next->first) size += next->second, next = free_.erase(next);
-    if (next != free_.begin()) {
-      const auto previous = std::prev(next);
-      if (previous->first + previous->second == at) {
-        previous->second += size;
-        return;
-      }
-    }
-    free_[at] = size;
+    ranges_.give_back(static_cast<uint64_t>(memory - base_));
   }
 
   void close() {
@@ -85,11 +66,11 @@ class DeviceMemory {
   }
 
  private:
-  static constexpr uint64_t kPage = 4096, kBytes = uint64_t{1} << 32;
+  static constexpr uint64_t kBytes = uint64_t{1} << 32;
   void reserve() {
     void* const at = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED) throw std::bad_alloc();
-    base_ = static_cast<uint8_t*>(at), free_[0] = kBytes;
+    base_ = static_cast<uint8_t*>(at);
   }
   void protect(bool closed) {
     closed_ = closed;
@@ -97,7 +78,7 @@ class DeviceMemory {
   }
   bool apart_ = false, closed_ = false;
   uint8_t* base_ = nullptr;
-  std::map<uint64_t, uint64_t> free_, live_;  // offset -> bytes
+  gpu::EmulatedRanges ranges_{kBytes};
 };
 
 }  // namespace tenon::sdk::testing
