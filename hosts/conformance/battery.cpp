@@ -102,7 +102,7 @@ std::vector<CheckResult> run_battery(const Target& target, const Options& option
   if (kind == TN_KIND_UNDEFINED) return results;
   CheckResult silence;
   silence.name = "silence", silence.proves = "nothing is written to standard output or standard error";
-  for (const std::span<const Check> checks : {general_checks(), checks_of(kind), kind == TN_KIND_ATTENTION ? mixer_checks() : std::span<const Check>()}) {
+  for (const std::span<const Check> checks : {general_checks(), checks_of(kind), kind == TN_KIND_ATTENTION ? mixer_checks() : kind == TN_KIND_ADAPTER ? region_checks() : std::span<const Check>()}) {
     for (const Check& check : checks) {
       if (!wanted(check.name) && !wanted("silence")) continue;
       const auto begin = Clock::now();

@@ -49,7 +49,8 @@ std::span<const Check> optimizer_checks();
 std::span<const Check> quantizer_checks();
 std::span<const Check> adapter_checks();
 std::span<const Check> attention_checks();
-std::span<const Check> mixer_checks();  // of attention plugins that own their projections
+std::span<const Check> mixer_checks();   // of attention plugins that own their projections
+std::span<const Check> region_checks();  // of adapters that run the stack of blocks
 std::span<const Check> device_checks();
 
 }  // namespace tenon::conformance

@@ -1,8 +1,7 @@
 // Checks of mixers that own their projections. There is no formula that all of them compute, so they are held to themselves.
-#include <cmath>
-
 #include "hosts/conformance/check.h"
 #include "hosts/conformance/mixer_run.h"
+#include "hosts/conformance/slopes.h"
 
 namespace tenon::conformance {
 namespace {
@@ -46,24 +45,6 @@ void causality(Subject& s) {
     expect(distance(slice(after, 0, 17 * kHidden), slice(before, 0, 17 * kHidden)) < 1e-5, "a token sees what comes after it with " + name);
     expect(distance(slice(after, 30 * kHidden, 60 * kHidden), slice(before, 30 * kHidden, 60 * kHidden)) < 1e-5, "a sequence sees another with " + name);
   });
-}
-
-// How a gradient compares with the slopes of the loss along random directions, whose loss at a distance `loss` gives.
-enum class Slopes { kAgree, kUnresolved };
-Slopes compare_slopes(const std::string& what, const std::vector<float>& gradient, const std::function<double(const std::vector<float>&, double)>& loss) {
-  const double size = norm(gradient);
-  for (const uint32_t stream : {5, 6, 7})
-    for (const double step : {4e-3, 2e-2, 1e-3}) {
-      const std::vector<float> along = normals(static_cast<int64_t>(gradient.size()), stream);
-      const auto central = [&](double h) { return (loss(along, h) - loss(along, -h)) / (2 * h); };
-      const double got = dot(gradient, along), wide = central(step), slope = central(step / 2), tolerance = 0.02 * std::fabs(slope) + 0.01 * size;
-      // Where differences at two steps disagree, f32 does not resolve the slope there, and they prove nothing.
-      if (std::fabs(wide - slope) > tolerance / 2) continue;
-      expect(std::fabs(got - slope) <= tolerance,
-             what + " is " + std::to_string(got) + " along a random direction where finite differences give " + std::to_string(slope));
-      return Slopes::kAgree;
-    }
-  return Slopes::kUnresolved;
 }
 
 void gradients(Subject& s) {

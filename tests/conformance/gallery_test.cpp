@@ -59,6 +59,9 @@ INSTANTIATE_TEST_SUITE_P(
                       Exhibit{"mixer_wrong_gradient", "mixer: gradients", "the gradient of mix.weight"},
                       Exhibit{"mixer_wrong_dx", "mixer: gradients", "dx is"},
                       Exhibit{"adapter_draws_anew", "recompute", "recomputing"},
+                      Exhibit{"region_draws_anew", "region: gradients", "dx is"},
+                      Exhibit{"region_changes_input", "region: gradients", "changes the input of a block"},
+                      Exhibit{"region_forecasts_less", "region: forecast", "other tensors"},
                       Exhibit{"codec_short_components", "sizes", "past the end of component codes"},
                       Exhibit{"codec_moves_zero", "zeros", "zero"},
                       Exhibit{"codec_aligned_ranges", "ranges", "slice of the whole"}),
@@ -79,7 +82,7 @@ TEST_P(Sound, ConformsInEveryCheck) {
   for (const CheckResult& r : results) EXPECT_NE(r.outcome, Outcome::kFailed) << r.name << ": " << r.reason;
   EXPECT_TRUE(conforms(results));
 }
-INSTANTIATE_TEST_SUITE_P(Gallery, Sound, ::testing::Values("sound", "codec_sound", "mixer_sound"));
+INSTANTIATE_TEST_SUITE_P(Gallery, Sound, ::testing::Values("sound", "codec_sound", "mixer_sound", "region_sound"));
 
 TEST(Battery, TellsOfAnObjectThatDoesNotLoad) {
   const auto results = run_battery({TENON_SOURCE_DIR "/CMakeLists.txt", TENON_DEVICE_OBJECT});
