@@ -116,12 +116,20 @@ void displace(const tn_exec* exec, const NoiseTerms& terms, const float* table, 
       exec, chunks(end - start, kNoiseChunk),
       [=] TN_KERNEL(const Block& block) {
         const int64_t at = start + block.index * kNoiseChunk, first = at < begin ? begin : at;
-        const int64_t last = end - at < kNoiseChunk ? end : at + kNoiseChunk, n = last - first;
+        const int64_t last = end - at < kNoiseChunk ? end : at + kNoiseChunk;
+        int64_t done = 0;  // of this chunk
+#if !TN_GPU && defined(__AVX512BW__)
+        if constexpr (kKind == Noise::kNormalTable)
+          if (terms.n == 1 && !relative && first == at)
+            done = displace_by_table(terms.keys[0], terms.coefs[0], static_cast<uint64_t>(at), last - at, from + at, to + (at - begin));
+        if (first + done == last) return;
+#endif
+        const int64_t begun = done ? at + done : first, n = last - begun;
         float* const all = block.shared<float>();
-        terms.template add_up<kKind>(block, table, static_cast<uint64_t>(at), last - at, all);
-        const float* const sum = all + (first - at);
-        const From* const w = from + first;
-        To* const out = to + (first - begin);
+        terms.template add_up<kKind>(block, table, static_cast<uint64_t>(at + done), last - at - done, all);
+        const float* const sum = all + (begun - at - done);
+        const From* const w = from + begun;
+        To* const out = to + (begun - begin);
         if (relative)
           block.each(n, [=](int64_t i) { out[i] = from_float<To>(std::fma(to_float(w[i]), sum[i], to_float(w[i]))); });
         else
@@ -136,7 +144,14 @@ void noise_update(const tn_exec* exec, const NoiseTerms& terms, const float* tab
   for_each_block<2 * kNoiseChunk * sizeof(float)>(
       exec, chunks(n, kNoiseChunk),
       [=] TN_KERNEL(const Block& block) {
-        const Chunk chunk(block, n, kNoiseChunk);
+        const Chunk whole(block, n, kNoiseChunk);
+        int64_t done = 0;
+#if !TN_GPU && defined(__AVX512BW__)
+        if constexpr (kKind == Noise::kNormalTable)
+          if (terms.n == 1 && !relative) done = update_by_table(terms.keys[0], terms.coefs[0], decay, whole.begin, whole.n, weight);
+        if (done == whole.n) return;
+#endif
+        const Chunk chunk(whole.begin + done, whole.n - done);
         float* const sum = block.shared<float>();
         terms.template add_up<kKind>(block, table, static_cast<uint64_t>(chunk.begin), chunk.n, sum);
         float* const w = weight.read(block, chunk, sum + kNoiseChunk);
