@@ -105,5 +105,12 @@ TEST(Published, LrQatTrainsSevenBillionWithin24GB) {
   EXPECT_GT(bytes(use, Category::kAdapter), 32 * (4.0 * 4096 * 4096 + 3.0 * 4096 * 11008));  // a byte a weight, and the factors
 }
 
+// QLoRA (Dettmers et al. 2023): 4.127 bits a weight of the linears, where scales are coded too; what stays dense in bf16.
+TEST(Published, QLorasWeights) {
+  const double linears = 32 * (4.0 * 4096 * 4096 + 3.0 * 4096 * 11008), dense = 2.0 * 32000 * 4096 + 65.0 * 4096;
+  const MemoryUse use = plan("preset:7b", tiny::mix("adamw", {"lora:r=64,target_modules=all-linear"}, "nf4:double_quant=true"), {16});
+  EXPECT_NEAR(bytes(use, Category::kWeights), linears * 4.127 / 8 + 2 * dense, 2e-3 * bytes(use, Category::kWeights));
+}
+
 }  // namespace
 }  // namespace tenon::trainer
