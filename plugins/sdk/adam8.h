@@ -66,6 +66,10 @@ inline constexpr float kLargestSquare = 3.402823466e38f;
 TN_FN bool is_usable(float g) {
   return g * g <= kLargestSquare;
 }
+// The factor that brings a block's largest to 1. A block of zeros, or of numbers whose reciprocal overflows, is coded as zeros.
+TN_FN float adam8_factor(float largest) {
+  return largest >= 0x1p-126f ? 1.0f / largest : 0.0f;
+}
 
 }  // namespace tenon::sdk
 #if defined(__AVX512BW__)
@@ -95,9 +99,9 @@ TN_FN void adam8_chunk(const Block& block, const Chunk& chunk, const AdamNumbers
     });
     float *const m_max = s.m_max + scale, *const v_max = s.v_max + scale;
     block.each(1, [=](int64_t) { *m_max = largest.first, *v_max = largest.second; });
-    // A block of zeros is coded as zeros; a small negative value keeps its sign.
-    encode_dynamic<true, true>(block, coder.first, m, largest.first > 0 ? largest.first : 1.0f, cm, n);
-    encode_dynamic<false>(block, coder.second, v, largest.second > 0 ? largest.second : 1.0f, cv, n);
+    // A small negative value keeps its sign.
+    encode_dynamic<true, true>(block, coder.first, m, adam8_factor(largest.first), cm, n);
+    encode_dynamic<false>(block, coder.second, v, adam8_factor(largest.second), cv, n);
   }
 }
 
@@ -143,7 +147,7 @@ inline void adam8_encode_first(const tn_exec* exec, const Adam8Coder& coder, con
         const float largest = block.max(chunk.n, 0.0f, [=](int64_t i) { return std::fabs(x[i]); });
         float* const scale = s.m_max + block.index;
         block.each(1, [=](int64_t) { *scale = largest; });
-        encode_dynamic<true>(block, (*c).first, x, largest > 0 ? largest : 1.0f, s.m + chunk.begin, chunk.n);
+        encode_dynamic<true>(block, (*c).first, x, adam8_factor(largest), s.m + chunk.begin, chunk.n);
       },
       s.blocksize);
 }

@@ -1,6 +1,6 @@
-// The update of adam8.h in AVX-512: blocks of whole groups of 64 elements, in two passes over each block that stays in
-// the first-level cache. The first decodes the moments, advances and uses them; the second, which needs the block's
-// maxima, codes them. The same operations in the same order as adam8_chunk: equal to the last bit.
+// The update of adam8.h in AVX-512: blocks of whole groups of 64 elements, in three passes over each block that stays in the first-level
+// cache. The first decodes the moments and advances them, the second uses them, the third, which needs the block's maxima, codes them. The
+// same operations in the same order as adam8_chunk: equal to the last bit.
 #pragma once
 
 #include "sdk/adam.h"
@@ -11,20 +11,10 @@
 
 namespace tenon::sdk {
 
-// Where gradients come from and what becomes of the direction, 64 elements at a time.
-template <class T, bool Interleaved>
-TN_FN void read_group(const T* from, __m512 (&x)[4]) {
-  if constexpr (std::is_same_v<T, float>) {
-    for (int k = 0; k < 4; ++k) x[k] = _mm512_loadu_ps(from + 16 * k);
-  } else {
-    widen_bf16<Interleaved>(from, x[0], x[1]);
-    widen_bf16<Interleaved>(from + 32, x[2], x[3]);
-  }
-}
-
 enum class Rounding { kNone, kNearest, kStochastic };
 
-// The weights of an update: f32 in place, or (Rounding) f32 alone in bf16.
+// What becomes of the direction, 64 elements at a time: of the weights of an update, f32 in place or (Rounding) alone in bf16. Usable: all
+// elements are.
 template <Rounding R, bool Interleaved>
 struct WeightGroups {
   using Element = std::conditional_t<R == Rounding::kNone, float, bf16>;
@@ -42,13 +32,13 @@ struct WeightGroups {
       }
     }
   }
-  TN_FN void step(int64_t at, const AdamNumbers& a, const __m512 (&u)[4], const __mmask16* usable,
-                  const uint16_t* bits) const {
+  template <bool Usable>
+  TN_FN void step(int64_t at, const AdamNumbers& a, const __m512 (&u)[4], const __mmask16* usable, const uint16_t* bits) const {
     __m512 x[4];
     read_group<Element, Interleaved>(w + at, x);
     for (int k = 0; k < 4; ++k) {
       const __m512 s = _mm512_mul_ps(_mm512_set1_ps(a.step), u[k]),
-                   decay = _mm512_maskz_mov_ps(usable[k], _mm512_set1_ps(a.decay));
+                   decay = Usable ? _mm512_set1_ps(a.decay) : _mm512_maskz_mov_ps(usable[k], _mm512_set1_ps(a.decay));
       x[k] = _mm512_sub_ps(x[k], _mm512_fmadd_ps(decay, _mm512_fnmadd_ps(_mm512_set1_ps(a.after), s, x[k]), s));
     }
     if constexpr (R == Rounding::kNone) {
@@ -67,6 +57,7 @@ struct WeightGroups {
 struct DirectionGroups {
   float* to;
   TN_FN void draw(int64_t, int64_t, uint16_t*) const {}
+  template <bool>
   TN_FN void step(int64_t at, const AdamNumbers&, const __m512 (&u)[4], const __mmask16*, const uint16_t*) const {
     for (int k = 0; k < 4; ++k) _mm512_storeu_ps(to + at + 16 * k, u[k]);
   }
@@ -88,41 +79,54 @@ class Adam8Groups {
     for (int64_t block = begin; block < last; block += size) {
       const int64_t end = block + size < last ? block + size : last;
       alignas(64) __mmask16 usable[kLargestBlocksize / 16];
-      advance(block, end, scratch, scratch + size, usable);
-      use(block, end, scratch, scratch + size, usable);
-      code(block, end, scratch, scratch + size);
+      float* const v = scratch + size;
+      if (__builtin_expect(advance<true>(block, end, scratch, v, usable), 1)) {
+        use<true>(block, end, scratch, v, usable);
+      } else {
+        advance<false>(block, end, scratch, v, usable);
+        use<false>(block, end, scratch, v, usable);
+      }
+      code(block, end, scratch, v);
     }
   }
 
  private:
-  // Moments into m and v, the block's maxima into the states.
-  TN_FN void advance(int64_t begin, int64_t end, float* m, float* v, __mmask16* usable) const {
-    const AdamNumbers& a = a_;
-    const __m512 unit_m = _mm512_set1_ps(s_.m_max[begin / s_.blocksize]),
-                 unit_v = _mm512_set1_ps(s_.v_max[begin / s_.blocksize]), a1 = _mm512_set1_ps(a.a1),
-                 a2 = _mm512_set1_ps(a.a2);
-    __m512 most_m = _mm512_setzero_ps(), most_v = most_m;
+  // Moments into m and v, the block's maxima into the states. Usable: for blocks whose gradients are all usable; where they are not,
+  // nothing is changed and false answered.
+  template <bool Usable>
+  TN_FN bool advance(int64_t begin, int64_t end, float* m, float* v, __mmask16* usable) const {
+    float *const m_max = s_.m_max + begin / s_.blocksize, *const v_max = s_.v_max + begin / s_.blocksize;
+    const __m512 unit_m = _mm512_set1_ps(*m_max), unit_v = _mm512_set1_ps(*v_max), a1 = _mm512_set1_ps(a_.a1), a2 = _mm512_set1_ps(a_.a2),
+                 scale = _mm512_set1_ps(a_.grad_scale);
+    __m512 most_m = _mm512_setzero_ps();
+    __m512i most_v = _mm512_setzero_si512();  // bits, among which Inf and NaN are the largest
     for (int64_t i = begin; i < end; i += kGroup, m += kGroup, v += kGroup, usable += kGroup / 16) {
       __m512 g[4], old_m[4], old_v[4];
       read_group<Grad, Interleaved>(g_ + i, g);
       decode_64<Interleaved, Vbmi, true>(s_.m + i, old_m);
       decode_64<Interleaved, Vbmi, false>(s_.v + i, old_v);
       for (int k = 0; k < 4; ++k) {
-        const __m512 x = _mm512_mul_ps(g[k], _mm512_set1_ps(a.grad_scale)), x2 = _mm512_mul_ps(x, x);
-        const __mmask16 good = _mm512_cmp_ps_mask(x2, _mm512_set1_ps(kLargestSquare), _CMP_LE_OQ);
-        const __m512 mi = _mm512_maskz_mul_ps(good, old_m[k], unit_m), vi = _mm512_maskz_mul_ps(good, old_v[k], unit_v);
-        const __m512 new_m = _mm512_fmadd_ps(a1, _mm512_maskz_mov_ps(good, x), _mm512_fnmadd_ps(a1, mi, mi)),
-                     new_v = _mm512_fmadd_ps(a2, _mm512_maskz_mov_ps(good, x2), _mm512_fnmadd_ps(a2, vi, vi));
-        usable[k] = good;
+        __m512 x = _mm512_mul_ps(g[k], scale), x2 = _mm512_mul_ps(x, x), mi, vi;
+        if constexpr (Usable) {
+          mi = _mm512_mul_ps(old_m[k], unit_m), vi = _mm512_mul_ps(old_v[k], unit_v);
+        } else {
+          const __mmask16 good = usable[k] = _mm512_cmp_ps_mask(x2, _mm512_set1_ps(kLargestSquare), _CMP_LE_OQ);
+          mi = _mm512_maskz_mul_ps(good, old_m[k], unit_m), vi = _mm512_maskz_mul_ps(good, old_v[k], unit_v);
+          x = _mm512_maskz_mov_ps(good, x), x2 = _mm512_maskz_mov_ps(good, x2);
+        }
+        const __m512 new_m = _mm512_fmadd_ps(a1, x, _mm512_fnmadd_ps(a1, mi, mi)), new_v = _mm512_fmadd_ps(a2, x2, _mm512_fnmadd_ps(a2, vi, vi));
         _mm512_store_ps(m + 16 * k, new_m), _mm512_store_ps(v + 16 * k, new_v);
         constexpr int kLargerMagnitude = 0xb;
-        most_m = _mm512_range_ps(most_m, new_m, kLargerMagnitude), most_v = _mm512_max_ps(most_v, new_v);
+        most_m = _mm512_range_ps(most_m, new_m, kLargerMagnitude), most_v = _mm512_max_epu32(most_v, _mm512_castps_si512(new_v));
       }
     }
-    s_.m_max[begin / s_.blocksize] = _mm512_reduce_max_ps(most_m);
-    s_.v_max[begin / s_.blocksize] = _mm512_reduce_max_ps(most_v);
+    const uint32_t largest = _mm512_reduce_max_epu32(most_v);
+    if (Usable && largest > std::bit_cast<uint32_t>(kLargestSquare)) return false;
+    *m_max = _mm512_reduce_max_ps(most_m), *v_max = std::bit_cast<float>(largest);
+    return true;
   }
 
+  template <bool Usable>
   TN_FN void use(int64_t begin, int64_t end, const float* m, const float* v, const __mmask16* usable) const {
     const __m512 root = _mm512_set1_ps(a_.root), eps = _mm512_set1_ps(a_.eps);
     alignas(64) uint16_t noise[kLargestBlocksize];
@@ -131,28 +135,25 @@ class Adam8Groups {
     for (int64_t i = begin; i < end; i += kGroup, m += kGroup, v += kGroup, usable += kGroup / 16, bits += kGroup) {
       __m512 u[4];
       for (int k = 0; k < 4; ++k)
-        u[k] = _mm512_div_ps(_mm512_load_ps(m + 16 * k),
-                             _mm512_fmadd_ps(_mm512_sqrt_ps(_mm512_load_ps(v + 16 * k)), root, eps));
-      target_.step(i, a_, u, usable, bits);
+        u[k] = _mm512_div_ps(_mm512_load_ps(m + 16 * k), _mm512_fmadd_ps(_mm512_sqrt_ps(_mm512_load_ps(v + 16 * k)), root, eps));
+      target_.template step<Usable>(i, a_, u, usable, bits);
     }
   }
 
   TN_FN void code(int64_t begin, int64_t end, const float* m, const float* v) const {
-    // A block of zeros is coded as zeros; a small negative value keeps its sign.
-    const float most_m = s_.m_max[begin / s_.blocksize], most_v = s_.v_max[begin / s_.blocksize],
-                unit_m = most_m > 0 ? most_m : 1.0f, unit_v = most_v > 0 ? most_v : 1.0f;
-    for (int64_t i = begin; i < end; i += kGroup) code_group(code_m_, m + (i - begin), unit_m, s_.m + i);
-    for (int64_t i = begin; i < end; i += kGroup) code_group(code_v_, v + (i - begin), unit_v, s_.v + i);
+    // A small negative value keeps its sign.
+    code_block(code_m_, m, s_.m_max[begin / s_.blocksize], end - begin, s_.m + begin);
+    code_block(code_v_, v, s_.v_max[begin / s_.blocksize], end - begin, s_.v + begin);
   }
   template <class Codes>
-  static TN_FN void code_group(const Codes& code_of, const float* values, float unit, uint8_t* to) {
-    __m512i code[4];
-    __mmask16 unsure[4];
-    for (int k = 0; k < 4; ++k) code[k] = code_of(_mm512_load_ps(values + 16 * k), unit, unsure[k]);
-    const __mmask16 any = _kor_mask16(_kor_mask16(unsure[0], unsure[1]), _kor_mask16(unsure[2], unsure[3]));
-    if (__builtin_expect(any, 0))
-      for (int k = 0; k < 4; ++k) code[k] = code_of.settle(code[k], _mm512_load_ps(values + 16 * k), unit, unsure[k]);
-    store_codes<Interleaved>(code, to);
+  static TN_FN void code_block(const Codes& code_of, const float* values, float largest, int64_t n, uint8_t* to) {
+    const __m512 factor = _mm512_set1_ps(adam8_factor(largest));
+    encode_groups<Interleaved>(
+        code_of, n,
+        [values](int64_t i, __m512(&x)[4]) __attribute__((always_inline)) {
+          for (int k = 0; k < 4; ++k) x[k] = _mm512_load_ps(values + i + 16 * k);
+        },
+        [factor](int64_t) __attribute__((always_inline)) { return factor; }, to);
   }
 
   const AdamNumbers a_;

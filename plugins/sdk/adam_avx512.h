@@ -18,12 +18,14 @@ int64_t adam_groups(const AdamNumbers& a, const Chunk& chunk, const Stored& grad
                root = _mm512_set1_ps(a.root), eps = _mm512_set1_ps(a.eps), step = _mm512_set1_ps(a.step),
                decay = _mm512_set1_ps(a.decay), after = _mm512_set1_ps(a.after), zero = _mm512_setzero_ps(),
                infinity = _mm512_set1_ps(__builtin_inff());
-  for (int64_t at = chunk.begin; at < chunk.begin + n; at += kGroup) {
+  StoredGroups::Noise of_w[2], of_m[2], of_v[2], of_x[2];
+  for (int64_t at = chunk.begin, turn = 0; at < chunk.begin + n; at += kGroup, turn ^= 1) {
+    if (turn == 0) {  // for this group and the next
+      StoredGroups::draw(at, ms, of_m, vs, of_v);
+      ws.draw(at, of_w);
+      if constexpr (Max) xs.draw(at, of_x);
+    }
     __m512 g[4], w[4], m[4], v[4], x[4];
-    StoredGroups::Noise of_w, of_m, of_v, of_x;
-    StoredGroups::draw(at, ms, of_m, vs, of_v);
-    ws.draw(at, of_w);
-    if constexpr (Max) xs.draw(at, of_x);
     gs.read(at, g), ws.read(at, w), ms.read(at, m), vs.read(at, v);
     if constexpr (Max) xs.read(at, x);
     for (int k = 0; k < 4; ++k) {
@@ -37,8 +39,8 @@ int64_t adam_groups(const AdamNumbers& a, const Chunk& chunk, const Stored& grad
                    s = _mm512_mul_ps(step, _mm512_div_ps(m[k], usable));
       w[k] = _mm512_sub_ps(w[k], _mm512_fmadd_ps(decay, _mm512_fnmadd_ps(after, s, w[k]), s));
     }
-    ws.write(at, w, of_w), ms.write(at, m, of_m), vs.write(at, v, of_v);
-    if constexpr (Max) xs.write(at, x, of_x);
+    ws.write(at, w, of_w[turn]), ms.write(at, m, of_m[turn]), vs.write(at, v, of_v[turn]);
+    if constexpr (Max) xs.write(at, x, of_x[turn]);
   }
   return n;
 }

@@ -24,14 +24,25 @@ TN_FN void widen_bf16(const bf16* from, __m512& first, __m512& second) {
 
 // The upper halves of both, in the order of elements.
 template <bool Interleaved>
-TN_FN __m512i upper_halves(__m512i first, __m512i second) {
-  if constexpr (Interleaved) {
-    return _mm512_packus_epi32(_mm512_srli_epi32(first, 16), _mm512_srli_epi32(second, 16));
-  } else {
-    alignas(64) static constexpr uint16_t kOdd[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
-                                                      33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
-    return _mm512_permutex2var_epi16(first, _mm512_load_si512(kOdd), second);
+struct UpperHalves {
+  alignas(64) uint16_t at[32];
+  constexpr UpperHalves() : at{} {
+    for (int i = 0; i < 32; ++i) {
+      const int lane = i / 8, within = i % 8;
+      at[i] = static_cast<uint16_t>(!Interleaved ? 2 * i + 1 : 2 * (4 * lane + within % 4) + 1 + (within < 4 ? 0 : 32));
+    }
   }
+};
+template <bool Interleaved>
+inline constexpr UpperHalves<Interleaved> kUpperHalves{};
+template <bool Interleaved>
+TN_FN __m512i upper_halves(__m512i first, __m512i second) {
+  return _mm512_permutex2var_epi16(first, _mm512_load_si512(kUpperHalves<Interleaved>.at), second);
+}
+
+// 64 words as bytes in their order; words below 0 become 0.
+TN_FN __m512i pack_words(__m512i first, __m512i second) {
+  return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packus_epi16(first, second));
 }
 
 // As from_float<bf16>, of numbers that come out of arithmetic (a NaN is quiet already). FromBf16: of arithmetic on bf16

@@ -1,8 +1,8 @@
 // Whole blocks to and from dynamic 8-bit codes at memory speed. Every version gives the codes and values of
 // dynamic_map.h:
 //   decode_dynamic<Signed>(block, codes, scale, out, n)             out = value of the code · scale
-//   encode_dynamic<Signed, KeepSign>(block, encoder, values, unit, codes, n)
-//       codes of values / unit, |values| <= unit; KeepSign: a negative value never gets 0's code, but the one below
+//   encode_dynamic<Signed, KeepSign>(block, encoder, values, factor, codes, n)
+//       codes of values · factor, which lie in [-1, 1]; KeepSign: a negative value never gets 0's code, but the one below
 #pragma once
 
 #include "sdk/dynamic_map.h"
@@ -30,15 +30,15 @@ void decode_dynamic(const Block&, const uint8_t* codes, float scale, float* out,
 }
 
 template <bool Signed, bool KeepSign = false>
-void encode_dynamic(const Block&, const DynamicEncoder<Signed>& encoder, const float* values, float unit,
+void encode_dynamic(const Block&, const DynamicEncoder<Signed>& encoder, const float* values, float factor,
                     uint8_t* codes, int64_t n) {
   using E = DynamicEncoder<Signed>;
-  const __m256 divisor = _mm256_set1_ps(unit);
+  const __m256 scale = _mm256_set1_ps(factor);
   const __m256i low_bytes = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12,
                                              -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
   int64_t i = 0;
   for (; i + 8 <= n; i += 8) {
-    const __m256i bits = _mm256_castps_si256(_mm256_div_ps(_mm256_loadu_ps(values + i), divisor));
+    const __m256i bits = _mm256_castps_si256(_mm256_mul_ps(_mm256_loadu_ps(values + i), scale));
     __m256i magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff));
     magnitude = _mm256_min_epi32(_mm256_max_epi32(magnitude, _mm256_set1_epi32(E::kLeast)), _mm256_set1_epi32(E::kOne));
     __m256i at = _mm256_sub_epi32(_mm256_srli_epi32(magnitude, E::kShift), _mm256_set1_epi32(E::kFirst));
@@ -54,7 +54,7 @@ void encode_dynamic(const Block&, const DynamicEncoder<Signed>& encoder, const f
     __builtin_memcpy(codes + i, &low, 4);
     __builtin_memcpy(codes + i + 4, &high, 4);
   }
-  for (; i < n; ++i) codes[i] = encoder(values[i] / unit);
+  for (; i < n; ++i) codes[i] = encoder(values[i] * factor);
   if constexpr (KeepSign)
     for (int64_t k = 0; k < n; ++k) codes[k] = kept_negative(codes[k], values[k]);
 }
@@ -67,11 +67,11 @@ TN_FN void decode_dynamic(const Block& block, const uint8_t* codes, float scale,
 }
 
 template <bool Signed, bool KeepSign = false>
-TN_FN void encode_dynamic(const Block& block, const DynamicEncoder<Signed>& encoder, const float* values, float unit,
+TN_FN void encode_dynamic(const Block& block, const DynamicEncoder<Signed>& encoder, const float* values, float factor,
                           uint8_t* codes, int64_t n) {
   const DynamicEncoder<Signed>* e = &encoder;
   block.each(n, [=](int64_t i) {
-    const uint8_t code = (*e)(values[i] / unit);
+    const uint8_t code = (*e)(values[i] * factor);
     codes[i] = KeepSign ? kept_negative(code, values[i]) : code;
   });
 }

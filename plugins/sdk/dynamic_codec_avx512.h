@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "sdk/bf16_avx512.h"
 #include "sdk/dynamic_map.h"
 #include "sdk/for_each.h"
 #include "sdk/intrinsics.h"
@@ -164,13 +165,10 @@ TN_FN void decode_64(const uint8_t* codes, __m512 (&out)[4]) {
   }
 }
 
-// 64 codes as bytes, back in the order of elements.
+// 64 codes as bytes, from the upper halves of four vectors back in the order of elements; halves below 0 become 0.
 template <bool Interleaved>
-TN_FN void store_codes(const __m512i (&code)[4], uint8_t* to) {
-  const __m512i bytes =
-      _mm512_packus_epi16(_mm512_packus_epi32(code[0], code[1]), _mm512_packus_epi32(code[2], code[3]));
-  _mm512_storeu_si512(to, Interleaved ? _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), bytes)
-                                      : lane_order<false>(bytes));
+TN_FN __m512i upper_bytes(const __m512i (&code)[4]) {
+  return pack_words(upper_halves<Interleaved>(code[0], code[1]), upper_halves<Interleaved>(code[2], code[3]));
 }
 
 // Runs body(i, whole, lanes) for every 32 elements; only the last, shorter group is masked: masked stores are slow on
@@ -207,126 +205,152 @@ void decode_dynamic(const Block&, const uint8_t* codes, float scale, float* out,
   });
 }
 
-// Between the edges of two decades the code is the integer part of a line in |x|. Only a number closer to an integer
-// than rounding can move the line is looked up. Lines are kept in units of 2^-16 codes, so that a conversion to
-// integers gives the code in the upper half and the distance to it in the lower. Nine pieces: 0, seven decades, 1.
+// Between the edges of two decades the code is the integer part of a line in |x|, at most the decade's last code. Only a number closer
+// to an integer than rounding can move the line is looked up. Lines are kept in units of 2^-16 codes, so that a conversion to integers
+// gives the code in the upper half and the distance to it in the lower. Nine pieces: 0, seven decades, 1.
 struct Pieces {
   int32_t of_octave[32];  // the piece in which an octave (exponent mod 32) begins …
-  float bound[32];        // … and the |x| behind which it continues in the next one
+  int32_t bound[32];      // … and the key (below) behind which it continues in the next one
   float slope[16], offset[16];
-  int32_t last[16];  // the largest of the piece
 };
 inline constexpr int kFraction = 65536, kUnsure = 2;  // lines are raised by kUnsure, so that what is near an integer
                                                       // lies less than 2 · kUnsure above one
+// What orders numbers for the bounds: the bits of a number that is never negative; of the signed book twice those of the magnitude, and
+// one more for a negative number. So a negative one next to a bound falls where the nearer, of two the lower, value is.
+constexpr int32_t key_of_bound(const DynamicBook& book, bool is_signed, int zero, int last) {
+  const float edge = book.edge[zero + last];
+  const int32_t bits = std::bit_cast<int32_t>(edge);
+  if (!is_signed) return bits;
+  return 2 * bits + (zero - last - 1 >= 0 && book.edge[zero - last - 1] != -edge ? 1 : 0);
+}
 constexpr Pieces make_pieces(bool is_signed) {
   const DynamicBook& book = is_signed ? kDynamicSigned : kDynamicUnsigned;
   const int zero = is_signed ? kDynamicSignedZero : kDynamicUnsignedZero;
   Pieces p{};
+  int last[9]{};
   p.offset[0] = 0.5f * kFraction;
   double power = 1e6;
   for (int i = 0; i < 7; ++i, power /= 10) {
     const int cells = 1 << (is_signed ? i : i + 1), first = is_signed ? cells : cells - 1;
     p.slope[i + 1] = static_cast<float>(kFraction * power * cells / 0.9);
     p.offset[i + 1] = static_cast<float>(kFraction * (first - cells / 9.0) + kUnsure);
-    p.last[i + 1] = first + cells - 1;
+    last[i + 1] = first + cells - 1;
   }
-  p.last[8] = p.last[7] + 1;
-  p.offset[8] = (static_cast<float>(p.last[8]) + 0.5f) * kFraction;
+  last[8] = last[7] + 1;
+  p.offset[8] = (static_cast<float>(last[8]) + 0.5f) * kFraction;
   for (uint32_t exponent = 96; exponent < 128; ++exponent) {
     const float begin = std::bit_cast<float>(exponent << 23), end = std::bit_cast<float>((exponent + 1) << 23);
     int at = 0;
-    while (at < 8 && book.edge[zero + p.last[at]] < begin) ++at;
+    while (at < 8 && book.edge[zero + last[at]] < begin) ++at;
     p.of_octave[exponent % 32] = at;
-    p.bound[exponent % 32] = at < 8 && book.edge[zero + p.last[at]] < end ? book.edge[zero + p.last[at]] : 4.0f;
+    p.bound[exponent % 32] =
+        at < 8 && book.edge[zero + last[at]] < end ? key_of_bound(book, is_signed, zero, last[at]) : 0x7fffffff;
   }
   return p;
 }
 alignas(64) inline constexpr Pieces kSignedPieces = make_pieces(true), kUnsignedPieces = make_pieces(false);
 
-// The lanes of `unsure` by the table.
+// The same codes by the table.
 template <bool Signed, bool KeepSign>
-__attribute__((noinline)) __m512i look_up_codes(const DynamicEncoder<Signed>& encoder, __m512 value, float unit,
-                                                __m512i codes, __mmask16 unsure) {
-  alignas(64) float values[16];
+__attribute__((noinline)) __m512i look_up_codes(const DynamicEncoder<Signed>& encoder, __m512 value, __m512 factor) {
+  alignas(64) float values[16], x[16];
   alignas(64) int32_t result[16];
-  _mm512_store_ps(values, value), _mm512_store_si512(result, codes);
-  for (uint32_t rest = unsure; rest; rest &= rest - 1) {
-    const int i = std::countr_zero(rest);
-    const uint8_t code = encoder(values[i] / unit);
-    result[i] = KeepSign ? kept_negative(code, values[i]) : code;
+  _mm512_store_ps(values, value), _mm512_store_ps(x, _mm512_mul_ps(value, factor));
+  for (int i = 0; i < 16; ++i) {
+    const uint8_t code = encoder(x[i]);
+    result[i] = (KeepSign ? kept_negative(code, values[i]) : code) * kFraction;
   }
   return _mm512_load_si512(result);
 }
 
-// The codes of 16 values / unit as numbers of 32 bits; below 0 where 0 is meant (packing saturates).
+// The codes of 64 products value · factor, in two halves of some thirty cycles of latency each: a loop begins with the next group before
+// it ends one (encode_groups), because the processor's window does not reach far enough to find that by itself.
 template <bool Signed, bool KeepSign>
 class DynamicCodes {
  public:
   TN_FN DynamicCodes(const DynamicEncoder<Signed>& encoder) : encoder_(encoder) {
     const Pieces& p = Signed ? kSignedPieces : kUnsignedPieces;
     octave_low_ = _mm512_load_si512(p.of_octave), octave_high_ = _mm512_load_si512(p.of_octave + 16);
-    last_ = _mm512_load_si512(p.last);
-    bound_low_ = _mm512_load_ps(p.bound), bound_high_ = _mm512_load_ps(p.bound + 16);
+    bound_low_ = _mm512_load_si512(p.bound), bound_high_ = _mm512_load_si512(p.bound + 16);
     slope_ = _mm512_load_ps(p.slope), offset_ = _mm512_load_ps(p.offset);
   }
-  // `unsure` answers the lanes that settle() must look up.
-  TN_FN __m512i operator()(__m512 value, float unit, __mmask16& unsure) const {
-    const __m512i bits = _mm512_castps_si512(_mm512_div_ps(value, _mm512_set1_ps(unit))),
-                  magnitude = Signed ? _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)) : bits;
-    const __m512i size = _mm512_max_epi32(magnitude, _mm512_set1_epi32(104 << 23));
-    const __m512 a = _mm512_castsi512_ps(size);
-    const __m512i octave = _mm512_srli_epi32(size, 23);
-    const __m512 bound = _mm512_permutex2var_ps(bound_low_, octave, bound_high_);
-    __m512i piece = _mm512_permutex2var_epi32(octave_low_, octave, octave_high_);
-    piece = _mm512_mask_add_epi32(piece, _mm512_cmp_ps_mask(a, bound, _CMP_GT_OQ), piece, _mm512_set1_epi32(1));
-    const __m512i line = _mm512_cvttps_epi32(
-        _mm512_fmadd_ps(a, _mm512_permutexvar_ps(piece, slope_), _mm512_permutexvar_ps(piece, offset_)));
-    unsure = _mm512_testn_epi32_mask(line, _mm512_set1_epi32((kFraction - 1) & ~(2 * kUnsure - 1)));
-    if (Signed)
-      unsure |= _mm512_cmp_ps_mask(
-          a, bound, _CMP_EQ_OQ);  // of two equally near values the lower is due: it depends on the sign which
-    __m512i code = _mm512_min_epi32(_mm512_srli_epi32(line, 16), _mm512_permutexvar_epi32(piece, last_));
-    if constexpr (Signed) {
-      const __mmask16 negative = _mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_LT_OQ);
-      const __m512i zero = _mm512_set1_epi32(kDynamicSignedZero);
-      if (KeepSign) code = _mm512_mask_max_epi32(code, negative, code, _mm512_set1_epi32(1));
-      code = _mm512_mask_sub_epi32(_mm512_add_epi32(code, zero), negative, zero, code);
+  TN_FN void find_pieces(const __m512 (&value)[4], __m512 factor, __m512i (&piece)[4]) const {
+    constexpr int kExponent = Signed ? 24 : 23;  // of the key
+    for (int k = 0; k < 4; ++k) {
+      const __m512i bits = _mm512_castps_si512(_mm512_mul_ps(value[k], factor)),
+                    key = _mm512_max_epi32(Signed ? _mm512_rol_epi32(bits, 1) : bits, _mm512_set1_epi32(104 << kExponent)),
+                    octave = _mm512_srli_epi32(key, kExponent), first = _mm512_permutex2var_epi32(octave_low_, octave, octave_high_);
+      const __mmask16 next = _mm512_cmpgt_epi32_mask(key, _mm512_permutex2var_epi32(bound_low_, octave, bound_high_));
+      piece[k] = _mm512_mask_add_epi32(first, next, first, _mm512_set1_epi32(1));
     }
-    return code;
   }
-  TN_FN __m512i settle(__m512i code, __m512 value, float unit, __mmask16 unsure) const {
-    return unsure ? look_up_codes<Signed, KeepSign>(encoder_, value, unit, code, unsure) : code;
+  // Codes in the upper halves of the lanes; below 0 where 0 is meant (packing saturates).
+  TN_FN void operator()(const __m512 (&value)[4], __m512 factor, const __m512i (&piece)[4], __m512i (&code)[4]) const {
+    __mmask16 unsure = 0;
+    for (int k = 0; k < 4; ++k) {
+      const __m512 x = _mm512_mul_ps(value[k], factor),
+                   a = Signed ? _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff))) : x,
+                   offset = _mm512_permutexvar_ps(piece[k], offset_), line = _mm512_fmadd_ps(a, _mm512_permutexvar_ps(piece[k], slope_), offset);
+      // At most the middle of the decade's last code: 9/4 offset follows from the cells of a decade, 2^i, and where its line begins.
+      const __m512 most = _mm512_fmadd_ps(offset, _mm512_set1_ps(2.25f), _mm512_set1_ps((Signed ? -0.5f : 0.75f) * kFraction));
+      code[k] = _mm512_cvttps_epi32(_mm512_min_ps(line, most));
+      unsure = _kor_mask16(unsure, _mm512_testn_epi32_mask(code[k], _mm512_set1_epi32((kFraction - 1) & ~(2 * kUnsure - 1))));
+      if constexpr (Signed) {
+        const __mmask16 negative = _mm512_cmp_ps_mask(value[k], _mm512_setzero_ps(), _CMP_LT_OQ);
+        if (KeepSign) code[k] = _mm512_mask_max_epi32(code[k], negative, code[k], _mm512_set1_epi32(kFraction));
+        code[k] = _mm512_mask_sub_epi32(_mm512_add_epi32(code[k], _mm512_set1_epi32(kDynamicSignedZero * kFraction)), negative,
+                                        _mm512_set1_epi32((kDynamicSignedZero + 1) * kFraction - 1), code[k]);
+      }
+    }
+    if (__builtin_expect(unsure, 0))
+      for (int k = 0; k < 4; ++k) code[k] = look_up_codes<Signed, KeepSign>(encoder_, value[k], factor);
   }
 
  private:
   const DynamicEncoder<Signed>& encoder_;
-  __m512i octave_low_, octave_high_, last_;
-  __m512 bound_low_, bound_high_, slope_, offset_;
+  __m512i octave_low_, octave_high_, bound_low_, bound_high_;
+  __m512 slope_, offset_;
 };
 
+// Codes of n values, a multiple of 64: read(i, x) gives those from i on, factor_of(i) their factor. The last group is begun twice.
+template <bool Interleaved, class Codes, class Read, class Factor>
+TN_FN void encode_groups(const Codes& code_of, int64_t n, Read read, Factor factor_of, uint8_t* to) {
+  if (n <= 0) return;
+  __m512 value[4];
+  __m512i piece[4];
+  read(0, value);
+  code_of.find_pieces(value, factor_of(0), piece);
+  for (int64_t i = 0; i < n; i += 64) {
+    const int64_t next = i + 64 < n ? i + 64 : i;
+    __m512i of_next[4], code[4];
+    read(next, value);
+    code_of.find_pieces(value, factor_of(next), of_next);
+    read(i, value);
+    code_of(value, factor_of(i), piece, code);
+    _mm512_storeu_si512(to + i, upper_bytes<Interleaved>(code));
+    for (int k = 0; k < 4; ++k) piece[k] = of_next[k];
+  }
+}
+
 template <bool Signed, bool KeepSign = false>
-void encode_dynamic(const Block&, const DynamicEncoder<Signed>& encoder, const float* values, float unit,
-                    uint8_t* codes, int64_t n) {
+void encode_dynamic(const Block&, const DynamicEncoder<Signed>& encoder, const float* values, float factor, uint8_t* codes, int64_t n) {
   const DynamicCodes<Signed, KeepSign> code_of(encoder);
-  by_32(n, [&](int64_t i, auto whole, __mmask32 lanes) TN_INLINE {
-    __m512 first, second;
-    if constexpr (whole) {
-      first = _mm512_loadu_ps(values + i), second = _mm512_loadu_ps(values + i + 16);
-    } else {
-      first = _mm512_maskz_loadu_ps(static_cast<__mmask16>(lanes), values + i);
-      second = _mm512_maskz_loadu_ps(static_cast<__mmask16>(lanes >> 16), values + i + 16);
-    }
-    __mmask16 unsure_first, unsure_second;
-    __m512i low = code_of(first, unit, unsure_first), high = code_of(second, unit, unsure_second);
-    if (__builtin_expect(unsure_first | unsure_second, 0))
-      low = code_of.settle(low, first, unit, unsure_first), high = code_of.settle(high, second, unit, unsure_second);
-    const __m256i bytes = _mm512_cvtepi16_epi8(
-        _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packus_epi32(low, high)));
-    if constexpr (whole)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), bytes);
-    else
-      _mm256_mask_storeu_epi8(codes + i, lanes, bytes);
-  });
+  const auto encode = [&](const float* from, int64_t count, uint8_t* to) TN_INLINE {
+    encode_groups<false>(
+        code_of, count,
+        [from](int64_t i, __m512(&x)[4]) TN_INLINE {
+          for (int k = 0; k < 4; ++k) x[k] = _mm512_loadu_ps(from + i + 16 * k);
+        },
+        [factor](int64_t) TN_INLINE { return _mm512_set1_ps(factor); }, to);
+  };
+  const int64_t rest = n & 63, whole = n - rest;
+  encode(values, whole, codes);
+  if (rest == 0) return;
+  alignas(64) float last[64] = {};
+  alignas(64) uint8_t bytes[64];
+  for (int64_t k = 0; k < rest; ++k) last[k] = values[whole + k];
+  encode(last, 64, bytes);
+  for (int64_t k = 0; k < rest; ++k) codes[whole + k] = bytes[k];
 }
 
 #undef TN_INLINE

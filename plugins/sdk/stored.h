@@ -27,8 +27,9 @@ struct Chunk {
   TN_FN Chunk(int64_t begin, int64_t n) : begin(begin), n(n) {}
 };
 
-// Draws of one update that must not meet take elements far apart in the same key: plane p begins at element p · 2^56.
-enum Plane : uint64_t { kPlaneWeight = 0, kPlaneState = 1 /* and 2, 3 */, kPlaneSketch = 8 /* and 9 */ };
+// Draws of one update that must not meet take elements far apart in the same key: plane p begins at element p · 2^56. Two states share a
+// plane: of each pair of neighbours the second state's take each other's bits, so that no element has the same bits twice.
+enum Plane : uint64_t { kPlaneWeight = 0, kPlaneState = 1 /* and 2 */, kPlaneSketch = 8 /* and 9 */ };
 constexpr uint64_t plane_start(uint64_t plane) {
   return plane << 56;
 }
@@ -40,7 +41,8 @@ struct Stored {
   float* copy = nullptr;  // an f32 copy of the truth in f32
   bool stochastic = false;
   tn_rng rng{};
-  uint64_t first = 0;  // of its plane
+  uint64_t first = 0;   // of its plane
+  bool crossed = false;  // neighbours take each other's bits
 
   // The elements from `begin` on, a multiple of 8.
   TN_FN Stored from(int64_t begin) const {
@@ -80,6 +82,7 @@ struct Stored {
   TN_FN void write_stochastic(const Block& block, const Chunk& chunk, const float* values, bf16* to) const {
     // Eight elements share the four words of one Philox block; element e takes half-word e mod 8.
     const tn_rng key = rng;
+    const int64_t other = crossed ? 1 : 0;
 #if TN_GPU
     const uint64_t counter = (first + static_cast<uint64_t>(chunk.begin)) >> 3;
     const int64_t n = chunk.n;
@@ -87,7 +90,7 @@ struct Stored {
       const Words r = philox(key, counter + static_cast<uint64_t>(k));
       const int64_t end = 8 * k + 8 < n ? 8 : n - 8 * k;
       for (int64_t j = 0; j < end; ++j)
-        to[8 * k + j] = {round_stochastic_bf16(values[8 * k + j], r.w[j >> 1] >> (16 * (j & 1)) & 0xffffu)};
+        to[8 * k + j] = {round_stochastic_bf16(values[8 * k + j], r.w[j >> 1] >> (16 * ((j & 1) ^ other)) & 0xffffu)};
     });
 #else
     int64_t at = 0;
@@ -96,6 +99,7 @@ struct Stored {
     for (; at + 64 <= chunk.n; at += 64) {
       __m512i low, high;
       draw((first + static_cast<uint64_t>(chunk.begin + at)) >> 3, low, high);
+      if (crossed) low = _mm512_rol_epi32(low, 16), high = _mm512_rol_epi32(high, 16);
       const float* v = values + at;
       narrow_bf16<false>(_mm512_loadu_ps(v), _mm512_loadu_ps(v + 16), low, to + at);
       narrow_bf16<false>(_mm512_loadu_ps(v + 32), _mm512_loadu_ps(v + 48), high, to + at + 32);
@@ -112,7 +116,7 @@ struct Stored {
       });
       const uint32_t* noise = words;
       block.each(n, [=](int64_t i) {
-        to[at + i] = {round_stochastic_bf16(values[at + i], noise[i >> 1] >> (16 * (i & 1)) & 0xffffu)};
+        to[at + i] = {round_stochastic_bf16(values[at + i], noise[i >> 1] >> (16 * ((i & 1) ^ other)) & 0xffffu)};
       });
     }
 #endif
@@ -168,7 +172,8 @@ inline Stored state_of(const tn_item& item, uint32_t index, int64_t n) {
   return {.b16 = contiguous<bf16>(&t, "a state"),
           .stochastic = true,
           .rng = item.rng,
-          .first = plane_start(kPlaneState + index)};
+          .first = plane_start(kPlaneState + index / 2),
+          .crossed = index % 2 == 1};
 }
 
 }  // namespace tenon::sdk

@@ -2,11 +2,10 @@
 // copies on the way.
 #pragma once
 
+#include "sdk/groups_avx512.h"
 #include "sdk/stored.h"
 
 namespace tenon::sdk {
-
-inline constexpr int64_t kGroup = 64;
 
 // Groups lie in the order of bf16_avx512.h that costs least. Arithmetic on them alone leaves NaN as FromBf16 has them.
 class StoredGroups {
@@ -22,14 +21,22 @@ class StoredGroups {
   struct Noise {
     __m512i low, high;
   };
-  // Of two at once; both have the same key.
-  static TN_FN void draw(int64_t begin, const StoredGroups& a, Noise& of_a, const StoredGroups& b, Noise& of_b) {
-    if (a.s_.stochastic && b.s_.stochastic) return a.noise_(a.block(begin), of_a.low, of_a.high, b.block(begin), of_b.low, of_b.high);
-    a.draw(begin, of_a), b.draw(begin, of_b);
+  // Of two groups, the second behind the first.
+  TN_FN void draw(int64_t begin, Noise (&noise)[2]) const {
+    for (Noise& n : noise) n = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+    if (!s_.stochastic) return;
+    const uint64_t block = (s_.first + static_cast<uint64_t>(begin)) >> 3;
+    noise_(block, noise[0].low, noise[0].high, block + kGroup / 8, noise[1].low, noise[1].high);
+    if (s_.crossed)
+      for (Noise& n : noise) n = crossed(n);
   }
-  TN_FN void draw(int64_t begin, Noise& noise) const {
-    noise = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-    if (s_.stochastic) noise_(block(begin), noise.low, noise.high);
+  // Of two vectors of elements that have the same key, and mostly the same plane.
+  static TN_FN void draw(int64_t begin, const StoredGroups& a, Noise (&of_a)[2], const StoredGroups& b, Noise (&of_b)[2]) {
+    a.draw(begin, of_a);
+    if (a.s_.stochastic && b.s_.stochastic && a.s_.first == b.s_.first && a.s_.crossed != b.s_.crossed)
+      for (int i = 0; i < 2; ++i) of_b[i] = crossed(of_a[i]);
+    else
+      b.draw(begin, of_b);
   }
 
   TN_FN void write(int64_t begin, const __m512 (&x)[4], const Noise& noise) const {
@@ -44,7 +51,7 @@ class StoredGroups {
   }
 
  private:
-  uint64_t block(int64_t begin) const { return (s_.first + static_cast<uint64_t>(begin)) >> 3; }
+  static TN_FN Noise crossed(const Noise& n) { return {_mm512_rol_epi32(n.low, 16), _mm512_rol_epi32(n.high, 16)}; }
 
   const Stored s_;
   const Philox64 noise_;

@@ -6,6 +6,9 @@
 #include "sdk/dynamic_codec.h"
 #include "sdk/for_each.h"
 #include "sdk/quantizer.h"
+#if !TN_GPU && defined(__AVX512BW__)
+#include "sdk/groups_avx512.h"
+#endif
 #if TN_GPU
 #include "quantizers/blockwise-8bit/gpu.h"
 #endif
@@ -17,38 +20,61 @@ namespace {
 
 constexpr int64_t kTask = 4096;  // elements: a multiple of every block
 
+// Codes the block x[0, n); its scale comes back. `below` is raised if a value is negative.
+template <bool Signed, class T>
+float encode_block(const sdk::Block& task, const sdk::DynamicEncoder<Signed>& nearest, const T* x, int64_t n, uint8_t* codes, bool& below) {
+  float run[kTask];
+  sdk::convert(x, run, n);
+  const float a = sdk::absmax(run, n);
+  if (!sdk::is_finite(a)) return a;
+  if constexpr (!Signed)
+    for (int64_t i = 0; i < n; ++i) below |= run[i] < 0;
+  // The reciprocal of a subnormal overflows; a block of zeros keeps its zeros.
+  const bool tiny = a < std::numeric_limits<float>::min();
+  if (tiny && a > 0)
+    for (int64_t i = 0; i < n; ++i) run[i] /= a;
+  sdk::encode_dynamic<Signed>(task, nearest, run, tiny ? 1.0f : 1.0f / a, codes, n);
+  return a;
+}
+
 template <bool Signed, class T>
 void encode_blocks(const tn_exec* exec, const sdk::DynamicEncoder<Signed>& nearest, const T* x, int64_t n,
                    int64_t blocksize, uint8_t* codes, float* absmax, sdk::FirstBad::Found bad,
                    sdk::FirstBad::Found negative) {
   sdk::for_each_block(exec, sdk::ceil_div(n, kTask), [=, &nearest](const sdk::Block& task) {
-    float run[kTask];
-    const int64_t end = std::min(n, (task.index + 1) * kTask);
-    for (int64_t begin = task.index * kTask; begin < end; begin += blocksize) {
-      const int64_t count = std::min(blocksize, end - begin);
-      sdk::convert(x + begin, run, count);
-      const float a = sdk::absmax(run, count);
-      absmax[begin / blocksize] = a;
-      if (!sdk::is_finite(a)) {
-        bad(begin / blocksize);
-        continue;
-      }
-      if constexpr (!Signed) {
-        bool below = false;
-        for (int64_t i = 0; i < count; ++i) below |= run[i] < 0;
-        if (below) negative(begin / blocksize);
-      }
-      // The reciprocal of a subnormal overflows; a block of zeros keeps its zeros.
-      const bool tiny = a < std::numeric_limits<float>::min();
-      if (tiny) {
-        if (a > 0)
-          for (int64_t i = 0; i < count; ++i) run[i] /= a;
-      } else {
-        const float inverse = 1.0f / a;
-        for (int64_t i = 0; i < count; ++i) run[i] *= inverse;
-      }
-      sdk::encode_dynamic<Signed>(task, nearest, run, 1.0f, codes + begin, count);
-    }
+    const int64_t first = task.index * kTask, end = std::min(n, first + kTask);
+    int64_t begin = first;
+    bool below = false;
+    const auto one = [&](int64_t from) {
+      const float a = encode_block<Signed>(task, nearest, x + from, std::min(blocksize, end - from), codes + from, below);
+      if (!sdk::is_finite(a)) bad(from / blocksize);
+      absmax[from / blocksize] = a;
+    };
+#if defined(__AVX512BW__)
+    const sdk::DynamicCodes<Signed, false> code_of(nearest);
+    __mmask16 negatives = 0;
+    begin += sdk::code_blocks(
+        x + first, end - first, blocksize, 1.0f, absmax + first / blocksize,
+        [&](int64_t at, int64_t count, auto factor_of) __attribute__((always_inline)) {
+          const T* const from = x + first + at;
+          sdk::encode_groups<sdk::kInterleaves<T>>(
+              code_of, count,
+              [&](int64_t i, __m512(&v)[4]) __attribute__((always_inline)) {
+                sdk::read_group<T, sdk::kInterleaves<T>>(from + i, v);
+                if constexpr (!Signed)
+                  for (const __m512 part : v) negatives |= _mm512_cmp_ps_mask(part, _mm512_setzero_ps(), _CMP_LT_OQ);
+              },
+              [&](int64_t i) __attribute__((always_inline)) {
+                sdk::fetch_ahead<1>(from + i);
+                return factor_of(at + i);
+              },
+              codes + first + at);
+        },
+        [&](int64_t block) { one(first + block * blocksize); });
+    below |= negatives != 0;
+#endif
+    for (; begin < end; begin += blocksize) one(begin);
+    if (below) negative(first / blocksize);
   });
 }
 

@@ -4,6 +4,9 @@
 #include "quantizers/nf4/code_books.h"
 #include "sdk/codec.h"
 #include "sdk/for_each.h"
+#if defined(__AVX512BW__)
+#include "quantizers/nf4/encode_avx512.h"
+#endif
 
 namespace tenon::nf4 {
 
@@ -26,28 +29,42 @@ inline void ranks(const float* x, int64_t n, float absmax, uint8_t* rank) {
   }
 }
 
+// Codes the block x[0, n); its scale comes back.
+template <const CodeBook& book, class T>
+float encode_block(const T* x, int64_t n, uint8_t* codes) {
+  float buffer[kMaxBlock];
+  uint8_t rank[kMaxBlock + 1];
+  sdk::convert(x, buffer, n);
+  const float a = sdk::absmax(buffer, n);
+  ranks<book>(buffer, n, a, rank);
+  if constexpr (!book.rising)
+    for (int64_t i = 0; i < n; ++i) rank[i] = book.order[rank[i]];
+  rank[n] = book.zero;  // padding of an odd length
+  for (int64_t i = 0; i < (n + 1) / 2; ++i) codes[i] = static_cast<uint8_t>(rank[2 * i] << 4 | rank[2 * i + 1]);
+  return a;
+}
+
 // Codes x[0, n) in blocks; absmax gets one scale a block. NaN and Inf are collected in `bad`.
 template <const CodeBook& book, class T>
 void encode(const tn_exec* exec, const T* x, int64_t n, int64_t blocksize, uint8_t* codes, float* absmax,
             sdk::FirstBad::Found bad) {
   const int64_t per_task = kMaxBlock / blocksize * blocksize;
   sdk::for_each_block(exec, sdk::ceil_div(n, per_task), [=](const sdk::Block& task) {
-    float buffer[kMaxBlock];
-    uint8_t rank[kMaxBlock + 1];
-    const int64_t end = std::min(n, (task.index + 1) * per_task);
-    for (int64_t begin = task.index * per_task; begin < end; begin += blocksize) {
-      const int64_t count = std::min(blocksize, end - begin);
-      sdk::convert(x + begin, buffer, count);
-      const float a = sdk::absmax(buffer, count);
-      if (!sdk::is_finite(a)) bad(begin / blocksize);
-      absmax[begin / blocksize] = a;
-      ranks<book>(buffer, count, a, rank);
-      if constexpr (!book.rising)
-        for (int64_t i = 0; i < count; ++i) rank[i] = book.order[rank[i]];
-      rank[count] = book.zero;  // padding of an odd length
-      uint8_t* out = codes + begin / 2;
-      for (int64_t i = 0; i < (count + 1) / 2; ++i) out[i] = static_cast<uint8_t>(rank[2 * i] << 4 | rank[2 * i + 1]);
+    int64_t begin = task.index * per_task;
+    const int64_t end = std::min(n, begin + per_task);
+    const auto one = [&](int64_t from) {
+      const float a = encode_block<book>(x + from, std::min(blocksize, end - from), codes + from / 2);
+      if (!sdk::is_finite(a)) bad(from / blocksize);
+      absmax[from / blocksize] = a;
+    };
+#if defined(__AVX512BW__)
+    if constexpr (book.rising) {
+      const int64_t first = begin;
+      begin += encode_groups<book>(x + first, end - first, blocksize, codes + first / 2, absmax + first / blocksize,
+                                   [&](int64_t block) { one(first + block * blocksize); });
     }
+#endif
+    for (; begin < end; begin += blocksize) one(begin);
   });
 }
 

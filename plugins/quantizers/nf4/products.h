@@ -36,8 +36,7 @@ struct FloatProducts {
   static float sum(Vector a) { return _mm512_reduce_add_ps(a); }
 };
 
-// Thirty-two 16-bit values at a time. The table stands twice in the register because an index is five bits wide and the
-// fifth bit of the second code is the lowest of the first.
+// 16-bit values. The table stands twice in the register because an index is five bits wide, of which the fifth belongs to another code.
 template <class T>
 struct HalfProducts {
   static constexpr int kLanes = 32;
@@ -45,20 +44,29 @@ struct HalfProducts {
 
   HalfProducts(const float (&book)[16], float absmax) {
     const __m512 p = _mm512_mul_ps(_mm512_loadu_ps(book), _mm512_set1_ps(absmax));
-    __m256i half;
     if constexpr (std::is_same_v<T, sdk::f16>) {
-      half = _mm512_cvtps_ph(p, _MM_FROUND_TO_NEAREST_INT);
+      table = _mm512_broadcast_i64x4(_mm512_cvtps_ph(p, _MM_FROUND_TO_NEAREST_INT));
     } else {
+      alignas(64) static constexpr uint16_t kUpper[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                                          1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
       const __m512i u = _mm512_castps_si512(p);
-      const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-      half = _mm512_cvtepi32_epi16(
-          _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16));
+      const __m512i half = _mm512_mask_mov_epi32(_mm512_set1_epi32(0x7fff), _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x10000)),
+                                                 _mm512_set1_epi32(0x8000));  // to nearest, ties to even
+      table = _mm512_permutexvar_epi16(_mm512_load_si512(kUpper), _mm512_add_epi32(u, half));
     }
-    table = _mm512_broadcast_i64x4(half);
   }
+  // Thirty-two values.
   __m512i take(const uint8_t* codes) const {
     const __m512i d = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
     return _mm512_permutexvar_epi16(_mm512_or_si512(_mm512_srli_epi32(d, 4), _mm512_slli_epi32(d, 16)), table);
+  }
+  // Sixty-four: bytes are ordered so that interleaving even with odd elements in each 128 bits orders these.
+  void take(const uint8_t* codes, __m512i& first, __m512i& second) const {
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)),
+                                                      _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    const __m512i words = _mm512_cvtepu8_epi16(bytes), even = _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4), table),
+                  odd = _mm512_permutexvar_epi16(words, table);
+    first = _mm512_unpacklo_epi16(even, odd), second = _mm512_unpackhi_epi16(even, odd);
   }
 };
 
@@ -189,6 +197,14 @@ void decode_run(const float (&book)[16], float absmax, const uint8_t* codes, int
   const Products products(book, absmax);
   int64_t i = begin;
   if (i < end && i % 2) *dst++ = product<T>(book, absmax, codes, i), ++i;
+#if defined(__AVX512BW__)
+  if constexpr (sizeof(T) == 2)
+    for (; i + 64 <= end; i += 64, dst += 64) {
+      __m512i first, second;
+      products.take(codes + i / 2, first, second);
+      store(dst, first), store(dst + 32, second);
+    }
+#endif
   for (; i + Products::kLanes <= end; i += Products::kLanes, dst += Products::kLanes)
     store(dst, products.take(codes + i / 2));
   for (; i < end; ++i) *dst++ = product<T>(book, absmax, codes, i);

@@ -56,13 +56,10 @@ inline void encode_scales(const tn_exec* exec, const float* absmax, const Sizes&
     for (int64_t i = 0; i < n; ++i) centred[i] = absmax[begin + i] - offset;
     const float a = sdk::absmax(centred, n);
     out.nested_absmax[block.index] = a;
-    if (a < std::numeric_limits<float>::min()) {  // the reciprocal overflows
+    const bool tiny = a < std::numeric_limits<float>::min();  // the reciprocal overflows
+    if (tiny)
       for (int64_t i = 0; i < n; ++i) centred[i] = a > 0 ? centred[i] / a : 0.0f;
-    } else {
-      const float inverse = 1.0f / a;
-      for (int64_t i = 0; i < n; ++i) centred[i] *= inverse;
-    }
-    sdk::encode_dynamic<true>(block, encoder, centred, 1.0f, out.absmax_codes + begin, n);
+    sdk::encode_dynamic<true>(block, encoder, centred, tiny ? 1.0f : 1.0f / a, out.absmax_codes + begin, n);
   });
 }
 

@@ -44,8 +44,8 @@ int64_t sign_differences() {
   int64_t wrong = 0;
   for (const float unit : {1.0f, 0x1p-70f}) {
     for (float& x : values) x *= unit;
-    encode_dynamic<true>(block, *encoder, values, unit, plain, 300);
-    encode_dynamic<true, true>(block, *encoder, values, unit, kept, 300);
+    encode_dynamic<true>(block, *encoder, values, 1 / unit, plain, 300);
+    encode_dynamic<true, true>(block, *encoder, values, 1 / unit, kept, 300);
     for (int i = 0; i < 300; ++i)
       wrong += kept[i] != (plain[i] == kDynamicSignedZero && values[i] < 0 ? kDynamicSignedZero - 1 : plain[i]);
   }
@@ -63,23 +63,23 @@ int64_t tail_differences() {
     std::vector<float> values(n + 1, 5.0f);
     for (int64_t i = 0; i < n; ++i) codes[i] = static_cast<uint8_t>(37 * i + n);
     decode_dynamic<Signed>(block, codes.data(), 3.0f, values.data(), n);
-    encode_dynamic<Signed>(block, *encoder, values.data(), 3.0f, back.data(), n);
+    encode_dynamic<Signed>(block, *encoder, values.data(), 1 / 3.0f, back.data(), n);
     for (int64_t i = 0; i < n; ++i) wrong += values[i] != book.value[codes[i]] * 3.0f || back[i] != codes[i];
     wrong += values[n] != 5.0f || back[n] != 77;
   }
   return wrong;
 }
 
-// Quotients, of units from 2^-140 to 2^120, against the search over the plain division.
+// Products with factors from 2^-120 to 2^124, against the search over the plain product.
 template <bool Signed>
-int64_t quotient_differences() {
+int64_t product_differences() {
   const DynamicBook& book = Signed ? kDynamicSigned : kDynamicUnsigned;
   const auto encoder = std::make_unique<DynamicEncoder<Signed>>();
   const Block block{0, nullptr};
   int64_t wrong = 0;
   float values[1000];
   uint8_t codes[1000];
-  for (int exponent = -140; exponent <= 120; exponent += 4) {
+  for (int exponent = -124; exponent <= 120; exponent += 4) {
     for (uint32_t k = 0; k < 40; ++k) {
       const float unit = std::ldexp(1 + uniform({1, 2, 3}, k), exponent);
       for (uint32_t i = 0; i < 1000; ++i) {
@@ -88,8 +88,9 @@ int64_t quotient_differences() {
         values[i] = (Signed || x >= 0 ? x : -x) * unit;
         if (i % 4 == 3) values[i] = std::nextafter(values[i], i % 8 == 3 ? 0.0f : values[i] * 2);
       }
-      encode_dynamic<Signed>(block, *encoder, values, unit, codes, 1000);
-      for (uint32_t i = 0; i < 1000; ++i) wrong += codes[i] != dynamic_code(book, values[i] / unit);
+      const float factor = 1 / unit;
+      encode_dynamic<Signed>(block, *encoder, values, factor, codes, 1000);
+      for (uint32_t i = 0; i < 1000; ++i) wrong += codes[i] != dynamic_code(book, values[i] * factor);
     }
   }
   return wrong;
@@ -112,9 +113,9 @@ extern "C" __attribute__((visibility("default"))) int64_t dynamic_codec_differen
     case 4:
       return tail_differences<false>();
     case 5:
-      return quotient_differences<true>();
+      return product_differences<true>();
     case 6:
-      return quotient_differences<false>();
+      return product_differences<false>();
     default:
       return sign_differences();
   }
