@@ -17,7 +17,7 @@ namespace tenon {
 
 class Pool {
  public:
-  static constexpr uint64_t kChunkBytes = uint64_t{64} << 20;
+  static constexpr uint64_t kChunkBytes = uint64_t{16} << 20;
   static constexpr uint64_t kLargeBytes = uint64_t{16} << 20;
   static constexpr uint64_t kSlackBytes = uint64_t{96} << 20;
 
