@@ -3,6 +3,8 @@
 #include <filesystem>
 #include <new>
 
+#include "core/sentence.h"
+
 namespace tenon {
 
 Error current_error() {
@@ -15,7 +17,7 @@ Error current_error() {
   } catch (const std::filesystem::filesystem_error& e) {
     return Error(TN_E_IO, e.path1().string() + ": " + e.code().message() + "; check the path, its permissions and the disk");
   } catch (const std::exception& e) {
-    return Error(TN_E_INTERNAL, std::string("a defect of Tenon, please report it: ") + e.what());
+    return Error(TN_E_INTERNAL, clean_sentence(std::string("a defect of Tenon, please report it: ") + e.what()));
   } catch (...) {
     return Error(TN_E_INTERNAL, "a defect of Tenon, please report it");
   }

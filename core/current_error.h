@@ -5,7 +5,7 @@
 
 namespace tenon {
 
-// The exception in flight as an Error: itself where it is one; else memory that ran out, what the file system refused, or, with its words, a
+// The exception in flight as an Error: itself where it is one; else memory that ran out, what the file system refused, or, with its words made clean, a
 // defect. Only within a catch block.
 Error current_error();
 

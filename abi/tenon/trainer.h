@@ -19,7 +19,7 @@ extern "C" {
 
 typedef struct tn_trainer tn_trainer;
 
-enum { TN_TRAINER_SKIPPED = 1 /* NaN or Inf: nothing was changed */, TN_TRAINER_DEGRADED = 2 /* an older basis was kept */ };
+enum { TN_TRAINER_SKIPPED = 1 /* NaN or Inf, or no token to predict: nothing was changed */, TN_TRAINER_DEGRADED = 2 /* an older basis was kept */ };
 
 /* One optimizer step that is done. */
 typedef struct tn_trainer_step {

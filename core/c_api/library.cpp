@@ -18,7 +18,7 @@ thread_local std::string last_error;
 int32_t caught() noexcept {
   try {
     const Error e = current_error();
-    last_error = e.code() == TN_E_INTERNAL ? clean_sentence(e.what()) : e.what();
+    last_error = e.what();
     return e.code();
   } catch (...) {  // not even the sentence has room
     last_error.clear();

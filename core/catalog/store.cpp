@@ -52,9 +52,9 @@ void check_digest(const std::string& path, const ObjectFile& object) {
 void examine(const std::string& folder, const InstallOptions& options, InstallReport& report) {
   const Manifest& m = report.manifest;
   if (m.abi_major != TN_ABI_MAJOR || m.abi_minor > TN_ABI_MINOR) {
-    throw Error(TN_E_VERSION, folder + ": " + m.id + ' ' + m.version + " speaks ABI " + std::to_string(m.abi_major) +
-                                  '.' + std::to_string(m.abi_minor) +
-                                  " but this Tenon offers 0.9; update Tenon or choose another version");
+    throw Error(TN_E_VERSION, folder + ": " + m.id + ' ' + m.version + " speaks ABI " + abi_text(m.abi_major, m.abi_minor) +
+                                  " but this Tenon offers " + abi_text() +
+                                  "; update Tenon or choose another version");
   }
   bool proven = false;
   for (const ObjectFile& object : m.objects) {

@@ -80,11 +80,11 @@ void check_descriptor(const std::string& what, const tn_plugin& plugin) {
   if (plugin.struct_size < TN_SIZE_TO(tn_plugin, get_extension)) {
     refuse(TN_E_FORMAT, "its descriptor states a size of " + std::to_string(plugin.struct_size) +
                             " bytes, fewer than the " + std::to_string(TN_SIZE_TO(tn_plugin, get_extension)) +
-                            " of ABI 0.9; build it against the released headers");
+                            " of ABI " + abi_text() + "; build it against the released headers");
   }
   if (plugin.abi_major != TN_ABI_MAJOR || plugin.abi_minor > TN_ABI_MINOR) {
-    refuse(TN_E_VERSION, "it answers ABI " + std::to_string(plugin.abi_major) + '.' + std::to_string(plugin.abi_minor) +
-                             " but was offered 0.9; install a version of the plugin for this Tenon");
+    refuse(TN_E_VERSION, "it answers ABI " + abi_text(plugin.abi_major, plugin.abi_minor) + " but was offered " +
+                             abi_text() + "; install a version of the plugin for this Tenon");
   }
   if (!plugin.id || !valid_id(plugin.id))
     refuse(TN_E_FORMAT, "its id " + quote_name(plugin.id ? plugin.id : "") + " is not valid");
@@ -94,7 +94,7 @@ void check_descriptor(const std::string& what, const tn_plugin& plugin) {
   }
   if (!plugin.backend || !valid_id(plugin.backend)) refuse(TN_E_FORMAT, "its descriptor names no backend");
   const std::span<const Slot> slots = required_slots(plugin.kind);
-  if (slots.empty()) refuse(TN_E_FORMAT, "its kind " + std::to_string(plugin.kind) + " is unknown to ABI 0.9");
+  if (slots.empty()) refuse(TN_E_FORMAT, "its kind " + std::to_string(plugin.kind) + " is unknown to ABI " + abi_text());
   if (!plugin.api) refuse(TN_E_FORMAT, "its table of functions is null");
   const auto* const table = static_cast<const unsigned char*>(plugin.api);
   const auto* const head = static_cast<const TableHead*>(plugin.api);
@@ -110,7 +110,7 @@ void check_descriptor(const std::string& what, const tn_plugin& plugin) {
   if (plugin.kind == TN_KIND_QUANTIZER && head->word == 0)
     refuse(TN_E_FORMAT, "it serves no site (tn_quantizer_api.sites is 0)");
   if (plugin.kind == TN_KIND_ATTENTION && head->word != TN_PLACEMENT_CORE && head->word != TN_PLACEMENT_SUBLAYER) {
-    refuse(TN_E_FORMAT, "its placement " + std::to_string(head->word) + " is unknown to ABI 0.9");
+    refuse(TN_E_FORMAT, "its placement " + std::to_string(head->word) + " is unknown to ABI " + abi_text());
   }
   if (plugin.kind == TN_KIND_OPTIMIZER) {
     const auto* const api = static_cast<const tn_optimizer_api*>(plugin.api);

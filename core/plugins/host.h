@@ -31,7 +31,4 @@ void check(int32_t status, std::string_view doing);
 void set_log_sink(std::function<void(int32_t level, std::string_view sentence)> sink);
 void log_line(int32_t level, std::string_view sentence);
 
-// One line of valid UTF-8 without control characters, at most 2000 bytes.
-std::string clean_sentence(std::string_view text);
-
 }  // namespace tenon

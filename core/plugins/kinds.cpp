@@ -72,4 +72,8 @@ std::string version_key(std::string_view version) {
   return parsed.tag.empty() ? key + '~' : key + std::string(parsed.tag);  // '~' sorts after every character of a tag
 }
 
+std::string abi_text(uint32_t major, uint32_t minor) {
+  return std::to_string(major) + '.' + std::to_string(minor);
+}
+
 }  // namespace tenon

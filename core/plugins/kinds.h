@@ -1,10 +1,11 @@
-// The kinds of plugins and their names in manifests, catalogs and messages.
+// The kinds of plugins, and the names of kinds and versions in manifests, catalogs and messages.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <string_view>
 
+#include "tenon/host.h"
 #include "tenon/plugin.h"
 
 namespace tenon {
@@ -21,5 +22,7 @@ bool valid_id(std::string_view id) noexcept;
 bool valid_version(std::string_view version) noexcept;
 // A text that sorts as versions do: 1.2.0 before 1.10.0, and 1.0.0-rc1 before 1.0.0. The version is valid.
 std::string version_key(std::string_view version);
+// "0.9": a version of the ABI, that of this host where none is given.
+std::string abi_text(uint32_t major = TN_ABI_MAJOR, uint32_t minor = TN_ABI_MINOR);
 
 }  // namespace tenon

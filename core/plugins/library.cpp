@@ -9,6 +9,7 @@
 #include "core/plugins/elf.h"
 #include "core/plugins/host.h"
 #include "core/plugins/kinds.h"
+#include "core/sentence.h"
 
 namespace tenon {
 
@@ -68,8 +69,8 @@ tn_plugin_entry_fn open_entry(const std::string& path) {
 const tn_plugin& negotiate(const std::string& path, tn_plugin_entry_fn entry) {
   const tn_plugin* descriptor = nullptr;
   (void)take_report();
-  check(entry(TN_ABI_MAJOR, TN_ABI_MINOR, host(), &descriptor), path + ": the plugin refuses ABI 0.9 of this host");
-  if (!descriptor) throw Error(TN_E_FORMAT, path + ": the plugin accepted ABI 0.9 but gave no descriptor");
+  check(entry(TN_ABI_MAJOR, TN_ABI_MINOR, host(), &descriptor), path + ": the plugin refuses ABI " + abi_text() + " of this host");
+  if (!descriptor) throw Error(TN_E_FORMAT, path + ": the plugin accepted ABI " + abi_text() + " but gave no descriptor");
   check_descriptor(path, *descriptor);
   return *descriptor;
 }

@@ -115,7 +115,7 @@ class Reader {
     if (version.empty() && !sealed()) return;
     const std::string full = version + ".0";  // "0.9" has the form of a version without its last number
     if (std::count(version.begin(), version.end(), '.') != 1 || !valid_version(full)) {
-      refuse("the ABI " + quote_name(version) + " is not of the form 0.9");
+      refuse("the ABI " + quote_name(version) + " is not of the form " + abi_text());
     }
     const size_t dot = version.find('.');
     manifest_.abi_major = static_cast<uint32_t>(std::stoul(version.substr(0, dot)));

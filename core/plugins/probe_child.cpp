@@ -11,6 +11,7 @@
 #include "core/plugins/manifest.h"
 #include "core/plugins/probe.h"
 #include "core/plugins/spec.h"
+#include "core/sentence.h"
 #include "tenon/edits.h"
 
 namespace tenon {

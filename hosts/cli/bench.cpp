@@ -183,7 +183,9 @@ Figures generation(const Catalog& catalog, const po::variables_map& values, cons
   trainer::Runtime runtime(catalog, mix_request(catalog, values, false));
   const trainer::ModelSource source = open_model(values);
   const int64_t length = checked_int(values, "seq-len", 1, 1 << 20), decoded = checked_int(values, "new-tokens", 2, 1 << 20);
-  std::vector<int32_t> prompt = open_text_model(values, source).tokenizer.encode(setting.text);
+  const trainer::TextModel text = open_text_model(values, source);
+  std::vector<int32_t> prompt = text.tokenizer.encode(setting.text);
+  text.require_rows(prompt, "--data");
   if (static_cast<int64_t>(prompt.size()) < length)
     throw Error(TN_E_ARGUMENT, "--data has " + std::to_string(prompt.size()) + " tokens, fewer than the --seq-len of " + std::to_string(length) + " for the prompt");
   prompt.resize(static_cast<size_t>(length));

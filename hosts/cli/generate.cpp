@@ -55,6 +55,7 @@ int run_generate(const std::vector<std::string>& arguments) {
   } else {
     ids = text.tokenizer.encode(prompt, true);
   }
+  text.require_rows(ids, "the prompt");
   if (!values.count("ignore-eos")) {
     sampling.stop = source.config().eos;
     if (text.eos_id) sampling.stop.push_back(*text.eos_id);

@@ -44,7 +44,7 @@ int dispatch(const std::vector<std::string>& arguments) {
     return arguments.empty() ? 2 : 0;
   }
   if (arguments[0] == "--version") {
-    std::puts("tenon 0.9.0");
+    std::puts("tenon " TENON_VERSION);
     return 0;
   }
   std::vector<std::string> names;

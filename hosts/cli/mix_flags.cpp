@@ -82,8 +82,10 @@ trainer::TextModel open_text_model(const po::variables_map& values, const traine
                             : source.gguf()      ? trainer::load_text_model(*source.gguf())
                                                  : trainer::load_text_model(source.path());
   const auto has = static_cast<int64_t>(text.tokenizer.vocabulary_size()), wants = source.config().vocab;
-  if (has <= wants) return text;
-  const std::string whose = chosen ? "--tokenizer " + values["tokenizer"].as<std::string>() : source.is_preset() ? "the tokenizer of bytes" : "the tokenizer of " + source.path();
+  text.rows = wants;
+  // A model's own tokenizer may have tokens that were added after its training; another one is the wrong one.
+  if (has <= wants || !(chosen || source.is_preset())) return text;
+  const std::string whose = chosen ? "--tokenizer " + values["tokenizer"].as<std::string>() : "the tokenizer of bytes";
   throw Error(TN_E_CONFLICT, whose + " has ids up to " + std::to_string(has - 1) + ", but the model has " + std::to_string(wants) + " tokens; " +
                                  (source.is_preset() ? "leave --vocab-size out or raise it" : "use the tokenizer that the model was trained with"));
 }

@@ -80,12 +80,14 @@ int run_train(const std::vector<std::string>& arguments) {
 
   TrainReport report(values, arguments, runtime, source);
   const std::string sample_prompt = value_or<std::string>(values, "sample-prompt", "");
+  const std::vector<int32_t> sample_ids = text.tokenizer.encode(sample_prompt);
+  text.require_rows(sample_ids, "--sample-prompt");
   const auto sample = [&](trainer::Session& session, const char* label) {
     if (sample_prompt.empty()) return;
     trainer::SamplingOptions s;
     s.max_new_tokens = 48, s.temperature = 0.7, s.top_p = 0.9, s.seed = train_opts.session.seed;
     if (text.eos_id) s.stop.push_back(*text.eos_id);
-    const std::string continuation = text.tokenizer.decode(trainer::generate(session.model(), text.tokenizer.encode(sample_prompt), s), true);
+    const std::string continuation = text.tokenizer.decode(trainer::generate(session.model(), sample_ids, s), true);
     report.add_sample(label, sample_prompt, continuation);
   };
 

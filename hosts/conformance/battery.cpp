@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "core/plugins/host.h"
 #include "core/plugins/kinds.h"
+#include "core/sentence.h"
 #include "hosts/conformance/check.h"
 #include "hosts/conformance/child.h"
 

@@ -25,7 +25,7 @@ struct Plan {
     auto& p = *static_cast<Plan*>(self);
     if (m->id != p.matrices.size()) p.fault = "matrix ids are not dense from 0";
     if (m->rows < 1 || m->columns < 1 || m->rows > 4096 || m->columns > 4096) p.fault = "a matrix has an impossible shape";
-    if (m->statistic > TN_EDIT_STATISTIC_NORMALIZED_GRAM) p.fault = "a matrix wants a statistic that ABI 0.9 does not know";
+    if (m->statistic > TN_EDIT_STATISTIC_NORMALIZED_GRAM) p.fault = "a matrix wants a statistic that this ABI does not know";
     if (m->statistic != TN_EDIT_STATISTIC_NONE && (m->boundary < 0 || m->boundary > 2 * kLayers)) p.fault = "a statistic is of a boundary that the model does not have";
     if (p.matrices.size() == kMost) return TN_E_ARGUMENT;
     p.matrices.push_back(*m);
@@ -33,7 +33,7 @@ struct Plan {
   }
   static int32_t edit(void* self, const tn_edit* e) {
     auto& p = *static_cast<Plan*>(self);
-    if (e->kind < TN_EDIT_UNTIE || e->kind > TN_EDIT_NORM_COUNT) p.fault = "an edit is of a kind that ABI 0.9 does not know";
+    if (e->kind < TN_EDIT_UNTIE || e->kind > TN_EDIT_NORM_COUNT) p.fault = "an edit is of a kind that this ABI does not know";
     if ((e->kind == TN_EDIT_INPUT || e->kind == TN_EDIT_OUTPUT) && e->matrix >= p.matrices.size()) p.fault = "an edit names a matrix that was not declared before it";
     if (p.edits.size() == kMost) return TN_E_ARGUMENT;
     p.edits.push_back(*e);

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "core/plugins/kinds.h"
 #include "hosts/conformance/check.h"
 #include "hosts/conformance/exports.h"
 #include "sdk/dtype.h"
@@ -21,7 +22,7 @@ tn_plugin_entry_fn entry_of(Subject& s) {
 }
 
 std::string offered(uint32_t major, uint32_t minor) {
-  return "offered ABI " + std::to_string(major) + '.' + std::to_string(minor) + ", the entry";
+  return "offered ABI " + abi_text(major, minor) + ", the entry";
 }
 
 void refuses_version(tn_plugin_entry_fn entry, uint32_t major, uint32_t minor) {

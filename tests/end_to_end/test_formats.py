@@ -57,6 +57,47 @@ class Formats(cli.Cli):
                 self.assertEqual(self.ids(coded), ids)
                 self.assertAlmostEqual(self.loss(coded), loss, delta=5e-3)
 
+    def test_tokens_behind_the_embedding_hinder_only_texts_that_use_them(self):
+        """As of models that were given a [PAD] for batches without a row for it."""
+        model = self.trained()
+        ids, loss = self.ids(model), self.loss(model)
+        rows = json.loads((model / "config.json").read_text())["vocab_size"]
+        tokenizer = json.loads((model / "tokenizer.json").read_text())
+        tokenizer.setdefault("added_tokens", []).append({"id": rows, "content": "[PAD]", "special": True})
+        (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+        (model / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>", "pad_token": "[PAD]"}))
+        self.assertEqual(self.ids(model), ids)
+        self.assertEqual(self.loss(model), loss)
+        for temperature in (0, 50):
+            said = self.answer("generate", "--model", model, "--prompt", "All human", "--max-new-tokens", 64, "--temperature", temperature, "--top-p", 1, "--ignore-eos")
+            self.assertEqual(len(said["ids"]), 64)
+            self.assertLess(max(said["ids"]), rows)
+        lines = self.folder / "lines.jsonl"
+        lines.write_text("".join(json.dumps({"prompt": "All human", "completion": " beings are born free"}) + "\n" for _ in range(8)))
+        self.succeed("train", "--model", model, "--data", lines, "--output", self.folder / "padded", "--seq-len", 32, "--steps", 2, "--no-pack")
+        self.assertEqual(self.ids(self.folder / "padded" / "final"), ids)
+        gguf = self.folder / "padded.gguf"
+        self.succeed("quantize", "--model", model, "--quantizer", "gguf-blocks:type=F32", "--output", gguf)
+        self.assertEqual(self.ids(gguf), ids)
+        self.assertAlmostEqual(self.loss(gguf), loss, delta=1e-6)
+
+        names = ("[PAD]", str(rows), "vocabulary of " + str(rows))
+        self.assertEqual(self.answer("tokenize", "--model", model, "--text", "[PAD]")["ids"], [rows])
+        self.refuse("generate", "--model", model, "--prompt", "All [PAD] human", names=("the prompt", *names))
+        padded = self.folder / "padded.txt"
+        padded.write_text(TEXT + "[PAD]" + TEXT)
+        lines.write_text(json.dumps({"text": "fine"}) + "\n" + json.dumps({"text": "[PAD]"}) + "\n")
+        for data, where in ((padded, "padded.txt"), (lines, "line 2")):
+            self.refuse("eval", "--model", model, "--data", data, "--seq-len", 32, names=(where, *names))
+            self.refuse("train", "--model", model, "--data", data, "--output", self.folder / "none", "--seq-len", 32, names=(where, *names))
+        self.refuse("train", "--model", model, "--data", self.text, "--output", self.folder / "none", "--sample-prompt", "[PAD]", names=("--sample-prompt", *names))
+        self.refuse("quantize", "--model", model, "--quantizer", "gptq", "--calibration", padded, "--output", self.folder / "coded", names=("padded.txt", *names))
+        self.assertFalse((self.folder / "none").exists())
+        # A chat template that writes the token makes every prompt one that uses it.
+        (model / "chat_template.jinja").write_text("{{ messages[0]['content'] }}[PAD]")
+        self.refuse("generate", "--model", model, "--prompt", "All human", names=("the prompt", *names))
+        self.succeed("generate", "--model", model, "--prompt", "All human", "--raw", "--max-new-tokens", 2)
+
     def test_every_type_that_is_written_is_read(self):
         model = self.trained()
         loss = self.loss(model)

@@ -6,7 +6,6 @@
 #include <string>
 
 #include "core/current_error.h"
-#include "core/plugins/host.h"
 #include "hosts/cli/arguments.h"
 #include "tenon/trainer.h"
 
@@ -26,7 +25,7 @@ int32_t caught() noexcept {
       return TN_E_ARGUMENT;
     } catch (...) {
       const Error e = current_error();
-      last_error = e.code() == TN_E_INTERNAL ? clean_sentence(e.what()) : e.what();
+      last_error = e.what();
       return e.code();
     }
   } catch (...) {  // not even the sentence has room

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/files/json.h"
 #include "core/plugins/host.h"
+#include "core/sentence.h"
 #include "hosts/cli/train_flags.h"
 #include "hosts/trainer/c_api/border.h"
 #include "hosts/trainer/run/answers.h"

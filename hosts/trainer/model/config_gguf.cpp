@@ -11,7 +11,7 @@
 namespace tenon::trainer {
 namespace {
 
-constexpr int64_t kMaxWidth = 1 << 20, kMaxLayers = 4096, kMaxHeads = 4096;
+constexpr int64_t kMaxWidth = 1 << 20, kMaxLayers = 4096, kMaxHeads = 4096, kMaxVocab = 1 << 24;
 
 // GGUF keeps Llama 3's scaling as factors per frequency; config.json wants the rule behind them. Every released Llama 3.x uses one of these.
 void recognize_llama3(const GgufFile& file, ModelConfig& c, const std::string& what) {
@@ -87,8 +87,8 @@ ModelConfig config_from_gguf(const GgufFile& file, const std::string& what) {
   recognize_llama3(file, c, what);
   c.window.assign(c.layers, file.find_int(at + "attention.sliding_window", 0, int64_t{1} << 32).value_or(0));
   if (c.model_type == "llama" && c.window[0] > 0) c.model_type = "mistral", c.architecture = "MistralForCausalLM";  // GGUF has one name for both
-  c.bos = file.find_int("tokenizer.ggml.bos_token_id", 0, c.vocab - 1).value_or(-1);
-  if (auto eos = file.find_int("tokenizer.ggml.eos_token_id", 0, c.vocab - 1)) c.eos.push_back(*eos);
+  c.bos = file.find_int("tokenizer.ggml.bos_token_id", 0, kMaxVocab).value_or(-1);
+  if (auto eos = file.find_int("tokenizer.ggml.eos_token_id", 0, kMaxVocab)) c.eos.push_back(*eos);
   return c;
 }
 

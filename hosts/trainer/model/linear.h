@@ -11,6 +11,7 @@
 
 #include "hosts/trainer/model/parameter.h"
 #include "hosts/trainer/model/quantized.h"
+#include "hosts/trainer/random.h"
 #include "tenon/adapter.h"
 #include "tenon/region.h"
 #include "tenon/sampler.h"
@@ -60,7 +61,7 @@ struct LinearCall {
 
   // The random numbers of one use of an adapter, below 2^16, in this micro-batch: the same in every call of it.
   tn_rng random(const Adapter& adapter, uint32_t use) const {
-    return {seed, 0x10000u * (adapter.index + 1) + use, static_cast<uint32_t>(step * 4096 + micro_batch)};
+    return turn_key(seed, 0x10000u * (adapter.index + 1) + use, 0, step, micro_batch);
   }
 };
 

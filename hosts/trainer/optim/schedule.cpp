@@ -14,6 +14,10 @@ constexpr const char* kNames[] = {"constant", "linear", "cosine", "wsd"};  // in
 
 }  // namespace
 
+double cosine_height(double progress, double floor) {
+  return floor + (1 - floor) * 0.5 * (1 + std::cos(std::numbers::pi * progress));
+}
+
 double Schedule::at(int64_t s) const {
   if (s <= warmup) return lr * static_cast<double>(s) / static_cast<double>(std::max<int64_t>(warmup, 1));
   if (kind == ScheduleKind::kConstant) return lr;
@@ -21,7 +25,7 @@ double Schedule::at(int64_t s) const {
   const double progress = std::min(1.0, static_cast<double>(s - warmup) / span);
   switch (kind) {
     case ScheduleKind::kLinear: return lr * (floor + (1 - floor) * (1 - progress));
-    case ScheduleKind::kCosine: return lr * (floor + (1 - floor) * 0.5 * (1 + std::cos(std::numbers::pi * progress)));
+    case ScheduleKind::kCosine: return lr * cosine_height(progress, floor);
     case ScheduleKind::kWsd: {
       const double begin = 1 - decay_fraction;
       if (progress <= begin) return lr;

@@ -25,6 +25,9 @@ struct Schedule {
   }
 };
 
+// Half a cosine, from 1 at progress 0 to `floor` at progress 1.
+double cosine_height(double progress, double floor);
+
 // Throws Error for a name that is none of constant, linear, cosine, wsd.
 ScheduleKind parse_schedule(const std::string& name);
 const char* schedule_name(ScheduleKind kind);

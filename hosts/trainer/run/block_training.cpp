@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
-#include <numbers>
 
 #include "core/error.h"
 #include "core/plugins/answer.h"
 #include "hosts/trainer/engine/views.h"
+#include "hosts/trainer/optim/schedule.h"
 
 namespace tenon::trainer {
 
@@ -133,7 +133,7 @@ void BlockTraining::run(TransformerBlock& block, const Pass& pass, std::vector<T
           optimizers.plan(step_info);
           const size_t begin = static_cast<size_t>(s) * batch;
           step(block, pass, trained, plain, coded, begin, std::min(begin + batch, used));
-          const double height = plan.floor + (1 - plan.floor) * 0.5 * (1 + std::cos(std::numbers::pi * static_cast<double>(done) / static_cast<double>(total)));
+          const double height = cosine_height(static_cast<double>(done) / static_cast<double>(total), plan.floor);
           optimizers.apply_all({height, height}, 1);
           optimizers.drop_gradients();
           optimizers.finish(step_info, std::nullopt);

@@ -195,13 +195,16 @@ StepResult Session::step(int64_t step, int64_t total_steps, const std::vector<Ho
   if (host_updates_ && !std::exchange(values_settled_, true)) host_updates_->values_came();
   const tn_step abi_step{sizeof(tn_step), static_cast<uint32_t>(micro_batches.size()), step, total_steps, tokens_seen, options_.seed};
   optimizer_->plan(abi_step);
-  if (optimizer_->drives()) return driven_step(std::move(r), abi_step, micro_batches, rate, weight);
+  const auto skip = [&](const std::string& why) {
+    r.skipped = true;
+    if (r.note.empty()) r.note = why + "; the step was skipped";
+  };
+  // A gradient of zeros is none: with it decay and momentum would still move the weights.
+  if (r.tokens == 0) skip("no token of its batch is to be predicted");
+  if (optimizer_->drives() && !r.skipped) return driven_step(std::move(r), abi_step, micro_batches, rate, weight);
 
   double nats = 0, squares = 0;
-  const auto stop = [&](const std::string& where) {
-    r.skipped = true;
-    if (r.note.empty()) r.note = "NaN or Inf in " + where + "; the step was skipped";
-  };
+  const auto stop = [&](const std::string& where) { skip("NaN or Inf in " + where); };
   const GradientReady fused = [&](Parameter& p) {
     if (!p.gradient) return;
     if (host_updates_) host_updates_->take_gradient(p);
@@ -222,7 +225,7 @@ StepResult Session::step(int64_t step, int64_t total_steps, const std::vector<Ho
     nats += model_.train(micro_batches[m], call, options_.memory, weight, last, options_.fused_backward ? fused : keep);
     if (!std::isfinite(nats)) stop("the loss");
   }
-  r.loss = nats * weight;
+  r.loss = r.tokens > 0 ? nats * weight : std::numeric_limits<double>::quiet_NaN();
   if (!options_.fused_backward) {
     if (!r.skipped)
       for (const Parameter* p : optimizer_->parameters())

@@ -53,7 +53,8 @@ struct SessionOptions {
 struct StepResult {
   int64_t step = 0, tokens = 0;  // tokens: predicted in this step
   double loss = 0, lr = 0, grad_norm = 0;
-  bool skipped = false;  // NaN or Inf: nothing was changed by this step, or with fused_backward nothing after it was met
+  // NaN or Inf, or no token to predict (loss is NaN then): nothing was changed by this step, or with fused_backward nothing after NaN was met.
+  bool skipped = false;
   bool degraded = false;
   std::string note;                       // why, for the user
   std::map<std::string, double> metrics;  // of the optimizers

@@ -241,8 +241,9 @@ TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& 
     if (events.step) events.step(r, o.steps, result.tokens_per_second);
     if (in_a_row == kSkippedInARow) {
       metrics.sync();
-      throw Error(TN_E_NUMERIC, "the last " + std::to_string(in_a_row) + " steps were all skipped (" + r.note + "), so this run learns nothing any more: begin it anew with a lower --lr, " +
-                                    "--dtype f32 or milder options of its techniques; what it did is in " + o.output);
+      const std::string remedy = r.tokens == 0 ? "give it data with answers to learn, or a longer --seq-len" : "begin it anew with a lower --lr, --dtype f32 or milder options of its techniques";
+      throw Error(TN_E_NUMERIC, "the last " + std::to_string(in_a_row) + " steps were all skipped (" + r.note + "), so this run learns nothing any more: " + remedy +
+                                    "; what it did is in " + o.output);
     }
     const bool last = step == o.steps, stop = events.stop && events.stop->load();
     if (!last && o.evaluate_every > 0 && step % o.evaluate_every == 0) evaluate_now(step);

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "hosts/trainer/engine/sinks.h"
 #include "hosts/trainer/engine/views.h"
+#include "hosts/trainer/random.h"
 
 namespace tenon::trainer {
 namespace {
@@ -117,8 +118,7 @@ std::unique_ptr<Stowed> ActivationCodec::stow(const SavedTag& tag, Tensor x) {
   const tn_target target = target_of(coded->what);
   check(codec_.activation ? codec_.activation->token(codec_.self, &coded->what, declared.sink()) : codec_.api->plan(codec_.self, &target, declared.sink()),
         "planning a coded activation");
-  const auto turn = static_cast<uint32_t>(tag.step * 4096 + tag.micro_batch);
-  const tn_rng rng{seed_, coded->what.slot, kSaveStream ^ turn};
+  const tn_rng rng = turn_key(seed_, coded->what.slot, kSaveStream, tag.step, tag.micro_batch);
   if (!save(coded->what, x.reshaped({rows, coded->what.channels}), token, rng)) return hand_on(next_, tag, std::move(x));
   x = Tensor();
   for (size_t i = 0; i < token.size(); ++i) {

@@ -1,8 +1,10 @@
 #include "hosts/trainer/text/text_model.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/files/bytes.h"
 #include "core/files/mapped_file.h"
 #include "hosts/trainer/text/json_input.h"
 #include "hosts/trainer/text/tokenizer/gguf_vocabulary.h"
@@ -94,6 +96,13 @@ TextModel load_folder(const std::string& folder) {
 }
 
 }  // namespace
+
+void TextModel::require_rows(std::span<const int32_t> ids, const std::string& where) const {
+  const auto found = std::find_if(ids.begin(), ids.end(), [&](int32_t id) { return id >= rows; });
+  if (found == ids.end()) return;
+  throw Error(TN_E_CONFLICT, where + " uses the token " + quote_name(tokenizer.token_of(*found)) + ", whose id " + std::to_string(*found) +
+                                 " is beyond the model's vocabulary of " + std::to_string(rows) + "; leave the token out, or use a model that was trained with it");
+}
 
 TextModel load_text_model(const std::string& path) {
   std::error_code ignored;

@@ -1,7 +1,9 @@
 // What a model says about text: its tokenizer, its special tokens and its chat template.
 #pragma once
 
+#include <limits>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "core/files/gguf.h"
@@ -16,6 +18,11 @@ struct TextModel {
   std::optional<int32_t> bos_id, eos_id, pad_id;
   std::string bos_token, eos_token;  // empty when absent
   std::string path;                  // folder or file that it was read from; empty: the bytes' own
+  // Of the model's embedding. Tokenizers may have more ids, such as a [PAD] that was added for batches; text with one is refused.
+  int64_t rows = std::numeric_limits<int64_t>::max();
+
+  // Throws one Error where an id has no row, naming its token. `where` names the text.
+  void require_rows(std::span<const int32_t> ids, const std::string& where) const;
 };
 
 // A Hugging Face folder (tokenizer.json, and when present tokenizer_config.json, chat_template.jinja and config.json)

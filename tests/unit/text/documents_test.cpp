@@ -110,6 +110,28 @@ TEST(Documents, RefusalsNameTheFileThePlaceAndTheFault) {
       std::string::npos);
 }
 
+// 'a' has the id 66, 'b' 67: a model of 67 rows can read the first and not the second.
+TEST(Documents, TokensWithoutARowAreRefusedWhereTheyStand) {
+  TextModel model = letters();
+  model.rows = 67;
+  EXPECT_EQ(shown(parse_documents("aA", "a.txt", model), model), std::vector<std::string>{"aA"});
+  const auto refused = [&](const std::string& bytes, const std::string& source) -> std::string {
+    try {
+      parse_documents(bytes, source, model);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "read";
+  };
+  for (const std::string& what : {refused("aab", "a.txt"), refused("{\"text\":\"aab\"}", "a.jsonl")}) {
+    EXPECT_TRUE(what.starts_with("a.")) << what;
+    for (const char* word : {"'b'", "67", "vocabulary of 67"}) EXPECT_NE(what.find(word), std::string::npos) << what;
+  }
+  EXPECT_NE(refused("{\"text\":\"a\"}\n{\"prompt\":\"a\",\"completion\":\"b\"}\n", "a.jsonl").find("line 2"), std::string::npos);
+  model.eos_id = 80;  // the end of a document is a token like any other
+  EXPECT_NE(refused("{\"text\":\"a\"}", "a.jsonl").find("80"), std::string::npos);
+}
+
 TEST(Documents, FilesAreReadByPath) {
   const TextModel model = letters();
   const std::string path = testing::TempDir() + "/tenon_documents_test.jsonl";

@@ -2,9 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
+#include <tuple>
 
 #include "core/error.h"
 #include "hosts/trainer/optim/schedule.h"
+#include "hosts/trainer/random.h"
 #include "hosts/trainer/run/checkpoint.h"
 #include "tests/unit/trainer/tiny.h"
 
@@ -105,6 +108,73 @@ TEST(Session, NotANumberSkipsTheStepAndChangesNothing) {
   }
 }
 
+// A gradient of zeros would still decay the weights and follow the momentum.
+TEST(Session, AStepWithNothingToPredictIsSkippedAndChangesNothing) {
+  const tiny::Folder folder;
+  const std::string model = tiny::model_folder(folder, "llama");
+  HostBatch silent = tiny::input();
+  std::fill(silent.labels.begin(), silent.labels.end(), -100);
+  int n = 0;
+  for (const char* optimizer : {"adamw:weight_decay=0.5", "sgd:momentum=0.9", "mezo"}) {
+    for (const bool fused : {false, true}) {
+      if (fused && std::string(optimizer) == "mezo") continue;  // has no backward
+      SessionOptions options;
+      options.fused_backward = fused;
+      tiny::Run run(model, tiny::mix(optimizer), options), without(model, tiny::mix(optimizer), options);
+      run.session->step(1, 3, {tiny::input()}, 1e-3), without.session->step(1, 3, {tiny::input()}, 1e-3);
+      const auto before = weights(run);
+      const StepResult r = run.session->step(2, 3, {silent}, 1e-3);
+      EXPECT_TRUE(r.skipped);
+      EXPECT_EQ(r.tokens, 0);
+      EXPECT_TRUE(std::isnan(r.loss)) << "no loss was measured";
+      EXPECT_NE(r.note.find("no token"), std::string::npos) << r.note;
+      EXPECT_EQ(weights(run), before) << optimizer;
+
+      const RunIdentity identity{{{"optimizer", optimizer}}, {}};
+      const std::string output = folder / std::to_string(n++);
+      std::filesystem::create_directories(output);
+      save_checkpoint(output, 2, *run.session, identity, 1);
+      tiny::Run resumed(model, tiny::mix(optimizer), options);
+      std::vector<std::string> warnings;
+      ASSERT_EQ(load_checkpoint(newest_checkpoint(output).value(), *resumed.session, identity, warnings), 2);
+      for (tiny::Run* each : {&run, &resumed, &without}) each->session->step(3, 3, {tiny::input()}, 1e-3);
+      EXPECT_EQ(weights(resumed), weights(run)) << optimizer;
+      EXPECT_EQ(weights(without), weights(run)) << optimizer << ": the step has not been counted";
+    }
+  }
+}
+
+// A micro-batch without labels beside one with some is part of an ordinary step.
+TEST(Session, AMicroBatchWithNothingToPredictAddsNothing) {
+  const tiny::Folder folder;
+  const std::string model = tiny::model_folder(folder, "llama");
+  HostBatch silent = tiny::input();
+  std::fill(silent.labels.begin(), silent.labels.end(), -100);
+  SessionOptions options;
+  options.accumulate = 2;
+  tiny::Run one(model, tiny::mix("sgd"), {}), two(model, tiny::mix("sgd"), options);
+  const StepResult a = one.session->step(1, 1, {tiny::input()}, 0.1), b = two.session->step(1, 1, {tiny::input(), silent}, 0.1);
+  EXPECT_FALSE(b.skipped);
+  EXPECT_EQ(a.loss, b.loss);
+  EXPECT_EQ(a.grad_norm, b.grad_norm);
+}
+
+TEST(Random, TurnsOfARunShareNoKeyAndOrdinaryOnesKeepTheirNumbers) {
+  const tn_rng ordinary = turn_key(7, 3, 0x53415645, 1000, 5);
+  EXPECT_EQ(ordinary.seed, 7u);
+  EXPECT_EQ(ordinary.uid, 3u);
+  EXPECT_EQ(ordinary.stream, 0x53415645u ^ (1000u * 4096 + 5));
+  std::set<std::tuple<uint64_t, uint32_t, uint32_t>> keys;
+  size_t turns = 0;
+  for (const int64_t million : {0, 1, 2, 255, 256, 1 << 20})
+    for (const int64_t step : {0, 1, 4095, 4096, (1 << 20) - 1})
+      for (const int64_t micro : {0, 1, 4095, 4096, 8192, (1 << 20) - 1}) {
+        const tn_rng k = turn_key(7, 3, 0, (million << 20) + step, micro);
+        keys.emplace(k.seed, k.uid, k.stream), ++turns;
+      }
+  EXPECT_EQ(keys.size(), turns);
+}
+
 TEST(Session, LossFallsWithEveryKindOfMix) {
   const tiny::Folder folder;
   const std::string model = tiny::model_folder(folder, "llama");
@@ -138,6 +208,7 @@ TEST(Schedule, WarmsUpAndEndsWhereItShould) {
   EXPECT_DOUBLE_EQ(s.at(10), 1.0);
   EXPECT_NEAR(s.at(60), 0.55, 1e-12);
   EXPECT_NEAR(s.at(110), 0.1, 1e-12);
+  EXPECT_DOUBLE_EQ(s.at(35), cosine_height(0.25, 0.1));
   s.kind = ScheduleKind::kLinear;
   EXPECT_NEAR(s.at(60), 0.55, 1e-12);
   s.kind = ScheduleKind::kWsd;

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <functional>
+#include <span>
 
 #include "core/error.h"
 #include "core/files/mapped_file.h"
@@ -30,6 +31,7 @@ class Reader {
     out_.tokens.reserve(bytes.size() / 4 + 16);
     out_.starts.push_back(0);
     model_.tokenizer.encode_append(bytes, out_.tokens);
+    model_.require_rows(out_.tokens, out_.source);
   }
 
   // `done` learns, now and then, how many bytes will not be read again.
@@ -143,6 +145,7 @@ class Reader {
       out_.tokens.push_back(*model_.eos_id);
       if (keeps) out_.counts.push_back(1);
     }
+    model_.require_rows(std::span(out_.tokens).subspan(out_.starts.back()), where_);
     if (out_.tokens.size() == out_.starts.back()) out_.starts.pop_back();  // an empty document
   }
 

@@ -5,6 +5,7 @@
 #include <unordered_set>
 
 #include "core/error.h"
+#include "core/files/bytes.h"
 #include "core/files/mapped_file.h"
 #include "hosts/trainer/text/json_input.h"
 #include "hosts/trainer/text/text_model.h"
@@ -128,6 +129,21 @@ void read_vocabulary(const Json& root, GgufVocabulary& v, std::unordered_map<std
   }
 }
 
+// A GGUF file has as many tokens as rows of embedding: those behind them, which no text can use, are left out.
+void keep_tokens(GgufVocabulary& v, size_t rows, const std::string& where, std::vector<std::string>& notes) {
+  const std::unordered_set<std::string> gone(v.tokens.begin() + static_cast<std::ptrdiff_t>(rows), v.tokens.end());
+  notes.push_back(where + " has " + std::to_string(v.tokens.size() - rows) + " tokens beyond the model's vocabulary of " + std::to_string(rows) + ", beginning with " +
+                  quote_name(v.tokens[rows]) + "; the GGUF file is written without them");
+  v.tokens.resize(rows), v.token_types.resize(rows);
+  if (!v.scores.empty()) v.scores.resize(rows);
+  std::erase_if(v.merges, [&](const std::string& merge) {
+    const size_t cut = merge.find(' ', 1);
+    const std::string left = merge.substr(0, cut), right = merge.substr(cut + 1);
+    return gone.contains(left) || gone.contains(right) || gone.contains(left + right);
+  });
+  if (v.unk_id >= static_cast<int64_t>(rows)) v.unk_id = -1;
+}
+
 }  // namespace
 
 GgufVocabulary gguf_vocabulary_of(std::string_view text, const std::string& where, std::vector<std::string>& notes) {
@@ -156,17 +172,14 @@ GgufVocabulary gguf_vocabulary_of_folder(const std::string& folder, int64_t rows
   const std::string path = (std::filesystem::path(folder) / "tokenizer.json").string();
   const MappedFile file(path);
   GgufVocabulary v = gguf_vocabulary_of(as_text(file.bytes()), path, notes);
-  if (static_cast<int64_t>(v.tokens.size()) > rows)
-    throw Error(TN_E_FORMAT, path + " has " + std::to_string(v.tokens.size()) + " tokens but the model " + std::to_string(rows) +
-                                 " rows of embedding; the two are not of one model");
+  if (static_cast<int64_t>(v.tokens.size()) > rows) keep_tokens(v, static_cast<size_t>(rows), path, notes);
   while (static_cast<int64_t>(v.tokens.size()) < rows) {
     v.tokens.push_back("[PAD" + std::to_string(v.tokens.size()) + "]"), v.token_types.push_back(kUnused);
     if (!v.scores.empty()) v.scores.push_back(kNeverMerged);
   }
   const TextModel text = load_text_model(folder);
-  if (text.bos_id) v.bos_id = *text.bos_id;
-  if (text.eos_id) v.eos_id = *text.eos_id;
-  if (text.pad_id) v.pad_id = *text.pad_id;
+  const auto id_of = [&](const std::optional<int32_t>& id) { return id && *id < rows ? int64_t{*id} : -1; };
+  v.bos_id = id_of(text.bos_id), v.eos_id = id_of(text.eos_id), v.pad_id = id_of(text.pad_id);
   // What the post-processor puts around a text is all that it says of an empty one.
   const std::vector<int32_t> around = text.tokenizer.encode("", true);
   const bool bos = !around.empty() && v.bos_id >= 0 && around.front() == v.bos_id;

@@ -14,7 +14,7 @@ namespace tenon::trainer {
 // `notes` gets a sentence for every property that readers of GGUF treat differently.
 GgufVocabulary gguf_vocabulary_of(std::string_view tokenizer_json, const std::string& where, std::vector<std::string>& notes);
 
-// The same of a Hugging Face folder, with the special ids of its configuration, filled up to `rows` tokens.
+// The same of a Hugging Face folder, with the special ids of its configuration, filled up or cut to `rows` tokens.
 GgufVocabulary gguf_vocabulary_of_folder(const std::string& folder, int64_t rows, std::vector<std::string>& notes);
 
 void put_gguf_vocabulary(const GgufVocabulary& vocabulary, GgufMetadata& metadata);
