@@ -72,12 +72,19 @@ class Memory {
   MemoryUse use() const;
   void reset_peak();  // peaks start again from what is live now
 
+  // For tests: from now on every block begins full of this byte instead of whatever was there, so that a value that is read before it is
+  // written shows in the results. 0xff makes NaN of every float and -1 of every integer. Waits for the device at every allocation.
+  void fill_fresh(uint8_t byte);
+
  private:
   friend class Block;
   struct Pool;
   void release(void* data, uint64_t bytes, Category category) noexcept;
 
   const tn_device_api* api_ = nullptr;
+  tn_device* device_ = nullptr;
+  tn_stream* filling_ = nullptr;  // of fill_fresh; null: blocks are left as they are
+  uint8_t fresh_ = 0;
   uint64_t limit_ = 0;
   std::unique_ptr<Pool> pool_;
 };

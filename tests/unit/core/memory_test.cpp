@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -46,6 +48,31 @@ struct FakeDevice {
   }
   tn_device* handle() { return reinterpret_cast<tn_device*>(this); }
 };
+
+TEST(Memory, FillsFreshBlocksWhereATestAsksForIt) {
+  FakeDevice device;
+  static int streams;
+  streams = 0;
+  device.api.stream_create = [](tn_device*, tn_stream** out) -> int32_t { return *out = reinterpret_cast<tn_stream*>(&streams), ++streams, TN_OK; };
+  device.api.stream_destroy = [](tn_device*, tn_stream*) { --streams; };
+  device.api.stream_wait = [](tn_device*, tn_stream*) -> int32_t { return TN_OK; };
+  device.api.fill = [](tn_device*, tn_stream*, void* to, uint8_t byte, uint64_t n) -> int32_t { return std::memset(to, byte, n), TN_OK; };
+  {
+    Memory memory(&device.api, device.handle(), 0);
+    memory.fill_fresh(0xff), memory.fill_fresh(0xff);
+    EXPECT_EQ(streams, 1);
+    for (int turn = 0; turn < 2; ++turn) {  // also where a block is used again
+      const Block block = memory.allocate(Category::kWorkspace, 100);
+      auto* const values = static_cast<float*>(block.data());
+      for (int i = 0; i < 25; ++i) EXPECT_TRUE(std::isnan(values[i])) << i;
+      std::fill_n(values, 25, 1.0f);
+    }
+  }
+  EXPECT_EQ(streams, 0);
+  Memory counting(0);
+  counting.fill_fresh(0xff);
+  EXPECT_TRUE(counting.allocate(Category::kWorkspace, 100));
+}
 
 TEST(Memory, CountsEveryByteByCategoryAndRemembersThePeak) {
   Memory memory(0);
