@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/plugins/answer.h"
 #include "hosts/trainer/optim/optimizer.h"
 
 namespace tenon::trainer {

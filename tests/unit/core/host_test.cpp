@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/sentence.h"
 #include "plugin_folder.h"
 
 namespace tenon {

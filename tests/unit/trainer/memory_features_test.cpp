@@ -80,10 +80,8 @@ TEST(TiledLoss, OfNothingIsNothing) {
     for (const Parameter* p : run.session->optimizer()->parameters())
       for (const float g : tiny::host_copy(*run.engine, p->gradient)) EXPECT_EQ(g, 0) << p->name;
     run.session->optimizer()->drop_gradients();
-    const StepResult step = run.session->step(1, 1, {batch}, 1e-3);
-    EXPECT_EQ(step.loss, 0);
-    EXPECT_FALSE(step.skipped);
   }
+  EXPECT_TRUE(run.session->step(1, 1, {batch}, 1e-3).skipped);
 }
 
 // 14 and 28 rows in tiles of 32 columns' worth: less than one tile, and with 45 rows of three sequences one and a rest.

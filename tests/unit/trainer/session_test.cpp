@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "core/error.h"
+#include "hosts/trainer/engine/views.h"
 #include "hosts/trainer/optim/schedule.h"
 #include "hosts/trainer/random.h"
 #include "hosts/trainer/run/checkpoint.h"
@@ -157,6 +158,24 @@ TEST(Session, AMicroBatchWithNothingToPredictAddsNothing) {
   EXPECT_FALSE(b.skipped);
   EXPECT_EQ(a.loss, b.loss);
   EXPECT_EQ(a.grad_norm, b.grad_norm);
+}
+
+// Weights in training are listed in a temporary for each call; their shapes must not be read from where that was.
+TEST(Views, OutliveTheListThatTheyWereMadeOf) {
+  const auto list = [] {
+    return std::vector<Tensor>{Tensor({}, nullptr, {TN_CPU, 0}, kF32, {3, 5}), Tensor(), Tensor({}, nullptr, {TN_CPU, 0}, kBF16, {7})};
+  };
+  const Views views(list());
+  std::vector<unsigned char> over(sizeof(Tensor) * 3, 0xee);  // takes the memory that the temporary gave back
+  ASSERT_NE(over.data(), nullptr);
+  const tn_tensor *a = views.data()[0], *c = views.data()[2];
+  EXPECT_EQ(views.data()[1], nullptr);
+  EXPECT_EQ(a->shape[0], 3);
+  EXPECT_EQ(a->shape[1], 5);
+  EXPECT_EQ(a->strides[0], 5);
+  EXPECT_EQ(a->strides[1], 1);
+  EXPECT_EQ(c->shape[0], 7);
+  EXPECT_EQ(c->strides[0], 1);
 }
 
 TEST(Random, TurnsOfARunShareNoKeyAndOrdinaryOnesKeepTheirNumbers) {
