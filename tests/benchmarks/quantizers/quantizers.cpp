@@ -65,7 +65,7 @@ Bandwidth& bandwidth() {
   return b;
 }
 
-void run(benchmark::State& state, const std::string& object, const Options& options, uint32_t op, tn_dtype dtype,
+void run(benchmark::State& state, const std::string& object, const Options& options, uint32_t op, uint32_t site, tn_dtype dtype,
          int64_t m, int64_t n, int64_t rows) {
   FakeHost host;
   const tn_plugin& plugin = load_plugin(host, object);
@@ -76,7 +76,7 @@ void run(benchmark::State& state, const std::string& object, const Options& opti
     return state.SkipWithError(host.error.c_str());
 
   tn_target target{};
-  target.struct_size = sizeof target, target.site = TN_SITE_WEIGHT, target.ndim = 2, target.dtype = dtype,
+  target.struct_size = sizeof target, target.site = site, target.ndim = 2, target.dtype = dtype,
   target.name = "weight";
   target.shape[0] = m, target.shape[1] = n;
   std::vector<Tensor> parts;
@@ -136,7 +136,7 @@ void run(benchmark::State& state, const std::string& object, const Options& opti
 }
 
 void add(const std::string& id, const std::string& label, const Options& options, uint32_t op, tn_dtype dtype,
-         int64_t m, int64_t n, int64_t rows = 0) {
+         int64_t m, int64_t n, int64_t rows = 0, uint32_t site = TN_SITE_WEIGHT) {
   for (const std::string& object : plugin_objects()) {
     if (object.find("/" + id + ".") == std::string::npos) continue;
     const std::string what = op == TN_QUANTIZER_ENCODE   ? "encode"
@@ -145,7 +145,7 @@ void add(const std::string& id, const std::string& label, const Options& options
     const std::string name = label + "/" + what + "/" + (dtype.code == TN_BFLOAT ? "bf16" : "f32") + "/" +
                              std::to_string(m) + "x" + std::to_string(n) + "/" + object_label(object);
     benchmark::RegisterBenchmark(name.c_str(),
-                                 [=](benchmark::State& s) { run(s, object, options, op, dtype, m, n, rows); })
+                                 [=](benchmark::State& s) { run(s, object, options, op, site, dtype, m, n, rows); })
         ->UseManualTime()
         ->Iterations(9)
         ->Unit(benchmark::kMillisecond);
@@ -168,6 +168,12 @@ int main(int argc, char** argv) {
     add("blockwise-8bit", "blockwise-8bit", {}, TN_QUANTIZER_DECODE, d, m, n);
     add("blockwise-8bit", "blockwise-8bit", {}, TN_QUANTIZER_ENCODE, d, m, n);
   }
+  for (const uint32_t op : {TN_QUANTIZER_ENCODE, TN_QUANTIZER_DECODE})
+    for (const tn_dtype d : {kBF16, kF32}) {
+      add("mesa-act8", "mesa-act8", {}, op, d, m, n, 0, TN_SITE_ACTIVATION);
+      add("coat-fp8", "coat-fp8 activation", {}, op, d, m, n, 0, TN_SITE_ACTIVATION);
+      add("coat-fp8", "coat-fp8 state", {}, op, d, m, n, 0, TN_SITE_OPTIMIZER_STATE);
+    }
   for (const char* type :
        {"F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL"}) {
     const Options o = {{"type", type}};
