@@ -61,8 +61,8 @@ TEST(Published, WtaCrsKeepsItsShareOfTheRows) {
   }
 }
 
-// GaLore (Zhao et al. 2024) on Llama 7B at rank 1024. Its 82.5 % follow where every number, of projectors and moments alike, takes one byte and Adam's two in
-// bf16. The method's code has projectors in the gradient's type and a scale for each block of codes, and so have we.
+// GaLore (Zhao et al. 2024) on Llama 7B at rank 1024. Its 82.5 % come out where every number, of projectors and moments alike, is counted as one byte and
+// Adam's as two. The method's code has projectors in the gradient's type and a scale for each block of codes, and so have we.
 TEST(Published, GaLoresStates) {
   const auto states = [](const char* optimizer) { return bytes(plan("preset:7b", tiny::mix(optimizer), {16}), Category::kOptimizerState); };
   const double adam = states("adamw") / 4, galore = states("galore:rank=1024") / 4;  // numbers
