@@ -106,7 +106,14 @@ bool parse_with_recipe(const std::vector<std::string>& arguments, po::options_de
   // What is stored first stays, defaults apart.
   po::variables_map merged;
   po::store(po::command_line_parser(arguments).options(options).run(), merged);
-  parse(recipe_arguments(read_json_file(path), "--recipe " + path), options, {}, "", merged);
+  JsonLimits limits;
+  limits.unique_keys = true;
+  const std::vector<std::string> recipe = recipe_arguments(read_json_file(path, limits), "--recipe " + path);
+  try {
+    parse(recipe, options, {}, "", merged);
+  } catch (const Usage& e) {
+    throw Usage("--recipe " + path + ": " + e.what());
+  }
   values = merged;
   return true;
 }

@@ -28,7 +28,12 @@ class Recipes(cli.Cli):
     def test_what_is_no_flag_is_refused_by_name(self):
         recipe = self.folder / "recipe.json"
         recipe.write_text('{"batch_sise": 4}')
-        self.refuse("plan", "--recipe", recipe, "--model", "preset:9m", names=["batch_sise"])
+        self.refuse("plan", "--recipe", recipe, "--model", "preset:9m", names=["batch_sise", "recipe.json"])
+        recipe.write_text('{"batch-size": 4, "batch-size": 8}')
+        self.refuse("plan", "--recipe", recipe, "--model", "preset:9m", names=["batch-size", "recipe.json"])
+
+    def test_a_weight_budget_needs_weights_in_segments(self):
+        self.refuse("plan", "--model", "preset:9m", "--weight-budget", "5MB", names=["--weight-budget", "bitstack"])
 
 
 if __name__ == "__main__":

@@ -111,6 +111,7 @@ std::shared_ptr<OptimizerMember> Runtime::open_optimizer(std::string_view text) 
 std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
   auto set = std::make_unique<TechniqueSet>();
   Techniques& t = set->techniques;
+  t.weight_budget = request_.weight_budget;
   for (const OptimizerPart& part : optimizers_) t.tunes_scales = t.tunes_scales || provides(catalog_.info(part.mix.spec.id), "optimizer:scales");
   const InnerScope scope([this](std::string_view text) { return open_inner(text, update_backend()); });
   for (const OptimizerPart& part : optimizers_) {
@@ -151,7 +152,6 @@ std::unique_ptr<TechniqueSet> Runtime::instantiate() const {
     q.segment_plan.struct_size = sizeof(tn_segment_plan);
     if (q.segments) check(q.segments->plan(q.self, &q.segment_plan), "asking the quantizer for its segments");
     t.quantizer = set->quantizer_.get();
-    t.weight_budget = request_.weight_budget;
     t.tunes_scales = t.tunes_scales || (adapters_.empty() && provides(catalog_.info(quantizer_->spec.id), "quantizer:scale-gradients"));
   }
   set->activations_ = instantiate_site(TN_SITE_ACTIVATION), set->states_ = instantiate_site(TN_SITE_OPTIMIZER_STATE);
