@@ -3,33 +3,12 @@
 #pragma once
 
 #include "quantizers/gguf-blocks/bytes.h"
-#include "sdk/codec.h"
-#include "sdk/for_each.h"
+#include "sdk/floats.h"
 
 namespace tenon::gguf {
 
-// Floats of any storage type.
-struct Floats {
-  void* data;
-  tn_dtype dtype;
-  TN_FN float operator[](int64_t i) const {
-    if (dtype.bits == 32) return static_cast<const float*>(data)[i];
-    if (dtype.code == TN_BFLOAT) return sdk::to_float(static_cast<const sdk::bf16*>(data)[i]);
-    return sdk::to_float(static_cast<const sdk::f16*>(data)[i]);
-  }
-  TN_FN void put(int64_t i, float x) const {
-    if (dtype.bits == 32)
-      static_cast<float*>(data)[i] = x;
-    else if (dtype.code == TN_BFLOAT)
-      static_cast<sdk::bf16*>(data)[i] = sdk::from_float<sdk::bf16>(x);
-    else
-      static_cast<sdk::f16*>(data)[i] = sdk::from_float<sdk::f16>(x);
-  }
-};
-inline Floats floats(const tn_tensor& t, const char* what) {
-  sdk::with_float_type(t.dtype, what, [](auto) {});
-  return {sdk::data<char>(t), t.dtype};
-}
+using sdk::Floats;
+using sdk::floats;
 
 inline constexpr int64_t kTile = 8192;  // elements in shared memory: a multiple of every block
 
