@@ -30,7 +30,10 @@ Engine::Engine(const tn_host* host, const tn_device_api* api, tn_device* device,
   if (!ops_) throw Error(TN_E_UNSUPPORTED, "the device plugin does not offer org.tenon.ops/1, which the trainer needs; install a newer one");
 }
 
-Engine::~Engine() { api_->stream_destroy(device_, stream_); }
+Engine::~Engine() {
+  (void)api_->stream_wait(device_, stream_);  // what is queued uses memory that goes next
+  api_->stream_destroy(device_, stream_);
+}
 
 template <class F>
 void Engine::run(const char* name, const Cost& cost, F&& call) {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <map>
 #include <utility>
 
 #include "core/error.h"
@@ -23,6 +25,40 @@ void check_embeddings(const Techniques& t, bool train) {
   if (t.embeddings && train && (t.adapters.empty() || std::any_of(t.adapters.begin(), t.adapters.end(), trains)))
     throw Error(TN_E_CONFLICT, "--embeddings holds the embedding and the head in codes, which then stay as they are, and this run trains them; drop it, or train an adapter of other weights");
   if (t.embeddings && t.weight_budget > 0) throw Error(TN_E_CONFLICT, "--weight-budget counts the linear weights alone, so --embeddings cannot be beside it; drop one of the two");
+}
+
+// {sum of squares, count of non-finite elements} of each tensor, with one wait for all.
+std::vector<std::array<double, 2>> sums_of_squares(Engine& engine, const std::vector<const Tensor*>& tensors) {
+  std::vector<std::array<double, 2>> results(tensors.size());
+  if (tensors.empty()) return results;
+  const auto* const ops = static_cast<const tn_ops*>(engine.api()->get_extension(TN_EXT_OPS));
+  const Tensor out = engine.zeros(Category::kWorkspace, kF64, {static_cast<int64_t>(tensors.size()), 2});
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const int64_t row = static_cast<int64_t>(i);
+    const Tensor sums = out.rows(row, row + 1).reshaped({2});
+    engine.technique("sum_squares", Cost({tensors[i]}, 2), [&] { return ops->sum_squares(engine.device(), engine.stream(), tensors[i]->ref(), sums.ref()); });
+  }
+  engine.download(out, results.data());
+  return results;
+}
+
+// Of these parameters' gradients, in their order, until one is not finite: its parameter is answered.
+const Parameter* measure_all(const std::vector<Parameter*>& parameters, const std::function<Engine&(const Tensor&)>& engine_of, double& sum_of_squares) {
+  std::map<Engine*, std::vector<const Tensor*>> gradients;
+  for (const Parameter* p : parameters)
+    if (p->updated_gradient()) gradients[&engine_of(p->updated_gradient())].push_back(&p->updated_gradient());
+  std::map<const Tensor*, std::array<double, 2>> sums;
+  for (const auto& [engine, tensors] : gradients) {
+    const auto measured = sums_of_squares(*engine, tensors);
+    for (size_t i = 0; i < tensors.size(); ++i) sums[tensors[i]] = measured[i];
+  }
+  for (const Parameter* p : parameters) {
+    if (!p->updated_gradient()) continue;
+    const auto [squares, bad] = sums.at(&p->updated_gradient());
+    sum_of_squares += squares;
+    if (bad != 0 || !std::isfinite(squares)) return p;
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -228,11 +264,8 @@ StepResult Session::step(int64_t step, int64_t total_steps, const std::vector<Ho
   r.loss = r.tokens > 0 ? nats * weight : std::numeric_limits<double>::quiet_NaN();
   if (!options_.fused_backward) {
     if (!r.skipped)
-      for (const Parameter* p : optimizer_->parameters())
-        if (p->updated_gradient() && !measure(*p, squares)) {
-          stop("the gradient of " + p->name);
-          break;
-        }
+      if (const Parameter* const p = measure_all(optimizer_->parameters(), [&](const Tensor& t) -> Engine& { return engine_of(t); }, squares))
+        stop("the gradient of " + p->name);
     if (!r.skipped) {
       const double norm = std::sqrt(squares);
       const double scale = options_.clip > 0 && norm > options_.clip ? options_.clip / (norm + 1e-6) : 1.0;
