@@ -12,5 +12,7 @@ void sums(Subject& subject);
 void tokens(Subject& subject);
 void draws(Subject& subject);
 void ops_determinism(Subject& subject);
+// And of products of 8-bit integers (org.tenon.gemm8/1).
+void integers(Subject& subject);
 
 }  // namespace tenon::conformance
