@@ -53,6 +53,15 @@ foreach(arch ${TENON_HIP_ARCHITECTURES})
   list(APPEND TENON_HIP_FLAGS --offload-arch=${arch})
 endforeach()
 
+# What a device is told of the code that it holds.
+string(REPLACE ";" "," of_cuda "${TENON_CUDA_ARCHITECTURES}")
+string(REPLACE ";" "," of_hip "${TENON_HIP_ARCHITECTURES}")
+set(TENON_DEVICE_OPTIONS_cuda -DTENON_ARCHITECTURES="${of_cuda}")
+set(TENON_DEVICE_OPTIONS_hip -DTENON_ARCHITECTURES="${of_hip}")
+if(TENON_HIP_OVER_CUDA)
+  set(TENON_DEVICE_OPTIONS_hip ${TENON_DEVICE_OPTIONS_cuda})
+endif()
+
 # Objects `name` of sources for a backend, as the list `out`. Headers of LIBS, which are targets, are seen.
 function(tenon_gpu_compile out id backend name)
   cmake_parse_arguments(ARG "" "" "SOURCES;OPTIONS;LIBS" ${ARGN})
@@ -156,6 +165,6 @@ endfunction()
 function(tenon_device id backend)
   cmake_parse_arguments(ARG "" "" "SOURCES" ${ARGN})
   set(stage ${TENON_STAGING}/${id})
-  tenon_gpu_object(${id} ${backend} ${stage} SOURCES ${ARG_SOURCES})
+  tenon_gpu_object(${id} ${backend} ${stage} SOURCES ${ARG_SOURCES} OPTIONS ${TENON_DEVICE_OPTIONS_${backend}})
   tenon_stage(${id} ${stage} STAGED ${id}.${backend} ${stage}/${id}.${backend}.so)
 endfunction()

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <optional>
 
 #include "core/error.h"
 #include "core/files/bytes.h"
@@ -82,19 +83,28 @@ Device Device::open(const Catalog& catalog, std::string_view name, std::vector<s
   }
   std::vector<Device> cpus;
   std::vector<std::string> passed;
-  for (const PluginRow& row : catalog.list({.kind = "device"})) {
+  const auto attempt = [&](const auto& body) {
     try {
-      const std::string backend = backend_of(catalog, row.id);
-      Device device = open_one(catalog.load(row.id, backend), backend, 0);
-      if (device.id().type != TN_CPU) {
-        if (reasons) *reasons = std::move(passed);
-        return device;
-      }
-      cpus.push_back(std::move(device));
+      body();
     } catch (const Error& e) {
       if (e.code() == TN_E_TRUST) throw;
       passed.emplace_back(e.what());
     }
+  };
+  for (const PluginRow& row : catalog.list({.kind = "device"})) {
+    std::optional<Device> card;  // the first that can be used: of several in a machine one may be too old, or full
+    attempt([&] {
+      const std::string backend = backend_of(catalog, row.id);
+      const LoadedPlugin plugin = catalog.load(row.id, backend);
+      const uint32_t n = count_devices(plugin);
+      for (uint32_t i = 0; i < n && !card; ++i) attempt([&] { card = open_one(plugin, backend, i); });
+    });
+    if (!card) continue;
+    if (card->id().type != TN_CPU) {
+      if (reasons) *reasons = std::move(passed);
+      return *std::move(card);
+    }
+    cpus.push_back(*std::move(card));
   }
   if (reasons) *reasons = passed;
   if (!cpus.empty()) return cpus[0];

@@ -2,7 +2,9 @@
 """What GPU objects hold: machine code for the architectures they claim (where they launch kernels at all), and nothing undefined beyond their
 vendor's runtime.
 
-  gpu_objects.py FOLDER [--cuda 80,90] [--hip gfx90a]    every *.cuda.so and *.hip.so below FOLDER; at least one of each kind that is named
+  gpu_objects.py FOLDER [--cuda 80,90] [--hip gfx90a] [--over-cuda 90]    every *.cuda.so and *.hip.so below FOLDER, and every *.hip-over-cuda.so,
+                                                                            which is HIP's source made by nvcc; at least one of each kind that is named.
+                                                                            With --over-cuda alone the *.hip.so are such objects
 """
 import argparse
 import pathlib
@@ -64,6 +66,12 @@ def launches(path):
     return re.search(r"(cuda|hip)LaunchKernel", run("nm", str(path)) + run("nm", "-D", str(path))) is not None
 
 
+def cuda_claims(text):
+    """"80,90": machine code for both, PTX of the last."""
+    architectures = [a for a in text.split(",") if a]
+    return {f"sm_{a}" for a in architectures} | {f"compute_{a}" for a in architectures[-1:]}
+
+
 def check(path, claimed, found, runtime):
     problems = []
     missing = claimed - found
@@ -83,23 +91,27 @@ def main():
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--cuda", default="")
     parser.add_argument("--hip", default="")
+    parser.add_argument("--over-cuda", default="")
     options = parser.parse_args()
-    problems, looked_at = [], {"cuda": 0, "hip": 0}
+    problems, looked_at = [], {"cuda": 0, "hip": 0, "over-cuda": 0}
     for path in sorted(options.folder.rglob("*.so")):
         if path.name.endswith(".cuda.so"):
-            code = section(path, ".nv_fatbin")
-            architectures = [a for a in options.cuda.split(",") if a]
-            claimed = {f"sm_{a}" for a in architectures} | {f"compute_{a}" for a in architectures[-1:]}
-            problems += check(path, claimed, cuda_code(code or b""), r"$^")
-            looked_at["cuda"] += 1
+            kind, claimed = "cuda", cuda_claims(options.cuda)
+        elif path.name.endswith(".hip-over-cuda.so") or (path.name.endswith(".hip.so") and options.over_cuda and not options.hip):
+            kind, claimed = "over-cuda", cuda_claims(options.over_cuda)
         elif path.name.endswith(".hip.so"):
-            code = section(path, ".hip_fatbin")
-            problems += check(path, {a for a in options.hip.split(",") if a}, hip_code(code or b""), r"libamdhip64\.so\.\d+")
-            looked_at["hip"] += 1
-    for kind, claimed in (("cuda", options.cuda), ("hip", options.hip)):
+            kind, claimed = "hip", {a for a in options.hip.split(",") if a}
+        else:
+            continue
+        looked_at[kind] += 1
+        if kind == "hip":
+            problems += check(path, claimed, hip_code(section(path, ".hip_fatbin") or b""), r"libamdhip64\.so\.\d+")
+        else:
+            problems += check(path, claimed, cuda_code(section(path, ".nv_fatbin") or b""), r"$^")
+    for kind, claimed in (("cuda", options.cuda), ("hip", options.hip), ("over-cuda", options.over_cuda)):
         if claimed and not looked_at[kind]:
             problems.append(f"{options.folder}: there is no {kind} object here")
-    print(f"{looked_at['cuda']} CUDA and {looked_at['hip']} HIP objects looked at")
+    print(f"{looked_at['cuda']} CUDA and {looked_at['hip']} HIP objects, {looked_at['over-cuda']} of HIP over CUDA looked at")
     print("\n".join(problems))
     return 1 if problems else 0
 

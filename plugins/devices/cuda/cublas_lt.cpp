@@ -1,4 +1,4 @@
-// cuBLASLt, opened at run time: products of f32 (without TF32 where exact), bf16 and f16.
+// cuBLASLt, opened at run time: products of f32 (without TF32 where exact), bf16, f16 and 8-bit integers.
 #include <cublasLt.h>
 
 #include "devices/gpu/library.h"
@@ -45,9 +45,13 @@ struct CublasLt {
            l.find(preference_set, "cublasLtMatmulPreferenceSetAttribute") &&
            l.find(heuristic, "cublasLtMatmulAlgoGetHeuristic") && l.find(matmul, "cublasLtMatmul");
   }
-  static cudaDataType_t type_of(tn_dtype d) { return d.bits == 32 ? CUDA_R_32F : d.code == TN_BFLOAT ? CUDA_R_16BF : CUDA_R_16F; }
-  static cudaDataType_t scale_type() { return CUDA_R_32F; }
+  static cudaDataType_t type_of(tn_dtype d) {
+    if (d.code == TN_INT) return d.bits == 32 ? CUDA_R_32I : CUDA_R_8I;
+    return d.bits == 32 ? CUDA_R_32F : d.code == TN_BFLOAT ? CUDA_R_16BF : CUDA_R_16F;
+  }
+  static cudaDataType_t scale_of(const Product& p) { return p.c.dtype.code == TN_INT ? CUDA_R_32I : CUDA_R_32F; }
   static cublasComputeType_t compute_of(const Product& p) {
+    if (p.c.dtype.code == TN_INT) return CUBLAS_COMPUTE_32I;
     return sdk::same(p.a.dtype, sdk::kF32) && !p.exact ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
   }
   static void require(cublasStatus_t s, const char* what) {
@@ -56,10 +60,10 @@ struct CublasLt {
                 std::string("cuBLASLt: ") + what + " failed with status " + std::to_string(static_cast<int>(s)));
   }
   static const cublasLtMatmulAlgo_t* algorithm_of(const Algorithm& a) { return &a.algo; }
-  // Views begin at any element.
+  // Views begin at any element, and none of them need begin at the multiple of 256 bytes that the library takes for granted.
   void align(Preference preference, const Product& p) const {
-    if (p.aligned) return;
-    const uint32_t a = p.a.dtype.bits / 8, b = p.b.dtype.bits / 8, c = p.c.dtype.bits / 8;
+    const auto bytes = [&](const Product::Operand& o) -> uint32_t { return p.aligned ? 16 : o.dtype.bits / 8; };
+    const uint32_t a = bytes(p.a), b = bytes(p.b), c = bytes(p.c);
     (void)preference_set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &a, sizeof a);
     (void)preference_set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &b, sizeof b);
     (void)preference_set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &c, sizeof c);
@@ -83,15 +87,18 @@ class CublasLtBlas final : public Blas {
     const size_t v = lt_.version();
     return "cuBLASLt " + std::to_string(v / 10000) + "." + std::to_string(v / 100 % 100) + "." + std::to_string(v % 100);
   }
-  // f32 gives f32; bf16 gives either, f16 gives f32.
+  // f32 gives f32; bf16 gives either, f16 gives f32. Bytes are multiplied in fours.
   bool takes(const Product& p) const override {
     if (!sdk::same(p.a.dtype, p.b.dtype)) return false;
-    return sdk::same(p.c.dtype, sdk::kF32) || (sdk::same(p.a.dtype, sdk::kBF16) && sdk::same(p.c.dtype, sdk::kBF16));
+    if (p.a.dtype.code == TN_INT)
+      return p.aligned && p.rows % 4 == 0 && p.inner % 4 == 0 && p.a.leading % 4 == 0 && p.b.leading % 4 == 0 && plans_->find(p) != nullptr;
+    if (!sdk::same(p.c.dtype, sdk::kF32) && !(sdk::same(p.a.dtype, sdk::kBF16) && sdk::same(p.c.dtype, sdk::kBF16))) return false;
+    return plans_->find(p) != nullptr;
   }
   uint64_t workspace(const Product&) const override { return kLtWorkspace; }
   void multiply(const Product& p, double alpha, const void* a, const void* b, double beta, void* c, void* workspace, uint64_t bytes,
                 Stream stream) override {
-    const auto* const plan = plans_->find(p);
+    const auto plan = plans_->find(p);
     CublasLt::require(plan ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED, "finding an algorithm");
     plans_->multiply(*plan, alpha, a, b, beta, c, workspace, bytes, stream);
   }

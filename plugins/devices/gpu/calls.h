@@ -2,6 +2,7 @@
 // TENON_HIP_OVER_CUDA it is HIP's names that are used, mapped to CUDA's, so that the HIP device can be run on an NVIDIA card.
 #pragma once
 
+#include "devices/gpu/architectures.h"
 #include "sdk/gpu/runtime.h"
 #include "tenon/device.h"
 
@@ -25,6 +26,13 @@ inline Status allocate(void** out, uint64_t n, bool pooled) {
   return pooled ? TN_GPU_NAME(MallocAsync)(out, n, nullptr) : TN_GPU_NAME(Malloc)(out, n);
 }
 inline Status release(void* memory, bool pooled) { return pooled ? TN_GPU_NAME(FreeAsync)(memory, nullptr) : TN_GPU_NAME(Free)(memory); }
+// Pooled memory that was released comes back when the work before it is done: waits for that, and gives what the pool keeps to whoever asks next.
+inline Status reclaim(int index) {
+  TN_GPU_NAME(MemPool_t) pool{};
+  Status s = synchronize();
+  if (s == kSuccess) s = TN_GPU_NAME(DeviceGetDefaultMemPool)(&pool, index);
+  return s == kSuccess ? TN_GPU_NAME(MemPoolTrimTo)(pool, 0) : s;
+}
 // Page-locked memory of the host.
 #if TN_HIP
 inline Status host_allocate(void** out, uint64_t n) { return hipHostMalloc(out, n, hipHostMallocDefault); }
@@ -60,23 +68,30 @@ struct Properties {
   std::string name, arch;  // "NVIDIA H200", "sm_90"; "gfx942"
   int multiprocessors = 0;
   bool pools = false;   // stream-ordered allocation
-  bool capable = true;  // of what the objects are compiled for
+  bool capable = true;  // of running this object's code
 };
+// What it asks of a card, for the sentence of a refusal.
+inline constexpr const char* kNeeds = "this build holds code for " TENON_ARCHITECTURES ", of which the card must be able to run some";
 inline Status properties(int index, Properties* out) {
 #if TN_HIP
   hipDeviceProp_t p{};
   const Status s = hipGetDeviceProperties(&p, index);
   const std::string arch = p.gcnArchName;
   out->arch = arch.substr(0, arch.find(':'));
+#if defined(TENON_HIP_OVER_CUDA)
+  out->capable = cuda_code_runs(TENON_ARCHITECTURES, 10 * p.major + p.minor);
+#else
+  out->capable = hip_code_runs(TENON_ARCHITECTURES, arch);
+#endif
   int pools = 0;
-  (void)hipDeviceGetAttribute(&pools, hipDeviceAttributeMemoryPoolsSupported, index);
+  sdk::gpu::ignore(hipDeviceGetAttribute(&pools, hipDeviceAttributeMemoryPoolsSupported, index));
 #else
   cudaDeviceProp p{};
   const Status s = cudaGetDeviceProperties(&p, index);
   out->arch = "sm_" + std::to_string(10 * p.major + p.minor);
-  out->capable = p.major >= 8;
+  out->capable = p.major >= 8 && cuda_code_runs(TENON_ARCHITECTURES, 10 * p.major + p.minor);
   int pools = 0;
-  (void)cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, index);
+  sdk::gpu::ignore(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, index));
 #endif
   out->name = p.name, out->multiprocessors = p.multiProcessorCount, out->pools = pools != 0;
   return s;
@@ -84,7 +99,8 @@ inline Status properties(int index, Properties* out) {
 // "CUDA 13.0, driver 13.0".
 inline std::string versions() {
   int runtime = 0, driver = 0;
-  (void)TN_GPU_NAME(RuntimeGetVersion)(&runtime), (void)TN_GPU_NAME(DriverGetVersion)(&driver);
+  sdk::gpu::ignore(TN_GPU_NAME(RuntimeGetVersion)(&runtime));
+  sdk::gpu::ignore(TN_GPU_NAME(DriverGetVersion)(&driver));
 #if TN_HIP
   const auto text = [](int v) { return std::to_string(v / 10000000) + "." + std::to_string(v / 100000 % 100); };
 #else

@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "devices/gpu/product.h"
+#include "tenon/gemm8.h"
 
 struct tn_device {
   const tn_host* host;
@@ -50,6 +51,8 @@ int32_t on(tn_device* device, Body&& body) {
 // Products of any types and strides; gemm.cpp.
 uint64_t gemm_workspace(tn_device* device, const tn_gemm& gemm);
 void gemm(tn_device* device, tn_stream* stream, const tn_gemm& gemm, void* workspace, uint64_t bytes);
+// Products of 8-bit integers; gemm8.cpp.
+const tn_gemm8* gemm8_table();
 // Copy bandwidth and the rate of products, timed once.
 void measure(tn_device* device);
 

@@ -3,10 +3,15 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "sdk/gpu/emulated_block.h"
@@ -29,6 +34,7 @@ class Arena {
     const auto at = ranges_.take(n);
     if (!at) return Status::kOutOfMemory;
     *out = base_ + *at;
+    run([&] { std::memset(*out, 0xff, std::min(n, kPoisoned)); });  // NaN, and indices far outside: nobody may count on zeros
     return kSuccess;
   }
   void release(void* memory) { ranges_.give_back(static_cast<uint64_t>(static_cast<char*>(memory) - base_)); }
@@ -38,24 +44,23 @@ class Arena {
   // What device code does.
   template <class Work>
   void run(Work&& work) {
-    mprotect(base_, kBytes, PROT_READ | PROT_WRITE);
+    if (depth_++ == 0) mprotect(base_, kBytes, PROT_READ | PROT_WRITE);
     work();
-    mprotect(base_, kBytes, PROT_NONE);
+    if (--depth_ == 0) mprotect(base_, kBytes, PROT_NONE);
   }
 
  private:
   Arena() : base_(static_cast<char*>(mmap(nullptr, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0))) {}
+  static constexpr uint64_t kPoisoned = 2 << 20;
   char* base_;
+  int depth_ = 0;  // of work within work
   sdk::gpu::EmulatedRanges ranges_{kBytes};
 };
 
-struct EmulatedEvent {
-  std::chrono::steady_clock::time_point at;
-};
-
-// Its work waits until somebody waits for it.
+// Its work waits until somebody waits for it, and only as far as that: streams keep no order between them but what events ask for.
 struct QueuedStream : sdk::gpu::EmulatedStream {
   std::deque<std::function<void()>> work;
+  uint64_t done = 0;  // how much has run; with what is queued, the place of the next
   QueuedStream() {
     submit = [](sdk::gpu::EmulatedStream* self, std::function<void()> f) { static_cast<QueuedStream*>(self)->work.push_back(std::move(f)); };
     all().push_back(this);
@@ -64,10 +69,16 @@ struct QueuedStream : sdk::gpu::EmulatedStream {
     run();
     std::erase(all(), this);
   }
-  void run() {
-    if (work.empty()) return;
+  uint64_t end() const { return done + work.size(); }
+  void run() { run_to(end()); }
+  void run_to(uint64_t place) {
+    if (done >= place) return;
     Arena::get().run([&] {
-      for (; !work.empty(); work.pop_front()) work.front()();
+      while (done < place) {
+        const auto next = std::move(work.front());
+        work.pop_front(), ++done;
+        next();
+      }
     });
   }
   static std::vector<QueuedStream*>& all() {
@@ -76,49 +87,97 @@ struct QueuedStream : sdk::gpu::EmulatedStream {
   }
 };
 using Stream = QueuedStream*;
+
+// A place of a stream. Who waits for it, waits for what is before that place; it may be gone by then.
+struct EmulatedEvent {
+  struct Mark {
+    Stream stream = nullptr;  // null: done
+    uint64_t place = 0;
+    std::chrono::steady_clock::time_point at;
+    void wait() {
+      const auto& all = QueuedStream::all();
+      if (stream && std::find(all.begin(), all.end(), stream) != all.end()) stream->run_to(place);
+      stream = nullptr;
+    }
+  };
+  std::shared_ptr<Mark> mark = std::make_shared<Mark>();
+};
 using Event = EmulatedEvent*;
 
+// Memory of the host that is page-locked: copies read and write it when their turn comes.
+inline std::map<const char*, uint64_t>& locked_memory() {
+  static std::map<const char*, uint64_t> blocks;
+  return blocks;
+}
+inline bool is_locked(const void* p) {
+  const auto next = locked_memory().upper_bound(static_cast<const char*>(p));
+  if (next == locked_memory().begin()) return false;
+  const auto& [base, n] = *std::prev(next);
+  return static_cast<const char*>(p) < base + n;
+}
+
+// Memory that was given back while work was queued, which may still use it.
+inline std::vector<void*>& given_back() {
+  static std::vector<void*> blocks;
+  return blocks;
+}
 inline Status synchronize() {
   for (QueuedStream* const s : QueuedStream::all()) s->run();
+  for (void* const block : given_back()) Arena::get().release(block);
+  given_back().clear();
   return kSuccess;
 }
-inline Status device_count(int* n) { return *n = 1, kSuccess; }
+inline Status reclaim(int) { return synchronize(); }
+// A sign for each card of the machine, of which a test may want several: - is one that is too old.
+inline std::string cards() {
+  const char* const text = std::getenv("TENON_EMULATED_CARDS");
+  return text ? text : "+";
+}
+inline Status device_count(int* n) { return *n = static_cast<int>(cards().size()), kSuccess; }
 inline Status set_device(int) { return kSuccess; }
 inline Status memory_info(size_t* free, size_t* total) { return *total = Arena::kBytes, *free = Arena::kBytes - Arena::get().used(), kSuccess; }
 inline Status allocate(void** out, uint64_t n, bool) { return Arena::get().allocate(out, n); }
-inline Status release(void* memory, bool) {
-  synchronize();
-  Arena::get().release(memory);
-  return kSuccess;
+inline Status release(void* memory, bool pooled) {
+  if (memory) given_back().push_back(memory);
+  return pooled ? kSuccess : synchronize();
 }
 inline Status host_allocate(void** out, uint64_t n) {
   *out = std::aligned_alloc(TN_ALIGNMENT, (n + TN_ALIGNMENT - 1) / TN_ALIGNMENT * TN_ALIGNMENT);
-  return *out ? kSuccess : Status::kOutOfMemory;
+  if (!*out) return Status::kOutOfMemory;
+  std::memset(*out, 0xff, n);
+  locked_memory()[static_cast<const char*>(*out)] = n;
+  return kSuccess;
 }
-inline Status host_release(void* memory) { return std::free(memory), kSuccess; }
-// As with a card: a copy from the host has read its source when it returns, and one to the host waits for what is before it.
+inline Status host_release(void* memory) {
+  synchronize();
+  locked_memory().erase(static_cast<const char*>(memory));
+  return std::free(memory), kSuccess;
+}
+// As with a card: between the device and page-locked memory a copy comes when its turn does; from other memory it has read its source when it
+// returns, and to other memory it waits for what is before it on its stream.
 inline Status copy(void* to, const void* from, uint64_t n, uint32_t direction, Stream stream) {
-  if (direction == TN_COPY_TO_DEVICE) {
+  std::function<void()> work = [=] { std::memmove(to, from, n); };
+  if (direction == TN_COPY_TO_DEVICE && !is_locked(from)) {
     std::vector<char> staged(static_cast<const char*>(from), static_cast<const char*>(from) + n);
-    const auto work = [to, staged = std::move(staged)] { std::memcpy(to, staged.data(), staged.size()); };
-    if (stream)
-      stream->work.push_back(work);
-    else
-      Arena::get().run(work);
-  } else if (direction == TN_COPY_WITHIN && stream) {
-    stream->work.push_back([=] { std::memmove(to, from, n); });
-  } else {
-    synchronize();
-    Arena::get().run([&] { std::memmove(to, from, n); });
+    work = [to, staged = std::move(staged)] { std::memcpy(to, staged.data(), staged.size()); };
   }
+  if (!stream) {
+    synchronize();
+    Arena::get().run(work);
+    return kSuccess;
+  }
+  stream->work.push_back(std::move(work));
+  if (direction == TN_COPY_TO_HOST && !is_locked(to)) stream->run();
   return kSuccess;
 }
 inline Status fill(void* to, uint8_t byte, uint64_t n, Stream stream) {
   const auto work = [=] { std::memset(to, byte, n); };
-  if (stream)
+  if (stream) {
     stream->work.push_back(work);
-  else
+  } else {
+    synchronize();
     Arena::get().run(work);
+  }
   return kSuccess;
 }
 inline Status stream_create(Stream* out) { return *out = new QueuedStream, kSuccess; }
@@ -127,20 +186,33 @@ inline Status stream_wait(Stream stream) { return stream ? (stream->run(), kSucc
 inline Status event_create(Event* out) { return *out = new EmulatedEvent, kSuccess; }
 inline Status event_destroy(Event event) { return delete event, kSuccess; }
 inline Status event_record(Event event, Stream stream) {
-  stream_wait(stream);
-  return event->at = std::chrono::steady_clock::now(), kSuccess;
+  const auto mark = event->mark = std::make_shared<EmulatedEvent::Mark>();
+  const auto now = [mark] { mark->at = std::chrono::steady_clock::now(); };
+  if (!stream) return synchronize(), now(), kSuccess;
+  stream->work.push_back(now);
+  mark->stream = stream, mark->place = stream->end();
+  return kSuccess;
 }
-inline Status stream_wait_event(Stream, Event) { return kSuccess; }
+inline Status stream_wait_event(Stream stream, Event event) {
+  const auto wait = [mark = event->mark] { mark->wait(); };
+  if (stream)
+    stream->work.push_back(wait);
+  else
+    wait();
+  return kSuccess;
+}
 inline Status event_seconds(Event begin, Event end, double* seconds) {
-  return *seconds = std::chrono::duration<double>(end->at - begin->at).count(), kSuccess;
+  end->mark->wait();
+  return *seconds = std::chrono::duration<double>(end->mark->at - begin->mark->at).count(), kSuccess;
 }
 
 struct Properties {
   std::string name = "emulated GPU", arch = "wave" + std::to_string(TENON_EMULATED_WAVE);
   int multiprocessors = 1;
-  bool pools = false, capable = true;
+  bool pools = true, capable = true;
 };
-inline Status properties(int, Properties*) { return kSuccess; }
+inline constexpr const char* kNeeds = "a newer card is needed";
+inline Status properties(int index, Properties* out) { return out->capable = cards()[static_cast<size_t>(index)] == '+', kSuccess; }
 inline std::string versions() { return "emulated on the CPU"; }
 
 }  // namespace tenon::gpu

@@ -14,7 +14,7 @@ using sdk::kBF16;
 using sdk::kF32;
 using sdk::same;
 
-constexpr uint64_t aligned(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
+constexpr uint64_t aligned(uint64_t bytes) { return (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment; }
 
 // Axes before the last two, collapsed to one stride; `uniform` is false where there is none.
 struct Factor {
@@ -45,6 +45,13 @@ struct Factor {
     for (int32_t i = t->ndim - 3; i >= 0; --i) offset += entry % t->shape[i] * t->strides[i], entry /= t->shape[i];
     return sdk::data<char>(*t) + offset * (t->dtype.bits / 8);
   }
+  // Entries begin at multiples of sixteen bytes: as they lie there, and as dense copies in aligned memory would.
+  bool aligned(bool planned) const {
+    bool all = planned || reinterpret_cast<uintptr_t>(sdk::data<char>(*t)) % 16 == 0;
+    for (int32_t i = 0; i + 2 < t->ndim; ++i) all = all && (t->shape[i] == 1 || t->strides[i] * (t->dtype.bits / 8) % 16 == 0);
+    return all;
+  }
+  bool dense_entries_aligned(tn_dtype as) const { return batch == 1 || rows * columns * (as.bits / 8) % 16 == 0; }
   int64_t count() const { return batch * rows * columns; }
   MatrixView view(int64_t entry) const { return {data(entry), t->dtype, row, column}; }
   // Row-major, or the transpose of a row-major matrix.
@@ -68,14 +75,15 @@ struct AddBias {
 
 class Call {
  public:
-  Call(const tn_device* device, const tn_gemm& g) : a_(g.a, "A"), b_(g.b, "B"), c_(g.c, "C"), exact_((g.flags & TN_GEMM_EXACT) != 0) {
+  // planned: where matrices begin is not known yet, and changes no workspace; what libraries take of unaligned ones they take of aligned ones as well.
+  Call(const tn_device* device, const tn_gemm& g, bool planned) : a_(g.a, "A"), b_(g.b, "B"), c_(g.c, "C"), exact_((g.flags & TN_GEMM_EXACT) != 0), planned_(planned) {
     if (g.packed_b) fail(TN_E_ARGUMENT, "gemm: this device packs nothing, so packed_b must be null");
     if (a_.rows != c_.rows || b_.columns != c_.columns || a_.columns != b_.rows || a_.batch != c_.batch || b_.batch != c_.batch)
       fail(TN_E_ARGUMENT, "gemm: the shapes of A, B and C do not fit each other");
     if (same(c_.t->dtype, sdk::kF16)) fail(TN_E_UNSUPPORTED, "gemm: C must be f32 or bf16");
     plan(device);
   }
-  uint64_t bytes() const { return converted_a_ + converted_b_ + (vendor_ ? library_bytes_ : 0); }
+  uint64_t bytes() const { return converted_a_ + converted_b_ + (vendor_ ? kWorkspaceAlignment + library_bytes_ : 0); }
 
   void run(tn_device* device, tn_stream* stream, const tn_gemm& g, char* workspace) const {
     tn_exec exec{sizeof(tn_exec), 0, nullptr, device, stream, workspace, bytes()};
@@ -89,7 +97,7 @@ class Call {
     }
     if (converted_a_) convert(exec, a_, workspace);
     if (converted_b_) convert(exec, b_, workspace + converted_a_);
-    char* const rest = workspace + converted_a_ + converted_b_;
+    void* const rest = aligned_workspace(workspace + converted_a_ + converted_b_);
     const std::lock_guard lock(device->mutex);
     for (int64_t e = 0; e < c_.batch; e += product_.batch) {
       const void* a = converted_a_ ? workspace + e * a_.rows * a_.columns * compute_.bits / 8 : a_.data(e);
@@ -122,12 +130,10 @@ class Call {
     else
       converted_a_ = converted_b_ = 0;
   }
-  // So that the library may read sixteen bytes at a time. A plan without memory (null pointers) is aligned; its workspace is the same.
+  // So that the library may read sixteen bytes at a time, in every entry of a batch.
   bool aligned_to_16() const {
-    bool all = true;
-    for (const Factor* f : {&a_, &b_, &c_})
-      all = all && reinterpret_cast<uintptr_t>(f->data(0)) % 16 == 0 && f->stride * f->t->dtype.bits / 8 % 16 == 0;
-    return all;
+    return (converted_a_ ? a_.dense_entries_aligned(compute_) : a_.aligned(planned_)) && (converted_b_ ? b_.dense_entries_aligned(compute_) : b_.aligned(planned_)) &&
+           c_.aligned(planned_);
   }
   void convert(const tn_exec& exec, const Factor& f, char* to) const {
     for (int64_t e = 0; e < f.batch; ++e)
@@ -136,7 +142,7 @@ class Call {
   }
 
   Factor a_, b_, c_;
-  bool exact_, vendor_ = false;
+  bool exact_, planned_, vendor_ = false;
   tn_dtype compute_{};
   Product product_{};
   uint64_t converted_a_ = 0, converted_b_ = 0, library_bytes_ = 0;
@@ -144,10 +150,10 @@ class Call {
 
 }  // namespace
 
-uint64_t gemm_workspace(tn_device* device, const tn_gemm& g) { return Call(device, g).bytes(); }
+uint64_t gemm_workspace(tn_device* device, const tn_gemm& g) { return Call(device, g, true).bytes(); }
 
 void gemm(tn_device* device, tn_stream* stream, const tn_gemm& g, void* workspace, uint64_t bytes) {
-  const Call call(device, g);
+  const Call call(device, g, false);
   if (bytes < call.bytes())
     fail(TN_E_ARGUMENT, "gemm: the workspace has " + std::to_string(bytes) + " bytes where gemm_workspace asks for " + std::to_string(call.bytes()));
   call.run(device, stream, g, static_cast<char*>(workspace));

@@ -7,13 +7,14 @@
 //   Algorithm                                               room for what its heuristic answers
 //   kTransA, kTransB, kBatchCount, kBatchStride, kMostWorkspace, kNone, kTranspose      its constants
 //   desc_create, desc_destroy, desc_set, layout_create, layout_destroy, layout_set, preference_create, preference_destroy, preference_set, matmul
-//   static type_of(tn_dtype), compute_of(const Product&), scale_type()
+//   static type_of(tn_dtype), compute_of(const Product&), scale_of(const Product&)
 //   static void require(status, what)                       throws Failure
-//   void align(Preference, const Product&) const            what the library has to know of unaligned matrices
+//   void align(Preference, const Product&) const            what the library has to know of where matrices begin
 //   bool prefer(Handle, const Plan&, Preference, Algorithm&) const      false: it has no kernel for this
 #pragma once
 
 #include <list>
+#include <memory>
 #include <mutex>
 
 #include "devices/gpu/product.h"
@@ -45,12 +46,16 @@ class LtPlans {
   LtPlans(const Lt& lt, typename Lt::Handle handle) : lt_(lt), handle_(handle) {}
 
   // Null where the library does not serve this product.
-  const Plan* find(const Product& p) const {
+  std::shared_ptr<const Plan> find(const Product& p) const {
     const std::lock_guard lock(mutex_);
-    for (const Plan& known : plans_)
-      if (known.product == p) return known.served ? &known : nullptr;
-    Plan& plan = plans_.emplace_back(lt_, p);
-    Lt::require(lt_.desc_create(&plan.desc, Lt::compute_of(p), Lt::scale_type()), "a description");
+    for (auto known = plans_.begin(); known != plans_.end(); ++known) {
+      if (!((*known)->product == p)) continue;
+      plans_.splice(plans_.begin(), plans_, known);
+      return plans_.front()->served ? plans_.front() : nullptr;
+    }
+    const auto made = std::make_shared<Plan>(lt_, p);
+    Plan& plan = *made;
+    Lt::require(lt_.desc_create(&plan.desc, Lt::compute_of(p), Lt::scale_of(p)), "a description");
     const typename Lt::Operation a = p.a.transposed ? Lt::kTranspose : Lt::kNone, b = p.b.transposed ? Lt::kTranspose : Lt::kNone;
     Lt::require(lt_.desc_set(plan.desc, Lt::kTransA, &a, sizeof a), "a description");
     Lt::require(lt_.desc_set(plan.desc, Lt::kTransB, &b, sizeof b), "a description");
@@ -63,17 +68,24 @@ class LtPlans {
     lt_.align(preference, p);
     plan.served = lt_.prefer(handle_, plan, preference, plan.algorithm);
     (void)lt_.preference_destroy(preference);
-    return plan.served ? &plan : nullptr;
+    plans_.push_front(made);
+    if (plans_.size() > kKept) plans_.pop_back();
+    return plan.served ? made : nullptr;
   }
 
   void multiply(const Plan& plan, double alpha, const void* a, const void* b, double beta, void* c, void* workspace, uint64_t bytes, Stream stream) const {
-    const float scale = static_cast<float>(alpha), keep = static_cast<float>(beta);
-    Lt::require(lt_.matmul(handle_, plan.desc, &scale, a, plan.a, b, plan.b, &keep, c, plan.c, c, plan.c, Lt::algorithm_of(plan.algorithm), workspace, bytes,
-                           stream),
+    // In the type that the sums have.
+    const float factors[] = {static_cast<float>(alpha), static_cast<float>(beta)};
+    const int32_t whole[] = {static_cast<int32_t>(alpha), static_cast<int32_t>(beta)};
+    const bool integers = plan.product.c.dtype.code == TN_INT;
+    const void *const scale = integers ? static_cast<const void*>(&whole[0]) : &factors[0], *const keep = integers ? static_cast<const void*>(&whole[1]) : &factors[1];
+    Lt::require(lt_.matmul(handle_, plan.desc, scale, a, plan.a, b, plan.b, keep, c, plan.c, c, plan.c, Lt::algorithm_of(plan.algorithm), workspace, bytes, stream),
                 "a product");
   }
 
  private:
+  static constexpr size_t kKept = 256;  // plans; a model has a few dozen, decoding one for every length
+
   void lay_out(typename Lt::Layout& out, const Product::Operand& o, int64_t rows, int64_t columns, int64_t batch) const {
     if (o.transposed) std::swap(rows, columns);
     Lt::require(lt_.layout_create(&out, Lt::type_of(o.dtype), static_cast<uint64_t>(rows), static_cast<uint64_t>(columns), o.leading), "a layout");
@@ -84,8 +96,8 @@ class LtPlans {
 
   const Lt& lt_;
   typename Lt::Handle handle_;
-  mutable std::mutex mutex_;       // plans are asked for outside the device's own
-  mutable std::list<Plan> plans_;  // a model has a few dozen; clang 15 in HIP's mode crashes on a map of them
+  mutable std::mutex mutex_;                        // plans are asked for outside the device's own
+  mutable std::list<std::shared_ptr<Plan>> plans_;  // the one used last comes first; clang 15 in HIP's mode crashes on a map of them
 };
 
 }  // namespace tenon::gpu

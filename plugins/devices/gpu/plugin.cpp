@@ -8,6 +8,7 @@ namespace {
 
 using namespace tenon;
 using gpu::on;
+using sdk::gpu::ignore;
 using sdk::gpu::require;
 
 struct Backend {
@@ -41,17 +42,16 @@ int32_t open(const tn_host* host, uint32_t index, tn_device** out) {
     require(gpu::set_device(device->index), "choosing the device");
     require(gpu::properties(device->index, &device->properties), "asking for the device's properties");
     if (!device->properties.capable)
-      sdk::fail(TN_E_DEVICE, device->properties.name + " is " + device->properties.arch +
-                                 ", but Tenon needs sm_80 or newer; use --device onednn or another card");
+      sdk::fail(TN_E_DEVICE, device->properties.name + " is " + device->properties.arch + ", but " + gpu::kNeeds + "; use --device onednn or another card");
     device->blas = gpu::open_blas(device->without_blas);
     require(gpu::allocate(&device->scratch, ops::kScratchBytes, false), "allocating scratch memory");
     *out = device.release();
   });
 }
 void close(tn_device* device) {
-  (void)gpu::set_device(device->index);
-  (void)gpu::synchronize();
-  (void)gpu::release(device->scratch, false);
+  ignore(gpu::set_device(device->index));
+  ignore(gpu::synchronize());
+  ignore(gpu::release(device->scratch, false));
   delete device;
 }
 
@@ -83,20 +83,26 @@ int32_t allocate(tn_device* device, uint64_t n_bytes, void** out) {
   return on(device, [&] {
     if (n_bytes == 0 || !out) sdk::fail(TN_E_ARGUMENT, "an allocation needs at least one byte and a place for its address");
     *out = nullptr;
-    const gpu::Status s = gpu::allocate(out, n_bytes, device->properties.pools);
+    const bool pooled = device->properties.pools;
+    gpu::Status s = gpu::allocate(out, n_bytes, pooled);
+    if (s == sdk::gpu::kOutOfMemory && pooled) {
+      (void)sdk::gpu::last_error();
+      ignore(gpu::reclaim(device->index));
+      s = gpu::allocate(out, n_bytes, pooled);
+    }
     if (s == gpu::kSuccess) return;
     (void)sdk::gpu::last_error();
     if (s != sdk::gpu::kOutOfMemory) require(s, "an allocation");
     size_t free = 0, total = 0;
-    (void)gpu::memory_info(&free, &total);
+    ignore(gpu::memory_info(&free, &total));
     sdk::fail(TN_E_MEMORY, device->properties.name + " cannot allocate " + std::to_string(n_bytes) + " bytes: " + std::to_string(free) + " of " +
                                std::to_string(total) + " bytes are free; use a smaller batch, a shorter sequence or a more thrifty mix");
   });
 }
 void release(tn_device* device, void* memory) {
   if (!memory) return;
-  (void)gpu::set_device(device->index);
-  (void)gpu::release(memory, device->properties.pools);
+  ignore(gpu::set_device(device->index));
+  ignore(gpu::release(memory, device->properties.pools));
 }
 int32_t host_allocate(tn_device* device, uint64_t n_bytes, void** out) {
   return on(device, [&] {
@@ -111,8 +117,8 @@ int32_t host_allocate(tn_device* device, uint64_t n_bytes, void** out) {
 }
 void host_release(tn_device* device, void* memory) {
   if (!memory) return;
-  (void)gpu::set_device(device->index);
-  (void)gpu::host_release(memory);
+  ignore(gpu::set_device(device->index));
+  ignore(gpu::host_release(memory));
 }
 int32_t copy(tn_device* device, tn_stream* stream, void* to, const void* from, uint64_t n_bytes, uint32_t direction) {
   return on(device, [&] {
@@ -135,8 +141,8 @@ int32_t stream_create(tn_device* device, tn_stream** out) {
   });
 }
 void stream_destroy(tn_device* device, tn_stream* stream) {
-  (void)gpu::set_device(device->index);
-  (void)gpu::stream_destroy(gpu::stream_of(stream));
+  ignore(gpu::set_device(device->index));
+  ignore(gpu::stream_destroy(gpu::stream_of(stream)));
 }
 int32_t stream_wait(tn_device* device, tn_stream* stream) {
   return on(device, [&] { require(gpu::stream_wait(gpu::stream_of(stream)), "the work on a stream"); });
@@ -149,8 +155,8 @@ int32_t event_create(tn_device* device, tn_event** out) {
   });
 }
 void event_destroy(tn_device* device, tn_event* event) {
-  (void)gpu::set_device(device->index);
-  (void)gpu::event_destroy(gpu::event_of(event));
+  ignore(gpu::set_device(device->index));
+  ignore(gpu::event_destroy(gpu::event_of(event)));
 }
 int32_t event_record(tn_device* device, tn_event* event, tn_stream* stream) {
   return on(device, [&] { require(gpu::event_record(gpu::event_of(event), gpu::stream_of(stream)), "recording an event"); });
@@ -181,6 +187,7 @@ constexpr tn_ops kOps = ops::ops_table<Backend>();
 constexpr tn_host_memory kHostMemory = {sizeof(tn_host_memory), 0, host_allocate, host_release};
 const void* device_extension(const char* id) {
   const std::string_view asked = id;
+  if (asked == TN_EXT_GEMM8) return gpu::gemm8_table();
   return asked == TN_EXT_OPS ? static_cast<const void*>(&kOps) : asked == TN_EXT_HOST_MEMORY ? &kHostMemory : nullptr;
 }
 

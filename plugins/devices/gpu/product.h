@@ -23,6 +23,8 @@ struct Product {
   bool exact;    // f32 is multiplied as f32
   bool aligned;  // every matrix begins at a multiple of 16 bytes
 
+  // Of 8-bit integers C is of 32 bits, alpha 1 and beta 0, A transposed and B not.
+
   // Products that one plan serves compare equal.
   static auto key(const Operand& o) { return std::tuple(o.dtype.code, o.dtype.bits, o.transposed, o.leading, o.stride); }
   auto key() const { return std::tuple(rows, columns, inner, batch, key(a), key(b), key(c), exact, aligned); }
@@ -30,13 +32,19 @@ struct Product {
   bool operator==(const Product& o) const { return key() == o.key(); }
 };
 
+// What libraries ask of their workspace's address, which is more than TN_ALIGNMENT.
+inline constexpr uint64_t kWorkspaceAlignment = 256;
+inline void* aligned_workspace(void* at) {
+  return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(at) + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment);
+}
+
 // A vendor's library, opened at run time. Not thread-safe; a device guards it.
 class Blas {
  public:
   virtual ~Blas() = default;
   virtual std::string version() const = 0;                   // "cuBLASLt 13.0"
   virtual bool takes(const Product& p) const = 0;            // these types and layouts
-  virtual uint64_t workspace(const Product& p) const = 0;
+  virtual uint64_t workspace(const Product& p) const = 0;    // bytes, from an aligned address on
   virtual void multiply(const Product& p, double alpha, const void* a, const void* b, double beta, void* c, void* workspace, uint64_t bytes,
                         Stream stream) = 0;
 };

@@ -8,8 +8,8 @@
 namespace tenon::gpu {
 namespace {
 
-enum Datatype : int { kSingle = 0, kHalf = 2, kBrain = 14 };
-enum Compute : int { kInSingle = 2, kInTensorFloat = 6 };
+enum Datatype : int { kSingle = 0, kHalf = 2, kByte = 3, kInteger = 10, kBrain = 14 };
+enum Compute : int { kInSingle = 2, kInTensorFloat = 6, kInInteger = 9 };
 constexpr int kLeastVersion = 700;
 using Object = void*;  // what the library hands out
 
@@ -51,9 +51,15 @@ struct HipLt {
            l.find(preference_set, "hipblasLtMatmulPreferenceSetAttribute") && l.find(heuristic, "hipblasLtMatmulAlgoGetHeuristic") &&
            l.find(matmul, "hipblasLtMatmul");
   }
-  static int type_of(tn_dtype d) { return d.bits == 32 ? kSingle : d.code == TN_BFLOAT ? kBrain : kHalf; }
-  static int scale_type() { return kSingle; }
-  static int compute_of(const Product& p) { return sdk::same(p.a.dtype, sdk::kF32) && !p.exact ? kInTensorFloat : kInSingle; }
+  static int type_of(tn_dtype d) {
+    if (d.code == TN_INT) return d.bits == 32 ? kInteger : kByte;
+    return d.bits == 32 ? kSingle : d.code == TN_BFLOAT ? kBrain : kHalf;
+  }
+  static int scale_of(const Product& p) { return p.c.dtype.code == TN_INT ? kInteger : kSingle; }
+  static int compute_of(const Product& p) {
+    if (p.c.dtype.code == TN_INT) return kInInteger;
+    return sdk::same(p.a.dtype, sdk::kF32) && !p.exact ? kInTensorFloat : kInSingle;
+  }
   static void require(int status, const char* what) {
     if (status != 0) sdk::fail(TN_E_DEVICE, std::string("hipBLASLt: ") + what + " failed with status " + std::to_string(status));
   }
@@ -84,7 +90,7 @@ class HipBlasLt final : public Blas {
   uint64_t workspace(const Product& p) const override { return find(p) ? kLtWorkspace : other_->workspace(p); }
   void multiply(const Product& p, double alpha, const void* a, const void* b, double beta, void* c, void* workspace, uint64_t bytes,
                 Stream stream) override {
-    if (const auto* const plan = find(p))
+    if (const auto plan = find(p))
       plans_->multiply(*plan, alpha, a, b, beta, c, workspace, bytes, stream);
     else
       other_->multiply(p, alpha, a, b, beta, c, workspace, bytes, stream);
@@ -92,9 +98,9 @@ class HipBlasLt final : public Blas {
 
  private:
   // Null where the library has no kernel for this product: of unaligned views it promises nothing, and not every card has every type.
-  const LtPlans<HipLt>::Plan* find(const Product& p) const {
+  std::shared_ptr<const LtPlans<HipLt>::Plan> find(const Product& p) const {
     if (!p.aligned || !sdk::same(p.a.dtype, p.b.dtype)) return nullptr;
-    if (!sdk::same(p.c.dtype, sdk::kF32) && !sdk::same(p.c.dtype, p.a.dtype)) return nullptr;
+    if (p.c.dtype.code != TN_INT && !sdk::same(p.c.dtype, sdk::kF32) && !sdk::same(p.c.dtype, p.a.dtype)) return nullptr;
     return plans_->find(p);
   }
 

@@ -45,7 +45,7 @@ class RocBlas final : public Blas {
     const int64_t largest = std::numeric_limits<int32_t>::max();
     const bool fits = p.rows <= largest && p.columns <= largest && p.inner <= largest && p.batch <= largest && p.a.leading <= largest &&
                       p.b.leading <= largest && p.c.leading <= largest;
-    if (!fits || !sdk::same(p.a.dtype, p.b.dtype)) return false;
+    if (!fits || p.a.dtype.code == TN_INT || !sdk::same(p.a.dtype, p.b.dtype)) return false;
     return sdk::same(p.c.dtype, sdk::kF32) || (sdk::same(p.a.dtype, sdk::kBF16) && sdk::same(p.c.dtype, sdk::kBF16));
   }
   uint64_t workspace(const Product&) const override { return kWorkspace; }

@@ -10,7 +10,7 @@ namespace tenon::ops {
 // At most kSlots partial results; one block per slot walks a fixed range of tiles.
 template <class T>
 struct SquareSums {
-  static constexpr int64_t kSlots = 512, kPiece = 1024;
+  static constexpr int64_t kSlots = 512, kPiece = TN_GPU ? kTile : 1024;  // on a GPU few reductions, each with its barriers
   Grid grid;
   Rows<const T> x;
   int64_t tiles_per_slot;

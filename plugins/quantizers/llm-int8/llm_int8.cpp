@@ -2,11 +2,13 @@
 #include "quantizers/llm-int8/layout.h"
 #include "quantizers/llm-int8/rows.h"
 #include "sdk/linalg/matrix.h"
-#include "sdk/linalg/on_host.h"
 #include "sdk/quantizer.h"
 #include "sdk/workspace.h"
 #include "tenon/gemm8.h"
 #include "tenon/input_rounding.h"
+#if TN_GPU
+#include "quantizers/llm-int8/gpu_outliers.h"
+#endif
 
 namespace tenon::llm_int8 {
 namespace {
@@ -128,9 +130,9 @@ class Codec {
           input_scales(w.take<float>(rows)),
           input(w.take<int8_t>(rows * s.n)),
           sums(w.take<int32_t>(rows * s.m)),
-          apart(w.take<int64_t>(s.n)),
-          outliers(w.take<float>(rows * kApart)),
-          weights(w.take<float>(kApart * s.m)),
+          apart(w.take<int64_t>(s.n + 1)),
+          outliers(w.take<float>(TN_GPU ? 0 : rows * kApart)),
+          weights(w.take<float>(TN_GPU ? 0 : kApart * s.m)),
           products(w.mark()) {}
   };
   static const tn_gemm8* integer_product(const tn_device_api* api) {
@@ -139,6 +141,7 @@ class Codec {
   static uint64_t product_bytes(const tn_device_api* api, tn_device* device, const tn_gemm8& integer, const Shape& s, int64_t rows) {
     uint64_t bytes = 0;
     sdk::check(integer.workspace(device, rows, s.m, s.n, &bytes));
+    if constexpr (TN_GPU) return bytes;  // what is apart has a kernel of its own there
     const auto f = [](tn_dtype type, int64_t r, int64_t c) { return sdk::Matrix::dense(static_cast<void*>(nullptr), type, r, c); };
     const sdk::Products products(api, device);
     for (const tn_dtype type : {sdk::kF32, sdk::kBF16})
@@ -167,13 +170,15 @@ class Codec {
   template <class T>
   static void add_outliers(const tn_exec* exec, const T* x, int64_t rows, const Shape& s, const Scratch& w, sdk::Workspace& space, const int8_t* codes,
                            const float* scales, double alpha, tn_tensor& y) {
+#if TN_GPU
+    tenon::llm_int8::add_outliers(exec, AddOutliers<T>{rows, s.m, s.n, x, codes, scales, w.apart, static_cast<float>(alpha), sdk::floats(y, "llm-int8: the result of a product")},
+                                  w.keep, w.apart);
+    (void)space;
+#else
     int64_t n_apart = 0;
-    sdk::OnHost<float> keep(exec, w.keep, s.n);
-    sdk::OnHost<int64_t> apart = sdk::OnHost<int64_t>::unread(exec, w.apart, s.n);
     for (int64_t j = 0; j < s.n; ++j)
-      if (keep[j] == 0) apart[n_apart++] = j;
+      if (w.keep[j] == 0) w.apart[n_apart++] = j;
     if (n_apart == 0) return;
-    apart.put_back();
     const int64_t width = s.n, height = s.m;
     const sdk::Products products(exec->api, exec->device, exec->stream, space.behind(w.products), space.bytes_behind(w.products));
     for (int64_t first = 0; first < n_apart; first += kApart) {
@@ -192,6 +197,7 @@ class Codec {
       const sdk::Matrix out = sdk::Matrix::dense(sdk::data<char>(y), y.dtype, rows, s.m);
       products(alpha, sdk::Matrix::dense(w.outliers, rows, kApart), sdk::Matrix::dense(w.weights, kApart, s.m), 1, out);
     }
+#endif
   }
 
  private:

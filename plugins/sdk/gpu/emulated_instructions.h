@@ -18,6 +18,10 @@ void wait_copies() {
   Threads::mine().wait_groups(kPending);
 }
 inline float exp2(float x) { return std::exp2(x); }
+inline int32_t dot4(int32_t a, int32_t b, int32_t sum) {
+  for (int i = 0; i < 32; i += 8) sum += static_cast<int8_t>(a >> i) * static_cast<int8_t>(b >> i);
+  return sum;
+}
 
 template <class T>
 uint32_t pack(float low, float high) {

@@ -28,7 +28,7 @@ void launch_each(const tn_exec* exec, int64_t n, const F& f) {
 #else
 
 template <class F>
-__global__ void block_kernel(int64_t blocks, F f) {
+__global__ void __launch_bounds__(kThreads) block_kernel(int64_t blocks, F f) {
   extern __shared__ __align__(1024) unsigned char tn_shared_memory[];
   for (int64_t b = blockIdx.x; b < blocks; b += gridDim.x) f(Block{b, tn_shared_memory});
 }
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(F::kThreads) heavy_block_kernel(int64_t first,
   f(Block{first + blockIdx.x, tn_shared_memory});
 }
 template <class F>
-__global__ void each_kernel(int64_t n, F f) {
+__global__ void __launch_bounds__(kThreads) each_kernel(int64_t n, F f) {
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += static_cast<int64_t>(gridDim.x) * blockDim.x) f(i);
 }
 inline unsigned grid(int64_t blocks) { return static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks); }
@@ -56,7 +56,9 @@ void need_shared(Kernel* kernel, int64_t bytes) {
 
 template <class F>
 void launch_blocks(const tn_exec* exec, int64_t blocks, int64_t threads, int64_t shared, const F& f) {
+  if (blocks <= 0) return;
   const unsigned width = static_cast<unsigned>(threads);
+  choose_card_of(stream_of(exec->stream));
   if constexpr (requires { F::kThreads; }) {
     need_shared(heavy_block_kernel<F>, shared);
     for (int64_t first = 0; first < blocks; first += kMaxBlocks)
@@ -69,6 +71,7 @@ void launch_blocks(const tn_exec* exec, int64_t blocks, int64_t threads, int64_t
 }
 template <class F>
 void launch_each(const tn_exec* exec, int64_t n, const F& f) {
+  choose_card_of(stream_of(exec->stream));
   each_kernel<<<grid((n + kThreads - 1) / kThreads), kThreads, 0, stream_of(exec->stream)>>>(n, f);
   require(last_error(), "a kernel launch");
 }

@@ -10,6 +10,7 @@ using hipError_t = cudaError_t;
 using hipStream_t = cudaStream_t;
 using hipEvent_t = cudaEvent_t;
 using hipMemcpyKind = cudaMemcpyKind;
+using hipMemPool_t = cudaMemPool_t;
 inline constexpr hipError_t hipSuccess = cudaSuccess, hipErrorMemoryAllocation = cudaErrorMemoryAllocation;
 inline constexpr hipMemcpyKind hipMemcpyHostToDevice = cudaMemcpyHostToDevice, hipMemcpyDeviceToHost = cudaMemcpyDeviceToHost,
                                hipMemcpyDeviceToDevice = cudaMemcpyDeviceToDevice;
@@ -46,6 +47,8 @@ TN_HIP_AS_CUDA(DriverGetVersion)
 TN_HIP_AS_CUDA(MemGetInfo)
 TN_HIP_AS_CUDA(Malloc)
 TN_HIP_AS_CUDA(MallocAsync)
+TN_HIP_AS_CUDA(DeviceGetDefaultMemPool)
+TN_HIP_AS_CUDA(MemPoolTrimTo)
 TN_HIP_AS_CUDA(Free)
 TN_HIP_AS_CUDA(FreeAsync)
 TN_HIP_AS_CUDA(MemcpyAsync)
@@ -60,5 +63,14 @@ TN_HIP_AS_CUDA(EventRecord)
 TN_HIP_AS_CUDA(EventSynchronize)
 TN_HIP_AS_CUDA(EventElapsedTime)
 #undef TN_HIP_AS_CUDA
+inline int hipGetStreamDeviceId(hipStream_t stream) {
+  int device = -1;
+#if CUDART_VERSION >= 12080
+  if (cudaStreamGetDevice(stream, &device) != cudaSuccess) (void)cudaGetLastError();
+#else
+  (void)stream;
+#endif
+  return device;
+}
 inline hipError_t hipHostMalloc(void** out, size_t n, unsigned flags) { return cudaHostAlloc(out, n, flags); }
 inline hipError_t hipHostFree(void* memory) { return cudaFreeHost(memory); }

@@ -34,6 +34,21 @@
 
 namespace tenon::sdk::gpu {
 
+// sum + the product of four signed bytes with four, which no RDNA before gfx1011 has as an instruction.
+TN_FN int32_t dot4(int32_t a, int32_t b, int32_t sum) {
+#if defined(__CUDA_ARCH__)
+  return __dp4a(a, b, sum);
+#elif defined(__gfx906__) || defined(__gfx908__) || defined(__gfx90a__) || defined(__gfx940__) || defined(__gfx941__) || defined(__gfx942__) || \
+    defined(__gfx1011__) || defined(__gfx1012__) || defined(__gfx1030__) || defined(__gfx1031__) || defined(__gfx1032__) || defined(__gfx1034__)
+  return __builtin_amdgcn_sdot4(a, b, sum, false);
+#elif defined(__gfx1100__) || defined(__gfx1101__) || defined(__gfx1102__) || defined(__gfx1103__)
+  return __builtin_amdgcn_sudot4(true, a, true, b, sum, false);
+#else
+  for (int i = 0; i < 32; i += 8) sum += static_cast<int8_t>(a >> i) * static_cast<int8_t>(b >> i);
+  return sum;
+#endif
+}
+
 #if defined(__HIP__)
 
 // Of the current device; asked once by each thread, since a card's properties take long to read.

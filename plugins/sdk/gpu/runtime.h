@@ -71,9 +71,27 @@ inline void require(Status s, const char* what) {
   fail(s == kOutOfMemory ? TN_E_MEMORY : TN_E_DEVICE, std::string(what) + " failed on the GPU: " + message(s));
 }
 
+// For calls whose failure changes nothing: the next check shall not find it.
+inline void ignore(Status s) {
+  if (s != kSuccess) (void)last_error();
+}
+
 #if !defined(TENON_EMULATED_WAVE)
 // Streams cross the ABI as the vendor's own handles.
 inline Stream stream_of(const tn_stream* stream) { return reinterpret_cast<Stream>(const_cast<tn_stream*>(stream)); }
+// Makes a stream's card the one that launches of this thread go to: another of several may have been used since.
+inline void choose_card_of(Stream stream) {
+#if TN_HIP
+  int device = -1;
+  if (stream) device = hipGetStreamDeviceId(stream);
+#elif CUDART_VERSION >= 12080
+  int device = -1;
+  if (stream) ignore(cudaStreamGetDevice(stream, &device));
+#else
+  const int device = -1;  // the one that the device's own calls have chosen for this thread
+#endif
+  if (device >= 0) require(TN_GPU_NAME(SetDevice)(device), "choosing the device");
+}
 #endif
 
 }  // namespace tenon::sdk::gpu

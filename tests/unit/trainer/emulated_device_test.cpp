@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "hosts/trainer/run/checkpoint.h"
+#include "tenon/gemm8.h"
 #include "tests/unit/trainer/tiny.h"
 
 namespace tenon::trainer {
@@ -53,6 +54,80 @@ TEST(EmulatedDevice, TrainsAnAdapterOverFourBits) {
     EXPECT_NEAR(a.loss, b.loss, 2e-3 * b.loss);
   }
 }
+
+// Its integer product is the device's.
+TEST(EmulatedDevice, TrainsAnAdapterOverBytesMultipliedAsIntegers) {
+  const tiny::Folder folder;
+  const std::string model = tiny::model_folder(folder, "llama");
+  for (const char* quantizer : {"llm-int8", "llm-int8:threshold=1"}) {
+    const MixRequest mix = tiny::mix("adamw", {"lora:r=4,target_modules=all-linear"}, quantizer);
+    SessionOptions options;
+    options.sequence = 14;
+    EmulatedRun gpu(model, mix, options);
+    tiny::Run cpu(model, mix, options);
+    ASSERT_NE(gpu.engine->api()->get_extension(TN_EXT_GEMM8), nullptr);
+    for (int64_t step = 1; step <= 2; ++step) {
+      const double a = gpu.session->step(step, 2, {tiny::input()}, 1e-3).loss, b = cpu.session->step(step, 2, {tiny::input()}, 1e-3).loss;
+      EXPECT_NEAR(a, b, 2e-4 * b) << quantizer << ", step " << step;
+    }
+    options.storage = kF32;
+    EXPECT_EQ(plan_run(gpu.runtime, gpu.source, options, {2, 14, false}, kF32).total_peak, gpu.engine->memory().use().total_peak) << quantizer;
+  }
+}
+
+// Quantizers that see text: statistics, solvers, training of grids and edits on the device come to the CPU's model.
+SessionOptions with_text(size_t sequences) {
+  SessionOptions options;
+  options.sequence = 14;
+  options.calibration.assign(sequences, tiny::input().ids);
+  for (size_t i = 0; i < sequences; ++i)
+    for (int32_t& id : options.calibration[i]) id = (id * 7 + static_cast<int32_t>(31 * i)) % 96;
+  return options;
+}
+class EmulatedCoding : public testing::TestWithParam<const char*> {};
+TEST_P(EmulatedCoding, ComesToTheCpusModel) {
+  const tiny::Folder folder;
+  const std::string model = tiny::model_folder(folder, "llama");
+  SessionOptions options = with_text(6);
+  options.train = false;
+  const MixRequest request = tiny::mix("", {}, GetParam());
+  EmulatedRun gpu(model, request, options);
+  tiny::Run cpu(model, request, options), dense(model, tiny::mix(""), options);
+  const auto losses = [](tiny::Run& run) {
+    std::vector<double> all;
+    run.session->model().evaluate(tiny::input(), &all);
+    return std::vector<float>(all.begin(), all.end());
+  };
+  // A weight at the edge of two codes may fall to either side.
+  const std::vector<float> plain = losses(dense), here = losses(gpu), there = losses(cpu);
+  EXPECT_GT(tiny::distance(there, plain), 1e-4);
+  EXPECT_LT(tiny::distance(here, there), 0.05 * tiny::distance(there, plain));
+}
+INSTANTIATE_TEST_SUITE_P(Quantizers, EmulatedCoding,
+                         testing::Values("gptq:bits=4,group_size=32", "gptq:bits=3,group_size=32,act_order=true", "bitstack:niter=3,k=4,scored_levels=0",
+                                         "efficientqat:bits=3,group_size=32,train_size=6,training_seqlen=28,epochs=1,val_size=0", "slicegpt:sparsity=0.25"));
+
+// And train an adapter over it, in the memory that was planned.
+class EmulatedCodedBase : public testing::TestWithParam<const char*> {};
+TEST_P(EmulatedCodedBase, TrainsInThePlannedMemory) {
+  const tiny::Folder folder;
+  const std::string model = tiny::model_folder(folder, "llama");
+  const SessionOptions options = with_text(6);
+  const MixRequest request = tiny::mix("adamw", {"lora:r=4"}, GetParam());
+  EmulatedRun gpu(model, request, options);
+  tiny::Run cpu(model, request, options);
+  for (int64_t step = 1; step <= 2; ++step) {
+    const double a = gpu.session->step(step, 2, {tiny::input()}, 1e-3).loss, b = cpu.session->step(step, 2, {tiny::input()}, 1e-3).loss;
+    EXPECT_NEAR(a, b, 2e-3 * b) << step;
+  }
+  SessionOptions stored = options;
+  stored.storage = kF32;
+  const double planned = static_cast<double>(plan_run(gpu.runtime, gpu.source, stored, {2, 14, false}, kF32).total_peak);
+  EXPECT_NEAR(planned, static_cast<double>(gpu.engine->memory().use().total_peak), 0.03 * planned);
+}
+INSTANTIATE_TEST_SUITE_P(Quantizers, EmulatedCodedBase,
+                         testing::Values("gptq:bits=4,group_size=32,samples=6,sample_length=28", "bitstack:niter=3,k=4,scored_levels=0,nsamples=6,sample_length=28",
+                                         "efficientqat:bits=3,group_size=32,train_size=6,training_seqlen=28,epochs=1,val_size=0"));
 
 TEST(EmulatedDevice, CheckpointsMoveBetweenDevices) {
   const tiny::Folder folder;
@@ -132,6 +207,20 @@ TEST_P(ZeroOffload, UpdatesAsTheCpuDoesWithStatesOnTheHost) {
   EXPECT_EQ(tiny::all_weights(again), tiny::all_weights(host));
 }
 INSTANTIATE_TEST_SUITE_P(Optimizers, ZeroOffload, testing::Combine(testing::Values("sgd:momentum=0.9", "adamw"), testing::Values(1, 2)));
+
+// Of several cards the first that can be used; what was passed over is said.
+TEST(EmulatedDevice, OfSeveralCardsOneThatCanBeUsedIsChosen) {
+  ASSERT_EQ(setenv("TENON_EMULATED_CARDS", "-++", 1), 0);
+  std::vector<std::string> reasons;
+  const Device chosen = Device::open(emulated(), "auto", &reasons);
+  EXPECT_EQ(chosen.id().type, 12);
+  EXPECT_EQ(chosen.id().index, 1);
+  ASSERT_EQ(reasons.size(), 1u);
+  EXPECT_NE(reasons[0].find("a newer card is needed"), std::string::npos) << reasons[0];
+  EXPECT_THROW(Device::open(emulated(), "emulated:0"), Error);
+  EXPECT_EQ(Device::open(emulated(), "emulated:2").id().index, 2);
+  ASSERT_EQ(unsetenv("TENON_EMULATED_CARDS"), 0);
+}
 
 TEST(EmulatedDevice, IsChosenBeforeACpuAndRefusesInWords) {
   EXPECT_EQ(Device::open(emulated(), "auto").id().type, 12);
