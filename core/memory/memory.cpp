@@ -139,7 +139,7 @@ void Memory::release(void* data, uint64_t bytes, Category category) noexcept {
   const auto lock = std::lock_guard(pool_->mutex);
   pool_->use.live[static_cast<size_t>(category)] -= bytes;
   pool_->use.total_live -= bytes;
-  if (pool_->blocks) pool_->blocks->give(data);
+  if (pool_->blocks) pool_->blocks->give(data, bytes);
 }
 
 MemoryUse Memory::use() const {

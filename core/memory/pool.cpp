@@ -11,7 +11,10 @@ Pool::~Pool() {
 
 void* Pool::take(uint64_t bytes, uint64_t bound) {
   const bool large = bytes >= kLargeBytes;
+  if (void* data = take_kept(bytes)) return data;
   if (void* data = take_hole(large, bytes, false)) return data;
+  if (let_go())
+    if (void* data = take_hole(large, bytes, false)) return data;
   const uint64_t chunk = large ? bytes : kChunkBytes;
   while (held_ + chunk > bound + kSlackBytes && release_one(held_ + chunk - bound - kSlackBytes)) {
   }
@@ -20,6 +23,23 @@ void* Pool::take(uint64_t bytes, uint64_t bound) {
     if (!release_one(UINT64_MAX)) return nullptr;
   }
   return take_hole(large, bytes, true);
+}
+
+void* Pool::take_kept(uint64_t bytes) noexcept {
+  for (size_t i = n_kept_; i-- > 0;) {
+    if (kept_[i].bytes != bytes) continue;
+    void* const data = kept_[i].data;
+    std::move(kept_.begin() + i + 1, kept_.begin() + n_kept_--, kept_.begin() + i);
+    return data;
+  }
+  return nullptr;
+}
+
+// All kept blocks become holes; false: there were none.
+bool Pool::let_go() noexcept {
+  const bool any = n_kept_ > 0;
+  while (n_kept_ > 0) make_hole(kept_[--n_kept_].data);
+  return any;
 }
 
 // `any`: also a hole that is too large to be split without regret.
@@ -47,7 +67,16 @@ void* Pool::carve(Spans::iterator span, uint64_t bytes) {
   return reinterpret_cast<void*>(span->first);
 }
 
-void Pool::give(void* data) noexcept {
+void Pool::give(void* data, uint64_t bytes) noexcept {
+  if (bytes > kKeptBytes) return make_hole(data);
+  if (n_kept_ == kKept) {
+    make_hole(kept_[0].data);
+    std::move(kept_.begin() + 1, kept_.begin() + n_kept_--, kept_.begin());
+  }
+  kept_[n_kept_++] = {data, bytes};
+}
+
+void Pool::make_hole(void* data) noexcept {
   auto span = spans_.find(reinterpret_cast<uintptr_t>(data));
   Holes& free = holes(span->second.chunk);
   if (const auto next = std::next(span);

@@ -3,9 +3,12 @@
 // Small blocks share chunks of kChunkBytes. A block of kLargeBytes or more gets a chunk of its own size, kept when it
 // becomes free and split only for a request of at least three quarters of its size, so that a long-lived tensor never
 // pins the hole of a large temporary. Before the pool grows it gives back wholly free chunks, so what it holds stays
-// within kSlackBytes (plus the remnants of splits) of the largest sum that was ever live.
+// within kSlackBytes (plus the remnants of splits) of the largest sum that was ever live. The last few little blocks
+// that came back are kept as they are, for the next request of their size: a token that is decoded asks for a dozen of
+// them in every layer. They go back among the holes before anything is concluded from a lack of those.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <set>
@@ -29,7 +32,8 @@ class Pool {
   // `bytes` is a positive multiple of TN_ALIGNMENT; `bound` is the largest sum of live blocks so far, this one
   // included. Null: the device has no more memory. Not thread-safe.
   void* take(uint64_t bytes, uint64_t bound);
-  void give(void* data) noexcept;
+  // A block and the bytes that were asked for.
+  void give(void* data, uint64_t bytes) noexcept;
 
   uint64_t held_bytes() const noexcept { return held_; }
   uint64_t device_allocations() const noexcept { return device_allocations_; }
@@ -48,6 +52,16 @@ class Pool {
   using Spans = std::map<uintptr_t, Span>;
   using Holes = std::set<std::pair<uint64_t, uintptr_t>>;  // (bytes, address): best fit first
 
+  struct Kept {
+    void* data;
+    uint64_t bytes;
+  };
+  static constexpr size_t kKept = 16;
+  static constexpr uint64_t kKeptBytes = uint64_t{64} << 10;  // of one block, at most
+
+  void* take_kept(uint64_t bytes) noexcept;
+  bool let_go() noexcept;
+  void make_hole(void* data) noexcept;
   void* take_hole(bool large, uint64_t bytes, bool any);
   void* carve(Spans::iterator span, uint64_t bytes);
   bool grow(bool large, uint64_t bytes);
@@ -60,6 +74,8 @@ class Pool {
   std::map<uintptr_t, Chunk> chunks_;
   Spans spans_;
   Holes small_holes_, large_holes_;
+  std::array<Kept, kKept> kept_{};  // the oldest first; in use as far as spans_ know
+  size_t n_kept_ = 0;
   uint64_t held_ = 0, device_allocations_ = 0;
 };
 

@@ -64,7 +64,7 @@ void print_profile(const std::vector<ProfileRow>& rows, const Speeds& speeds) {
   print(all);
   std::printf(
       "bound: the longer of bytes at %.1f GB/s (the faster of copy and triad) and operations at %.0f GFLOP/s (a "
-      "product of 1024)\n",
+      "large product)\n",
       speeds.bytes_per_second / 1e9, speeds.operations_per_second / 1e9);
 }
 

@@ -178,8 +178,8 @@ Figures lora_step(const po::variables_map& values, const bench::Setting& setting
   return out;
 }
 
-// Prompt and decoding of --model: the prompt is the first --seq-len tokens of --data.
-Figures generation(const Catalog& catalog, const po::variables_map& values, const bench::Setting& setting) {
+// Prompt and decoding of --model: the prompt is the first --seq-len tokens of --data. A profile is of one decoded token.
+StepReport generation(const Catalog& catalog, const po::variables_map& values, const bench::Setting& setting) {
   trainer::Runtime runtime(catalog, mix_request(catalog, values, false));
   const trainer::ModelSource source = open_model(values);
   const int64_t length = checked_int(values, "seq-len", 1, 1 << 20), decoded = checked_int(values, "new-tokens", 2, 1 << 20);
@@ -191,9 +191,22 @@ Figures generation(const Catalog& catalog, const po::variables_map& values, cons
   prompt.resize(static_cast<size_t>(length));
   trainer::Inference inference = open_inference(runtime, source, values, length + decoded);
   reset_resident_peak();
-  Figures figures = bench::generate(inference.model(), prompt, decoded, setting);
-  figures.push_back({"peak_bytes", status_bytes("VmHWM")});
-  return figures;
+  StepReport report;
+  report.figures = bench::generate(inference.model(), prompt, decoded, setting);
+  report.figures.push_back({"peak_bytes", status_bytes("VmHWM")});
+  if (values.count("profile")) {
+    trainer::Engine& engine = inference.engine();
+    report.speeds = {bench::memory_speed(engine, setting.repeat), runtime.measured_device_info().gemm_flops};
+    inference.model().start_cache(length + decoded);
+    inference.model().feed(prompt);
+    engine.set_profiling(true);
+    const double begin = bench::now();
+    for (int64_t i = 0; i < decoded; ++i) inference.model().feed({prompt[static_cast<size_t>(i % length)]});
+    const double seconds = bench::now() - begin;
+    engine.set_profiling(false);
+    report.profile = bench::profile_rows(engine, static_cast<int>(decoded), seconds, report.speeds);
+  }
+  return report;
 }
 
 struct Measurement {
@@ -264,7 +277,7 @@ int run_bench(const std::vector<std::string>& arguments) {
   add("repeat", po::value<std::string>(), "turns of each measurement; default 7");
   add("lengths", po::value<std::string>(), "attention: tokens of the sequences, e.g. 1k,4k,64k; with --attention default 1k,2k,4k,8k");
   add("quick", "small sizes: shows that it works, measures nothing");
-  add("profile", "of a step: time, bytes and operations by operator, with the bound of each");
+  add("profile", "of a step, or of a token that generate decodes: time, bytes and operations by operator, with the bound of each");
   add("new-tokens", po::value<std::string>()->default_value("64"), "of generate: how many are decoded");
   add("json", "print {\"figures\": {key: number}}");
   po::positional_options_description positional;
@@ -304,7 +317,7 @@ int run_bench(const std::vector<std::string>& arguments) {
     else if (m.run)
       report.figures = m.run(catalog, setting);
     else if (name == "generate")
-      report.figures = generation(catalog, values, setting);
+      report = generation(catalog, values, setting);
     else if (name == "step")
       report = step(catalog, values, setting);
     else

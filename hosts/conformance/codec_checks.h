@@ -13,6 +13,7 @@ namespace tenon::conformance {
 // over; none at all: NotApplicable.
 std::vector<std::pair<std::string, Spec>> codec_settings(Subject& subject, const std::vector<int64_t>& shape);
 
+void check_linears(Subject& subject);        // org.tenon.linears/1
 void check_segments(Subject& subject);       // org.tenon.segments/1
 void check_trained_grids(Subject& subject);  // org.tenon.trainable/1
 

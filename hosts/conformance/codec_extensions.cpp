@@ -1,4 +1,4 @@
-// Checks of what only some quantizers offer: weights in segments, and weights that are trained before they are coded.
+// Checks of what only some quantizers offer: several products of one input, weights in segments, and weights that are trained before they are coded.
 #include <algorithm>
 #include <cmath>
 
@@ -7,6 +7,7 @@
 #include "hosts/conformance/codec_checks.h"
 #include "hosts/conformance/codec_run.h"
 #include "sdk/dtype.h"
+#include "tenon/linears.h"
 #include "tenon/segments.h"
 #include "tenon/trainable.h"
 
@@ -15,6 +16,50 @@ namespace {
 
 using Shape = std::vector<int64_t>;
 const Shape kWeight = {24, 64};
+
+// Weights of several heights times one input, against each by itself.
+bool linears_of(Subject& s, const std::string& name, const Spec& spec, const tn_linears& api, int64_t rows, tn_dtype dtype) {
+  constexpr int64_t kHeights[] = {48, 7, 64}, kWidth = 256;
+  CodecRun run(s, spec, {kHeights[0], kWidth});
+  const std::vector<float> in = normals(rows * kWidth, 14);
+  std::vector<Coded> coded;
+  std::vector<tn_target> targets;
+  std::vector<std::vector<float>> want;
+  for (const int64_t m : kHeights) {
+    run.reshape({m, kWidth});
+    coded.push_back(run.encode(normals(run.count(), static_cast<uint32_t>(15 + m))));
+    targets.push_back(*run.target());
+    std::vector<float> product(static_cast<size_t>(rows * m));
+    if (run.linear(coded.back(), false, rows, in, 1, 0, dtype, product)) want.push_back(std::move(product));
+  }
+  std::vector<const tn_target*> pointers;
+  for (const tn_target& t : targets) pointers.push_back(&t);
+  tn_estimate e{sizeof(tn_estimate)};
+  const int32_t status = api.estimate(run.self(), run.bench().api, run.bench().device, pointers.data(), pointers.size(), rows, &e);
+  if (!accepted(status, "estimate of several products")) return false;
+  expect(want.size() == targets.size(), "products of " + std::to_string(rows) + " rows are offered together but not one by one with " + name);
+  Tensor x(run.bench(), "the input of several products", dtype, {rows, kWidth}, in);
+  x.seal();
+  std::vector<std::unique_ptr<Tensor>> results;
+  std::vector<tn_tensor*> y;
+  std::vector<std::vector<tn_tensor*>> parts;
+  std::vector<tn_tensor* const*> components;
+  for (size_t i = 0; i < targets.size(); ++i) {
+    results.push_back(std::make_unique<Tensor>(run.bench(), "the result of a product", dtype, Shape{rows, kHeights[i]}));
+    results.back()->fill(0xFF);
+    y.push_back(results.back()->get());
+    parts.push_back(coded[i].pointers());
+    coded[i].seal();
+  }
+  for (const auto& p : parts) components.push_back(p.data());
+  const Exec exec(run.bench(), e.workspace_bytes);
+  must(api.run(run.self(), exec.get(), pointers.data(), components.data(), pointers.size(), x.get(), y.data()), "several products");
+  run.bench().expect_intact("several products");
+  for (size_t i = 0; i < results.size(); ++i)
+    expect(results[i]->floats() == want[i],
+           "weight " + std::to_string(i) + " of several differs from its product by itself, over " + std::to_string(rows) + " rows with " + name);
+  return true;
+}
 
 // The first `count` segments of a coded weight.
 Coded prefix(Bench& bench, const Coded& all, int64_t count) {
@@ -232,6 +277,16 @@ void trained_grid(Subject& s, const std::string& name, const Spec& spec, const t
 }
 
 }  // namespace
+
+void check_linears(Subject& s) {
+  const auto* api = s.plugin().extension<tn_linears>(TN_EXT_LINEARS);
+  if (!api) throw NotApplicable{"the codec multiplies one weight at a time"};
+  size_t compared = 0;
+  for (const auto& [name, spec] : codec_settings(s, {64, 256}))
+    for (const int64_t rows : {1, 5, 40})
+      for (const tn_dtype dtype : {sdk::kF32, sdk::kBF16}) compared += linears_of(s, name, spec, *api, rows, dtype);
+  expect(compared > 0, "the codec offers products of several weights and refuses all of them");
+}
 
 void check_segments(Subject& s) {
   const auto* api = s.plugin().extension<tn_segmented>(TN_EXT_SEGMENTS);

@@ -68,9 +68,15 @@ CodecRun::CodecRun(Subject& subject, const Spec& spec, const std::vector<int64_t
   instance_ = std::make_unique<Instance<tn_quantizer_api, tn_quantizer>>(api_, spec, status);
   if (status < 0) refused(status, "create");
   tn_target& t = *target_.get(TN_SIZE_TO(tn_target, name), longer);
-  t.site = site ? site : first_site(api_.sites), t.role = TN_ROLE_Q, t.uid = 5, t.block = 0,
-  t.ndim = static_cast<int32_t>(shape.size()), t.dtype = sdk::kF32, t.name = "battery.weight";
-  std::copy(shape.begin(), shape.end(), t.shape);
+  t.site = site ? site : first_site(api_.sites), t.role = TN_ROLE_Q, t.uid = 5, t.block = 0, t.dtype = sdk::kF32,
+  t.name = "battery.weight";
+  reshape(shape);
+}
+
+void CodecRun::reshape(const std::vector<int64_t>& shape) {
+  target_.value.ndim = static_cast<int32_t>(shape.size());
+  std::copy(shape.begin(), shape.end(), target_.value.shape);
+  count_ = 1;
   for (const int64_t n : shape) count_ *= n;
 }
 

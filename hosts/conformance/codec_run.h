@@ -29,6 +29,9 @@ class CodecRun {
   CodecRun(Subject& subject, const Spec& spec, const std::vector<int64_t>& shape, bool longer = false,
            uint32_t site = 0);
 
+  // The same instance with a target of another shape.
+  void reshape(const std::vector<int64_t>& shape);
+
   // Empty components as the codec plans them; throws NotApplicable where it refuses this target.
   Coded plan();
   // The status of the encode; components in `out`. Throws NotApplicable where plan or estimate refuse.

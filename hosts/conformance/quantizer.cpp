@@ -271,6 +271,7 @@ constexpr Check kChecks[] = {
     {"ranges", "any range decodes to the slice of the whole, in every type", ranges},
     {"determinism", "equal bits again, for any number of threads, workspace content and newer host", determinism},
     {"products", "fused products equal decode and multiply", products},
+    {"shared inputs", "several weights times one input give the bits of each by itself", check_linears},
     {"odd shapes", "scalars, empty tensors and odd sizes work or are refused in words", odd_shapes},
     {"layouts", "external layouts come back to the same numbers", layouts},
     {"segments", "any number of segments from the front is a weight, and one more makes it no worse", check_segments},

@@ -239,6 +239,7 @@ TN_EXT_INNER = b"org.tenon.inner/1"
 TN_EXT_INPUT_ROUNDING = b"org.tenon.input-rounding/1"
 TN_EXT_KV = b"org.tenon.kv/1"
 TN_EXT_LINEAR_WGRAD = b"org.tenon.linear-wgrad/1"
+TN_EXT_LINEARS = b"org.tenon.linears/1"
 TN_EXT_LOSS = b"org.tenon.loss/1"
 TN_EXT_MIXER = b"org.tenon.mixer/1"
 TN_EXT_OBSERVE = b"org.tenon.observe/1"
@@ -550,6 +551,10 @@ class tn_samples(_Struct):
 
 
 class tn_linear_wgrad(_Struct):
+    pass
+
+
+class tn_linears(_Struct):
     pass
 
 
@@ -1418,6 +1423,13 @@ tn_linear_wgrad._fields_ = [
     ("wgrad", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.c_uint32, c.POINTER(tn_samples), c.POINTER(tn_tensor), c.POINTER(tn_tensor), c.c_double, c.POINTER(tn_tensor))),
 ]
 
+tn_linears._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("estimate", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_device_api), c.c_void_p, c.POINTER(c.POINTER(tn_target)), c.c_uint64, c.c_int64, c.POINTER(tn_estimate))),
+    ("run", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_exec), c.POINTER(c.POINTER(tn_target)), c.POINTER(c.POINTER(c.POINTER(tn_tensor))), c.c_uint64, c.POINTER(tn_tensor), c.POINTER(c.POINTER(tn_tensor)))),
+]
+
 tn_loss._fields_ = [
     ("struct_size", c.c_uint32),
     ("reserved", c.c_uint32),
@@ -1921,6 +1933,7 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     tn_samples,
     tn_linear_wgrad,
     "TN_PLAN_OWN_WGRAD",
+    tn_linears,
     tn_loss,
     tn_mixer_layer,
     tn_mixer_param,

@@ -28,6 +28,8 @@ namespace {
 
 class Binds {
  public:
+  static constexpr size_t kMost = 9;
+  Binds() { keep_.reserve(kMost), refs_.reserve(kMost), ports_.reserve(kMost), binds_.reserve(kMost), pointers_.reserve(kMost); }
   Tensor add(uint32_t port, Tensor t, uint32_t flags = 0) {
     refs_.push_back(t.ref()), keep_.push_back(std::move(t)), ports_.push_back({port, flags});
     return keep_.back();

@@ -17,21 +17,45 @@ LinearCall TransformerBlock::call_at(const Pass& pass, int64_t row_begin, bool s
   return c;
 }
 
-// One of q, k, v of normalized rows h, per-head norm and rotation included: [rows, heads, d], in `to` where it is given. What backward needs
-// goes to s where the call says so.
-Tensor TransformerBlock::project_heads(Engine& e, const Pass& pass, const LinearCall& call, int which, const Tensor& h, const Tensor* to, SavedBlock& s) const {
-  const int64_t rows = h.dim(0), d = config->head_dim, n_heads = which == kQ ? config->heads : config->kv_heads;
+// Where one of q, k, v of some rows arises: `made` [rows, heads, d], in `to` where it is given, and what the projection itself gives, of which
+// a norm of heads stands in between.
+TransformerBlock::Heads TransformerBlock::open_heads(Engine& e, int which, int64_t rows, const Tensor* to) const {
+  const int64_t d = config->head_dim, n_heads = which == kQ ? config->heads : config->kv_heads;
   const Parameter* norm = which == kQ ? q_norm : which == kK ? k_norm : nullptr;
-  const Tensor made = to ? *to : e.empty(Category::kActivations, e.compute(), {rows, n_heads, d});
-  const Tensor projected = norm ? activation(e, rows, n_heads * d) : made.reshaped({rows, n_heads * d});
-  linears[which].forward(e, call, h, projected, &s.linears[which]);
-  if (norm) {
-    const Tensor raw = projected.reshaped({rows * n_heads, d}), rstd = e.empty(Category::kActivations, kF32, {rows * n_heads});
-    e.rms_norm(raw, norm->seen(e), config->norm_eps, made.reshaped({rows * n_heads, d}), &rstd);
+  Heads h;
+  h.made = to ? *to : e.empty(Category::kActivations, e.compute(), {rows, n_heads, d});
+  h.projected = norm ? activation(e, rows, n_heads * d) : h.made.reshaped({rows, n_heads * d});
+  return h;
+}
+
+// Per-head norm and rotation. What backward needs goes to s where the call says so.
+Tensor TransformerBlock::finish_heads(Engine& e, const Pass& pass, const LinearCall& call, int which, const Heads& h, SavedBlock& s) const {
+  const int64_t rows = h.made.dim(0), n_heads = h.made.dim(1), d = h.made.dim(2);
+  if (const Parameter* norm = which == kQ ? q_norm : which == kK ? k_norm : nullptr) {
+    const Tensor raw = h.projected.reshaped({rows * n_heads, d}), rstd = e.empty(Category::kActivations, kF32, {rows * n_heads});
+    e.rms_norm(raw, norm->seen(e), config->norm_eps, h.made.reshaped({rows * n_heads, d}), &rstd);
     if (call.flags & TN_CALL_SAVE) (which == kQ ? s.q_raw : s.k_raw) = raw, (which == kQ ? s.rstd_q : s.rstd_k) = rstd;
   }
-  if (which != kV) e.rope(made, pass.positions.rows(call.row_begin, call.row_begin + rows), *inv_freq, rope_scale, 1);
-  return made;
+  if (which != kV) e.rope(h.made, pass.positions.rows(call.row_begin, call.row_begin + rows), *inv_freq, rope_scale, 1);
+  return h.made;
+}
+
+// One of q, k, v of normalized rows h.
+Tensor TransformerBlock::project_heads(Engine& e, const Pass& pass, const LinearCall& call, int which, const Tensor& h, const Tensor* to, SavedBlock& s) const {
+  const Heads heads = open_heads(e, which, h.dim(0), to);
+  linears[which].forward(e, call, h, heads.projected, &s.linears[which]);
+  return finish_heads(e, pass, call, which, heads, s);
+}
+
+// All three, for decoding: k and v where they are given.
+void TransformerBlock::project_together(Engine& e, const Pass& pass, const Tensor& h, const Tensor* k, const Tensor* v, SavedBlock& s) const {
+  const LinearCall call = call_at(pass, 0, false);
+  const Heads heads[] = {open_heads(e, kQ, h.dim(0), nullptr), open_heads(e, kK, h.dim(0), k), open_heads(e, kV, h.dim(0), v)};
+  Linear::forward_all(e, call, {&linears[kQ], &linears[kK], &linears[kV]}, h, {heads[0].projected, heads[1].projected, heads[2].projected},
+                      {&s.linears[kQ], &s.linears[kK], &s.linears[kV]});
+  s.q = finish_heads(e, pass, call, kQ, heads[0], s);
+  s.k = finish_heads(e, pass, call, kK, heads[1], s);
+  s.v = finish_heads(e, pass, call, kV, heads[2], s);
 }
 
 void TransformerBlock::project_qkv(Engine& e, const Pass& pass, const Tensor& h, SavedBlock& s, bool save) const {
@@ -147,8 +171,7 @@ Tensor TransformerBlock::mlp_rows(Engine& e, const Pass& pass, int64_t begin, co
   e.rms_norm(middle, norm2->seen(e), norm_eps[1], h, save ? &s->rstd2 : nullptr);
   const LinearCall call = call_at(pass, begin, save);
   s->gate = activation(e, rows, config->intermediate), s->up = activation(e, rows, config->intermediate);
-  linears[kGate].forward(e, call, h, s->gate, &s->linears[kGate]);
-  linears[kUp].forward(e, call, h, s->up, &s->linears[kUp]);
+  Linear::forward_all(e, call, {&linears[kGate], &linears[kUp]}, h, {s->gate, s->up}, {&s->linears[kGate], &s->linears[kUp]});
   if (out) {
     // Without a backward to come the product may overwrite the gate.
     const Tensor product = save ? activation(e, rows, config->intermediate) : s->gate;
@@ -177,11 +200,8 @@ Tensor TransformerBlock::decode_attention(Engine& e, const Pass& pass, const Ten
   {
     const Tensor h = activation(e, rows, width[0]);
     e.rms_norm(x, norm1->seen(e), norm_eps[0], h, nullptr);
-    const LinearCall call = call_at(pass, 0, false);
     const auto [k, v] = AttentionLayer::place(state, past, rows);
-    s.q = project_heads(e, pass, call, kQ, h, nullptr, s);
-    s.k = project_heads(e, pass, call, kK, h, k ? &k : nullptr, s);
-    s.v = project_heads(e, pass, call, kV, h, v ? &v : nullptr, s);
+    project_together(e, pass, h, k ? &k : nullptr, v ? &v : nullptr, s);
   }
   const Tensor o = e.empty(Category::kActivations, e.compute(), {rows, config->heads, config->head_dim});
   attention->decode(e, state, past, s.q, s.k, s.v, o);

@@ -119,6 +119,12 @@ class TransformerBlock {
 
  private:
   void project_qkv(Engine& engine, const Pass& pass, const Tensor& h, SavedBlock& s, bool save) const;
+  struct Heads {
+    Tensor made, projected;
+  };
+  Heads open_heads(Engine& engine, int which, int64_t rows, const Tensor* to) const;
+  Tensor finish_heads(Engine& engine, const Pass& pass, const LinearCall& call, int which, const Heads& heads, SavedBlock& s) const;
+  void project_together(Engine& engine, const Pass& pass, const Tensor& h, const Tensor* k, const Tensor* v, SavedBlock& s) const;
   Tensor project_heads(Engine& engine, const Pass& pass, const LinearCall& call, int which, const Tensor& h, const Tensor* to, SavedBlock& s) const;
   void attention_output(Engine& engine, const LinearCall& call, const Tensor& o, const Tensor& x, const Tensor& middle, SavedBlock& s) const;
   void join(Engine& engine, const LinearCall& call, const Tensor& x, const Tensor& middle, SavedBlock& s,

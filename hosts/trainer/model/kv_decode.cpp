@@ -12,7 +12,7 @@ Tensor TransformerBlock::decode_coded(Engine& e, const Pass& pass, const Tensor&
   SavedBlock s;
   const Tensor h = e.empty(Category::kActivations, e.compute(), {rows, width[0]});
   e.rms_norm(x, norm1->seen(e), norm_eps[0], h, nullptr);
-  project_qkv(e, pass, h, s, false);
+  project_together(e, pass, h, nullptr, nullptr, s);
   const Tensor o = e.empty(Category::kActivations, e.compute(), {rows, config->heads, config->head_dim});
   {
     const auto [k, v] = cache.read(e, rows);

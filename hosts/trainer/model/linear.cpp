@@ -87,6 +87,19 @@ void Linear::forward(Engine& engine, const LinearCall& call, const Tensor& x, co
   for (size_t level = adapters.size(); level > 0; --level) forward_through(engine, call, level, x, y, saved);
 }
 
+void Linear::forward_all(Engine& engine, const LinearCall& call, const std::vector<const Linear*>& linears, const Tensor& x, const std::vector<Tensor>& y,
+                         const std::vector<SavedLinear*>& saved) {
+  std::vector<const QuantizedWeight*> weights;
+  for (const Linear* l : linears)
+    if (l->quantized && !l->weight && l->adapters.empty()) weights.push_back(&*l->quantized);
+  if (weights.size() == linears.size() && QuantizedWeight::forward_together(engine, weights, x, y)) {
+    for (size_t i = 0; i < linears.size(); ++i)
+      if (linears[i]->bias) engine.bias_add(linears[i]->bias->seen(engine), y[i]);
+    return;
+  }
+  for (size_t i = 0; i < linears.size(); ++i) linears[i]->forward(engine, call, x, y[i], saved[i]);
+}
+
 void Linear::weight_gradient(Engine& engine, const LinearCall& call, const Tensor& dy, const Tensor& x, const SavedLinear* saved) const {
   const double accumulate = weight->open_gradient(engine);
   const RowSample* rows = saved ? saved->sample.get() : nullptr;

@@ -91,6 +91,9 @@ class Linear {
 
   // y[T, m] ([T, n] of a lookup); saved is filled when call.flags has TN_CALL_SAVE. An empty y: only what backward needs is computed.
   void forward(Engine& engine, const LinearCall& call, const Tensor& x, const Tensor& y, SavedLinear* saved) const;
+  // forward() of several linears with one input: in one call where a codec holds all of their weights and nothing wraps them.
+  static void forward_all(Engine& engine, const LinearCall& call, const std::vector<const Linear*>& linears, const Tensor& x, const std::vector<Tensor>& y,
+                          const std::vector<SavedLinear*>& saved);
   // y += x W^T, of a linear without adapters.
   void accumulate(Engine& engine, const Tensor& x, const Tensor& y) const { base_forward(engine, x, 1, 1, y); }
   // dx[T, n] = gradient + beta · dx, where dx is wanted (never of a lookup); x is the forward's input (may be empty unless needs_input()).

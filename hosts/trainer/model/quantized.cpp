@@ -1,6 +1,7 @@
 #include "hosts/trainer/model/quantized.h"
 
 #include <algorithm>
+#include <list>
 
 #include "core/error.h"
 #include "core/plugins/answer.h"
@@ -174,6 +175,28 @@ bool QuantizedWeight::fused(Engine& engine, uint32_t op, Product product, const 
   const Views views(now);
   engine.with_workspace(e, op == TN_QUANTIZER_LINEAR ? "quantized linear" : "quantized linear backward", [&](const tn_exec* exec) {
     return product(quantizer_.self, exec, &target_, views.data(), in.ref(), alpha, beta, out.ref());
+  });
+  return true;
+}
+
+bool QuantizedWeight::forward_together(Engine& engine, const std::vector<const QuantizedWeight*>& weights, const Tensor& x, const std::vector<Tensor>& y) {
+  const Quantizer& q = weights.at(0)->quantizer_;
+  std::vector<const tn_target*> targets;
+  for (const QuantizedWeight* w : weights) {
+    if (!q.linears || w->quantizer_.self != q.self || w->n() != weights[0]->n()) return false;
+    targets.push_back(&w->target_);
+  }
+  tn_estimate e{sizeof(tn_estimate)};
+  const int32_t status = q.linears->estimate(q.self, engine.api(), engine.device(), targets.data(), targets.size(), x.dim(0), &e);
+  if (status == TN_E_UNSUPPORTED) return false;
+  check(status, "planning fused products");
+  std::list<std::vector<Tensor>> now;
+  std::list<Views> views;
+  std::vector<tn_tensor* const*> components;
+  for (const QuantizedWeight* w : weights) components.push_back(views.emplace_back(now.emplace_back(w->seen(engine))).data());
+  const Views results(y);
+  engine.with_workspace(e, "quantized linear", [&](const tn_exec* exec) {
+    return q.linears->run(q.self, exec, targets.data(), components.data(), targets.size(), x.ref(), results.data());
   });
   return true;
 }

@@ -10,6 +10,7 @@
 #include "tenon/activation.h"
 #include "tenon/calibrate.h"
 #include "tenon/kv.h"
+#include "tenon/linears.h"
 #include "tenon/segments.h"
 #include "tenon/trainable.h"
 
@@ -19,6 +20,7 @@ namespace tenon::trainer {
 struct Quantizer {
   const tn_quantizer_api* api = nullptr;
   tn_quantizer* self = nullptr;
+  const tn_linears* linears = nullptr;      // org.tenon.linears/1, or null
   const tn_calibrate* calibrate = nullptr;  // where this instance wants to see text, and how much
   tn_calibration_plan calibration{};
   const tn_trainable* trainable = nullptr;  // where components may be trained, and weights before they are coded
@@ -101,6 +103,8 @@ class QuantizedWeight {
   void decode_found(Engine& engine, const std::vector<int32_t>& rows, const Tensor& out) const;
   // y[T, m] = alpha · x W^T + beta · y; fused where the codec offers it for so many rows, else by decoded panels.
   void forward(Engine& engine, const Tensor& x, const Tensor& y, double alpha, double beta) const;
+  // y[i] = x W_iᵀ of several weights in one call of their codec; false: it takes them one by one, or they are not all of one.
+  static bool forward_together(Engine& engine, const std::vector<const QuantizedWeight*>& weights, const Tensor& x, const std::vector<Tensor>& y);
   // dx[T, n] = alpha · dy W + beta · dx.
   void backward(Engine& engine, const Tensor& dy, const Tensor& dx, double alpha, double beta) const;
 

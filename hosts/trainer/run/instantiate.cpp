@@ -53,6 +53,7 @@ const std::string& Runtime::ggml_spec(std::string_view type) const {
 std::unique_ptr<Quantizer> Runtime::create_quantizer(const Part& part) const {
   auto q = std::make_unique<Quantizer>();
   q->api = &part.plugin.api<tn_quantizer_api>();
+  q->linears = part.plugin.extension<tn_linears>(TN_EXT_LINEARS);
   const HyperArray hypers(part.spec);
   check(q->api->create(host(), hypers.data(), hypers.size(), &q->self), ("creating the quantizer " + part.spec.id).c_str());
   return q;

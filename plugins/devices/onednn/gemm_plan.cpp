@@ -4,6 +4,7 @@
 
 #include "devices/onednn/choose_type.h"
 #include "devices/onednn/convert.h"
+#include "devices/onednn/thin_product.h"
 #include "sdk/base.h"
 
 namespace tenon::onednn {
@@ -49,6 +50,8 @@ GemmPlan::GemmPlan(const Problem& problem) : p_(problem), compute_(compute_type(
   for (int64_t i = 0; i < p_.batch_axes; ++i) empty = empty || p_.batch[i] == 0;
   if (empty) p_.m = p_.n = 0;
   if (empty || p_.k == 0 || p_.alpha == Factor::kZero) return;  // nothing to multiply
+  thin_ = is_thin(p_);
+  if (thin_) return;
   const auto odd = [](int64_t row, int64_t col) { return row != 1 && col != 1; };
   convert_a_ = !is_type(p_.a, compute_) || odd(p_.a_row, p_.a_col);
   convert_b_ = !p_.packed_b && (!is_type(p_.b, compute_) || odd(p_.b_row, p_.b_col));
@@ -180,6 +183,7 @@ void GemmPlan::each_batch(const Pointers& pointers, auto&& body) const {
 
 void GemmPlan::run(const Pointers& pointers, void* workspace) const {
   if (p_.m == 0 || p_.n == 0) return;
+  if (thin_) return run_thin(p_, pointers);
   auto* const space = static_cast<char*>(workspace);
   Pointers q = pointers;
   if (p_.bias != Storage::kNone && workspace_bytes_ > 0) {

@@ -27,6 +27,10 @@ inline __m512i add_products(__m512i sums, __m512i a, const void* b) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(a), "m"(*static_cast<const __m512i*>(b)));
   return sums;
 }
+inline __m512i add_products(__m512i sums, __m512i a, __m512i b) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(a), "v"(b));
+  return sums;
+}
 
 // The first and the second halves of four blocks, as unsigned codes.
 struct QuadCodes {
@@ -35,9 +39,15 @@ struct QuadCodes {
 
 // How four blocks are read: their codes, and {scale, minimum} of each. kOffset: what an unsigned code is above its value;
 // kMinFactor: what a block's minimum is multiplied with. Of the last four only `blocks` may be there: what is read beyond
-// is 0, or any of them, and meets activations of 0.
+// is 0, or any of them, and meets activations of 0. Quad(a, b): two blocks at a and two at b.
 template <class Block>
 struct Quad;
+
+// A register that stays one: without this the compiler reads unaligned memory again for every use, and each read of a line's border counts twice.
+inline __m512i held(__m512i v) {
+  asm("" : "+v"(v));
+  return v;
+}
 
 inline QuadCodes nibble_halves(__m512i bytes) {
   const __m512i mask = _mm512_set1_epi8(15);
@@ -57,7 +67,13 @@ struct Quad<Q4_1> {
                   second = _mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << std::max(words - 4, 0)) - 1), b + 16);
     take(first, second);
   }
-  explicit Quad(const uint8_t* b) { take(_mm512_loadu_si512(b), _mm512_loadu_si512(b + 16)); }
+  explicit Quad(const uint8_t* b) { take(held(_mm512_loadu_si512(b)), _mm512_loadu_si512(b + 16)); }
+  Quad(const uint8_t* a, const uint8_t* b) {
+    const __m512i first = _mm512_maskz_loadu_epi32(0x3ff, a), second = _mm512_maskz_loadu_epi32(0x3ff, b);
+    codes = nibble_halves(_mm512_permutex2var_epi32(first, _mm512_setr_epi32(1, 2, 3, 4, 6, 7, 8, 9, 17, 18, 19, 20, 22, 23, 24, 25), second));
+    const __m512i heads = _mm512_permutex2var_epi32(first, _mm512_setr_epi32(0, 5, 16, 21, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), second);
+    scales = _mm256_cvtph_ps(_mm512_castsi512_si128(heads));
+  }
 
  private:
   void take(__m512i first, __m512i second) {
@@ -80,7 +96,15 @@ struct Quad<Q4_0> {
     const auto lanes = [](int n) { return static_cast<__mmask32>((uint64_t{1} << std::clamp(n, 0, 32)) - 1); };
     take(_mm512_maskz_loadu_epi16(lanes(words), b), _mm512_maskz_loadu_epi16(lanes(words - 4), b + 8));
   }
-  explicit Quad(const uint8_t* b) { take(_mm512_loadu_si512(b), _mm512_loadu_si512(b + 8)); }
+  explicit Quad(const uint8_t* b) { take(held(_mm512_loadu_si512(b)), _mm512_loadu_si512(b + 8)); }
+  Quad(const uint8_t* a, const uint8_t* b) {
+    alignas(64) static constexpr uint16_t kPlaces[32] = {1,  2,  3,  4,  5,  6,  7,  8,  10, 11, 12, 13, 14, 15, 16, 17,
+                                                         33, 34, 35, 36, 37, 38, 39, 40, 42, 43, 44, 45, 46, 47, 48, 49};
+    alignas(64) static constexpr uint16_t kHeads[32] = {0, 0, 9, 9, 32, 32, 41, 41};
+    const __m512i first = _mm512_maskz_loadu_epi16(0x3ffff, a), second = _mm512_maskz_loadu_epi16(0x3ffff, b);
+    codes = nibble_halves(_mm512_permutex2var_epi16(first, _mm512_load_si512(kPlaces), second));
+    scales = _mm256_cvtph_ps(_mm512_castsi512_si128(_mm512_permutex2var_epi16(first, _mm512_load_si512(kHeads), second)));
+  }
 
  private:
   void take(__m512i first, __m512i second) {
@@ -100,8 +124,16 @@ struct Quad<Q8_0> {
   QuadCodes codes;
   __m256 scales;
   Quad(const uint8_t* b, int blocks) {
-    constexpr int kBytes = Q8_0::kBytes;
-    const auto at = [=](int i) { return b + (i < blocks ? i : 0) * kBytes; };
+    take([=](int i) { return b + (i < blocks ? i : 0) * Q8_0::kBytes; });
+  }
+  explicit Quad(const uint8_t* b) : Quad(b, 4) {}
+  Quad(const uint8_t* a, const uint8_t* b) {
+    take([=](int i) { return (i < 2 ? a : b) + i % 2 * Q8_0::kBytes; });
+  }
+
+ private:
+  template <class At>
+  void take(At at) {
     const auto pair = [&](int i) {
       const auto load = [&](int k) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at(k) + 2)); };
       return _mm512_inserti64x4(_mm512_castsi256_si512(load(i)), load(i + 1), 1);
@@ -109,11 +141,9 @@ struct Quad<Q8_0> {
     const __m512i first = pair(0), second = pair(2), sign = _mm512_set1_epi8(static_cast<char>(0x80));
     codes.half[0] = _mm512_xor_si512(_mm512_shuffle_i64x2(first, second, 0x88), sign);
     codes.half[1] = _mm512_xor_si512(_mm512_shuffle_i64x2(first, second, 0xdd), sign);
-    const __m128i heads = _mm_setr_epi16(static_cast<int16_t>(load16(at(0))), 0, static_cast<int16_t>(load16(at(1))), 0,
-                                         static_cast<int16_t>(load16(at(2))), 0, static_cast<int16_t>(load16(at(3))), 0);
-    scales = _mm256_cvtph_ps(heads);
+    const auto heads = [&](int i) { return static_cast<int64_t>(load16(at(i)) | static_cast<uint64_t>(load16(at(i + 1))) << 32); };
+    scales = _mm256_cvtph_ps(_mm_set_epi64x(heads(2), heads(0)));
   }
-  explicit Quad(const uint8_t* b) : Quad(b, 4) {}
 };
 
 inline constexpr int kPlanes = 3;
@@ -167,6 +197,24 @@ void fix(const X* x, int64_t n, FixedQuadOf<Block>* out) {
   }
 }
 
+// The same in registers, for several rows of weights. twice: the first two blocks in the place of the last two.
+template <bool kOffset>
+struct HeldQuad {
+  __m512i plane[kPlanes][2], offset[kPlanes];
+  __m256 factor;
+  explicit HeldQuad(const FixedQuad<kOffset>& x, bool twice = false) : factor(_mm256_load_ps(x.factor)) {
+    const auto get = [=](const void* p) {
+      const __m512i v = _mm512_load_si512(p);
+      return twice ? _mm512_shuffle_i64x2(v, v, 0x44) : v;
+    };
+    for (int p = 0; p < kPlanes; ++p) {
+      for (int half = 0; half < 2; ++half) plane[p][half] = get(x.plane[p][half]);
+      if constexpr (kOffset) offset[p] = get(x.offset[p]);
+    }
+    if (twice) factor = _mm256_permute2f128_ps(factor, factor, 0);
+  }
+};
+
 // Σ of code · activation in steps, for sixteen runs of eight, four runs a block.
 template <bool kOffset>
 __m512 multiply(const QuadCodes& codes, const FixedQuad<kOffset>& x) {
@@ -184,11 +232,13 @@ __m512 multiply(const QuadCodes& codes, const FixedQuad<kOffset>& x) {
   }
 }
 
+inline __m512i factor_lanes() { return _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6); }
+
 // out[t] = row · x[t] for `rows` rows of activations, at most T; out has room for T.
 template <class Block, int T>
 void fixed_dot(const uint8_t* row, int64_t blocks, const FixedQuadOf<Block>* x, int rows, float* out) {
   const int64_t quads = sdk::ceil_div(blocks, 4);
-  const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6);
+  const __m512i lanes = factor_lanes();
   const FixedQuadOf<Block>* of[T];
   for (int t = 0; t < T; ++t) of[t] = x + (t < rows ? t : 0) * quads;
   __m512 sum[T];
@@ -209,6 +259,113 @@ void fixed_dot(const uint8_t* row, int64_t blocks, const FixedQuadOf<Block>* x, 
     const __m256 m = min[t];
     out[t] = _mm512_reduce_add_ps(sum[t]) + (Quad<Block>::kMinFactor != 0 ? (m[1] + m[3]) + (m[5] + m[7]) : 0.0f);
   }
+}
+
+inline constexpr int kRowsTogether = 4;
+
+// multiply() of several rows step by step, to the same bits: a chain of products of one row alone would leave the units waiting.
+template <bool kOffset, int kRows>
+[[gnu::always_inline]] inline void multiply_rows(const QuadCodes* codes, const HeldQuad<kOffset>& x, __m512* out) {
+  const auto plane = [&](int p, __m512i* sums) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half)
+#pragma GCC unroll 4
+      for (int w = 0; w < kRows; ++w) sums[w] = add_products(sums[w], codes[w].half[half], x.plane[p][half]);
+  };
+  __m512i sums[kRows];
+  if constexpr (!kOffset) {
+#pragma GCC unroll 4
+    for (int w = 0; w < kRows; ++w) sums[w] = _mm512_setzero_si512();
+    plane(kPlanes - 1, sums);
+#pragma GCC unroll 4
+    for (int p = kPlanes - 2; p >= 0; --p) {
+#pragma GCC unroll 4
+      for (int w = 0; w < kRows; ++w) sums[w] = _mm512_slli_epi32(sums[w], 8);
+      plane(p, sums);
+    }
+#pragma GCC unroll 4
+    for (int w = 0; w < kRows; ++w) out[w] = _mm512_cvtepi32_ps(sums[w]);
+  } else {
+    __m512i low[kRows];
+    const auto begin = [&](int p, __m512i* s) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+      for (int w = 0; w < kRows; ++w) s[w] = x.offset[p];
+      plane(p, s);
+    };
+    begin(1, low), begin(0, sums);
+#pragma GCC unroll 4
+    for (int w = 0; w < kRows; ++w) out[w] = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(low[w], 8), sums[w]));
+    begin(2, sums);
+#pragma GCC unroll 4
+    for (int w = 0; w < kRows; ++w) out[w] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[w]), _mm512_set1_ps(65536), out[w]);
+  }
+}
+
+// The products of kRows quads of weights, read by quad(w), with one of activations: products, and in factors what scales and adds to them.
+template <class Block, int kRows, class Read>
+[[gnu::always_inline]] inline void quad_rows(const HeldQuad<Quad<Block>::kOffset != 0>& x, const Read& quad, __m512* products, __m512* scale,
+                                             __m256* factors) {
+  const __m512i lanes = factor_lanes();
+  QuadCodes codes[kRows];
+#pragma GCC unroll 4
+  for (int w = 0; w < kRows; ++w) {
+    const Quad<Block> q = quad(w);
+    factors[w] = _mm256_mul_ps(q.scales, x.factor);
+    codes[w] = q.codes, scale[w] = _mm512_permutexvar_ps(lanes, _mm512_castps256_ps512(factors[w]));
+  }
+  multiply_rows<Quad<Block>::kOffset != 0, kRows>(codes, x, products);
+}
+
+// out[w][0] = row w · x for kRowsTogether rows of weights that follow each other. Activations are loaded once for all of them, their sums are
+// added up together, and what follows the rows is on its way meanwhile. Where two blocks are left at the end, those of two rows make a quad.
+template <class Block>
+void fixed_rows(const uint8_t* weights, int64_t blocks, const FixedQuadOf<Block>* x, float (*out)[8]) {
+  using Held = HeldQuad<Quad<Block>::kOffset != 0>;
+  constexpr bool kMinima = Quad<Block>::kMinFactor != 0;
+  constexpr int64_t kQuadBytes = 4 * Block::kBytes, kAhead = 4096;
+  constexpr int kPairs = kRowsTogether / 2;
+  const int64_t row_bytes = blocks * Block::kBytes;
+  __m512 sum[kRowsTogether], tail[kPairs], products[kRowsTogether], scale[kRowsTogether];
+  __m256 min[kRowsTogether], tail_min[kPairs], factors[kRowsTogether];
+  for (int w = 0; w < kRowsTogether; ++w) sum[w] = _mm512_setzero_ps(), min[w] = _mm256_setzero_ps();
+  for (int w = 0; w < kPairs; ++w) tail[w] = _mm512_setzero_ps(), tail_min[w] = _mm256_setzero_ps();
+  const auto add = [&](const Held& held, const auto& quad) __attribute__((always_inline)) {
+    quad_rows<Block, kRowsTogether>(held, quad, products, scale, factors);
+#pragma GCC unroll 4
+    for (int w = 0; w < kRowsTogether; ++w) sum[w] = _mm512_fmadd_ps(products[w], scale[w], sum[w]), min[w] = _mm256_add_ps(min[w], factors[w]);
+  };
+  int64_t at = 0;
+  for (; at < blocks / 4; ++at) {
+    const uint8_t* const next = weights + kAhead + at * kRowsTogether * kQuadBytes;
+#pragma GCC unroll 16
+    for (int64_t byte = 0; byte < kRowsTogether * kQuadBytes; byte += 64) _mm_prefetch(reinterpret_cast<const char*>(next + byte), _MM_HINT_T0);
+    add(Held(x[at]), [&](int w) { return Quad<Block>(weights + w * row_bytes + at * kQuadBytes); });
+  }
+  const uint8_t* const last = weights + at * kQuadBytes;
+  if (const int rest = static_cast<int>(blocks % 4); rest == 2) {
+    quad_rows<Block, kPairs>(
+        Held(x[at], true), [&](int w) { return Quad<Block>(last + 2 * w * row_bytes, last + (2 * w + 1) * row_bytes); }, products, scale, factors);
+    for (int w = 0; w < kPairs; ++w) tail[w] = _mm512_mul_ps(products[w], scale[w]), tail_min[w] = factors[w];
+  } else if (rest != 0) {
+    add(Held(x[at]), [&](int w) { return Quad<Block>(last + w * row_bytes, rest); });
+  }
+  // Halves are added until each row has one sum, in the first element of its quarter; a pair's tail has the form that two rows have after the
+  // first of these steps.
+  const auto halves = [](__m512 a, __m512 b) { return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0xee), _mm512_shuffle_f32x4(a, b, 0x44)); };
+  const __m512 ab = _mm512_add_ps(halves(sum[0], sum[1]), tail[0]), cd = _mm512_add_ps(halves(sum[2], sum[3]), tail[1]);
+  const __m512 quarters = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0xdd), _mm512_shuffle_f32x4(ab, cd, 0x88));
+  const auto fold = [](__m512 v) { return _mm512_add_ps(v, _mm512_permute_ps(v, 0x4e)); };
+  const __m512 pairs = fold(quarters);
+  __m512 all = _mm512_add_ps(pairs, _mm512_permute_ps(pairs, 0xb1));
+  if constexpr (kMinima) {  // in elements 1 and 3 of a row's two quarters
+    const auto both = [](__m256 a, __m256 b) { return _mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1); };
+    const __m512 m_ab = both(min[0], min[1]), m_cd = both(min[2], min[3]);
+    const __m512 first = _mm512_add_ps(_mm512_shuffle_f32x4(m_ab, m_cd, 0x88), both(tail_min[0], tail_min[1]));
+    all = _mm512_add_ps(all, _mm512_permute_ps(_mm512_add_ps(fold(first), fold(_mm512_shuffle_f32x4(m_ab, m_cd, 0xdd))), 0x55));
+  }
+  alignas(64) float sums[16];
+  _mm512_store_ps(sums, all);
+  for (int w = 0; w < kRowsTogether; ++w) out[w][0] = sums[4 * w];
 }
 
 #endif
@@ -238,7 +395,11 @@ struct FixedProductOf {
   template <int T>
   static void dots(const uint8_t* weights, int64_t count, int64_t n, const void* x, int rows, float (*out)[8]) {
     const int64_t blocks = n / 32;
-    for (int64_t w = 0; w < count; ++w)
+    int64_t w = 0;
+    if constexpr (T == 1)
+      for (; w + kRowsTogether <= count; w += kRowsTogether)
+        fixed_rows<Block>(weights + w * blocks * Block::kBytes, blocks, static_cast<const FixedQuadOf<Block>*>(x), out + w);
+    for (; w < count; ++w)
       fixed_dot<Block, T>(weights + w * blocks * Block::kBytes, blocks, static_cast<const FixedQuadOf<Block>*>(x), rows, out[w]);
   }
   static void dot(const uint8_t* weights, int64_t count, int64_t n, const void* x, int rows, float (*out)[8]) {

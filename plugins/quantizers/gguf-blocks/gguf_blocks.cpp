@@ -140,11 +140,31 @@ class Codec {
 #if TN_GPU
     type_->linear(exec, blocks, p, floats(x, "the input of a product"), alpha, beta, floats(y, kProduct));
 #else
-    sdk::with_float_type(y.dtype, kProduct, [&](auto to) {
-      gguf::linear(exec, *type_, blocks, p, x, alpha, beta, sdk::data<decltype(to)>(y));
+    sdk::with_float_type(y.dtype, kProduct, [&]<class Y>(Y) {
+      gguf::linear<Y>(exec, *type_, {{blocks, p.m, sdk::data<Y>(y)}}, p.rows, p.n, x, alpha, beta);
     });
 #endif
   }
+
+#if !TN_GPU
+  void estimate_linears(const tn_target* const* targets, uint64_t n, int64_t rows, tn_estimate& out) const {
+    sdk::sum_of_linears(*this, targets, n, rows, out);
+  }
+  void linears(const tn_exec* exec, const tn_target* const* targets, tn_tensor* const* const* components, uint64_t n, const tn_tensor& x,
+               tn_tensor* const* y) const {
+    if (n == 0) return;
+    sdk::with_float_type(y[0]->dtype, kProduct, [&]<class Y>(Y) {
+      std::vector<Weight<Y>> weights;
+      int64_t rows = 0;
+      for (uint64_t i = 0; i < n; ++i) {
+        const sdk::Product p(*targets[i], x, *y[i], kMaxRows);
+        weights.push_back({sdk::component<uint8_t>(components[i], 0, "blocks", bytes(*targets[i])), p.m, sdk::contiguous<Y>(y[i], kProduct)});
+        rows = p.rows;
+      }
+      gguf::linear(exec, *type_, weights, rows, targets[0]->shape[1], x, 1, 0);
+    });
+  }
+#endif
 
  private:
   // Rows begin with a block, as in a GGUF file.
@@ -183,7 +203,15 @@ constexpr tn_hyper_info kType = sdk::choice(
     "type", "Q4_K", kTypeChoices, "block type; rows that do not fill its blocks are refused with the type that fits");
 constexpr const tn_hyper_info* kHypers[] = {&kType};
 constexpr tn_quantizer_api kApi = sdk::quantizer_api<Codec>();
-constexpr tn_plugin kPlugin = sdk::describe(TN_KIND_QUANTIZER, "gguf-blocks", "0.9.0", kHypers, &kApi);
+
+#if TN_GPU
+constexpr auto extension = sdk::no_extension;
+#else
+constexpr tn_linears kLinears = sdk::linears_table<Codec>();
+const void* extension(const char* id) { return std::strcmp(id, TN_EXT_LINEARS) == 0 ? &kLinears : nullptr; }
+#endif
+
+constexpr tn_plugin kPlugin = sdk::describe(TN_KIND_QUANTIZER, "gguf-blocks", "0.9.0", kHypers, &kApi, extension);
 
 }  // namespace
 }  // namespace tenon::gguf

@@ -21,6 +21,11 @@ class Codec {
               tn_tensor& dst) const;
   void linear(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, const tn_tensor& x,
               double alpha, double beta, tn_tensor& y) const;
+#if !TN_GPU  // org.tenon.linears/1
+  void estimate_linears(const tn_target* const* targets, uint64_t n, int64_t rows, tn_estimate& out) const;
+  void linears(const tn_exec* exec, const tn_target* const* targets, tn_tensor* const* const* components, uint64_t n, const tn_tensor& x,
+               tn_tensor* const* y) const;
+#endif
 
   const CodeBook& book() const { return *book_; }
   int64_t blocksize() const { return blocksize_; }

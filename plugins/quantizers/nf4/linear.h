@@ -4,7 +4,7 @@
 
 #include "quantizers/nf4/products.h"
 #include "quantizers/nf4/scales.h"
-#include "sdk/for_each.h"
+#include "sdk/linears.h"
 
 namespace tenon::nf4 {
 
@@ -42,26 +42,38 @@ void dot_rows(const float (&book)[16], const Parts& w, int64_t blocksize, int64_
     out[t] = P::sum(kChains == 2 ? P::add(acc[0][t], acc[kChains - 1][t]) : acc[0][t]) + rest[t];
 }
 
+// One of the weights that meet an input: [m, n] in codes, and where its product goes.
 template <class Y>
-void linear(const tn_exec* exec, const float (&book)[16], const Parts& w, int64_t blocksize, int64_t m, int64_t n,
-            const float* x, int64_t rows, double alpha, double beta, Y* y) {
+struct Weight {
+  Parts parts;
+  int64_t m;
+  Y* y;
+};
+
+// x [rows, n], the same for all weights.
+template <class Y>
+void linear(const tn_exec* exec, const float (&book)[16], const std::vector<Weight<Y>>& weights, int64_t blocksize, int64_t n, const float* x,
+            int64_t rows, double alpha, double beta) {
   const float* xs[kMaxRows];
   for (int64_t t = 0; t < kMaxRows; ++t)
     xs[t] = x + (t < rows ? t : 0) * n;  // surplus sums of the next size up are dropped
   constexpr int64_t kRowsPerTask = 16;
-  sdk::for_each_block(exec, sdk::ceil_div(m, kRowsPerTask), [=, &book, &w, &xs](const sdk::Block& task) {
-    for (int64_t r = task.index * kRowsPerTask; r < std::min(m, (task.index + 1) * kRowsPerTask); ++r) {
+  std::vector<int64_t> heights;
+  for (const Weight<Y>& w : weights) heights.push_back(w.m);
+  sdk::for_each_rows<kRowsPerTask>(exec, heights.data(), heights.size(), n, [&](uint64_t i, int64_t first, int64_t count) {
+    const Weight<Y>& w = weights[i];
+    for (int64_t r = first; r < first + count; ++r) {
       float out[kMaxRows];
       if (rows == 1)
-        dot_rows<1>(book, w, blocksize, r, n, xs, out);
+        dot_rows<1>(book, w.parts, blocksize, r, n, xs, out);
       else if (rows == 2)
-        dot_rows<2>(book, w, blocksize, r, n, xs, out);
+        dot_rows<2>(book, w.parts, blocksize, r, n, xs, out);
       else if (rows <= 4)
-        dot_rows<4>(book, w, blocksize, r, n, xs, out);
+        dot_rows<4>(book, w.parts, blocksize, r, n, xs, out);
       else
-        dot_rows<8>(book, w, blocksize, r, n, xs, out);
+        dot_rows<8>(book, w.parts, blocksize, r, n, xs, out);
       for (int64_t t = 0; t < rows; ++t) {
-        Y& to = y[t * m + r];
+        Y& to = w.y[t * w.m + r];
         to = sdk::from_float<Y>(static_cast<float>(alpha * out[t] + (beta != 0 ? beta * sdk::to_float(to) : 0.0)));
       }
     }

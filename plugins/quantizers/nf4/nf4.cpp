@@ -49,7 +49,14 @@ constexpr const tn_hyper_info* kHypers[] = {&kQuantType, &kBlocksize, &kDoubleQu
 
 constexpr tn_quantizer_api kApi = sdk::quantizer_api<Codec>();
 
+#if !TN_GPU
+constexpr tn_linears kLinears = sdk::linears_table<Codec>();
+#endif
+
 const void* extension(const char* id) {
+#if !TN_GPU
+  if (std::strcmp(id, TN_EXT_LINEARS) == 0) return &kLinears;
+#endif
   return std::strcmp(id, TN_EXT_LAYOUT) == 0 ? &kLayout : nullptr;
 }
 
@@ -139,12 +146,34 @@ void Codec::linear(const tn_exec* exec, const tn_target& target, tn_tensor* cons
     nf4::linear(exec, book_->value, parts, blocksize_, p.m, p.n, sdk::data<const decltype(type)>(x), p.rows, alpha, beta, y);
   });
 #else
-  sdk::with_float_type(y.dtype, "nf4: the product", [&](auto type) {
-    nf4::linear(exec, book_->value, parts, blocksize_, p.m, p.n, sdk::as_floats(exec, x), p.rows, alpha, beta,
-                sdk::data<decltype(type)>(y));
+  sdk::with_float_type(y.dtype, "nf4: the product", [&]<class Y>(Y) {
+    nf4::linear<Y>(exec, book_->value, {{parts, p.m, sdk::data<Y>(y)}}, blocksize_, p.n, sdk::as_floats(exec, x), p.rows, alpha, beta);
   });
 #endif
 }
+
+#if !TN_GPU
+
+void Codec::estimate_linears(const tn_target* const* targets, uint64_t n, int64_t rows, tn_estimate& out) const {
+  sdk::sum_of_linears(*this, targets, n, rows, out);
+}
+
+void Codec::linears(const tn_exec* exec, const tn_target* const* targets, tn_tensor* const* const* components, uint64_t n, const tn_tensor& x,
+                    tn_tensor* const* y) const {
+  if (n == 0) return;
+  sdk::with_float_type(y[0]->dtype, "nf4: the product", [&]<class Y>(Y) {
+    std::vector<Weight<Y>> weights;
+    int64_t rows = 0;
+    for (uint64_t i = 0; i < n; ++i) {
+      const sdk::Product p(*targets[i], x, *y[i], most_rows(*targets[i]));
+      weights.push_back({Parts(Sizes(*targets[i], blocksize_), double_quant_, components[i]), p.m, sdk::contiguous<Y>(y[i], "nf4: the product")});
+      rows = p.rows;
+    }
+    nf4::linear(exec, book_->value, weights, blocksize_, targets[0]->shape[1], sdk::as_floats(exec, x), rows, 1, 0);
+  });
+}
+
+#endif
 
 }  // namespace tenon::nf4
 

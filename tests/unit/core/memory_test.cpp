@@ -188,6 +188,21 @@ TEST(Memory, ARepeatedStepCostsTheDeviceNothing) {
   EXPECT_LE(device.most_held, memory.use().total_peak + 150 * kMiB);
 }
 
+// Little blocks that are kept for the next of their size do not stand in the way of a large one.
+TEST(Memory, KeptBlocksGiveWayBeforeTheDeviceIsAsked) {
+  constexpr uint64_t kLittle = 64 << 10, kCount = Pool::kChunkBytes / kLittle;
+  FakeDevice device;
+  Memory memory(&device.api, device.handle(), 0);
+  {
+    std::vector<Block> little;
+    for (uint64_t i = 0; i < kCount; ++i) little.push_back(memory.allocate(Category::kActivations, kLittle));
+    EXPECT_EQ(device.allocations, 1);
+    for (uint64_t i = 0; i < kCount; ++i) little[i * 389 % kCount] = Block();
+  }
+  const Block large = memory.allocate(Category::kActivations, Pool::kChunkBytes - kLittle);
+  EXPECT_EQ(device.allocations, 1);
+}
+
 TEST(Memory, BlocksNeverOverlapAndAllMemoryReturns) {
   FakeDevice device;
   {

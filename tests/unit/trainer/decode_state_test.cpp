@@ -96,6 +96,29 @@ TEST_P(DecodeState, AModelKeepsItsAttention) {
   EXPECT_FALSE(read_json_file(again + "/config.json").contains(kAttentionKey));
 }
 
+// Of the three ways to keep few candidates, each narrowed to one leaves the likeliest; none narrows what it should keep.
+TEST(Generation, SamplesFromWhatItKeeps) {
+  const tiny::Folder folder;
+  tiny::Run run(tiny::model_folder(folder, "llama"), tiny::mix(), {.sequence = 64});
+  Model& model = run.session->model();
+  const auto answer = [&](SamplingOptions o) {
+    o.max_new_tokens = 24;
+    return generate(model, {3, 14, 15}, o);
+  };
+  const std::vector<int32_t> likeliest = answer({.temperature = 0});
+  ASSERT_EQ(likeliest.size(), 24u);
+  EXPECT_EQ(answer({.temperature = 1, .top_k = 1}), likeliest);
+  EXPECT_EQ(answer({.temperature = 1, .top_p = 1e-9}), likeliest);
+  EXPECT_EQ(answer({.temperature = 1e-4, .seed = 5}), likeliest);
+  const std::vector<int32_t> any = answer({.temperature = 2, .seed = 5});
+  EXPECT_NE(any, likeliest);
+  EXPECT_EQ(answer({.temperature = 2, .seed = 5}), any);
+  EXPECT_NE(answer({.temperature = 2, .seed = 6}), any);
+  EXPECT_EQ(answer({.temperature = 2, .top_k = 1000, .seed = 5}), any);
+  // A mass of nearly all keeps nearly all: the order is another, so the draw may be, but not that every draw is the first.
+  EXPECT_NE(answer({.temperature = 2, .top_p = 0.999, .seed = 5}), likeliest);
+}
+
 INSTANTIATE_TEST_SUITE_P(Attention, DecodeState, ::testing::ValuesIn(kSpecs), [](const auto& info) {
   std::string name = std::to_string(info.index) + "_" + info.param;
   for (char& c : name)

@@ -239,6 +239,7 @@ const (
 	TN_EXT_INPUT_ROUNDING             = "org.tenon.input-rounding/1"
 	TN_EXT_KV                         = "org.tenon.kv/1"
 	TN_EXT_LINEAR_WGRAD               = "org.tenon.linear-wgrad/1"
+	TN_EXT_LINEARS                    = "org.tenon.linears/1"
 	TN_EXT_LOSS                       = "org.tenon.loss/1"
 	TN_EXT_MIXER                      = "org.tenon.mixer/1"
 	TN_EXT_OBSERVE                    = "org.tenon.observe/1"
@@ -1032,6 +1033,13 @@ type LinearWgrad struct {
 	Reserved   uint32
 	Estimate   unsafe.Pointer
 	Wgrad      unsafe.Pointer
+}
+
+type Linears struct {
+	StructSize uint32
+	Reserved   uint32
+	Estimate   unsafe.Pointer
+	Run        unsafe.Pointer
 }
 
 type Loss struct {
@@ -2233,6 +2241,14 @@ func GoldenLayout() []string {
 		add("  wgrad offset %d size %d", unsafe.Offsetof(s.Wgrad), unsafe.Sizeof(s.Wgrad))
 	}
 	add("TN_PLAN_OWN_WGRAD = %d", TN_PLAN_OWN_WGRAD)
+	{
+		var s Linears
+		add("struct tn_linears size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  estimate offset %d size %d", unsafe.Offsetof(s.Estimate), unsafe.Sizeof(s.Estimate))
+		add("  run offset %d size %d", unsafe.Offsetof(s.Run), unsafe.Sizeof(s.Run))
+	}
 	{
 		var s Loss
 		add("struct tn_loss size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))

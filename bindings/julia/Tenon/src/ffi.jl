@@ -227,6 +227,7 @@ const TN_EXT_INNER = "org.tenon.inner/1"
 const TN_EXT_INPUT_ROUNDING = "org.tenon.input-rounding/1"
 const TN_EXT_KV = "org.tenon.kv/1"
 const TN_EXT_LINEAR_WGRAD = "org.tenon.linear-wgrad/1"
+const TN_EXT_LINEARS = "org.tenon.linears/1"
 const TN_EXT_LOSS = "org.tenon.loss/1"
 const TN_EXT_MIXER = "org.tenon.mixer/1"
 const TN_EXT_OBSERVE = "org.tenon.observe/1"
@@ -1010,6 +1011,13 @@ struct tn_linear_wgrad
     wgrad::Ptr{Cvoid}
 end
 
+struct tn_linears
+    struct_size::UInt32
+    reserved::UInt32
+    estimate::Ptr{Cvoid}
+    run::Ptr{Cvoid}
+end
+
 struct tn_loss
     struct_size::UInt32
     reserved::UInt32
@@ -1513,6 +1521,7 @@ const LAYOUT = [
     tn_samples => ["struct_size", "reserved", "n", "begin", "grad_scale"],
     tn_linear_wgrad => ["struct_size", "reserved", "estimate", "wgrad"],
     "TN_PLAN_OWN_WGRAD" => TN_PLAN_OWN_WGRAD,
+    tn_linears => ["struct_size", "reserved", "estimate", "run"],
     tn_loss => ["struct_size", "reserved", "seen"],
     tn_mixer_layer => ["struct_size", "flags", "hidden", "window", "inv_freq", "rope_scale"],
     tn_mixer_param => ["struct_size", "id", "flags", "role", "ndim", "reserved", "shape", "lr_scale", "decay_scale", "key"],

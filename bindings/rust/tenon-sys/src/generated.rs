@@ -230,6 +230,7 @@ pub const TN_EXT_INNER: &[u8] = b"org.tenon.inner/1\0";
 pub const TN_EXT_INPUT_ROUNDING: &[u8] = b"org.tenon.input-rounding/1\0";
 pub const TN_EXT_KV: &[u8] = b"org.tenon.kv/1\0";
 pub const TN_EXT_LINEAR_WGRAD: &[u8] = b"org.tenon.linear-wgrad/1\0";
+pub const TN_EXT_LINEARS: &[u8] = b"org.tenon.linears/1\0";
 pub const TN_EXT_LOSS: &[u8] = b"org.tenon.loss/1\0";
 pub const TN_EXT_MIXER: &[u8] = b"org.tenon.mixer/1\0";
 pub const TN_EXT_OBSERVE: &[u8] = b"org.tenon.observe/1\0";
@@ -1210,6 +1211,15 @@ pub struct tn_linear_wgrad {
     pub reserved: u32,
     pub estimate: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, api: *const tn_device_api, device: *mut tn_device, uid: u32, rows: i64, samples: i64, out: *mut tn_estimate) -> i32>,
     pub wgrad: Option<unsafe extern "C" fn(self_: *mut tn_optimizer, exec: *const tn_exec, uid: u32, samples: *const tn_samples, x: *const tn_tensor, dy: *const tn_tensor, beta: f64, dw: *mut tn_tensor) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_linears {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub estimate: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, api: *const tn_device_api, device: *mut tn_device, targets: *const *const tn_target, n: u64, rows: i64, out: *mut tn_estimate) -> i32>,
+    pub run: Option<unsafe extern "C" fn(self_: *mut tn_quantizer, exec: *const tn_exec, targets: *const *const tn_target, components: *const *const *mut tn_tensor, n: u64, x: *const tn_tensor, y: *const *mut tn_tensor) -> i32>,
 }
 
 #[repr(C)]
@@ -2375,6 +2385,15 @@ pub fn layout() -> Vec<String> {
         lines.push(format!("  wgrad offset {} size {}", unsafe { addr_of!((*p).wgrad) as usize - p as usize }, width(|p: *const tn_linear_wgrad| unsafe { addr_of!((*p).wgrad) })));
     }
     lines.push(format!("TN_PLAN_OWN_WGRAD = {}", TN_PLAN_OWN_WGRAD));
+    {
+        let m = MaybeUninit::<tn_linears>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_linears size {} align {}", size_of::<tn_linears>(), align_of::<tn_linears>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_linears| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_linears| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  estimate offset {} size {}", unsafe { addr_of!((*p).estimate) as usize - p as usize }, width(|p: *const tn_linears| unsafe { addr_of!((*p).estimate) })));
+        lines.push(format!("  run offset {} size {}", unsafe { addr_of!((*p).run) as usize - p as usize }, width(|p: *const tn_linears| unsafe { addr_of!((*p).run) })));
+    }
     {
         let m = MaybeUninit::<tn_loss>::uninit();
         let p = m.as_ptr();

@@ -371,6 +371,46 @@ TEST_P(Gemm, ThinSidesDoNotDependOnThreads) {
   }
 }
 
+// A decoded token meets a weight whose rows lie along the sum.
+TEST_P(Gemm, OneRow) {
+  for (const int64_t n : {1, 3, 4, 5, 258})
+    for (const int64_t k : {1, 15, 64, 577})
+      for (const tn_dtype a : {kF32, kBF16, kF16})
+        for (const tn_dtype b : {kF32, kBF16, kF16})
+          for (const tn_dtype c : {kF32, kBF16})
+            for (const double beta : {0.0, 1.0, 0.5}) {
+              const Case t{.m = 1,
+                           .n = n,
+                           .k = k,
+                           .a = a,
+                           .b = b,
+                           .c = c,
+                           .lb = beta == 0 ? Layout::kColumns : Layout::kWideColumns,
+                           .alpha = beta == 0 ? 1 : -0.75,
+                           .beta = beta,
+                           .bias = n == 5};
+              EXPECT_LT(worst_error(api, device, stream, host, t, may_round(t)), 1.0) << n << " x " << k << ", beta " << beta;
+            }
+}
+
+TEST_P(Gemm, OneRowDoesNotDependOnThreads) {
+  constexpr int64_t kWide = 1000, kLong = 333;
+  Tensor x(kBF16, {1, kLong}, noise(kLong, 1, kBF16)), w(kBF16, {kWide, kLong}, noise(kWide * kLong, 2, kBF16));
+  const View transposed(w.get()->data, kBF16, {kLong, kWide}, {1, kLong});
+  std::vector<uint8_t> first;
+  for (const int n : {1, 2, 3}) {
+    omp_set_num_threads(n);
+    Tensor c(kF32, {1, kWide});
+    tn_gemm g{TN_SIZE_TO(tn_gemm, packed_b), 0, x.get(), &transposed.tensor, c.get(), nullptr, 1.0, 0.0, nullptr};
+    uint64_t bytes = 0;
+    ASSERT_EQ(api->gemm_workspace(device, &g, &bytes), TN_OK);
+    sdk::testing::Memory workspace(bytes);
+    ASSERT_EQ(api->gemm(device, stream, &g, workspace.data(), bytes), TN_OK);
+    if (n == 1) first = c.raw();
+    EXPECT_EQ(c.raw(), first) << n;
+  }
+}
+
 int64_t resident_bytes() {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);)

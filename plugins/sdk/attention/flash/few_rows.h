@@ -7,6 +7,8 @@
 namespace tenon::sdk::flash {
 
 inline constexpr int64_t kFewRows = 8;
+// A head's keys lie as far apart as all heads are wide, where hardware does not look ahead: how many keys before its turn one is asked for.
+inline constexpr int64_t kKeysAhead = 32;
 
 // Whole vectors of f32 or bf16.
 inline bool readable_in_place(const ForwardCall& call) {
@@ -39,14 +41,17 @@ Vec lane_sums(Vec* v) {
   return v[0];
 }
 
-// score[r][key] = query[r] · k[key] for kRows rows from `query` on; n: a multiple of kLanes, to which scores are filled up.
+// score[r][key] = query[r] · k[key] for kRows rows from `query` on; n: a multiple of kLanes, to which scores are filled up. v: the values of these
+// keys, to be on their way by the time the scores are there.
 template <int kRows, class T>
-void score_rows(const sdk::HeadRows& k, int64_t b, int64_t kv_head, sdk::Run keys, int64_t n, int64_t d, const float* query,
+void score_rows(const sdk::HeadRows& k, const sdk::HeadRows& v, int64_t b, int64_t kv_head, sdk::Run keys, int64_t n, int64_t d, const float* query,
                 int64_t stride, float* score) {
   for (int64_t first = 0; first < n; first += kLanes) {
     Vec sum[kRows][kLanes];
     for (int64_t i = 0; i < kLanes; ++i) {
       Vec s[kRows] = {};
+      k.prefetch(b, keys.begin + first + i + kKeysAhead, kv_head);
+      v.prefetch(b, keys.begin + first + i, kv_head);
       const auto* row = static_cast<const T*>(k.at(b, std::min(keys.begin + first + i, keys.end - 1), kv_head));
       for (int64_t c = 0; c < d; c += kLanes) {
         const Vec x = load_vector(row + c);
@@ -59,10 +64,10 @@ void score_rows(const sdk::HeadRows& k, int64_t b, int64_t kv_head, sdk::Run key
 }
 
 template <class T>
-void score_keys(const sdk::HeadRows& k, int64_t b, int64_t kv_head, sdk::Run keys, int64_t n, int64_t d, const float* query,
+void score_keys(const sdk::HeadRows& k, const sdk::HeadRows& v, int64_t b, int64_t kv_head, sdk::Run keys, int64_t n, int64_t d, const float* query,
                 int64_t stride, int64_t rows, float* score) {
   const auto some = [&]<int kRows>(int64_t r) {
-    score_rows<kRows, T>(k, b, kv_head, keys, n, d, query + r * stride, stride, score + r * kTileKeys);
+    score_rows<kRows, T>(k, v, b, kv_head, keys, n, d, query + r * stride, stride, score + r * kTileKeys);
   };
   int64_t r = 0;
   for (; r + 3 <= rows; r += 3) some.template operator()<3>(r);
@@ -113,8 +118,8 @@ inline void attend_few(const ForwardCall& call, const RowTile& tile, int64_t b, 
   const int64_t n = round_up(keys.size(), kLanes);
   const bool whole = keys.size() == n && p.full(tile, keys);
   same(call.ports.k.dtype, kF32)
-      ? score_keys<float>(call.ports.k, b, kv_head, keys, n, p.d, s.query, p.d_padded, tile.rows, s.score)
-      : score_keys<bf16>(call.ports.k, b, kv_head, keys, n, p.d, s.query, p.d_padded, tile.rows, s.score);
+      ? score_keys<float>(call.ports.k, call.ports.v, b, kv_head, keys, n, p.d, s.query, p.d_padded, tile.rows, s.score)
+      : score_keys<bf16>(call.ports.k, call.ports.v, b, kv_head, keys, n, p.d, s.query, p.d_padded, tile.rows, s.score);
   for (int64_t r = 0; r < tile.rows; ++r) {
     float* score = s.score + r * kTileKeys;
     if (p.softcap > 0) bend(score, n, p.cap());
