@@ -1,20 +1,10 @@
 // SwiGLU (Shazeer 2020): out = silu(gate) · up, and its gradient.
 #pragma once
 
-#include <type_traits>
-
 #include "devices/ops/view.h"
 #include "sdk/vector_math.h"
 
 namespace tenon::ops {
-
-// 1 + e^-x. For bf16 by a single power of two, at most 2^126: what that changes lies far below the last place.
-template <class T>
-TN_FN float one_over_sigmoid(float x) {
-  if constexpr (std::is_same_v<T, float>) return 1.0f + sdk::vexp(-x);
-  const float y = x * -0x1.715476p+0f;
-  return 1.0f + sdk::vexp2(y > 126.0f ? 126.0f : y);
-}
 
 template <class T>
 struct Swiglu {
@@ -27,7 +17,7 @@ struct Swiglu {
     T* o = out.row(t.row) + t.begin;
     block.each(t.size, [=](int64_t i) {
       const float x = sdk::to_float(g[i]);
-      o[i] = sdk::from_float<T>(x / one_over_sigmoid<T>(x) * sdk::to_float(u[i]));
+      o[i] = sdk::from_float<T>(x / (1.0f + sdk::vexp(-x)) * sdk::to_float(u[i]));
     });
   }
 };
@@ -44,7 +34,7 @@ struct SwigluBackward {
     T *dg = dgate.row(t.row) + t.begin, *du = dup.row(t.row) + t.begin;
     block.each(t.size, [=](int64_t i) {
       const float x = sdk::to_float(g[i]), w = sdk::to_float(u[i]), dy = sdk::to_float(d[i]);
-      const float s = 1.0f / one_over_sigmoid<T>(x), silu = x * s;
+      const float s = 1.0f / (1.0f + sdk::vexp(-x)), silu = x * s;
       dg[i] = sdk::from_float<T>(dy * w * (s + silu * (1.0f - s)));
       du[i] = sdk::from_float<T>(dy * silu);
     });
