@@ -93,7 +93,7 @@ void save_checkpoint(const std::string& output, int64_t step, Session& session, 
   const auto all = contents(session);
   for (const auto& [key, tensor] : all) specs.push_back({key, file_dtype(tensor.dtype()), file_shape(tensor)});
   SafetensorsWriter writer((fs::path(folder.path()) / "tensors.safetensors").string(), specs);
-  for (const auto& [key, tensor] : all) write_tensor(session.engine_of(tensor), tensor, [&](ByteSpan bytes) { writer.write(key, bytes); });
+  for (const auto& [key, tensor] : all) write_tensor(session.engine_of(tensor), tensor, [&, &name = key](ByteSpan bytes) { writer.write(name, bytes); });
   writer.commit();
 
   Json updates = Json::object();

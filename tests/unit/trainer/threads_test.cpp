@@ -1,5 +1,6 @@
 // Steps with several threads are steps with one. A program of its own, so that a build with the thread sanitizer needs few plugins:
-// clang, -DTENON_SANITIZE=thread "-DTENON_PLUGINS=onednn;adamw;lora;nf4;flash-attention".
+// clang 15 or later (14 has no _Float16), -DTENON_SANITIZE=thread "-DTENON_PLUGINS=onednn;adamw;lora;nf4;flash-attention"; run with libomp's
+// libarcher.so as OMP_TOOL_LIBRARIES and TSAN_OPTIONS=ignore_noninstrumented_modules=1, as neither libomp nor oneDNN is instrumented.
 #include <gtest/gtest.h>
 #include <omp.h>
 
