@@ -63,14 +63,10 @@ Memory::Memory(const tn_device_api* api, tn_device* device, uint64_t limit_bytes
 
 Memory::Memory(uint64_t limit_bytes) : limit_(limit_bytes), pool_(std::make_unique<Pool>()) {}
 
-Memory::~Memory() {
-  if (filling_) api_->stream_destroy(device_, filling_);
-}
+Memory::~Memory() = default;
 
-void Memory::fill_fresh(uint8_t byte) {
-  fresh_ = byte;
-  if (api_ && !filling_ && api_->stream_create(device_, &filling_) < 0)
-    throw Error(TN_E_DEVICE, "the device gives no stream to fill memory with; run without fill_fresh");
+void Memory::fill_fresh(uint8_t byte, tn_stream* stream) {
+  fills_ = api_ != nullptr, fresh_ = byte, filling_ = stream;
 }
 
 namespace {
@@ -126,7 +122,7 @@ Block Memory::allocate(Category category, uint64_t bytes) {
   block.data_ = data;
   block.bytes_ = rounded;
   block.category_ = category;
-  if (filling_ && (api_->fill(device_, filling_, data, fresh_, rounded) < 0 || api_->stream_wait(device_, filling_) < 0))
+  if (fills_ && api_->fill(device_, filling_, data, fresh_, rounded) < 0)
     throw Error(TN_E_DEVICE, "the device failed to fill fresh memory; run without fill_fresh");
   return block;
 }

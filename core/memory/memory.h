@@ -73,8 +73,9 @@ class Memory {
   void reset_peak();  // peaks start again from what is live now
 
   // For tests: from now on every block begins full of this byte instead of whatever was there, so that a value that is read before it is
-  // written shows in the results. 0xff makes NaN of every float and -1 of every integer. Waits for the device at every allocation.
-  void fill_fresh(uint8_t byte);
+  // written shows in the results. 0xff makes NaN of every float and -1 of every integer. stream: of the work that uses the blocks, since
+  // earlier work may still be reading what lay there.
+  void fill_fresh(uint8_t byte, tn_stream* stream);
 
  private:
   friend class Block;
@@ -83,8 +84,9 @@ class Memory {
 
   const tn_device_api* api_ = nullptr;
   tn_device* device_ = nullptr;
-  tn_stream* filling_ = nullptr;  // of fill_fresh; null: blocks are left as they are
+  bool fills_ = false;  // fill_fresh
   uint8_t fresh_ = 0;
+  tn_stream* filling_ = nullptr;
   uint64_t limit_ = 0;
   std::unique_ptr<Pool> pool_;
 };

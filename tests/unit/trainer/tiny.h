@@ -92,9 +92,9 @@ struct Run {
       : runtime(plugins, request), source(ModelSource::open(model, 320)) {
     options.sequence = std::max<int64_t>(options.sequence, 14), options.storage = compute;
     engine = runtime.engine(compute, 0, false);
-    engine->memory().fill_fresh(0xff);  // what is read before it is written is NaN
+    engine->memory().fill_fresh(0xff, engine->stream());  // what is read before it is written is NaN
     host = runtime.host_engine(false);
-    if (host) host->memory().fill_fresh(0xff);
+    if (host) host->memory().fill_fresh(0xff, host->stream());
     set = runtime.instantiate();
     session = std::make_unique<Session>(*engine, source, set->techniques, options, host.get());
   }
