@@ -31,7 +31,7 @@ struct Child {
   FileDescriptor answer;
 };
 
-// The child has a process group of its own, no input and no output but the pipe.
+// The child has a process group of its own, no input and no output but the pipe, and takes every signal whatever this thread blocks.
 Child start(const std::string& path) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) throw_io_error(path, "make a pipe to the probe of this object", errno);
@@ -47,7 +47,10 @@ Child start(const std::string& path) {
   posix_spawn_file_actions_adddup2(&actions, write_end.get(), kAnswerFd);
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+  sigset_t none;
+  sigemptyset(&none);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK);
 
   const std::string program = probe_program();
   const char* const arguments[] = {program.c_str(), path.c_str(), nullptr};

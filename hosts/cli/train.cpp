@@ -1,6 +1,4 @@
 // tenon train: fine-tune or pre-train a model with any mix of plugins.
-#include <atomic>
-#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -10,6 +8,7 @@
 #include "hosts/cli/command.h"
 #include "hosts/cli/output.h"
 #include "hosts/cli/progress.h"
+#include "hosts/cli/stop_signals.h"
 #include "hosts/cli/train_flags.h"
 #include "hosts/cli/train_report.h"
 #include "hosts/trainer/run/answers.h"
@@ -18,15 +17,6 @@
 
 namespace tenon::cli {
 namespace {
-
-std::atomic<bool> stop_requested{false};
-
-// The first signal ends the run after its step, the second at once.
-void on_stop(int signal) {
-  if (!stop_requested.exchange(true)) return;
-  std::signal(signal, SIG_DFL);
-  std::raise(signal);
-}
 
 constexpr const char* kHelp =
     "tenon train --model M --data F --output DIR [mix and flags]\n\n"
@@ -66,6 +56,7 @@ int run_train(const std::vector<std::string>& arguments) {
   po::variables_map values;
   if (!parse_with_recipe(arguments, options, kHelp, values)) return 0;
   required(values, "model"), required(values, "data"), required(values, "output");
+  take_stop_signals();
   const Catalog catalog = trainer::open_catalog();
   trainer::MixRequest request = mix_request(catalog, values, true);
   trainer::TrainOptions train_opts = train_options(values, request);
@@ -91,10 +82,8 @@ int run_train(const std::vector<std::string>& arguments) {
     report.add_sample(label, sample_prompt, continuation);
   };
 
-  std::signal(SIGINT, on_stop);
-  std::signal(SIGTERM, on_stop);
   trainer::TrainEvents events;
-  events.stop = &stop_requested;
+  events.stop = &stop_requested();
   events.note = [&](const std::string& line) { progress.note("tenon: " + line), report.add_note(line); };
   events.planned = [&](const MemoryUse& use) { progress.note("planned memory: " + format_bytes(use.total_peak)); };
   events.calibrating = [&](size_t done, size_t of) { progress.update(0, "calibrating block " + std::to_string(done) + " of " + std::to_string(of)); };

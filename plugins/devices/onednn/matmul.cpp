@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <string_view>
 
+#include "devices/onednn/held_signals.h"
 #include "sdk/base.h"
 
 namespace tenon::onednn {
@@ -60,7 +62,7 @@ memory::desc packed_desc(int64_t k, int64_t n, Type type) {
 
 class DnnlMatmul final : public Matmul {
  public:
-  DnnlMatmul(const dnnl::matmul::primitive_desc& pd, bool has_bias, const memory::desc& alpha, bool has_alpha)
+  DnnlMatmul(const dnnl::matmul::primitive_desc& pd, bool in_f32, bool has_bias, const memory::desc& alpha, bool has_alpha)
       : primitive_(pd),
         a_(pd.src_desc()),
         b_(pd.weights_desc()),
@@ -68,6 +70,7 @@ class DnnlMatmul final : public Matmul {
         bias_(pd.bias_desc()),
         scratch_(pd.scratchpad_desc()),
         alpha_(alpha),
+        in_f32_(in_f32),
         has_bias_(has_bias),
         has_alpha_(has_alpha),
         scratch_bytes_((scratch_.get_size() + 63) / 64 * 64) {}
@@ -93,6 +96,8 @@ class DnnlMatmul final : public Matmul {
       malpha = wrap(alpha_, &alpha);
       args[n++] = {DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1, malpha.get()};
     }
+    std::optional<HeldSignals> held;
+    if (in_f32_) held.emplace();
     const dnnl_status_t status = dnnl_primitive_execute(primitive_.get(), stream().get(), n, args);
     if (status != dnnl_success)
       sdk::fail(TN_E_DEVICE, "oneDNN failed to run a matrix product (status " + std::to_string(status) + ")");
@@ -101,7 +106,7 @@ class DnnlMatmul final : public Matmul {
  private:
   dnnl::matmul primitive_;
   memory::desc a_, b_, c_, bias_, scratch_, alpha_;
-  bool has_bias_, has_alpha_;
+  bool in_f32_, has_bias_, has_alpha_;
   uint64_t scratch_bytes_;
 };
 
@@ -114,6 +119,7 @@ class Sgemm final : public Matmul {
 
   void run(const void* a, const void* b, void* c, const void*, float alpha, void*) const override {
     const bool a_rows = s_.a_col == 1, b_rows = s_.b_col == 1;
+    const HeldSignals held;
     const dnnl_status_t status =
         dnnl_sgemm(a_rows ? 'N' : 'T', b_rows ? 'N' : 'T', s_.m, s_.n, s_.k, alpha, static_cast<const float*>(a),
                    a_rows ? s_.a_row : s_.a_col, static_cast<const float*>(b), b_rows ? s_.b_row : s_.b_col,
@@ -173,7 +179,7 @@ std::unique_ptr<const Matmul> make_matmul(const MatmulSpec& s) {
     attr.set_post_ops(ops);
     const auto pd = describe(a, b, s.has_bias ? &bias : nullptr, c, attr);
     if (std::string_view(pd.impl_info_str()).starts_with("ref")) return nullptr;
-    return std::make_unique<DnnlMatmul>(pd, s.has_bias != 0, alpha, s.has_alpha != 0);
+    return std::make_unique<DnnlMatmul>(pd, s.ab == Type::kF32, s.has_bias != 0, alpha, s.has_alpha != 0);
   } catch (const dnnl::error& e) {
     if (e.status == dnnl_out_of_memory) throw std::bad_alloc();
     return nullptr;  // strides or a combination that the library does not take
