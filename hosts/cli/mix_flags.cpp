@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/files/mapped_file.h"
 #include "hosts/trainer/text/byte_tokenizer.h"
+#include "hosts/trainer/text/unicode/utf8.h"
 
 namespace tenon::cli {
 
@@ -110,7 +111,10 @@ std::string read_text(const std::string& path, const std::string& flag) {
   if (std::filesystem::is_regular_file(path, ec) && std::filesystem::file_size(path, ec) == 0) return {};
   const MappedFile file(path);
   if (file.bytes().size() > (uint64_t{1} << 30)) throw Error(TN_E_ARGUMENT, flag + " " + path + " is larger than 1 GiB; cut it into smaller files");
-  return std::string(as_text(file.bytes()));
+  const std::string_view text = as_text(file.bytes());
+  if (const size_t bad = trainer::find_invalid_utf8(text); bad != std::string_view::npos)
+    throw Error(TN_E_FORMAT, flag + " " + path + " is not UTF-8 at byte " + std::to_string(bad) + "; convert it to UTF-8");
+  return std::string(text);
 }
 
 }  // namespace tenon::cli

@@ -10,6 +10,9 @@
 namespace tenon::cli {
 namespace {
 
+// The host holds some 16 bytes for each token of a micro-batch, also when it only plans.
+constexpr int64_t kMostTokens = int64_t{1} << 27;
+
 po::typed_value<std::string>* with_default(const char* value) { return po::value<std::string>()->default_value(value); }
 
 bool given(const po::variables_map& values, const char* flag) { return values.count(flag) && !values[flag].defaulted(); }
@@ -125,6 +128,9 @@ trainer::TrainOptions train_options(const po::variables_map& values, trainer::Mi
   o.calibration = value_or<std::string>(values, "calibration", "");
   o.session.sequence = checked_int(values, "seq-len", 2, trainer::kLongestSequence);
   o.batch = checked_int(values, "batch-size", 1, 1 << 20);
+  if (o.batch > kMostTokens / o.session.sequence)
+    throw Usage("--batch-size " + std::to_string(o.batch) + " times --seq-len " + std::to_string(o.session.sequence) + " are more than the " +
+                std::to_string(kMostTokens) + " tokens that a micro-batch can have; take a smaller --batch-size and more of --accumulate");
   o.session.accumulate = checked_int(values, "accumulate", 1, 1 << 20);
   if (values.count("steps") && values.count("epochs")) throw Usage("give either --steps or --epochs");
   if (values.count("steps")) o.steps = checked_int(values, "steps", 1, int64_t{1} << 40);

@@ -1,6 +1,7 @@
 """Runs that are interrupted, starved, poisoned or too large, on a tiny preset from random weights."""
 import json
 import math
+import pathlib
 import resource
 import signal
 import time
@@ -25,8 +26,9 @@ class Runs(cli.Cli):
 
     def handled(self, process):
         """The signals that run code in whatever thread they reach. oneDNN's products have the stack in a buffer on the heap, which a handler's frame would overwrite."""
-        caught = next(line for line in open(f"/proc/{process.pid}/status") if line.startswith("SigCgt:"))
-        return {s for s in signal.valid_signals() if int(caught.split()[1], 16) >> (s - 1) & 1}
+        status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+        caught = int(status.split("SigCgt:")[1].split()[0], 16)
+        return {s for s in signal.valid_signals() if caught >> (s - 1) & 1}
 
     def test_killed_runs_resume_bit_for_bit(self):
         mixes = {"full": ["--optimizer", "adamw8:min_8bit_size=256", "--held-out", 0.1],
@@ -76,6 +78,12 @@ class Runs(cli.Cli):
                 self.assertEqual(self.answer("tokenize", "--model", output / "final", "--text", "We")["ids"], [87, 101])
                 said = self.answer("generate", "--model", output / "final", "--prompt", "We the", "--max-new-tokens", "4", "--temperature", "0")
                 self.assertGreater(len(said["ids"]), 0)
+
+    def test_a_text_that_is_not_utf8_is_refused_by_its_name(self):
+        text = self.folder / "latin.txt"
+        text.write_bytes("Nat\u00fcrlich".encode("latin-1"))
+        self.refuse("generate", "--model", "preset:9m", "--prompt-file", text, names=["latin.txt", "byte 3", "UTF-8"])
+        self.refuse("train", *SMALL[4:], "--model", "preset:9m", "--output", self.folder / "run", "--data", text, names=["latin.txt", "UTF-8"])
 
     def test_another_mix_does_not_resume(self):
         output = self.folder / "run"
@@ -198,6 +206,7 @@ class Runs(cli.Cli):
         shown = [flag for flag in flags[1:] if not (flag == "--batch-size" and "--batch-size" in offered)]
         plan = self.answer("plan", *shown, *offered)
         self.assertLessEqual(plan["planned_bytes"], 400e6, "what was said to fit does not")
+        self.refuse("plan", "--model", "preset:9m", "--batch-size", 1 << 20, "--seq-len", 2048, names=["--batch-size 1048576", "--accumulate"])
         # What is really larger is refused while allocating too, where no plan looked ahead.
         self.refuse("eval", "--model", "preset:60m", "--data", cli.TEXT, "--memory-limit", "20MB", names=["memory limit"])
 
