@@ -1,7 +1,7 @@
 """The AdamW step over one long tensor, f32 and all-bf16: torch plain, foreach and fused. The check: parameters after ten steps.
 
-torch keeps bf16 weights' moments in bf16, Tenon in f32 unless it is told otherwise: both ways are rows. Bytes count what Tenon's rule must move, four arrays
-read and three written; a peer's are counted as if its were the same.
+torch keeps bf16 weights' moments in bf16, Tenon in f32 unless it is told otherwise: both ways are rows, and the second, in which Tenon moves 22 bytes where
+torch moves 14, has no aim. Bytes count what Tenon's rule must move, four arrays read and three written; a peer's are counted as if its were the same.
 """
 import harness
 from tenon_side import Binding
@@ -66,7 +66,7 @@ def cases(args):
     n = 1 << (18 if args.quick else 25)
     # bf16: weight, m and v are rounded by every step of both, and not at the same places of the arithmetic.
     for name, dtype, states, size, tolerance, aim in (("f32", "f32", "f32", 28, 1e-5, 1.0), ("bf16", "bf16", "bf16", 14, 1e-2, 1.8),
-                                                      ("bf16 with f32 moments", "bf16", "f32", 22, 1e-2, 1.8)):
+                                                      ("bf16 with f32 moments", "bf16", "f32", 22, 1e-2, None)):
         yield harness.Case(f"AdamW step, {name}", harness.all_close(tolerance, "weights after 10 steps"), work=size * n / 1e9, unit="GB/s", bytes=size * n,
                            aim=aim, dtype=dtype, states=states, n=n, compared=1 << 18)
 

@@ -1,7 +1,9 @@
 """Whole training sessions from a recipe."""
+import contextlib
 import ctypes as c
 import dataclasses
 import json
+import signal
 import threading
 
 from . import _ffi
@@ -12,6 +14,25 @@ from .context import Handle
 def _check(status):
     if status < 0:
         raise error(status, trainer_lib.tn_trainer_last_error().decode())
+
+
+@contextlib.contextmanager
+def stopped_by_interrupt(stop, failures):
+    """Ctrl-C calls stop() and is noted as a failure: Python's own handler raises wherever it is, and what is raised on the way into a callback from
+    C is lost. A program that has a handler of its own keeps it; so does every thread but the main one."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def interrupted(_signal, _frame):
+        failures.append(KeyboardInterrupt())
+        stop()
+
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def recipe_keys():
@@ -77,13 +98,14 @@ class Trainer(Handle):
 
     def run(self, on_step=None, on_evaluated=None, on_note=None):
         """Trains to the end or until stopped. on_step(Step) ends the run, with a checkpoint, by answering False or raising; what a callback
-        raises is raised here. on_evaluated(step, loss, perplexity), on_note(sentence)."""
+        raises is raised here. on_evaluated(step, loss, perplexity), on_note(sentence). Ctrl-C too ends the run after its step, and is
+        raised then."""
         failures = []
 
         def guarded(function, *arguments):
             try:
                 return function(*arguments)
-            except BaseException as e:  # nothing may be thrown through C; KeyboardInterrupt too ends the run first
+            except BaseException as e:  # nothing may be thrown through C
                 failures.append(e)
                 self.stop()
                 return False
@@ -92,14 +114,15 @@ class Trainer(Handle):
             s = pointer.contents
             told = Step(s.step, s.total_steps, s.tokens, s.loss, s.lr, s.grad_norm, s.tokens_per_second, s.live_bytes, s.peak_bytes,
                         bool(s.flags & _ffi.TN_TRAINER_SKIPPED), bool(s.flags & _ffi.TN_TRAINER_DEGRADED))
-            return int(guarded(on_step, told) is False)
+            return int(on_step is not None and guarded(on_step, told) is False)
 
         kinds = dict(_ffi.tn_trainer_events._fields_)
         events = _ffi.tn_trainer_events(
-            step=kinds["step"](step) if on_step else kinds["step"](),
+            step=kinds["step"](step),  # in any case: Python looks at signals when it is called
             evaluated=kinds["evaluated"](lambda _s, *point: guarded(on_evaluated, *point) and None) if on_evaluated else kinds["evaluated"](),
             note=kinds["note"](lambda _s, text: guarded(on_note, text.decode()) and None) if on_note else kinds["note"]())
-        result = self._call(trainer_lib.tn_trainer_run, events)
+        with stopped_by_interrupt(self.stop, failures):
+            result = self._call(trainer_lib.tn_trainer_run, events)
         if failures:
             raise failures[0]
         return result

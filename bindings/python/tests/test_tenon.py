@@ -2,8 +2,11 @@
 import gc
 import mmap
 import os
+import pathlib
+import signal
 import tempfile
 import threading
+import time
 import unittest
 
 import numpy as np
@@ -357,6 +360,24 @@ class Training(unittest.TestCase):
 
             result = trainer.run(step)
         self.assertTrue(result["stopped"])
+
+    def test_an_interrupt_ends_the_run_with_a_checkpoint(self):
+        recipe = self.recipe(overwrite=True, steps=100000)
+        with tenon.Trainer(recipe, STORE) as trainer:
+            metrics = pathlib.Path(recipe["output"]) / "metrics.jsonl"
+
+            def interrupt():
+                while not metrics.exists() or metrics.stat().st_size == 0:
+                    time.sleep(0.005)
+                os.kill(os.getpid(), signal.SIGINT)
+
+            # Whoever runs the tests may ignore the signal, as a shell does for what it runs in the background.
+            self.addCleanup(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
+            metrics.unlink(missing_ok=True)
+            threading.Thread(target=interrupt).start()
+            with self.assertRaises(KeyboardInterrupt):
+                trainer.run()
+        self.assertEqual(len(list(metrics.parent.glob("checkpoint-*"))), 1)
 
     def refused(self, kind, words):
         return self.assertRaisesRegex(kind, words)
