@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "core/files/json.h"
 #include "hosts/conformance/adapter_run.h"
+#include "hosts/conformance/attempts.h"
 #include "hosts/conformance/check.h"
 #include "sdk/dtype.h"
 #include "tenon/region.h"
@@ -14,27 +15,12 @@ namespace {
 
 constexpr int64_t kRows = 13;
 
-// Settings that bind: the choices and truths of the schema, and dropout where there is one, since it is what replay
-// gets wrong.
+// Settings that bind.
 std::vector<std::pair<std::string, Spec>> settings(Subject& s) {
-  auto variants = s.variants(false);
-  for (const HyperInfo& h : s.plugin().schema())
-    if (h.type == TN_TYPE_FLOAT && h.name.find("dropout") != std::string::npos) variants.push_back({{h.name, "0.3"}});
-  std::vector<std::pair<std::string, Spec>> out;
   std::string refusal;
-  const auto try_all = [&] {
-    for (const auto& values : variants) {
-      try {
-        const Spec spec = s.spec(values);
-        AdapterRun(s, spec);
-        out.emplace_back(words(values), spec);
-      } catch (const NotApplicable& n) {
-        refusal = n.reason;
-      }
-    }
-  };
-  try_all();
-  if (out.empty()) variants = s.variants(true), try_all();  // a width that the defaults do not divide may fit at a bound
+  const auto binds = [&](const Spec& spec) { AdapterRun(s, spec); };
+  auto out = accepted_settings(s, s.variants_and_dropout(), refusal, binds);
+  if (out.empty()) out = accepted_settings(s, s.variants(true), refusal, binds);  // a width that the defaults do not divide may fit at a bound
   if (out.empty() && s.plugin().extension<tn_region_api>(TN_EXT_REGION)) throw NotApplicable{refusal};
   expect(!out.empty(), "no setting takes one of the usual linears: " + refusal);
   return out;

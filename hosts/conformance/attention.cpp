@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "hosts/conformance/attention_run.h"
+#include "hosts/conformance/attempts.h"
 #include "hosts/conformance/check.h"
 #include "sdk/attention/merge.h"
 
@@ -53,20 +54,15 @@ template <class Body>
 void each_case(Subject& s, Body body, bool numbers = false) {
   if (s.api<tn_attention_api>().placement != TN_PLACEMENT_CORE)
     throw NotApplicable{"the battery has no reference for mixers that own their projections"};
-  size_t ran = 0;
-  std::string refusal;
+  Attempts attempts;
   for (const auto& values : s.variants(numbers))
-    for (const AttentionCase& c : cases()) {
-      try {
+    for (const AttentionCase& c : cases())
+      attempts.attempt([&] {
         const Spec spec = s.spec(values);
         AttentionRun run(s, spec, c);
         body(run, c, spec, std::string(c.name) + " with " + words(values));
-        ++ran;
-      } catch (const NotApplicable& n) {
-        refusal = n.reason;
-      }
-    }
-  if (ran == 0) throw NotApplicable{"every case is refused: " + refusal};
+      });
+  if (!attempts.any()) throw NotApplicable{"every case is refused: " + attempts.refusal()};
 }
 
 std::vector<float> narrow(const std::vector<double>& x) {
@@ -141,15 +137,14 @@ void finite_differences(Subject& s) {
 }
 
 void low_precision(Subject& s) {
-  size_t ran = 0;
+  Attempts attempts;
   for (const tn_dtype dtype : {sdk::kBF16, sdk::kF16})
     for (AttentionCase c : cases()) {
       if (c.amplitude > 2) continue;
       c.dtype = dtype;
-      try {
+      attempts.attempt([&] {
         AttentionRun run(s, s.spec(), c);
         run.forward(), run.backward();
-        ++ran;
         const std::vector<float> d_o = run.values(TN_PORT_DO);
         const auto want = run.dense().forward();
         // Through a norm of o the gradient is what is left of a difference, and o itself is rounded.
@@ -160,10 +155,9 @@ void low_precision(Subject& s) {
         expect_close(run.values(TN_PORT_DQ), narrow(gradients.dq), tolerance, "dq" + name);
         expect_close(run.values(TN_PORT_DK), narrow(gradients.dk), tolerance, "dk" + name);
         expect_close(run.values(TN_PORT_DV), narrow(gradients.dv), tolerance, "dv" + name);
-      } catch (const NotApplicable&) {
-      }
+      });
     }
-  if (ran == 0) throw NotApplicable{"the kernel works in f32 alone"};
+  if (!attempts.any()) throw NotApplicable{"every case in bf16 and f16 is refused: " + attempts.refusal()};
 }
 
 void accumulation(Subject& s) {
@@ -276,9 +270,9 @@ void carried_state(Subject& s, const std::map<std::string, std::string>& values)
 }
 
 void decoding(Subject& s) {
-  size_t ran = 0;
-  std::string refusal;
-  for (const auto& values : s.variants(true)) try {
+  Attempts attempts;
+  for (const auto& values : s.variants(true))
+    attempts.attempt([&] {
       AttentionCase c;
       c.phase = TN_PHASE_PREFILL, c.batch = 1;
       AttentionRun run(s, s.spec(values), c);
@@ -290,21 +284,15 @@ void decoding(Subject& s) {
       expect(many.kind == few.kind && many.bytes >= few.bytes,
              "the decode state of 4096 tokens is smaller, or of another kind, than that of 16");
       if (few.kind == TN_STATE_FIXED) expect(many.bytes == few.bytes, "a FIXED decode state grows with the sequence");
-      ++ran;
-      if (few.kind != TN_STATE_PER_TOKEN) {
-        carried_state(s, values);
-        continue;
-      }
+      if (few.kind != TN_STATE_PER_TOKEN) return carried_state(s, values);
       expect(many.bytes == uint64_t{4096} * c.kv_heads * (c.d + c.e) * 4,
              "a PER_TOKEN decode state is not the rows of k and v");
       c.phase = TN_PHASE_DECODE, c.t_q = 1, c.t_k = 37, c.q_pos = 36;
       AttentionRun one(s, s.spec(values), c);
       one.forward();
       expect_close(one.values(TN_PORT_O), narrow(one.dense().forward().o), 2e-5, "o of one decoded token");
-    } catch (const NotApplicable& n) {
-      refusal = n.reason;
-    }
-  if (ran == 0) throw NotApplicable{"every case is refused: " + refusal};
+    });
+  if (!attempts.any()) throw NotApplicable{"every case is refused: " + attempts.refusal()};
 }
 
 void refusals(Subject& s) {

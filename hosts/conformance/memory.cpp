@@ -5,6 +5,8 @@
 
 #include "hosts/conformance/check.h"
 #include "sdk/dtype.h"
+#include "sdk/tensor.h"
+#include "tenon/ops.h"
 
 namespace tenon::conformance {
 namespace {
@@ -67,6 +69,43 @@ int32_t multiply(Bench& bench, const tn_tensor& a, const tn_tensor& b, double al
   bench.api->stream_wait(bench.device, bench.stream);
   if (memory) bench.host->free(bench.device, memory);
   return status;
+}
+
+int32_t axpby(Bench& bench, double alpha, const tn_tensor& x, double beta, tn_tensor& y) {
+  const auto* ops = static_cast<const tn_ops*>(bench.host->get_extension(TN_EXT_OPS));
+  return ops ? ops->axpby(bench.device, bench.stream, alpha, &x, beta, &y) : int32_t{TN_E_UNSUPPORTED};
+}
+
+std::vector<double> read(Bench& bench, const tn_tensor& t) {
+  std::vector<double> out(static_cast<size_t>(sdk::count(t)));
+  if (out.empty()) return out;
+  int64_t span = 1;
+  for (int32_t i = 0; i < t.ndim; ++i) span += (t.shape[i] - 1) * t.strides[i];
+  std::vector<float> raw(static_cast<size_t>(span));
+  bench.api->copy(bench.device, bench.stream, raw.data(), sdk::data<char>(t), raw.size() * 4, TN_COPY_TO_HOST);
+  bench.api->stream_wait(bench.device, bench.stream);
+  for (size_t e = 0; e < out.size(); ++e) {
+    auto rest = static_cast<int64_t>(e);
+    int64_t at = 0;
+    for (int32_t i = t.ndim; i-- > 0; rest /= t.shape[i]) at += rest % t.shape[i] * t.strides[i];
+    out[e] = raw[static_cast<size_t>(at)];
+  }
+  return out;
+}
+
+int32_t write(Bench& bench, const tn_tensor& t, const std::vector<double>& x) {
+  if (!sdk::is_contiguous(t) || sdk::count(t) != static_cast<int64_t>(x.size())) return TN_E_UNSUPPORTED;
+  const std::vector<float> narrow(x.begin(), x.end());
+  bench.api->copy(bench.device, bench.stream, sdk::data<char>(t), narrow.data(), narrow.size() * 4, TN_COPY_TO_DEVICE);
+  return bench.api->stream_wait(bench.device, bench.stream);
+}
+
+int32_t copy_rows(Bench& bench, const Tensor& from, int64_t begin, int64_t end, const tn_tensor& out) {
+  const int64_t n = from.shape()[1];
+  if (begin < 0 || end < begin || end > from.shape()[0] || !sdk::same(out.dtype, sdk::kF32) || out.shape[out.ndim - 1] != n) return TN_E_ARGUMENT;
+  if (begin == end) return TN_OK;
+  return bench.api->copy(bench.device, bench.stream, sdk::data<char>(out), static_cast<const float*>(from.data()) + begin * n,
+                         static_cast<uint64_t>((end - begin) * n) * 4, TN_COPY_WITHIN);
 }
 
 Tensor::Tensor(Bench& bench, std::string name, tn_dtype dtype, std::vector<int64_t> shape)

@@ -34,6 +34,15 @@ struct Bench {
 tn_tensor transposed(const tn_tensor& t, int64_t* shape, int64_t* strides);
 // c = alpha · a · b + beta · c with f32 operands in f32, done when it returns; the status of the device.
 int32_t multiply(Bench& bench, const tn_tensor& a, const tn_tensor& b, double alpha, double beta, tn_tensor& c);
+// y = alpha · x + beta · y by the device's own function.
+int32_t axpby(Bench& bench, double alpha, const tn_tensor& x, double beta, tn_tensor& y);
+// An f32 tensor of any strides, in f64 on the host, row-major.
+std::vector<double> read(Bench& bench, const tn_tensor& t);
+// The reverse, into a dense tensor of as many elements; TN_E_UNSUPPORTED for another.
+int32_t write(Bench& bench, const tn_tensor& t, const std::vector<double>& x);
+
+// Rows [begin, end) of a matrix in f32; TN_E_ARGUMENT for rows that it has not and for an `out` of another width or dtype.
+int32_t copy_rows(Bench& bench, const Tensor& from, int64_t begin, int64_t end, const tn_tensor& out);
 
 // A dense row-major tensor between fences. `name` appears in findings: "state exp_avg of a [33, 130] parameter".
 class Tensor {

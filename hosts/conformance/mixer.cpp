@@ -1,4 +1,5 @@
 // Checks of mixers that own their projections. There is no formula that all of them compute, so they are held to themselves.
+#include "hosts/conformance/attempts.h"
 #include "hosts/conformance/check.h"
 #include "hosts/conformance/mixer_run.h"
 #include "hosts/conformance/slopes.h"
@@ -9,23 +10,12 @@ namespace {
 constexpr int64_t kHidden = MixerRun::kHidden;
 
 template <class Body>
-void each_variant(Subject& s, Body body) {
-  size_t ran = 0;
-  std::string refusal;
-  for (const auto& values : s.variants(true)) {
-    try {
-      MixerRun run(s, s.spec(values));
-      body(run, words(values), s.spec(values));
-      ++ran;
-    } catch (const NotApplicable& n) {
-      refusal = n.reason;
-    }
-  }
-  if (ran == 0) throw NotApplicable{refusal};
+void each_setting(Subject& s, Body body) {
+  each_variant<MixerRun>(s, s.variants(true), body);
 }
 
 void documents(Subject& s) {
-  each_variant(s, [](MixerRun& run, const std::string& name, const Spec&) {
+  each_setting(s, [](MixerRun& run, const std::string& name, const Spec&) {
     const std::vector<float> x = normals(33 * kHidden, 3);
     const auto packed = run.forward({1, 33, {{0, 20}, {20, 1}, {21, 12}}}, x);
     expect(all_finite(packed), "y of packed documents is NaN or Inf with " + name);
@@ -37,7 +27,7 @@ void documents(Subject& s) {
 }
 
 void causality(Subject& s) {
-  each_variant(s, [](MixerRun& run, const std::string& name, const Spec&) {
+  each_setting(s, [](MixerRun& run, const std::string& name, const Spec&) {
     std::vector<float> x = normals(2 * 30 * kHidden, 3);
     const auto before = run.forward({2, 30}, x);
     for (int64_t i = 17 * kHidden; i < 30 * kHidden; ++i) x[i] += 1;
@@ -48,32 +38,18 @@ void causality(Subject& s) {
 }
 
 void gradients(Subject& s) {
-  each_variant(s, [](MixerRun& run, const std::string& name, const Spec&) {
+  each_setting(s, [](MixerRun& run, const std::string& name, const Spec&) {
     const MixerRun::Rows rows{2, 11};
     const std::vector<float> x = normals(rows.count() * kHidden, 3), dy = normals(rows.count() * kHidden, 4);
     run.forward(rows, x);
     const std::vector<float> dx = run.backward(rows, x, dy);
-    const Slopes of_input = compare_slopes("with " + name + ", dx", dx, [&](const std::vector<float>& along, double step) { return dot(run.forward(rows, plus(x, step, along)), dy); });
-    expect(of_input == Slopes::kAgree, "no finite difference resolves dx with " + name + ", so that nothing can be said of it");
-    size_t trained = 0, agree = 0;
-    for (auto& p : run.parameters()) {
-      if (!p.trains) continue;
-      const std::vector<float> value = p.value->floats();
-      ++trained;
-      agree += compare_slopes("with " + name + ", the gradient of " + p.key, p.grad->floats(), [&](const std::vector<float>& along, double step) {
-                 p.value->set(plus(value, step, along));
-                 const double l = dot(run.forward(rows, x), dy);
-                 p.value->set(value);
-                 return l;
-               }) == Slopes::kAgree;
-    }
-    expect(2 * agree >= trained, "finite differences resolve the gradients of " + std::to_string(agree) + " of " + std::to_string(trained) + " parameters with " + name +
-                                     ", too few to say anything of it");
+    expect_gradient("dx with " + name, dx, [&](const std::vector<float>& along, double step) { return dot(run.forward(rows, plus(x, step, along)), dy); });
+    expect_gradients(run.parameters(), name, [&] { return dot(run.forward(rows, x), dy); });
   });
 }
 
 void decoding(Subject& s) {
-  each_variant(s, [](MixerRun& run, const std::string& name, const Spec&) {
+  each_setting(s, [](MixerRun& run, const std::string& name, const Spec&) {
     const std::vector<float> x = normals(24 * kHidden, 3);
     const auto whole = run.forward({1, 24}, x, false);
     expect(distance(run.decode(x, {13, 1, 1, 1, 5, 3}), whole) < 1e-4, "decoding a sequence in pieces differs from all of it at once with " + name);
@@ -82,14 +58,14 @@ void decoding(Subject& s) {
 }
 
 void forecast(Subject& s) {
-  each_variant(s, [](MixerRun& run, const std::string& name, const Spec&) {
+  each_setting(s, [](MixerRun& run, const std::string& name, const Spec&) {
     for (const MixerRun::Rows& rows : {MixerRun::Rows{1, 1}, MixerRun::Rows{2, 70}, MixerRun::Rows{1, 30, {{0, 11}, {11, 19}}}})
       expect(run.allocations(rows, false) == run.allocations(rows, true), "the forecast asks for other tensors than the pass with " + name);
   });
 }
 
 void determinism(Subject& s) {
-  each_variant(s, [&](MixerRun&, const std::string& name, const Spec& spec) {
+  each_setting(s, [&](MixerRun&, const std::string& name, const Spec& spec) {
     const auto everything = [&](uint8_t poison) {
       MixerRun run(s, spec);
       const MixerRun::Rows rows{2, 40, {}, poison};

@@ -10,28 +10,6 @@
 #include "tenon/ops.h"
 
 namespace tenon::conformance {
-namespace {
-
-// A tensor [rows, heads, width] of any strides between the device and f64.
-std::vector<double> read(Bench& bench, const tn_tensor& t) {
-  const int64_t span = (t.shape[0] - 1) * t.strides[0] + (t.shape[1] - 1) * t.strides[1] + t.shape[2];
-  std::vector<float> raw(static_cast<size_t>(span));
-  bench.api->copy(bench.device, bench.stream, raw.data(), sdk::data<char>(t), raw.size() * 4, TN_COPY_TO_HOST);
-  bench.api->stream_wait(bench.device, bench.stream);
-  std::vector<double> out;
-  for (int64_t r = 0; r < t.shape[0]; ++r)
-    for (int64_t h = 0; h < t.shape[1]; ++h)
-      for (int64_t c = 0; c < t.shape[2]; ++c) out.push_back(raw[r * t.strides[0] + h * t.strides[1] + c]);
-  return out;
-}
-int32_t write(Bench& bench, const tn_tensor& t, const std::vector<double>& x) {
-  const std::vector<float> narrow(x.begin(), x.end());
-  if (!sdk::is_contiguous(t)) return TN_E_UNSUPPORTED;
-  bench.api->copy(bench.device, bench.stream, sdk::data<char>(t), narrow.data(), narrow.size() * 4, TN_COPY_TO_DEVICE);
-  return bench.api->stream_wait(bench.device, bench.stream);
-}
-
-}  // namespace
 
 // The functions that the plugin calls; nothing here throws.
 struct MixerRun::Table {
@@ -43,16 +21,8 @@ struct MixerRun::Table {
   }
   static int32_t param(void* self, const tn_mixer_param* p) {
     MixerRun& r = of(self);
-    if (p->id != r.parameters_.size()) return r.fault_ = "its parameter ids are not dense from 0", TN_E_ARGUMENT;
-    if (!p->key || !*p->key) return r.fault_ = "a parameter has no key", TN_E_ARGUMENT;
-    if (p->ndim < 1 || p->ndim > 2 || p->shape[0] < 1 || (p->ndim == 2 && p->shape[1] < 1))
-      return r.fault_ = std::string("parameter ") + p->key + " has an impossible shape", TN_E_ARGUMENT;
-    const std::vector<int64_t> shape(p->shape, p->shape + p->ndim);
-    const bool trains = !(p->flags & TN_MIXER_PARAM_BUFFER);
-    r.parameters_.push_back({p->key, trains, std::make_unique<Tensor>(r.bench_, std::string("parameter ") + p->key, sdk::kF32, shape),
-                             std::make_unique<Tensor>(r.bench_, std::string("gradient of ") + p->key, sdk::kF32, shape)});
-    r.parameters_.back().value->fill(0xFF), r.parameters_.back().grad->fill(0);
-    return TN_OK;
+    r.fault_ = r.parameters_.declare(p->id, p->key, p->ndim, p->shape, !(p->flags & TN_MIXER_PARAM_BUFFER));
+    return r.fault_.empty() ? int32_t{TN_OK} : int32_t{TN_E_ARGUMENT};
   }
   static int32_t core(void* self, const char*, const tn_attention_config* config, int64_t window, uint32_t* id) {
     *id = static_cast<uint32_t>(of(self).cores_.size());
@@ -60,14 +30,14 @@ struct MixerRun::Table {
   }
 
   static int32_t alloc(void* self, int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out) {
-    return of(self).hold(of(self).lent_, ndim, shape, dtype, out);
+    return of(self).lend(of(self).lent_, ndim, shape, dtype, out);
   }
   static void free(void* self, tn_tensor* tensor) {
-    of(self).lent_.remove_if([&](const Held& h) { return &h.view == tensor; });
+    of(self).lent_.take_back(tensor);
   }
   static int32_t save(void* self, uint32_t slot, int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out) {
     MixerRun& r = of(self);
-    const int32_t status = r.hold(r.saved_, ndim, shape, dtype, out);
+    const int32_t status = r.lend(r.saved_, ndim, shape, dtype, out);
     r.slots_[slot] = {sizeof(tn_saved), 0, *out, nullptr, nullptr};
     return status;
   }
@@ -82,10 +52,7 @@ struct MixerRun::Table {
     return of(self).planned_ ? int32_t{TN_OK} : multiply(of(self).bench_, *a, *b, alpha, beta, *c);
   }
   static int32_t axpby(void* self, double alpha, const tn_tensor* x, double beta, tn_tensor* y) {
-    MixerRun& r = of(self);
-    if (r.planned_) return TN_OK;
-    const auto* ops = static_cast<const tn_ops*>(r.bench_.host->get_extension(TN_EXT_OPS));
-    return ops ? ops->axpby(r.bench_.device, r.bench_.stream, alpha, x, beta, y) : int32_t{TN_E_UNSUPPORTED};
+    return of(self).planned_ ? int32_t{TN_OK} : conformance::axpby(of(self).bench_, alpha, *x, beta, *y);
   }
   static bool keeps(const MixerRun& r, uint32_t role) { return std::find(r.kept_.begin(), r.kept_.end(), role) != r.kept_.end(); }
   static int32_t linear(void* self, uint32_t role, const tn_tensor* x, tn_tensor* y) {
@@ -134,30 +101,16 @@ struct MixerRun::Table {
     MixerRun& r = of(self);
     const auto found = r.weights_.find(role);
     if (!r.starting_ || found == r.weights_.end()) return r.fault_ = "it reads a weight that is not there to be read", TN_E_STATE;
-    const int64_t n = found->second->shape()[1];
-    if (begin < 0 || end < begin || end > found->second->shape()[0] || !sdk::same(out->dtype, sdk::kF32)) return TN_E_ARGUMENT;
-    return r.bench_.api->copy(r.bench_.device, r.bench_.stream, sdk::data<char>(*out), static_cast<const float*>(found->second->data()) + begin * n,
-                              static_cast<uint64_t>((end - begin) * n) * 4, TN_COPY_WITHIN);
+    const int32_t status = copy_rows(r.bench_, *found->second, begin, end, *out);
+    if (status == TN_E_ARGUMENT) r.fault_ = "it reads rows that a weight has not";
+    return status;
   }
 };
 
-int32_t MixerRun::hold(std::list<Held>& in, int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out) {
-  uint64_t bytes = dtype->bits / 8;
-  for (int32_t i = 0; i < ndim; ++i) {
-    if (shape[i] < 0 || shape[i] > 1 << 26) return fault_ = "it asks for a tensor of an impossible shape", TN_E_ARGUMENT;
-    bytes *= static_cast<uint64_t>(shape[i]);
-  }
-  sizes_.push_back(bytes);
-  Held& h = in.emplace_back();
-  h.shape.assign(shape, shape + ndim), h.strides.assign(static_cast<size_t>(ndim), 1);
-  for (size_t i = h.shape.size(); i-- > 1;) h.strides[i - 1] = h.strides[i] * h.shape[i];
-  h.view = {nullptr, bench_.id, ndim, *dtype, h.shape.data(), h.strides.data(), 0};
-  if (!planned_) {
-    h.memory = std::make_unique<Tensor>(bench_, "a tensor of the pass", *dtype, h.shape);
-    h.memory->fill(rows_.poison);
-    h.view.data = h.memory->data();
-  }
-  return *out = &h.view, TN_OK;
+int32_t MixerRun::lend(Loans& from, int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out) {
+  *out = from.lend(bench_, ndim, shape, *dtype, planned_, rows_.poison);
+  if (!*out) return fault_ = "it asks for a tensor of an impossible shape", TN_E_ARGUMENT;
+  return sizes_.push_back((static_cast<uint64_t>(sdk::count(**out)) * dtype->bits + 7) / 8), TN_OK;
 }
 
 MixerRun::MixerRun(Subject& subject, const Spec& spec) : bench_(subject.bench()), api_(subject.api<tn_attention_api>()) {
@@ -186,20 +139,13 @@ MixerRun::MixerRun(Subject& subject, const Spec& spec) : bench_(subject.bench())
   run({}, 0, nullptr, 0, "start", [&](const tn_mixer_ops* ops) { return mixer_->start(instance_->get(), ops, &rng, 0); });
   starting_ = false;
   for (const Parameter& p : parameters_) expect(all_finite(p.value->floats()), "start leaves parameter " + p.key + " without values");
-  // A parameter that starts at zero hides what stands behind it.
-  uint32_t stream = 60;
-  for (Parameter& p : parameters_)
-    if (p.trains) p.value->set(plus(p.value->floats(), 0.05, normals(p.value->count(), stream++)));
+  parameters_.displace(0.05, 60);
 }
 
 void MixerRun::run(const Rows& rows, uint32_t flags, Tensor* state, int64_t past, const std::string& doing,
                    const std::function<int32_t(const tn_mixer_ops*)>& body) {
   rows_ = rows, planned_ = flags & TN_MIXER_PLAN, decoding_ = state != nullptr;
   const int64_t n = rows.count();
-  std::list<tn_param_view> views;
-  std::vector<const tn_param_view*> pointers;
-  for (Parameter& p : parameters_)
-    pointers.push_back(&views.emplace_back(tn_param_view{sizeof(tn_param_view), static_cast<uint32_t>(pointers.size()), p.value->get(), p.trains ? p.grad->get() : nullptr}));
   std::vector<int64_t> begin, length, zeros;
   Tensor positions(bench_, "positions", sdk::kI32, {n});
   std::vector<int32_t> place(static_cast<size_t>(n));
@@ -214,7 +160,7 @@ void MixerRun::run(const Rows& rows, uint32_t flags, Tensor* state, int64_t past
   const Exec exec(bench_, 0);
   const tn_saver saver{sizeof(tn_saver), 0, this, Table::no_input, Table::save, Table::saved};
   const tn_mixer_ops ops{TN_SIZE_TO(tn_mixer_ops, read_rows), flags | (state ? uint32_t{TN_MIXER_DECODE} : 0u), this, exec.get(),
-                         flags & TN_MIXER_SAVE ? &saver : nullptr, pointers.data(), pointers.size(), n, kHidden, rows.sequences, rows.length,
+                         flags & TN_MIXER_SAVE ? &saver : nullptr, parameters_.views(), parameters_.size(), n, kHidden, rows.sequences, rows.length,
                          begin.empty() ? nullptr : &segments, positions.get(), sdk::kF32, {}, past, state ? state->get() : nullptr, Table::alloc, Table::free,
                          Table::gemm, Table::axpby, Table::linear, Table::linear_backward, Table::core_forward, Table::core_backward, Table::read_rows};
   const int32_t status = body(&ops);

@@ -1,13 +1,14 @@
 // A mixer that owns its projections, on one small layer, driven as a host drives it, with every buffer fenced.
 #pragma once
 
-#include <list>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "hosts/conformance/numbers.h"
+#include "hosts/conformance/pass.h"
 #include "hosts/conformance/subject.h"
 #include "tenon/mixer.h"
 
@@ -35,22 +36,12 @@ class MixerRun {
   // y of x fed in pieces of these lengths.
   std::vector<float> decode(const std::vector<float>& x, const std::vector<int64_t>& pieces);
 
-  struct Parameter {
-    std::string key;
-    bool trains;
-    std::unique_ptr<Tensor> value, grad;
-  };
-  std::vector<Parameter>& parameters() { return parameters_; }
+  Parameters& parameters() { return parameters_; }
 
  private:
   struct Table;
-  struct Held {
-    std::unique_ptr<Tensor> memory;
-    std::vector<int64_t> shape, strides;
-    tn_tensor view;
-  };
   void run(const Rows& rows, uint32_t flags, Tensor* state, int64_t past, const std::string& doing, const std::function<int32_t(const tn_mixer_ops*)>& body);
-  int32_t hold(std::list<Held>& in, int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out);
+  int32_t lend(Loans& from, int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out);
 
   Bench& bench_;
   const tn_attention_api& api_;
@@ -58,10 +49,10 @@ class MixerRun {
   std::unique_ptr<Instance<tn_attention_api, tn_attention>> instance_;
   std::map<uint32_t, std::unique_ptr<Tensor>> weights_;  // of q, k, v, o
   std::vector<uint32_t> kept_;
-  std::vector<Parameter> parameters_;
+  Parameters parameters_{bench_};
   std::vector<std::pair<tn_attention_config, int64_t>> cores_;  // and their windows
   std::vector<uint64_t> sizes_;
-  std::list<Held> lent_, saved_;
+  Loans lent_, saved_;
   std::map<uint32_t, tn_saved> slots_;
   Rows rows_;
   bool planned_ = false, decoding_ = false, starting_ = false;

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "hosts/conformance/attempts.h"
 #include "hosts/conformance/check.h"
 #include "hosts/conformance/optimizer_run.h"
 #include "sdk/dtype.h"
@@ -36,16 +37,9 @@ std::vector<std::vector<uint8_t>> after(Subject& s, const OptimizerStep& options
 
 // Settings that are accepted for the usual parameters.
 std::vector<std::pair<std::string, Spec>> settings(Subject& s) {
-  std::vector<std::pair<std::string, Spec>> out;
-  for (const auto& values : s.variants(false)) {
-    try {
-      const Spec spec = s.spec(values);
-      OptimizerRun(s, spec, usual());
-      out.emplace_back(words(values), spec);
-    } catch (const NotApplicable&) {
-    }
-  }
-  expect(!out.empty(), "no setting accepts parameters of the usual shapes");
+  std::string refusal;
+  auto out = accepted_settings(s, s.variants(false), refusal, [&](const Spec& spec) { OptimizerRun(s, spec, usual()); });
+  expect(!out.empty(), "no setting accepts parameters of the usual shapes: " + refusal);
   return out;
 }
 
@@ -231,19 +225,15 @@ void gradient_scale(Subject& s) {
 }
 
 void odd_shapes(Subject& s) {
-  size_t worked = 0, i = 0;
-  std::string refusal;
+  Attempts attempts;
+  size_t i = 0;
   for (const std::vector<int64_t>& shape :
-       {std::vector<int64_t>{1}, {7}, {0}, {1, 1}, {1, 300}, {300, 1}, {33, 130}, {0, 5}, {3, 4, 5}}) {
-    try {
+       {std::vector<int64_t>{1}, {7}, {0}, {1, 1}, {1, 300}, {300, 1}, {33, 130}, {0, 5}, {3, 4, 5}})
+    attempts.attempt([&] {
       OptimizerRun run(s, s.spec(), {{shape, kRole[i++ % 5]}});
       steps(run, 3);
-      ++worked;
-    } catch (const NotApplicable& n) {
-      refusal = n.reason;
-    }
-  }
-  expect(worked > 0, "every shape is refused: " + refusal);
+    });
+  expect(attempts.any(), "every shape is refused: " + attempts.refusal());
 }
 
 void convergence(Subject& s) {

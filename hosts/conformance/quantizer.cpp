@@ -3,6 +3,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "hosts/conformance/attempts.h"
 #include "hosts/conformance/check.h"
 #include "hosts/conformance/codec_checks.h"
 #include "hosts/conformance/codec_run.h"
@@ -183,11 +184,10 @@ void products(Subject& s) {
 }
 
 void odd_shapes(Subject& s) {
-  size_t worked = 0;
-  std::string refusal;
+  Attempts attempts;
   for (const Shape& shape : {Shape{1}, {7}, {33, 130}, {3, 5, 7}, {1, 64}, {4, 32, 64}, {0}})
-    for (const auto& values : s.variants(false)) {
-      try {
+    for (const auto& values : s.variants(false))
+      attempts.attempt([&] {
         CodecRun run(s, s.spec(values), shape);
         const std::vector<float> x = normals(run.count(), 9);
         Coded coded;
@@ -197,12 +197,8 @@ void odd_shapes(Subject& s) {
         expect(run.count() == 0 || d < 0.9, "a target of the shape " + shape_text(shape) +
                                                 " comes back with an error of " + percent(d) + " with " +
                                                 words(values));
-        ++worked;
-      } catch (const NotApplicable& n) {
-        refusal = n.reason;
-      }
-    }
-  if (worked == 0) throw NotApplicable{"every odd shape is refused: " + refusal};
+      });
+  if (!attempts.any()) throw NotApplicable{"every odd shape is refused: " + attempts.refusal()};
 }
 
 // What to_external hands out, copied.
@@ -283,20 +279,13 @@ constexpr Check kChecks[] = {
 }  // namespace
 
 std::vector<std::pair<std::string, Spec>> codec_settings(Subject& s, const Shape& shape) {
-  std::vector<std::pair<std::string, Spec>> out;
   std::string refusal;
-  for (const auto& values : s.variants(false)) {
-    try {
-      const Spec spec = s.spec(values);
-      CodecRun run(s, spec, shape);
-      Coded coded;
-      const int32_t status = run.try_encode(normals(run.count(), 1), coded);
-      if (status < 0) refused(status, "encode");
-      out.emplace_back(words(values), spec);
-    } catch (const NotApplicable& n) {
-      refusal = n.reason;
-    }
-  }
+  auto out = accepted_settings(s, s.variants(false), refusal, [&](const Spec& spec) {
+    CodecRun run(s, spec, shape);
+    Coded coded;
+    const int32_t status = run.try_encode(normals(run.count(), 1), coded);
+    if (status < 0) refused(status, "encode");
+  });
   if (out.empty())
     throw NotApplicable{"no setting encodes a target of the shape " + shape_text(shape) + ": " + refusal};
   return out;

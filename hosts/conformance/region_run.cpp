@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
 
 #include "hosts/conformance/check.h"
 #include "sdk/tensor.h"
@@ -13,18 +12,6 @@ namespace {
 
 using Values = std::vector<double>;
 
-Values read(Bench& bench, const tn_tensor& t) {
-  std::vector<float> raw(static_cast<size_t>(sdk::count(t)));
-  bench.api->copy(bench.device, bench.stream, raw.data(), sdk::data<char>(t), raw.size() * 4, TN_COPY_TO_HOST);
-  bench.api->stream_wait(bench.device, bench.stream);
-  return {raw.begin(), raw.end()};
-}
-int32_t write(Bench& bench, const tn_tensor& t, const Values& x) {
-  const std::vector<float> narrow(x.begin(), x.end());
-  if (!sdk::is_contiguous(t)) return TN_E_UNSUPPORTED;
-  bench.api->copy(bench.device, bench.stream, sdk::data<char>(t), narrow.data(), narrow.size() * 4, TN_COPY_TO_DEVICE);
-  return bench.api->stream_wait(bench.device, bench.stream);
-}
 // [rows, k] · [k, n]; turned: · [n, k]ᵀ.
 Values product(const Values& a, const Values& b, int64_t k, int64_t n, bool turned) {
   const int64_t rows = static_cast<int64_t>(a.size()) / k;
@@ -60,15 +47,8 @@ struct RegionRun::Table {
 
   static int32_t param(void* self, const tn_adapter_param* p) {
     RegionRun& r = of(self);
-    if (p->id != r.parameters_.size()) return wrong(self, "its parameter ids are not dense from 0");
-    if (!p->file_key || !*p->file_key) return wrong(self, "a parameter has no file key");
-    if (p->ndim < 1 || p->ndim > 2 || p->shape[0] < 1 || p->shape[0] > 1 << 20 || (p->ndim == 2 && (p->shape[1] < 1 || p->shape[1] > 1 << 20)))
-      return wrong(self, std::string("parameter ") + p->file_key + " has an impossible shape");
-    const std::vector<int64_t> shape(p->shape, p->shape + p->ndim);
-    r.parameters_.push_back({p->file_key, (p->flags & TN_ADAPTER_PARAM_TRAINABLE) != 0, std::make_unique<Tensor>(r.bench_, std::string("parameter ") + p->file_key, sdk::kF32, shape),
-                             std::make_unique<Tensor>(r.bench_, std::string("gradient of ") + p->file_key, sdk::kF32, shape)});
-    r.parameters_.back().value->fill(0xFF), r.parameters_.back().grad->fill(0);
-    return TN_OK;
+    r.fault_ = r.parameters_.declare(p->id, p->file_key, p->ndim, p->shape, p->flags & TN_ADAPTER_PARAM_TRAINABLE);
+    return r.fault_.empty() ? int32_t{TN_OK} : int32_t{TN_E_ARGUMENT};
   }
   static int32_t block(void* self, const tn_side_block* b, uint32_t* id) {
     RegionRun& r = of(self);
@@ -84,7 +64,7 @@ struct RegionRun::Table {
       const std::string key = std::string(b->key) + "." + names[k];
       const tn_adapter_param p{sizeof p, static_cast<uint32_t>(r.parameters_.size()), -1, TN_ADAPTER_PARAM_TRAINABLE, shapes[k][1] ? 2 : 1, 0, {shapes[k][0], shapes[k][1], 0, 0}, 1, 1, key.c_str()};
       if (const int32_t status = param(self, &p); status < 0) return status;
-      r.parameters_.back().like = b->like, r.parameters_.back().slot = k - 2;
+      if (b->like >= 0) r.originals_[p.id] = {b->like, k - 2};
     }
     return TN_OK;
   }
@@ -92,10 +72,8 @@ struct RegionRun::Table {
   static int32_t rows_of(void* self, Tensor& w, int64_t begin, int64_t end, tn_tensor* out) {
     RegionRun& r = of(self);
     if (!r.starting_) return wrong(self, "it reads a weight after it has its starting values", TN_E_STATE);
-    const int64_t n = w.shape()[1];
-    if (begin < 0 || end < begin || end > w.shape()[0] || !sdk::same(out->dtype, sdk::kF32) || out->shape[out->ndim - 1] != n) return wrong(self, "it reads rows that a weight has not");
-    if (begin == end) return TN_OK;
-    return r.bench_.api->copy(r.bench_.device, r.bench_.stream, sdk::data<char>(*out), static_cast<const float*>(w.data()) + begin * n, static_cast<uint64_t>((end - begin) * n) * 4, TN_COPY_WITHIN);
+    const int32_t status = copy_rows(r.bench_, w, begin, end, *out);
+    return status == TN_E_ARGUMENT ? wrong(self, "it reads rows that a weight has not") : status;
   }
   static int32_t read_rows(void* self, int32_t block, uint32_t slot, int64_t begin, int64_t end, tn_tensor* out) {
     if (block < -1 || block >= kBlocks || slot > 6) return wrong(self, "it reads a weight that the model has not");
@@ -111,21 +89,18 @@ struct RegionRun::Table {
     }
   };
 
-  static int32_t alloc(void* self, int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out) { return of(self).hold(ndim, shape, dtype, out); }
+  static int32_t alloc(void* self, int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out) { return of(self).lend(ndim, shape, dtype, out); }
   static void free(void* self, tn_tensor* tensor) {
     RegionRun& r = of(self);
     for (auto& [token, kept] : r.kept_)
       if (kept.tensor == tensor) kept.tensor = nullptr;  // a host counts references
-    r.lent_.remove_if([&](const Held& h) { return &h.view == tensor; });
+    r.lent_.take_back(tensor);
   }
   static int32_t gemm(void* self, const tn_tensor* a, const tn_tensor* b, double alpha, double beta, tn_tensor* c) {
     return plans(self) ? int32_t{TN_OK} : multiply(of(self).bench_, *a, *b, alpha, beta, *c);
   }
   static int32_t axpby(void* self, double alpha, const tn_tensor* x, double beta, tn_tensor* y) {
-    if (plans(self)) return TN_OK;
-    RegionRun& r = of(self);
-    const auto* ops = static_cast<const tn_ops*>(r.bench_.host->get_extension(TN_EXT_OPS));
-    return ops ? ops->axpby(r.bench_.device, r.bench_.stream, alpha, x, beta, y) : int32_t{TN_E_UNSUPPORTED};
+    return plans(self) ? int32_t{TN_OK} : conformance::axpby(of(self).bench_, alpha, *x, beta, *y);
   }
   static int32_t norm(void* self, const tn_tensor* x, const tn_tensor* gain, tn_tensor* y, tn_tensor* rstd) {
     if (plans(self)) return TN_OK;
@@ -172,7 +147,7 @@ struct RegionRun::Table {
     Values v = plans(self) ? Values() : read(r.bench_, *x);
     if (token) r.kept_[*token = ++r.next_] = {block, part, v, x};
     const int64_t shape[] = {r.rows_, width};
-    if (const int32_t status = r.hold(2, shape, &sdk::kF32, y); status < 0 || plans(self)) return status;
+    if (const int32_t status = r.lend(2, shape, &sdk::kF32, y); status < 0 || plans(self)) return status;
     if (own) {
       const Side& s = r.sides_[block - kBlocks];
       const Values q = read(r.bench_, *r.parameters_[s.q].value->get()), o = read(r.bench_, *r.parameters_[s.o].value->get());
@@ -219,23 +194,10 @@ struct RegionRun::Table {
   }
 };
 
-int32_t RegionRun::hold(int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out) {
-  uint64_t bytes = dtype->bits / 8;
-  for (int32_t i = 0; i < ndim; ++i) {
-    if (shape[i] < 0 || shape[i] > 1 << 26) return fault_ = "it asks for a tensor of an impossible shape", TN_E_ARGUMENT;
-    bytes *= static_cast<uint64_t>(shape[i]);
-  }
-  sizes_.push_back(bytes);
-  Held& h = lent_.emplace_back();
-  h.shape.assign(shape, shape + ndim), h.strides.assign(static_cast<size_t>(ndim), 1);
-  for (size_t i = h.shape.size(); i-- > 1;) h.strides[i - 1] = h.strides[i] * h.shape[i];
-  h.view = {nullptr, bench_.id, ndim, *dtype, h.shape.data(), h.strides.data(), 0};
-  if (!(flags_ & TN_REGION_PLAN)) {
-    h.memory = std::make_unique<Tensor>(bench_, "a tensor of the pass", *dtype, h.shape);
-    h.memory->fill(poison_);
-    h.view.data = h.memory->data();
-  }
-  return *out = &h.view, TN_OK;
+int32_t RegionRun::lend(int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out) {
+  *out = lent_.lend(bench_, ndim, shape, *dtype, flags_ & TN_REGION_PLAN, poison_);
+  if (!*out) return fault_ = "it asks for a tensor of an impossible shape", TN_E_ARGUMENT;
+  return sizes_.push_back((static_cast<uint64_t>(sdk::count(**out)) * dtype->bits + 7) / 8), TN_OK;
 }
 
 RegionRun::RegionRun(Subject& subject, const Spec& spec) : bench_(subject.bench()), api_(subject.api<tn_adapter_api>()) {
@@ -261,8 +223,6 @@ RegionRun::RegionRun(Subject& subject, const Spec& spec) : bench_(subject.bench(
   status = region_->bind(instance_->get(), &model, &sink);
   expect(fault_.empty(), fault_);
   if (status < 0) refused(status, "bind");
-  std::set<std::string> keys;
-  for (const Parameter& p : parameters_) expect(keys.insert(p.key).second, "two parameters have the file key " + p.key);
   start();
 }
 
@@ -271,21 +231,20 @@ void RegionRun::start() {
   Tensor gain(bench_, "a gain of the model", sdk::kF32, {1, kHidden}, normals(kHidden, 300));
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
-    Table::Base base{this, p.like >= 0 && p.slot >= 0 ? weights_[static_cast<size_t>(7 * p.like + p.slot)].get() : &gain};
+    const auto original = originals_.find(static_cast<uint32_t>(i));
+    const bool found = original != originals_.end();
+    Table::Base base{this, found && original->second.slot >= 0 ? weights_[static_cast<size_t>(7 * original->second.block + original->second.slot)].get() : &gain};
     tn_base_linear table{};
     table.struct_size = TN_SIZE_TO(tn_base_linear, bias), table.self = &base, table.m = base.weight->shape()[0], table.n = base.weight->shape()[1], table.read_rows = Table::Base::rows;
     const tn_rng rng{7, static_cast<uint32_t>(i), 3};
     const Exec exec(bench_, 256 << 10);
-    must(api_.init_param(instance_->get(), exec.get(), static_cast<uint32_t>(i), p.like >= 0 ? &table : nullptr, &rng, p.value->get()), "init_param of " + p.key);
+    must(api_.init_param(instance_->get(), exec.get(), static_cast<uint32_t>(i), found ? &table : nullptr, &rng, p.value->get()), "init_param of " + p.key);
     expect(fault_.empty(), fault_);
     bench_.expect_intact("init_param");
     expect(all_finite(p.value->floats()), "init_param leaves parameter " + p.key + " without values");
   }
   starting_ = false;
-  // A parameter that starts at zero hides what stands behind it.
-  uint32_t stream = 400;
-  for (Parameter& p : parameters_)
-    if (p.trains) p.value->set(plus(p.value->floats(), 0.1, normals(p.value->count(), stream++)));
+  parameters_.displace(0.1, 400);
 }
 
 void RegionRun::clear_gradients() {
@@ -294,14 +253,10 @@ void RegionRun::clear_gradients() {
 
 int32_t RegionRun::run(const Pass& pass, uint32_t flags, const std::string& doing, const std::function<int32_t(const tn_region_ops*)>& body) {
   flags_ = flags, rows_ = pass.rows, poison_ = pass.poison;
-  std::list<tn_param_view> views;
-  std::vector<const tn_param_view*> pointers;
-  for (Parameter& p : parameters_)
-    pointers.push_back(&views.emplace_back(tn_param_view{sizeof(tn_param_view), static_cast<uint32_t>(pointers.size()), p.value->get(), p.trains ? p.grad->get() : nullptr}));
   for (Parameter& p : parameters_) p.value->seal();
   const Exec exec(bench_, 0);
   Longer<tn_region_ops> ops;
-  ops.value = {0, flags, this, exec.get(), pointers.data(), pointers.size(), pass.rows, kHidden, sdk::kF32, Table::alloc, Table::free, Table::gemm, Table::axpby, Table::norm,
+  ops.value = {0, flags, this, exec.get(), parameters_.views(), parameters_.size(), pass.rows, kHidden, sdk::kF32, Table::alloc, Table::free, Table::gemm, Table::axpby, Table::norm,
                Table::norm_backward, Table::block_forward, Table::block_backward, {11, 5 << 16, pass.stream}};
   const int32_t status = body(ops.get(TN_SIZE_TO(tn_region_ops, rng), pass.longer));
   bench_.wait();

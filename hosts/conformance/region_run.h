@@ -2,13 +2,13 @@
 #pragma once
 
 #include <functional>
-#include <list>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "hosts/conformance/numbers.h"
+#include "hosts/conformance/pass.h"
 #include "hosts/conformance/subject.h"
 #include "tenon/region.h"
 
@@ -39,32 +39,25 @@ class RegionRun {
   bool gives_dx();
   void clear_gradients();
 
-  struct Parameter {
-    std::string key;
-    bool trains;
-    std::unique_ptr<Tensor> value, grad;
-    int32_t like = -1, slot = 0;  // of a side block: which weight init_param sees; slot below 0: a gain
-  };
-  std::vector<Parameter>& parameters() { return parameters_; }
+  Parameters& parameters() { return parameters_; }
 
  private:
   struct Table;
-  struct Held {
-    std::unique_ptr<Tensor> memory;
-    std::vector<int64_t> shape, strides;
-    tn_tensor view;
-  };
   struct Kept {
     uint32_t block, part;
     std::vector<double> x;
     const tn_tensor* tensor;  // which must go on holding x
+  };
+  // The weight of the model that init_param of a side block's parameter sees; slot below 0: a gain.
+  struct Original {
+    int32_t block, slot;
   };
   struct Side {
     uint32_t q, o;  // params
     int64_t hidden;
   };
   int32_t run(const Pass& pass, uint32_t flags, const std::string& doing, const std::function<int32_t(const tn_region_ops*)>& body);
-  int32_t hold(int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out);
+  int32_t lend(int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out);
   void start();
   int32_t back(const Pass& pass, tn_tensor* dy, tn_tensor* dx, uint32_t flags);
 
@@ -74,9 +67,10 @@ class RegionRun {
   std::unique_ptr<Instance<tn_adapter_api, tn_adapter>> instance_;
   std::vector<std::unique_ptr<Tensor>> weights_;  // 7 a block, then the embedding
   std::vector<std::vector<double>> halves_;       // what the model's blocks compute with
-  std::vector<Parameter> parameters_;
+  Parameters parameters_{bench_};
+  std::map<uint32_t, Original> originals_;  // of parameters of side blocks, by id
   std::vector<Side> sides_;
-  std::list<Held> lent_;
+  Loans lent_;
   std::map<uint64_t, Kept> kept_;
   std::vector<uint64_t> sizes_;
   uint64_t next_ = 0;

@@ -90,6 +90,13 @@ std::vector<std::map<std::string, std::string>> Subject::variants(bool numbers) 
   return out;
 }
 
+std::vector<std::map<std::string, std::string>> Subject::variants_and_dropout() const {
+  auto out = variants(false);
+  for (const HyperInfo& h : plugin_.schema())
+    if (h.type == TN_TYPE_FLOAT && h.name.find("dropout") != std::string::npos) out.push_back({{h.name, "0.3"}});
+  return out;
+}
+
 std::string words(const std::map<std::string, std::string>& values) {
   std::string out;
   for (const auto& [key, value] : values) out += (out.empty() ? "" : ", ") + key + "=" + value;

@@ -38,6 +38,8 @@ class Subject {
 
   // Legal settings worth trying one at a time: each bound, each choice, both truths; the defaults first.
   std::vector<std::map<std::string, std::string>> variants(bool numbers) const;
+  // Each choice and both truths, and dropout where there is one, since it is what a replay gets wrong.
+  std::vector<std::map<std::string, std::string>> variants_and_dropout() const;
 
  private:
   InnerScope inner_{open_plain_inner};  // for instances made on this thread

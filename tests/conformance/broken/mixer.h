@@ -1,10 +1,10 @@
 // A sound mixer that owns one projection, for the gallery: y = (x Vᵀ) Wᵀ with the model's V and a W of its own. No token sees another.
 #pragma once
 
+#include "exhibit.h"
 #include "sdk/for_each.h"
 #include "sdk/mixer.h"
 #include "sdk/philox.h"
-#include "sdk/plugin.h"
 
 namespace {
 
@@ -43,13 +43,4 @@ struct Mixer {
 }  // namespace
 
 // The plugin of a class derived from Mixer.
-#define TENON_MIXER(type)                                                                                                       \
-  namespace {                                                                                                                   \
-  constexpr tn_attention_api kTable = mixer_attention_api<type>();                                                             \
-  constexpr tn_mixer_api kMixer = mixer_api<type>();                                                                           \
-  const void* extension(const char* id) { return std::string_view(id) == TN_EXT_MIXER ? &kMixer : nullptr; }                   \
-  constexpr tn_hyper_info kNothing = flag("unused", "false", "an exhibit has nothing to set");                                 \
-  constexpr const tn_hyper_info* kHypers[] = {&kNothing};                                                                      \
-  constexpr tn_plugin kExhibit = describe(TN_KIND_ATTENTION, "exhibit", "1.0.0", kHypers, &kTable, extension);                 \
-  }                                                                                                                             \
-  TENON_PLUGIN(kExhibit)
+#define TENON_MIXER(type) TENON_EXTENDED_EXHIBIT(TN_KIND_ATTENTION, mixer_attention_api<type>(), TN_EXT_MIXER, mixer_api<type>())

@@ -1,10 +1,10 @@
 // A sound adapter that runs the stack of blocks itself, for the gallery: dropout of the input, the blocks one after the other, a norm with a gain of its own.
 #pragma once
 
+#include "exhibit.h"
 #include "sdk/adapter/dropout.h"
 #include "sdk/adapter/initial.h"
 #include "sdk/adapter/region.h"
-#include "sdk/plugin.h"
 
 namespace {
 
@@ -63,13 +63,4 @@ struct Stack {
 }  // namespace
 
 // The plugin of a class derived from Stack.
-#define TENON_STACK(type)                                                                                                       \
-  namespace {                                                                                                                   \
-  constexpr tn_adapter_api kTable = region_adapter_api<type>();                                                                \
-  constexpr tn_region_api kRegion = region_api<type>();                                                                        \
-  const void* extension(const char* id) { return std::string_view(id) == TN_EXT_REGION ? &kRegion : nullptr; }                 \
-  constexpr tn_hyper_info kNothing = flag("unused", "false", "an exhibit has nothing to set");                                 \
-  constexpr const tn_hyper_info* kHypers[] = {&kNothing};                                                                      \
-  constexpr tn_plugin kExhibit = describe(TN_KIND_ADAPTER, "exhibit", "1.0.0", kHypers, &kTable, extension);                   \
-  }                                                                                                                             \
-  TENON_PLUGIN(kExhibit)
+#define TENON_STACK(type) TENON_EXTENDED_EXHIBIT(TN_KIND_ADAPTER, region_adapter_api<type>(), TN_EXT_REGION, region_api<type>())
