@@ -6,7 +6,30 @@
 namespace tenon::onednn::test {
 namespace {
 
-class Gemm : public DeviceTest {};
+class Gemm : public DeviceTest {
+ protected:
+  // In a workspace of the size that the product asks for.
+  void multiply(const tn_gemm& g) {
+    uint64_t bytes = 0;
+    ASSERT_EQ(api->gemm_workspace(device, &g, &bytes), TN_OK) << host.error;
+    sdk::testing::Memory workspace(bytes, 0xFF);
+    ASSERT_EQ(api->gemm(device, stream, &g, workspace.data(), bytes), TN_OK) << host.error;
+    EXPECT_TRUE(workspace.intact());
+  }
+  // The bits of a · b in f32 for one, two and three threads.
+  void expect_no_dependence_on_threads(const tn_tensor& a, const tn_tensor& b) {
+    const int before = omp_get_max_threads();
+    std::vector<uint8_t> first;
+    for (const int n : {1, 2, 3}) {
+      omp_set_num_threads(n);
+      Tensor c(kF32, {a.shape[0], b.shape[1]});
+      multiply({TN_SIZE_TO(tn_gemm, packed_b), 0, &a, &b, c.get(), nullptr, 1.0, 0.0, nullptr});
+      if (n == 1) first = c.raw();
+      EXPECT_EQ(c.raw(), first) << n << " threads";
+    }
+    omp_set_num_threads(before);
+  }
+};
 
 enum class Layout { kRows, kColumns, kWide, kWideColumns, kEverySecond };
 
@@ -246,11 +269,7 @@ TEST_P(Gemm, NothingToMultiply) {
 TEST_P(Gemm, NaNStaysInItsRow) {
   Tensor a(kBF16, {4, 32}, noise(128, 5, kBF16)), b(kBF16, {32, 16}, noise(512, 6, kBF16)), c(kF32, {4, 16});
   a.as<sdk::bf16>()[2 * 32 + 5] = sdk::from_float<sdk::bf16>(NAN);
-  const tn_gemm g{TN_SIZE_TO(tn_gemm, packed_b), 0, a.get(), b.get(), c.get(), nullptr, 1.0, 0.0, nullptr};
-  uint64_t bytes = 0;
-  ASSERT_EQ(api->gemm_workspace(device, &g, &bytes), TN_OK);
-  sdk::testing::Memory workspace(bytes);
-  ASSERT_EQ(api->gemm(device, stream, &g, workspace.data(), bytes), TN_OK);
+  multiply({TN_SIZE_TO(tn_gemm, packed_b), 0, a.get(), b.get(), c.get(), nullptr, 1.0, 0.0, nullptr});
   const auto v = c.floats();
   for (int i = 0; i < 64; ++i) EXPECT_EQ(std::isnan(v[i]), i / 16 == 2) << i;
 }
@@ -289,12 +308,9 @@ TEST_P(Gemm, SameBitsEveryTime) {
   Tensor a(kBF16, {130, 257}, noise(130 * 257, 1, kBF16)), b(kBF16, {257, 65}, noise(257 * 65, 2, kBF16)),
       c(kF32, {130, 65}), again(kF32, {130, 65});
   tn_gemm g{TN_SIZE_TO(tn_gemm, packed_b), 0, a.get(), b.get(), c.get(), nullptr, 1.0, 0.0, nullptr};
-  uint64_t bytes = 0;
-  ASSERT_EQ(api->gemm_workspace(device, &g, &bytes), TN_OK);
-  sdk::testing::Memory workspace(bytes);
-  ASSERT_EQ(api->gemm(device, stream, &g, workspace.data(), bytes), TN_OK);
+  multiply(g);
   g.c = again.get();
-  ASSERT_EQ(api->gemm(device, stream, &g, workspace.data(), bytes), TN_OK);
+  multiply(g);
   EXPECT_EQ(c.raw(), again.raw());
 }
 
@@ -356,19 +372,7 @@ TEST_P(Gemm, ThinSidesDoNotDependOnThreads) {
   constexpr int64_t kTokens = 700, kRank = 16, kWide = 480;
   Tensor u(kBF16, {kTokens, kRank}, noise(kTokens * kRank, 1, kBF16)),
       x(kBF16, {kTokens, kWide}, noise(kTokens * kWide, 2, kBF16));
-  const View transposed(u.get()->data, kBF16, {kRank, kTokens}, {1, kRank});
-  std::vector<uint8_t> first;
-  for (const int n : {1, 2, 3}) {
-    omp_set_num_threads(n);
-    Tensor c(kF32, {kRank, kWide});
-    tn_gemm g{TN_SIZE_TO(tn_gemm, packed_b), 0, &transposed.tensor, x.get(), c.get(), nullptr, 1.0, 0.0, nullptr};
-    uint64_t bytes = 0;
-    ASSERT_EQ(api->gemm_workspace(device, &g, &bytes), TN_OK);
-    sdk::testing::Memory workspace(bytes);
-    ASSERT_EQ(api->gemm(device, stream, &g, workspace.data(), bytes), TN_OK);
-    if (n == 1) first = c.raw();
-    EXPECT_EQ(c.raw(), first) << n;
-  }
+  expect_no_dependence_on_threads(View(u.get()->data, kBF16, {kRank, kTokens}, {1, kRank}).tensor, *x.get());
 }
 
 // A decoded token meets a weight whose rows lie along the sum.
@@ -396,19 +400,7 @@ TEST_P(Gemm, OneRow) {
 TEST_P(Gemm, OneRowDoesNotDependOnThreads) {
   constexpr int64_t kWide = 1000, kLong = 333;
   Tensor x(kBF16, {1, kLong}, noise(kLong, 1, kBF16)), w(kBF16, {kWide, kLong}, noise(kWide * kLong, 2, kBF16));
-  const View transposed(w.get()->data, kBF16, {kLong, kWide}, {1, kLong});
-  std::vector<uint8_t> first;
-  for (const int n : {1, 2, 3}) {
-    omp_set_num_threads(n);
-    Tensor c(kF32, {1, kWide});
-    tn_gemm g{TN_SIZE_TO(tn_gemm, packed_b), 0, x.get(), &transposed.tensor, c.get(), nullptr, 1.0, 0.0, nullptr};
-    uint64_t bytes = 0;
-    ASSERT_EQ(api->gemm_workspace(device, &g, &bytes), TN_OK);
-    sdk::testing::Memory workspace(bytes);
-    ASSERT_EQ(api->gemm(device, stream, &g, workspace.data(), bytes), TN_OK);
-    if (n == 1) first = c.raw();
-    EXPECT_EQ(c.raw(), first) << n;
-  }
+  expect_no_dependence_on_threads(*x.get(), View(w.get()->data, kBF16, {kLong, kWide}, {1, kLong}).tensor);
 }
 
 int64_t resident_bytes() {
