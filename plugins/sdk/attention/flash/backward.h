@@ -140,14 +140,13 @@ struct GroupView {
   Turn* turns;
 };
 
-inline void backward_chunk(const BackwardCall& call, const ChunkVisits& visits, const GroupView& g, int64_t c,
-                           const BackwardScratch& s) {
+template <class Products>
+void backward_chunk(const BackwardCall& call, const ChunkVisits& visits, const GroupView& g, int64_t c,
+                    const BackwardScratch& s) {
   const Problem& p = call.problem;
   const sdk::Run chunk{c * kChunkKeys, std::min((c + 1) * kChunkKeys, p.t_k)};
   const int64_t size = chunk.end - chunk.begin;
-  pack_transposed(call.ports.k, g.b, g.kv_head, chunk.begin, chunk.end, s.k_panels);
-  pack_transposed(call.ports.v, g.b, g.kv_head, chunk.begin, chunk.end, s.v_panels);
-  pack_rows(call.ports.k, g.b, g.kv_head, chunk.begin, chunk.end, p.d_padded, s.k_rows);
+  Products::pack(call, g.b, g.kv_head, chunk, s);
   std::memset(s.dk, 0, sizeof(float) * size * p.d_padded);
   std::memset(s.dv, 0, sizeof(float) * size * p.e_padded);
   std::vector<sdk::Run> runs;
@@ -157,14 +156,14 @@ inline void backward_chunk(const BackwardCall& call, const ChunkVisits& visits, 
     if (number < 0) continue;
     chunk_runs(p, tile, g.kv_head, chunk, runs);
     const int64_t row = p.first_row(tile);
-    chunk_against_rows(call, tile, g.b, g.kv_head, chunk, runs, g.lse + row, g.dot + row, s);
+    Products::chunk_against_rows(call, tile, g.b, g.kv_head, chunk, runs, g.lse + row, g.dot + row, s);
     float* dq = g.dq + row * p.d_padded;
     wait_for(g.turns[t], static_cast<int32_t>(number));
-    add_query_gradient(p, tile, chunk, runs, s, dq, number > 0);
+    Products::add_query_gradient(p, tile, chunk, runs, s, dq, number > 0);
     if (number + 1 == visits.count(g.kv_head, t)) write_query_gradient(call, tile, g.b, g.kv_head, dq);
     g.turns[t].store(static_cast<int32_t>(number + 1), std::memory_order_release);
   }
-  const float dk_factor = static_cast<float>(p.scale) / p.query_factor();
+  const float dk_factor = Products::key_factor(p);
   for (int64_t j = 0; j < size; ++j) {
     call.ports.dk.write(g.b, chunk.begin + j, g.kv_head, dk_factor, s.dk + j * p.d_padded);
     call.ports.dv.write(g.b, chunk.begin + j, g.kv_head, 1.0f, s.dv + j * p.e_padded);
@@ -182,8 +181,8 @@ inline double sink_gradient(const BackwardCall& call, const GroupView& g, int64_
   return sum;
 }
 
-inline void backward_all(const BackwardCall& call, const BackwardSchedule& plan, const BackwardMemory& memory,
-                         int threads) {
+template <class Products>
+void backward_all(const BackwardCall& call, const BackwardSchedule& plan, const BackwardMemory& memory, int threads) {
   const Problem& p = call.problem;
   const int64_t tiles = static_cast<int64_t>(p.tiles.size());
   const bool with_sink = call.ports.sink_logit && call.ports.d_sink_logit;
@@ -216,7 +215,7 @@ inline void backward_all(const BackwardCall& call, const BackwardSchedule& plan,
 #pragma omp single
     next.store(0);
     for (int64_t n; (n = next.fetch_add(1)) < wave * plan.chunks;)
-      backward_chunk(call, visits, group(first, n % wave), n / wave, scratch);
+      backward_chunk<Products>(call, visits, group(first, n % wave), n / wave, scratch);
 #pragma omp barrier
   }
   for (int64_t h = 0; h < (with_sink ? p.heads : 0); ++h) {

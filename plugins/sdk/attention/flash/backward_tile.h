@@ -105,34 +105,45 @@ inline void chunk_runs(const Problem& p, const RowTile& tile, int64_t kv_head, s
   out.resize(kept);
 }
 
-// The chunk that the scratch holds against those runs of it. `lse` and `dot` are the tile's. Adds to dK and dV and
-// leaves dS ready for dQ.
-inline void chunk_against_rows(const BackwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head,
-                               sdk::Run chunk, const std::vector<sdk::Run>& runs, const float* lse, const float* dot,
-                               const BackwardScratch& s) {
-  const Problem& p = call.problem;
-  read_queries(p, call.ports.q, tile, b, kv_head, p.query_factor(), p.d_padded, s.query);
-  read_queries(p, call.ports.d_o, tile, b, kv_head, 1.0f, p.e_padded, s.d_out);
-  for (const sdk::Run& run : runs) {
-    const int64_t step = p.full(tile, run) ? tile.rows : kEdgeRows, at = run.begin - chunk.begin;
-    for (int64_t row = 0; row < tile.rows; row += step)
-      weights_of_rows(call, Problem::part(tile, row, step), row, b, kv_head, chunk, run, lse + row, dot + row, s);
-    multiply<true>(run.size(), p.e_padded, tile.rows, {s.weight + at, kChunkKeys}, row_major(s.d_out, p.e_padded),
-                   s.dv + at * p.e_padded, p.e_padded, true);
-    multiply<true>(run.size(), p.d_padded, tile.rows, {s.d_score + at, kChunkKeys}, row_major(s.query, p.d_padded),
-                   s.dk + at * p.d_padded, p.d_padded, true);
+// The steps of the pass with products in f32.
+struct FloatProducts {
+  static void pack(const BackwardCall& call, int64_t b, int64_t kv_head, sdk::Run chunk, const BackwardScratch& s) {
+    pack_transposed(call.ports.k, b, kv_head, chunk.begin, chunk.end, s.k_panels);
+    pack_transposed(call.ports.v, b, kv_head, chunk.begin, chunk.end, s.v_panels);
+    pack_rows(call.ports.k, b, kv_head, chunk.begin, chunk.end, call.problem.d_padded, s.k_rows);
   }
-}
 
-// dQ of the tile, before scaling: dS · K over the same keys.
-inline void add_query_gradient(const Problem& p, const RowTile& tile, sdk::Run chunk, const std::vector<sdk::Run>& runs,
-                               const BackwardScratch& s, float* dq, bool add) {
-  for (const sdk::Run& run : runs) {
-    const int64_t at = run.begin - chunk.begin;
-    multiply<false>(tile.rows, p.d_padded, run.size(), {s.d_score + at, kChunkKeys},
-                    row_major(s.k_rows + at * p.d_padded, p.d_padded), dq, p.d_padded, add);
-    add = true;
+  // The chunk that the scratch holds against those runs of it. `lse` and `dot` are the tile's. Adds to dK and dV and
+  // leaves dS ready for dQ.
+  static void chunk_against_rows(const BackwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, sdk::Run chunk,
+                                 const std::vector<sdk::Run>& runs, const float* lse, const float* dot,
+                                 const BackwardScratch& s) {
+    const Problem& p = call.problem;
+    read_queries(p, call.ports.q, tile, b, kv_head, p.query_factor(), p.d_padded, s.query);
+    read_queries(p, call.ports.d_o, tile, b, kv_head, 1.0f, p.e_padded, s.d_out);
+    for (const sdk::Run& run : runs) {
+      const int64_t step = p.full(tile, run) ? tile.rows : kEdgeRows, at = run.begin - chunk.begin;
+      for (int64_t row = 0; row < tile.rows; row += step)
+        weights_of_rows(call, Problem::part(tile, row, step), row, b, kv_head, chunk, run, lse + row, dot + row, s);
+      multiply<true>(run.size(), p.e_padded, tile.rows, {s.weight + at, kChunkKeys}, row_major(s.d_out, p.e_padded),
+                     s.dv + at * p.e_padded, p.e_padded, true);
+      multiply<true>(run.size(), p.d_padded, tile.rows, {s.d_score + at, kChunkKeys}, row_major(s.query, p.d_padded),
+                     s.dk + at * p.d_padded, p.d_padded, true);
+    }
   }
-}
+
+  // dQ of the tile, before scaling: dS · K over the same keys.
+  static void add_query_gradient(const Problem& p, const RowTile& tile, sdk::Run chunk, const std::vector<sdk::Run>& runs,
+                                 const BackwardScratch& s, float* dq, bool add) {
+    for (const sdk::Run& run : runs) {
+      const int64_t at = run.begin - chunk.begin;
+      multiply<false>(tile.rows, p.d_padded, run.size(), {s.d_score + at, kChunkKeys},
+                      row_major(s.k_rows + at * p.d_padded, p.d_padded), dq, p.d_padded, add);
+      add = true;
+    }
+  }
+
+  static float key_factor(const Problem& p) { return static_cast<float>(p.scale) / p.query_factor(); }
+};
 
 }  // namespace tenon::sdk::flash

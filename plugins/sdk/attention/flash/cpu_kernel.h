@@ -1,9 +1,8 @@
 // Attention on the CPU: plans, workspace, schedules.
 #pragma once
 
-#include "sdk/attention/flash/backward.h"
+#include "sdk/attention/flash/backward_pairs.h"
 #include "sdk/attention/flash/contract.h"
-#include "sdk/attention/flash/forward.h"
 
 namespace tenon::sdk::flash {
 
@@ -38,8 +37,12 @@ inline void run_forward(const char* id, const tn_exec& exec, const ForwardCall& 
   const int threads = threads_that_fit<ForwardMemory>(id, exec, p, schedule, "forward");
   Workspace workspace(exec);
   const ForwardMemory memory(workspace, p, schedule, threads);
-  schedule.split ? forward_split(forward, schedule, memory, threads)
-                 : forward_packed(forward, schedule, memory, threads);
+  if (schedule.split) return forward_split(forward, schedule, memory, threads);
+#if defined(__AVX512BW__)
+  if (takes_pairs(p, forward.dropout, {&forward.ports.q, &forward.ports.k, &forward.ports.v}))
+    return forward_packed<PackedPairs>(forward, schedule, memory, threads);
+#endif
+  forward_packed<PackedFloats>(forward, schedule, memory, threads);
 }
 
 // A technique's kernel.
@@ -78,7 +81,11 @@ class Kernel : public Contract {
     const int threads = threads_that_fit<BackwardMemory>(id(), *call.exec, p, schedule, "backward");
     Workspace workspace(*call.exec);
     const BackwardMemory memory(workspace, p, schedule, threads);
-    backward_all(backward, schedule, memory, threads);
+#if defined(__AVX512BW__)
+    if (takes_pairs(p, backward.dropout, {&backward.ports.q, &backward.ports.k, &backward.ports.v, &backward.ports.d_o}))
+      return backward_all<PairProducts>(backward, schedule, memory, threads);
+#endif
+    backward_all<FloatProducts>(backward, schedule, memory, threads);
   }
 };
 

@@ -66,8 +66,25 @@ struct ForwardMemory {
   }
 };
 
-inline void forward_packed(const ForwardCall& call, const ForwardSchedule& plan, const ForwardMemory& memory,
-                           int threads) {
+// How keys and values are packed, in f32.
+struct PackedFloats {
+  static void pack(const ForwardCall& call, const ForwardMemory& memory, int64_t slot, int64_t b, int64_t head, int64_t begin,
+                   int64_t end) {
+    const Problem& p = call.problem;
+    pack_transposed(call.ports.k, b, head, begin, end, memory.k + slot * memory.k_stride + begin * p.d);
+    pack_rows(call.ports.v, b, head, begin, end, p.e_padded, memory.v + slot * memory.v_stride + begin * p.e_padded);
+  }
+  static void read(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t head, float* query) {
+    const Problem& p = call.problem;
+    read_queries(p, call.ports.q, tile, b, head, p.query_factor(), p.d_padded, query);
+  }
+  static KeyRun keys(const Problem& p, const ForwardMemory& memory, int64_t slot, sdk::Run range) {
+    return {{range, 0}, memory.k + slot * memory.k_stride, memory.v + slot * memory.v_stride + range.begin * p.e_padded};
+  }
+};
+
+template <class Packed>
+void forward_packed(const ForwardCall& call, const ForwardSchedule& plan, const ForwardMemory& memory, int threads) {
   constexpr int64_t kBlock = 4 * kPanel;
   const Problem& p = call.problem;
   const int64_t tiles = static_cast<int64_t>(p.tiles.size()), blocks = (p.t_k + kBlock - 1) / kBlock;
@@ -79,23 +96,19 @@ inline void forward_packed(const ForwardCall& call, const ForwardSchedule& plan,
     for (int64_t n = 0; n < wave * blocks; ++n) {
       const int64_t slot = n / blocks, begin = n % blocks * kBlock, end = std::min(begin + kBlock, p.t_k);
       const int64_t b = (first + slot) / p.kv_heads, head = (first + slot) % p.kv_heads;
-      pack_transposed(call.ports.k, b, head, begin, end, memory.k + slot * memory.k_stride + begin * p.d);
-      pack_rows(call.ports.v, b, head, begin, end, p.e_padded, memory.v + slot * memory.v_stride + begin * p.e_padded);
+      Packed::pack(call, memory, slot, b, head, begin, end);
     }
     // The last tiles see most keys under a causal mask: they go first.
 #pragma omp for schedule(dynamic)
     for (int64_t n = 0; n < wave * tiles; ++n) {
       const RowTile& tile = p.tiles[tiles - 1 - n / wave];
       const int64_t slot = n % wave, b = (first + slot) / p.kv_heads, head = (first + slot) % p.kv_heads;
-      read_queries(p, call.ports.q, tile, b, head, p.query_factor(), p.d_padded, scratch.query);
+      Packed::read(call, tile, b, head, scratch.query);
       Running run = scratch.run;
       clear(p, tile.rows, run);
       const std::vector<sdk::Run> keys = key_tiles(p, tile, head);
       attend_all(call, tile, b, head, keys.data(), static_cast<int64_t>(keys.size()), false, scratch,
-                 [&](sdk::Run range) {
-                   return KeyRun{range, 0, memory.k + slot * memory.k_stride,
-                                 memory.v + slot * memory.v_stride + range.begin * p.e_padded};
-                 });
+                 [&](sdk::Run range) { return Packed::keys(p, memory, slot, range); });
       finish(call, tile, b, head, run);
     }
   }
@@ -154,7 +167,7 @@ inline void forward_split(const ForwardCall& call, const ForwardSchedule& plan, 
         attend_all(call, tile, b, head, keys.data() + first, end - first, true, scratch, [&](sdk::Run range) {
           pack_transposed(call.ports.k, b, head, range.begin, range.end, memory.tile_k[thread]);
           pack_rows(call.ports.v, b, head, range.begin, range.end, p.e_padded, memory.tile_v[thread]);
-          return KeyRun{range, range.begin, memory.tile_k[thread], memory.tile_v[thread]};
+          return KeyRun{{range, range.begin}, memory.tile_k[thread], memory.tile_v[thread]};
         });
       }
       if (plan.parts == 1) {

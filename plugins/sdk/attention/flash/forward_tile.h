@@ -41,23 +41,30 @@ inline tn_rng row_key(const Problem& p, const tn_rng& rng, const RowTile& tile, 
                           static_cast<uint64_t>(p.head_offset + head));
 }
 
-// A run of keys as the forward products read it: `k` has the panels from key `origin` on, `v` the rows from keys.begin
-// on.
-struct KeyRun {
+// A run of keys whose columns begin where a vector of its panels does.
+struct KeySpan {
   sdk::Run keys;
-  int64_t origin;
-  const float *k, *v;
+  int64_t origin;                                                                    // the key of the panels' first column
   int64_t base() const { return origin + (keys.begin - origin) / kLanes * kLanes; }  // the first column computed
   int64_t columns() const { return round_up(keys.end - base(), kLanes); }
+};
+
+// A run of keys as the forward products read it, in f32: `k` has the panels from key `origin` on, `v` the rows from keys.begin
+// on. Scores lie in rows of kTileKeys; those of the run begin at a column.
+struct KeyRun : KeySpan {
+  const float *k, *v;
   // The same for fewer keys.
   KeyRun narrowed(sdk::Run to, const Problem& p) const {
-    return {to, origin, k, v + (to.begin - keys.begin) * p.e_padded};
+    return {{to, origin}, k, v + (to.begin - keys.begin) * p.e_padded};
   }
   void scores(const Problem& p, int64_t rows, const float* query, float* to) const {
     multiply_columns(rows, columns(), p.d, {query, p.d_padded}, k, base() - origin, to, kTileKeys);
   }
-  void add_values(const Problem& p, int64_t rows, const float* weight, float* out) const {
-    multiply<false>(rows, p.e_padded, keys.size(), {weight, kTileKeys}, row_major(v, p.e_padded), out, p.e_padded,
+  static void softmax(const Problem& p, float* score, int64_t n, float& top, float& sum, float* out) {
+    softmax_row(score, n, top, sum, out, p.e_padded);
+  }
+  void add_values(const Problem& p, int64_t rows, const float* score, int64_t column, float* out) const {
+    multiply<false>(rows, p.e_padded, keys.size(), {score + column, kTileKeys}, row_major(v, p.e_padded), out, p.e_padded,
                     true);
   }
 };
@@ -74,8 +81,9 @@ inline void drop_weights(const ForwardCall& call, const RowTile& tile, int64_t r
 }
 
 // Rows [row, row + part.rows) of the tile in scratch against one run of keys; `whole`: every row sees every key.
-inline void attend_rows(const ForwardCall& call, const RowTile& part, int64_t row, int64_t b, int64_t kv_head,
-                        const KeyRun& run, bool whole, const ForwardScratch& s) {
+template <class Keys>
+void attend_rows(const ForwardCall& call, const RowTile& part, int64_t row, int64_t b, int64_t kv_head, const Keys& run,
+                 bool whole, const ForwardScratch& s) {
   const Problem& p = call.problem;
   const int64_t n = run.columns(), offset = run.keys.begin - run.base();
   float* out = s.run.out + row * p.e_padded;
@@ -86,55 +94,58 @@ inline void attend_rows(const ForwardCall& call, const RowTile& part, int64_t ro
     if (!whole)
       each_hidden(p.keys(part, r), run.base(), n, run.keys,
                   [&](int64_t from, int64_t to) { std::fill(score + from, score + to, -INFINITY); });
-    softmax_row(score, n, s.run.top[row + r], s.run.sum[row + r], out + r * p.e_padded, p.e_padded);
+    Keys::softmax(p, score, n, s.run.top[row + r], s.run.sum[row + r], out + r * p.e_padded);
     if (call.dropout.threshold) drop_weights(call, part, r, b, kv_head, run.keys, score + offset);
   }
-  run.add_values(p, part.rows, s.score + offset, out);
+  run.add_values(p, part.rows, s.score, offset, out);
 }
 
 // A run without hidden keys and without columns beyond its own.
-inline bool is_whole(const Problem& p, const RowTile& tile, const KeyRun& run) {
+inline bool is_whole(const Problem& p, const RowTile& tile, const KeySpan& run) {
   return run.keys.begin == run.base() && run.keys.size() == run.columns() && p.full(tile, run.keys);
 }
 
 // Whole runs of at most kTileKeys keys together: one softmax for all of them.
-inline void attend_pieces(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head,
-                          const std::vector<KeyRun>& pieces, const ForwardScratch& s) {
+template <class Keys>
+void attend_pieces(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, const std::vector<Keys>& pieces,
+                   const ForwardScratch& s) {
   const Problem& p = call.problem;
   int64_t n = 0;
-  for (const KeyRun& run : pieces) run.scores(p, tile.rows, s.query, s.score + n), n += run.columns();
+  for (const Keys& run : pieces) run.scores(p, tile.rows, s.query, s.score + n), n += run.columns();
   for (int64_t r = 0; r < tile.rows; ++r) {
     float* score = s.score + r * kTileKeys;
     if (p.softcap > 0) bend(score, n, p.cap());
-    softmax_row(score, n, s.run.top[r], s.run.sum[r], s.run.out + r * p.e_padded, p.e_padded);
+    Keys::softmax(p, score, n, s.run.top[r], s.run.sum[r], s.run.out + r * p.e_padded);
     if (call.dropout.threshold)
-      for (const KeyRun& run : pieces) drop_weights(call, tile, r, b, kv_head, run.keys, score), score += run.columns();
+      for (const Keys& run : pieces) drop_weights(call, tile, r, b, kv_head, run.keys, score), score += run.columns();
   }
   n = 0;
-  for (const KeyRun& run : pieces) run.add_values(p, tile.rows, s.score + n, s.run.out), n += run.columns();
+  for (const Keys& run : pieces) run.add_values(p, tile.rows, s.score, n, s.run.out), n += run.columns();
 }
 
 // One row tile against one run of keys, in fewer rows at a time where the mask cuts it, so that little hidden work is
 // done.
-inline void attend(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, const KeyRun& run,
-                   const ForwardScratch& s) {
+template <class Keys>
+void attend(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, const Keys& run,
+            const ForwardScratch& s) {
   const Problem& p = call.problem;
   if (is_whole(p, tile, run)) return attend_rows(call, tile, 0, b, kv_head, run, true, s);
   for (int64_t row = 0; row < tile.rows; row += kEdgeRows) {
     const RowTile part = Problem::part(tile, row, kEdgeRows);
     const sdk::Run keys = clip(p.keys(part), run.keys);
     if (!keys.size()) continue;
-    const KeyRun narrow = run.narrowed(keys, p);
+    const Keys narrow = run.narrowed(keys, p);
     attend_rows(call, part, row, b, kv_head, narrow, is_whole(p, part, narrow), s);
   }
 }
 
-// One row tile against all of its keys; at(tile) is the KeyRun of one key tile, valid until the next is asked for where
+// One row tile against all of its keys; at(tile) is one key tile as the products read it, valid until the next is asked for where
 // `reused`. Short whole tiles, as patterns leave them, are gathered.
 template <class At>
 void attend_all(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, const sdk::Run* tiles,
                 int64_t count, bool reused, const ForwardScratch& s, At at) {
-  std::vector<KeyRun> pieces;
+  using Keys = decltype(at(tiles[0]));
+  std::vector<Keys> pieces;
   int64_t gathered = 0;
   const auto flush = [&] {
     if (pieces.size() == 1) attend(call, tile, b, kv_head, pieces[0], s);
@@ -142,7 +153,7 @@ void attend_all(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t
     pieces.clear(), gathered = 0;
   };
   for (int64_t t = 0; t < count; ++t) {
-    const KeyRun run = at(tiles[t]);
+    const Keys run = at(tiles[t]);
     if (reused || !is_whole(call.problem, tile, run)) {
       flush();
       attend(call, tile, b, kv_head, run, s);
