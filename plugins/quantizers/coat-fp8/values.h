@@ -139,7 +139,14 @@ struct EncodeWhole {
   const T* x;
   const sdk::bf16* scale;
   uint8_t* codes;
-  TN_FN void operator()(int64_t i) const { codes[i] = sdk::to_e4m3(sdk::to_float(x[i]) / sdk::to_float(*scale)); }
+  int64_t n;
+  TN_FN void operator()(const sdk::Block& block) const {
+    const int64_t begin = block.index * kBlockElements, length = n - begin < kBlockElements ? n - begin : kBlockElements;
+    const T* const from = x + begin;
+    uint8_t* const to = codes + begin;
+    const float divisor = sdk::to_float(*scale);
+    block.each(length, [=](int64_t i) { to[i] = sdk::to_e4m3(sdk::to_float(from[i]) / divisor); });
+  }
 };
 
 // partial: ceil(n / kBlockElements) floats.
@@ -148,7 +155,7 @@ void encode_whole(const tn_exec* exec, int64_t n, const T* x, float* partial, ui
   const int64_t blocks = sdk::ceil_div(n, kBlockElements);
   sdk::for_each_block(exec, blocks, AbsMax<T>{x, n, partial}, kBlockElements);
   sdk::for_each(exec, 1, OneScale{partial, blocks, scale, bad});
-  sdk::for_each(exec, n, EncodeWhole<T>{x, scale, codes});
+  sdk::for_each_block(exec, blocks, EncodeWhole<T>{x, scale, codes, n}, kBlockElements);
 }
 
 template <class T>
