@@ -2,9 +2,8 @@
 // will really meet). Between blocks only the hidden states of the text are kept; inside a block, activations of one sequence at a time.
 #include "hosts/trainer/model/model.h"
 
-#include <numeric>
-
 #include "core/error.h"
+#include "hosts/trainer/model/sequence.h"
 #include "hosts/trainer/model/statistic.h"
 
 namespace tenon::trainer {
@@ -75,19 +74,13 @@ void Model::calibrate(const std::vector<std::vector<int32_t>>& sequences, const 
   if (attention_plugin_.mixer)
     throw Error(TN_E_CONFLICT, "this quantizer is calibrated through attention, which --attention replaces here together with its projections; use a quantizer that needs no calibration");
   const int64_t rows = static_cast<int64_t>(sequences.at(0).size());
-  std::vector<int32_t> positions(sequences[0].size());
-  std::iota(positions.begin(), positions.end(), 0);
-  Pass pass;
-  pass.sequences = 1, pass.length = rows;
-  pass.positions = engine_.empty(Category::kActivations, kI32, {rows});
-  engine_.upload(positions.data(), pass.positions);
+  const Pass pass = sequence_pass(engine_, 0, rows);
   std::vector<Tensor> x;
   const Tensor ids = engine_.empty(Category::kActivations, kI32, {rows});
   for (const std::vector<int32_t>& s : sequences) {
     engine_.upload(s.data(), ids);
     engine_.synchronize();
-    x.push_back(engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.width(0)}));
-    lookup_.forward(engine_, LinearCall{}, ids, x.back(), nullptr);
+    x.push_back(embedded(ids, pass, 0, nullptr));
   }
   std::vector<Tensor> coded;  // of blocks in training: what reaches them through those coded before
   if (!coder.statistic)

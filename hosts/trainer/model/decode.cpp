@@ -1,9 +1,8 @@
 // Decoding over what attention remembers.
-#include <numeric>
-
 #include "core/error.h"
 #include "hosts/trainer/model/kv_cache.h"
 #include "hosts/trainer/model/model.h"
+#include "hosts/trainer/model/sequence.h"
 
 namespace tenon::trainer {
 
@@ -20,15 +19,10 @@ std::vector<float> Model::feed(const std::vector<int32_t>& ids) {
   if (kv_codec_) return feed_coded(ids);
   const int64_t rows = static_cast<int64_t>(ids.size());
   if (cached_ + rows > states_.at(0).tokens) throw Error(TN_E_STATE, "the sequence is longer than its decode state");
-  std::vector<int32_t> positions(rows);
-  std::iota(positions.begin(), positions.end(), static_cast<int32_t>(cached_));
+  const Pass pass = sequence_pass(engine_, cached_, rows);
   const Tensor tokens = engine_.empty(Category::kActivations, kI32, {rows});
-  Pass pass;
-  pass.sequences = 1, pass.length = rows;
-  pass.positions = engine_.empty(Category::kActivations, kI32, {rows});
-  engine_.upload(ids.data(), tokens), engine_.upload(positions.data(), pass.positions);
-  Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.width(0)});
-  lookup_.forward(engine_, LinearCall{}, tokens, x, nullptr);
+  engine_.upload(ids.data(), tokens);
+  Tensor x = embedded(tokens, pass, 0, nullptr);
   Tensor h;
   if (region_.adapter) {
     RegionStack stack = region_;

@@ -1,9 +1,8 @@
 // Decoding over caches that a codec holds.
-#include <numeric>
-
 #include "core/error.h"
 #include "hosts/trainer/model/kv_cache.h"
 #include "hosts/trainer/model/model.h"
+#include "hosts/trainer/model/sequence.h"
 
 namespace tenon::trainer {
 
@@ -37,17 +36,12 @@ void Model::cache_through(KvCodec& codec, const std::vector<std::vector<int32_t>
   std::vector<Tensor> x;
   if (codec.plan.statistic != 0) {
     const int64_t rows = static_cast<int64_t>(sequences.at(0).size());
-    std::vector<int32_t> positions(sequences[0].size());
-    std::iota(positions.begin(), positions.end(), 0);
-    pass.sequences = 1, pass.length = rows;
-    pass.positions = engine_.empty(Category::kActivations, kI32, {rows});
-    engine_.upload(positions.data(), pass.positions);
+    pass = sequence_pass(engine_, 0, rows);
     const Tensor ids = engine_.empty(Category::kActivations, kI32, {rows});
     for (const std::vector<int32_t>& s : sequences) {
       engine_.upload(s.data(), ids);
       engine_.synchronize();
-      x.push_back(engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.width(0)}));
-      lookup_.forward(engine_, LinearCall{}, ids, x.back(), nullptr);
+      x.push_back(embedded(ids, pass, 0, nullptr));
     }
   }
   for (size_t l = 0; l < blocks_.size(); ++l) {
@@ -79,15 +73,10 @@ void Model::start_coded_cache(int64_t capacity) {
 Tensor Model::decoded(const std::vector<int32_t>& ids, bool all) {
   const int64_t rows = static_cast<int64_t>(ids.size());
   if (kv_caches_.empty() || cached_ + rows > kv_capacity_) throw Error(TN_E_STATE, "the sequence is longer than its decode state");
-  std::vector<int32_t> positions(rows);
-  std::iota(positions.begin(), positions.end(), static_cast<int32_t>(cached_));
+  const Pass pass = sequence_pass(engine_, cached_, rows);
   const Tensor tokens = engine_.empty(Category::kActivations, kI32, {rows});
-  Pass pass;
-  pass.sequences = 1, pass.length = rows;
-  pass.positions = engine_.empty(Category::kActivations, kI32, {rows});
-  engine_.upload(ids.data(), tokens), engine_.upload(positions.data(), pass.positions);
-  Tensor x = engine_.empty(Category::kActivations, engine_.compute(), {rows, config_.width(0)});
-  lookup_.forward(engine_, LinearCall{}, tokens, x, nullptr);
+  engine_.upload(ids.data(), tokens);
+  Tensor x = embedded(tokens, pass, 0, nullptr);
   for (size_t l = 0; l < blocks_.size(); ++l) x = blocks_[l]->decode_coded(engine_, pass, x, *kv_caches_.at(l));
   cached_ += rows;
   const Tensor seen = all ? x : x.rows(rows - 1, rows);

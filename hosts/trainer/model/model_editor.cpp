@@ -1,9 +1,9 @@
 #include "hosts/trainer/model/model_editor.h"
 
 #include <cmath>
-#include <numeric>
 
 #include "core/error.h"
+#include "hosts/trainer/model/sequence.h"
 
 namespace tenon::trainer {
 
@@ -190,11 +190,7 @@ const Tensor& ModelEditor::matrix(uint32_t id, const MakeMatrix& make) {
 void ModelEditor::advance(int64_t boundary) {
   if (reached_ < 0) {
     const auto rows = static_cast<int64_t>(sequences_.at(0).size());
-    std::vector<int32_t> positions(sequences_[0].size());
-    std::iota(positions.begin(), positions.end(), 0);
-    pass_.sequences = 1, pass_.length = rows;
-    pass_.positions = engine_.empty(Category::kActivations, kI32, {rows});
-    engine_.upload(positions.data(), pass_.positions);
+    pass_ = sequence_pass(engine_, 0, rows);
     const Tensor ids = engine_.empty(Category::kActivations, kI32, {rows});
     for (const std::vector<int32_t>& s : sequences_) {
       engine_.upload(s.data(), ids);
