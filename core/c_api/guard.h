@@ -2,19 +2,13 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
-#include <string_view>
+
+#include "core/c_api/arguments.h"
 
 namespace tenon::c_api {
 
 // Status and sentence of the exception in flight; keeps the sentence for tn_last_error.
 int32_t caught() noexcept;
-
-// An allocated copy for the caller, freed by tn_free_string.
-char* copy_text(std::string_view text);
-
-// Throws TN_E_ARGUMENT where a pointer that must be given is null.
-void need(const void* pointer, const char* name);
 
 template <class F>
 int32_t guard(F&& action) noexcept {

@@ -1,7 +1,5 @@
 // Versions, statuses, the last error and the log.
 #include <cstdlib>
-#include <cstring>
-#include <new>
 
 #include "core/c_api/guard.h"
 #include "core/current_error.h"
@@ -24,18 +22,6 @@ int32_t caught() noexcept {
     last_error.clear();
     return TN_E_MEMORY;
   }
-}
-
-char* copy_text(std::string_view text) {
-  char* const copy = static_cast<char*>(std::malloc(text.size() + 1));
-  if (!copy) throw std::bad_alloc();
-  std::memcpy(copy, text.data(), text.size());
-  copy[text.size()] = '\0';
-  return copy;
-}
-
-void need(const void* pointer, const char* name) {
-  if (!pointer) throw Error(TN_E_ARGUMENT, std::string("the argument ") + name + " is null");
 }
 
 }  // namespace tenon::c_api

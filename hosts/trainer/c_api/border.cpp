@@ -1,8 +1,6 @@
 #include "hosts/trainer/c_api/border.h"
 
 #include <cstdlib>
-#include <cstring>
-#include <new>
 #include <string>
 
 #include "core/current_error.h"
@@ -32,18 +30,6 @@ int32_t caught() noexcept {
     last_error.clear();
     return TN_E_MEMORY;
   }
-}
-
-char* copy_text(std::string_view text) {
-  char* const copy = static_cast<char*>(std::malloc(text.size() + 1));
-  if (!copy) throw std::bad_alloc();
-  std::memcpy(copy, text.data(), text.size());
-  copy[text.size()] = '\0';
-  return copy;
-}
-
-void need(const void* pointer, const char* name) {
-  if (!pointer) throw Error(TN_E_ARGUMENT, std::string("the argument ") + name + " is null");
 }
 
 }  // namespace tenon::trainer::c_api

@@ -2,18 +2,16 @@
 #pragma once
 
 #include <cstdint>
-#include <string_view>
+
+#include "core/c_api/arguments.h"
 
 namespace tenon::trainer::c_api {
 
 // Status and sentence of the exception in flight; keeps the sentence for tn_trainer_last_error.
 int32_t caught() noexcept;
 
-// An allocated copy for the caller, freed by tn_trainer_free_string.
-char* copy_text(std::string_view text);
-
-// Throws TN_E_ARGUMENT where a pointer that must be given is null.
-void need(const void* pointer, const char* name);
+using tenon::c_api::copy_text;
+using tenon::c_api::need;
 
 template <class F>
 int32_t guard(F&& action) noexcept {

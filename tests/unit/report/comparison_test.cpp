@@ -4,17 +4,10 @@
 
 #include <cmath>
 
+#include "page.h"
+
 namespace tenon::trainer {
 namespace {
-
-bool has(const std::string& page, const std::string& text) {
-  return page.find(text) != std::string::npos;
-}
-size_t times(const std::string& page, const std::string& text) {
-  size_t n = 0;
-  for (size_t at = page.find(text); at != std::string::npos; at = page.find(text, at + 1)) ++n;
-  return n;
-}
 
 const std::vector<ComparisonRow> kRows = {{"adamw", 2.1, 8.2, 2000, 1000, 10, ""},
                                           {"galore", 2.2, 9.0, 1000, 500, 20, ""},

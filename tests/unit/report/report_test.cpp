@@ -6,18 +6,11 @@
 
 #include "hosts/trainer/report/chart.h"
 #include "hosts/trainer/report/format.h"
+#include "page.h"
 
 namespace tenon::trainer {
 namespace {
 
-bool has(const std::string& page, const std::string& text) {
-  return page.find(text) != std::string::npos;
-}
-size_t times(const std::string& page, const std::string& text) {
-  size_t n = 0;
-  for (size_t at = page.find(text); at != std::string::npos; at = page.find(text, at + 1)) ++n;
-  return n;
-}
 // Every element that is opened is closed, in order; attributes are quoted; nothing is not a number in a coordinate.
 void expect_well_formed(const std::string& page) {
   std::vector<std::string> open;
