@@ -102,17 +102,18 @@ class ChunkVisits {
 inline void write_query_gradient(const BackwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head,
                                  const float* dq) {
   const Problem& p = call.problem;
-  for (int64_t r = 0; r < tile.rows; ++r)
-    call.ports.dq.write(b, p.token(tile, r), p.head(kv_head, tile, r), static_cast<float>(p.scale),
-                        dq + r * p.d_padded);
+  RowWalk at(p, tile, kv_head);
+  for (int64_t r = 0; r < tile.rows; ++r, at.next())
+    call.ports.dq.write(b, at.token, at.head, static_cast<float>(p.scale), dq + r * p.d_padded);
 }
 
 // L and D of one row tile; dQ of a tile that sees no key is final here.
 inline void prepare_rows(const BackwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, bool unseen,
                          const BackwardScratch& s, float* lse, float* dot, float* dq) {
   const Problem& p = call.problem;
-  for (int64_t r = 0; r < tile.rows; ++r) {
-    const int64_t token = p.token(tile, r), head = p.head(kv_head, tile, r);
+  RowWalk at(p, tile, kv_head);
+  for (int64_t r = 0; r < tile.rows; ++r, at.next()) {
+    const int64_t token = at.token, head = at.head;
     call.ports.o.read(b, token, head, 1.0f, s.weight);
     call.ports.d_o.read(b, token, head, 1.0f, s.d_out);
     const float l = call.ports.lse.at(b, head, token);

@@ -19,10 +19,9 @@ inline bool takes_pairs(const Problem& p, const sdk::Dropout& dropout,
 // Rows as they are stored, bf16, one every `stride` pairs.
 inline void copy_rows(const Problem& p, const sdk::HeadRows& x, const RowTile& tile, int64_t b, int64_t kv_head,
                       int64_t stride, Pair* to) {
-  for (int64_t r = 0; r < tile.rows; ++r, to += stride) {
-    if (r + kAhead < tile.rows) x.prefetch(b, p.token(tile, r + kAhead), p.head(kv_head, tile, r + kAhead));
-    std::memcpy(to, x.at(b, p.token(tile, r), p.head(kv_head, tile, r)), static_cast<size_t>(x.width) * sizeof(bf16));
-  }
+  each_row(p, x, tile, b, kv_head, kAhead, [&](int64_t r, int64_t token, int64_t head) {
+    std::memcpy(to + r * stride, x.at(b, token, head), static_cast<size_t>(x.width) * sizeof(bf16));
+  });
 }
 
 // Scores in units of 1 / factor become weights as softmax_row() has them, in bf16 from the row's start on.

@@ -29,11 +29,10 @@ inline std::vector<sdk::Run> key_tiles(const Problem& p, const RowTile& tile, in
 
 inline void read_queries(const Problem& p, const sdk::HeadRows& x, const RowTile& tile, int64_t b, int64_t kv_head,
                          float factor, int64_t padded, float* to) {
-  for (int64_t r = 0; r < tile.rows; ++r, to += padded) {
-    if (r + kAhead < tile.rows) x.prefetch(b, p.token(tile, r + kAhead), p.head(kv_head, tile, r + kAhead));
-    x.read(b, p.token(tile, r), p.head(kv_head, tile, r), factor, to);
-    for (int64_t c = x.width; c < padded; ++c) to[c] = 0.0f;
-  }
+  each_row(p, x, tile, b, kv_head, kAhead, [&](int64_t r, int64_t token, int64_t head) {
+    x.read(b, token, head, factor, to + r * padded);
+    for (int64_t c = x.width; c < padded; ++c) to[r * padded + c] = 0.0f;
+  });
 }
 
 inline tn_rng row_key(const Problem& p, const tn_rng& rng, const RowTile& tile, int64_t b, int64_t head) {
@@ -168,8 +167,9 @@ void attend_all(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t
 // Adds the sink logit, divides, and writes O and L.
 inline void finish(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, const Running& run) {
   const Problem& p = call.problem;
-  for (int64_t r = 0; r < tile.rows; ++r) {
-    const int64_t head = p.head(kv_head, tile, r), token = p.token(tile, r);
+  RowWalk at(p, tile, kv_head);
+  for (int64_t r = 0; r < tile.rows; ++r, at.next()) {
+    const int64_t head = at.head, token = at.token;
     float top = run.top[r], sum = run.sum[r], shrink = 1.0f;
     if (call.ports.sink_logit) {
       const float logit = call.ports.sink_logit.at(0, head, 0) * kLog2E, new_top = std::max(top, logit);

@@ -160,6 +160,30 @@ struct Problem {
   }
 };
 
+// The rows of a tile one after another, without the divisions that asking for each of them takes.
+class RowWalk {
+ public:
+  RowWalk(const Problem& p, const RowTile& t, int64_t kv_head, int64_t row = 0)
+      : token(p.token(t, row)), head(p.head(kv_head, t, row)), group_(p.group), end_((kv_head + 1) * p.group) {}
+  void next() {
+    if (++head == end_) head -= group_, ++token;
+  }
+  int64_t token, head;
+
+ private:
+  int64_t group_, end_;
+};
+
+// Calls f(row, token, head) for each row of the tile, and x.prefetch() some rows ahead.
+template <class F>
+void each_row(const Problem& p, const sdk::HeadRows& x, const RowTile& t, int64_t b, int64_t kv_head, int64_t ahead, F f) {
+  RowWalk at(p, t, kv_head), later(p, t, kv_head, ahead);
+  for (int64_t r = 0; r < t.rows; ++r, at.next(), later.next()) {
+    if (r + ahead < t.rows) x.prefetch(b, later.token, later.head);
+    f(r, at.token, at.head);
+  }
+}
+
 struct ForwardPorts {
   sdk::HeadRows q, k, v, o;
   sdk::RowNumbers lse, sink_logit;
