@@ -104,19 +104,33 @@ inline bool is_whole(const Problem& p, const RowTile& tile, const KeySpan& run) 
   return run.keys.begin == run.base() && run.keys.size() == run.columns() && p.full(tile, run.keys);
 }
 
-// Whole runs of at most kTileKeys keys together: one softmax for all of them.
+// Whole runs together, and one more that the mask may cut, `edge` or null: one softmax for all of them, which are at most kTileKeys
+// columns.
 template <class Keys>
 void attend_pieces(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, const std::vector<Keys>& pieces,
-                   const ForwardScratch& s) {
+                   const Keys* edge, const ForwardScratch& s) {
   const Problem& p = call.problem;
   int64_t n = 0;
   for (const Keys& run : pieces) run.scores(p, tile.rows, s.query, s.score + n), n += run.columns();
-  for (int64_t r = 0; r < tile.rows; ++r) {
-    float* score = s.score + r * kTileKeys;
-    if (p.softcap > 0) bend(score, n, p.cap());
-    Keys::softmax(p, score, n, s.run.top[r], s.run.sum[r], s.run.out + r * p.e_padded);
-    if (call.dropout.threshold)
-      for (const Keys& run : pieces) drop_weights(call, tile, r, b, kv_head, run.keys, score), score += run.columns();
+  for (int64_t row = 0, step = edge ? kEdgeRows : tile.rows; row < tile.rows; row += step) {
+    const RowTile part = Problem::part(tile, row, step);
+    const sdk::Run seen = edge ? clip(p.keys(part), edge->keys) : sdk::Run{0, 0};
+    const Keys cut = seen.size() ? edge->narrowed(seen, p) : pieces[0];
+    const int64_t more = seen.size() ? cut.columns() : 0, first = n + cut.keys.begin - cut.base();
+    float *scores = s.score + row * kTileKeys, *out = s.run.out + row * p.e_padded;
+    if (more) cut.scores(p, part.rows, s.query + row * p.d_padded, scores + n);
+    for (int64_t r = 0; r < part.rows; ++r) {
+      float* score = scores + r * kTileKeys;
+      if (p.softcap > 0) bend(score, n + more, p.cap());
+      if (more)
+        each_hidden(p.keys(part, r), cut.base(), more, cut.keys,
+                    [&](int64_t from, int64_t to) { std::fill(score + n + from, score + n + to, -INFINITY); });
+      Keys::softmax(p, score, n + more, s.run.top[row + r], s.run.sum[row + r], out + r * p.e_padded);
+      if (!call.dropout.threshold) continue;
+      if (more) drop_weights(call, part, r, b, kv_head, cut.keys, score + first);
+      for (const Keys& run : pieces) drop_weights(call, part, r, b, kv_head, run.keys, score), score += run.columns();
+    }
+    if (more) cut.add_values(p, part.rows, scores, first, out);
   }
   n = 0;
   for (const Keys& run : pieces) run.add_values(p, tile.rows, s.score, n, s.run.out), n += run.columns();
@@ -148,12 +162,17 @@ void attend_all(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t
   int64_t gathered = 0;
   const auto flush = [&] {
     if (pieces.size() == 1) attend(call, tile, b, kv_head, pieces[0], s);
-    if (pieces.size() > 1) attend_pieces(call, tile, b, kv_head, pieces, s);
+    if (pieces.size() > 1) attend_pieces<Keys>(call, tile, b, kv_head, pieces, nullptr, s);
     pieces.clear(), gathered = 0;
   };
   for (int64_t t = 0; t < count; ++t) {
     const Keys run = at(tiles[t]);
     if (reused || !is_whole(call.problem, tile, run)) {
+      if (!pieces.empty() && gathered + run.columns() <= kTileKeys) {
+        attend_pieces(call, tile, b, kv_head, pieces, &run, s);
+        pieces.clear(), gathered = 0;
+        continue;
+      }
       flush();
       attend(call, tile, b, kv_head, run, s);
       continue;
