@@ -115,8 +115,8 @@ struct FloatProducts {
 
   // The chunk that the scratch holds against those runs of it. `lse` and `dot` are the tile's. Adds to dK and dV and
   // leaves dS ready for dQ.
-  static void chunk_against_rows(const BackwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, sdk::Run chunk,
-                                 const std::vector<sdk::Run>& runs, const float* lse, const float* dot,
+  static void chunk_against_rows(const BackwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head,
+                                 sdk::Run chunk, const std::vector<sdk::Run>& runs, const float* lse, const float* dot,
                                  const BackwardScratch& s) {
     const Problem& p = call.problem;
     read_queries(p, call.ports.q, tile, b, kv_head, p.query_factor(), p.d_padded, s.query);
@@ -133,8 +133,8 @@ struct FloatProducts {
   }
 
   // dQ of the tile, before scaling: dS · K over the same keys.
-  static void add_query_gradient(const Problem& p, const RowTile& tile, sdk::Run chunk, const std::vector<sdk::Run>& runs,
-                                 const BackwardScratch& s, float* dq, bool add) {
+  static void add_query_gradient(const Problem& p, const RowTile& tile, sdk::Run chunk,
+                                 const std::vector<sdk::Run>& runs, const BackwardScratch& s, float* dq, bool add) {
     for (const sdk::Run& run : runs) {
       const int64_t at = run.begin - chunk.begin;
       multiply<false>(tile.rows, p.d_padded, run.size(), {s.d_score + at, kChunkKeys},

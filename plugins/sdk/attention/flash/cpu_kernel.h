@@ -50,8 +50,8 @@ class Kernel : public Contract {
  public:
   using Contract::Contract;
 
-  // A layer is planned for every token that is decoded: the device, which would read files of the system to answer, is not
-  // asked how many threads there are.
+  // A layer is planned for every token that is decoded: the device, which would read files of the system to answer, is
+  // not asked how many threads there are.
   void plan(const tn_device_api* api, tn_device* device, const tn_attention_shape& shape,
             tn_attention_plan& out) const {
     require_dtype(shape.dtype);
@@ -82,7 +82,8 @@ class Kernel : public Contract {
     Workspace workspace(*call.exec);
     const BackwardMemory memory(workspace, p, schedule, threads);
 #if defined(__AVX512BW__)
-    if (takes_pairs(p, backward.dropout, {&backward.ports.q, &backward.ports.k, &backward.ports.v, &backward.ports.d_o}))
+    if (takes_pairs(p, backward.dropout,
+                    {&backward.ports.q, &backward.ports.k, &backward.ports.v, &backward.ports.d_o}))
       return backward_all<PairProducts>(backward, schedule, memory, threads);
 #endif
     backward_all<FloatProducts>(backward, schedule, memory, threads);

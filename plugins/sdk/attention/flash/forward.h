@@ -3,8 +3,8 @@
 //
 // Packed: when keys are read by several row tiles, each (batch entry, key head) is packed once and shared by all query
 // heads and row tiles; threads take row tiles. Split: when nearly every key is read once (decoding), each row tile
-// packs what it reads, or where it has few rows reads keys and values where they lie, and its keys are split so that all
-// threads have work; the parts are merged in order. Which one and how many parts follow from the shape alone.
+// packs what it reads, or where it has few rows reads keys and values where they lie, and its keys are split so that
+// all threads have work; the parts are merged in order. Which one and how many parts follow from the shape alone.
 #pragma once
 
 #include <omp.h>
@@ -68,8 +68,8 @@ struct ForwardMemory {
 
 // How keys and values are packed, in f32.
 struct PackedFloats {
-  static void pack(const ForwardCall& call, const ForwardMemory& memory, int64_t slot, int64_t b, int64_t head, int64_t begin,
-                   int64_t end) {
+  static void pack(const ForwardCall& call, const ForwardMemory& memory, int64_t slot, int64_t b, int64_t head,
+                   int64_t begin, int64_t end) {
     const Problem& p = call.problem;
     pack_transposed(call.ports.k, b, head, begin, end, memory.k + slot * memory.k_stride + begin * p.d);
     pack_rows(call.ports.v, b, head, begin, end, p.e_padded, memory.v + slot * memory.v_stride + begin * p.e_padded);
@@ -79,7 +79,8 @@ struct PackedFloats {
     read_queries(p, call.ports.q, tile, b, head, p.query_factor(), p.d_padded, query);
   }
   static KeyRun keys(const Problem& p, const ForwardMemory& memory, int64_t slot, sdk::Run range) {
-    return {{range, 0}, memory.k + slot * memory.k_stride, memory.v + slot * memory.v_stride + range.begin * p.e_padded};
+    return {
+        {range, 0}, memory.k + slot * memory.k_stride, memory.v + slot * memory.v_stride + range.begin * p.e_padded};
   }
 };
 

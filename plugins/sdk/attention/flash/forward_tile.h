@@ -43,13 +43,13 @@ inline tn_rng row_key(const Problem& p, const tn_rng& rng, const RowTile& tile, 
 // A run of keys whose columns begin where a vector of its panels does.
 struct KeySpan {
   sdk::Run keys;
-  int64_t origin;                                                                    // the key of the panels' first column
+  int64_t origin;  // the key of the panels' first column
   int64_t base() const { return origin + (keys.begin - origin) / kLanes * kLanes; }  // the first column computed
   int64_t columns() const { return round_up(keys.end - base(), kLanes); }
 };
 
-// A run of keys as the forward products read it, in f32: `k` has the panels from key `origin` on, `v` the rows from keys.begin
-// on. Scores lie in rows of kTileKeys; those of the run begin at a column.
+// A run of keys as the forward products read it, in f32: `k` has the panels from key `origin` on, `v` the rows from
+// keys.begin on. Scores lie in rows of kTileKeys; those of the run begin at a column.
 struct KeyRun : KeySpan {
   const float *k, *v;
   // The same for fewer keys.
@@ -63,8 +63,8 @@ struct KeyRun : KeySpan {
     softmax_row(score, n, top, sum, out, p.e_padded);
   }
   void add_values(const Problem& p, int64_t rows, const float* score, int64_t column, float* out) const {
-    multiply<false>(rows, p.e_padded, keys.size(), {score + column, kTileKeys}, row_major(v, p.e_padded), out, p.e_padded,
-                    true);
+    multiply<false>(rows, p.e_padded, keys.size(), {score + column, kTileKeys}, row_major(v, p.e_padded), out,
+                    p.e_padded, true);
   }
 };
 
@@ -104,11 +104,11 @@ inline bool is_whole(const Problem& p, const RowTile& tile, const KeySpan& run) 
   return run.keys.begin == run.base() && run.keys.size() == run.columns() && p.full(tile, run.keys);
 }
 
-// Whole runs together, and one more that the mask may cut, `edge` or null: one softmax for all of them, which are at most kTileKeys
-// columns.
+// Whole runs together, and one more that the mask may cut, `edge` or null: one softmax for all of them, which are at
+// most kTileKeys columns.
 template <class Keys>
-void attend_pieces(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, const std::vector<Keys>& pieces,
-                   const Keys* edge, const ForwardScratch& s) {
+void attend_pieces(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head,
+                   const std::vector<Keys>& pieces, const Keys* edge, const ForwardScratch& s) {
   const Problem& p = call.problem;
   int64_t n = 0;
   for (const Keys& run : pieces) run.scores(p, tile.rows, s.query, s.score + n), n += run.columns();
@@ -152,8 +152,8 @@ void attend(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t kv_
   }
 }
 
-// One row tile against all of its keys; at(tile) is one key tile as the products read it, valid until the next is asked for where
-// `reused`. Short whole tiles, as patterns leave them, are gathered.
+// One row tile against all of its keys; at(tile) is one key tile as the products read it, valid until the next is asked
+// for where `reused`. Short whole tiles, as patterns leave them, are gathered.
 template <class At>
 void attend_all(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, const sdk::Run* tiles,
                 int64_t count, bool reused, const ForwardScratch& s, At at) {

@@ -75,7 +75,7 @@ struct Problem {
   }
 
   int64_t groups() const { return batch * kv_heads; }
-  int64_t maps() const { return pattern && pattern->by_head ? kv_heads : 1; }  // 1: all key heads see the same
+  int64_t maps() const { return pattern && pattern->by_head ? kv_heads : 1; }         // 1: all key heads see the same
   int64_t query(const RowTile& t, int64_t r) const { return (t.first + r) / group; }  // within the segment
   int64_t head(int64_t kv_head, const RowTile& t, int64_t r) const { return kv_head * group + (t.first + r) % group; }
   int64_t token(const RowTile& t, int64_t r) const { return segments[t.segment].q_begin + query(t, r); }
@@ -176,7 +176,8 @@ class RowWalk {
 
 // Calls f(row, token, head) for each row of the tile, and x.prefetch() some rows ahead.
 template <class F>
-void each_row(const Problem& p, const sdk::HeadRows& x, const RowTile& t, int64_t b, int64_t kv_head, int64_t ahead, F f) {
+void each_row(const Problem& p, const sdk::HeadRows& x, const RowTile& t, int64_t b, int64_t kv_head, int64_t ahead,
+              F f) {
   RowWalk at(p, t, kv_head), later(p, t, kv_head, ahead);
   for (int64_t r = 0; r < t.rows; ++r, at.next(), later.next()) {
     if (r + ahead < t.rows) x.prefetch(b, later.token, later.head);
