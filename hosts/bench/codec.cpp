@@ -39,9 +39,9 @@ Figures codec(const Catalog& catalog, const Setting& setting) {
   const trainer::Runtime runtime(catalog, request);
   const auto set = runtime.instantiate();
   const int64_t rows = setting.quick ? 64 : 2048, channels = 4096;
-  std::vector<Action> actions;
   std::vector<std::unique_ptr<trainer::Engine>> engines;
   std::vector<std::unique_ptr<Collected>> parts;
+  std::vector<Action> actions;  // hold tensors, which go back to their engine
   std::vector<Tensor> tensors;
   const tn_rng rng{7, 1, 1};
   for (const auto& [dtype, name] : {std::pair{kF32, "f32"}, std::pair{kBF16, "bf16"}}) {
