@@ -87,12 +87,15 @@ TN_FN Shrink shrink(float scale, float expansion, float middle) {
 // |x| is a product: of entry e for the exponent field e, and of entry 16 + m for the mantissa m of a normal number, 24 + m of a subnormal
 // one, whose exponent is that of field 1.
 inline constexpr int kTable = 32, kExponents = 16;
-TN_TABLE(float, kTableLog2[kTable],
-         {-6, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8,  //
+struct Entries {
+  float log2[kTable];
+};
+TN_TABLE(Entries, kEntries,
+         {{-6, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8,  //
           0, 0x1.5c01a4p-3f, 0x1.49a784p-2f, 0x1.d6753ep-2f, 0x1.2b8034p-1f, 0x1.66a008p-1f, 0x1.9d5da0p-1f, 0x1.d053f6p-1f,  //
-          -1e30f, -3, -2, -0x1.6a3fe6p+0f, -1, -0x1.5b2c3ep-1f, -0x1.a8ff98p-2f, -0x1.8a8980p-3f});
-TN_FN float exponent_entry(const Shrink& s, int64_t i) { return sdk::vexp2((TN_TABLE_OF(kTableLog2)[i] + s.log2_scale) * s.inverse) * s.middle; }
-TN_FN float mantissa_entry(const Shrink& s, int64_t i) { return sdk::vexp2(TN_TABLE_OF(kTableLog2)[kExponents + i] * s.inverse); }
+          -1e30f, -3, -2, -0x1.6a3fe6p+0f, -1, -0x1.5b2c3ep-1f, -0x1.a8ff98p-2f, -0x1.8a8980p-3f}});
+TN_FN float exponent_entry(const Shrink& s, int64_t i) { return sdk::vexp2((TN_TABLE_OF(kEntries).log2[i] + s.log2_scale) * s.inverse) * s.middle; }
+TN_FN float mantissa_entry(const Shrink& s, int64_t i) { return sdk::vexp2(TN_TABLE_OF(kEntries).log2[kExponents + i] * s.inverse); }
 
 // The largest magnitude, Inf or NaN if one is among them, and the least one that is not 0, ∞ if there is none.
 struct Extremes {
