@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "sdk/intrinsics.h"
+#include "sdk/panel/gemm.h"
 #include "sdk/panel/pack.h"
 
 #if defined(__AVX512BW__)
@@ -24,55 +25,20 @@ inline Pair* pairs_of(float* p) {
   return reinterpret_cast<Pair*>(p);
 }
 
-template <int M, int N, bool Transposed>
-[[gnu::noinline]] void pair_kernel(int64_t k, const Pair* a, int64_t lda, const Pair* b, int64_t ldb, float* c,
-                                   int64_t ldc, bool add) {
-  __m512 sum[M][N];
-#pragma GCC unroll 8
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) sum[m][n] = add ? _mm512_loadu_ps(c + m * ldc + n * kLanes) : _mm512_setzero_ps();
-  for (int64_t p = 0; p < k; ++p) {
-    __m512i row[N];
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) row[n] = _mm512_loadu_si512(b + n * kLanes);
-#pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) {
-      const __m512i x = _mm512_set1_epi32(static_cast<int>(Transposed ? a[m] : a[m * lda]));
-#pragma GCC unroll 8
-      for (int n = 0; n < N; ++n) asm("vdpbf16ps %2, %1, %0" : "+v"(sum[m][n]) : "v"(x), "v"(row[n]));
-    }
-    a += Transposed ? lda : 1;
-    b += ldb;
-  }
-#pragma GCC unroll 8
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) _mm512_storeu_ps(c + m * ldc + n * kLanes, sum[m][n]);
-}
-
-using PairKernel = void (*)(int64_t, const Pair*, int64_t, const Pair*, int64_t, float*, int64_t, bool);
-
-// Kernels [rows − 1][vectors − 1].
-template <bool T>
-inline constexpr PairKernel kPairKernels[kRows][kPanelVectors] = {
-    {pair_kernel<1, 1, T>, pair_kernel<1, 2, T>, pair_kernel<1, 3, T>, pair_kernel<1, 4, T>},
-    {pair_kernel<2, 1, T>, pair_kernel<2, 2, T>, pair_kernel<2, 3, T>, pair_kernel<2, 4, T>},
-    {pair_kernel<3, 1, T>, pair_kernel<3, 2, T>, pair_kernel<3, 3, T>, pair_kernel<3, 4, T>},
-    {pair_kernel<4, 1, T>, pair_kernel<4, 2, T>, pair_kernel<4, 3, T>, pair_kernel<4, 4, T>},
-    {pair_kernel<5, 1, T>, pair_kernel<5, 2, T>, pair_kernel<5, 3, T>, pair_kernel<5, 4, T>},
-    {pair_kernel<6, 1, T>, pair_kernel<6, 2, T>, pair_kernel<6, 3, T>, pair_kernel<6, 4, T>}};
+// What gemm.h multiplies here.
+struct Pairs {
+  using Number = Pair;
+  using Row = __m512i;
+  TN_FN static Row row(const Pair* b) { return _mm512_loadu_si512(b); }
+  TN_FN static Row every(Pair a) { return _mm512_set1_epi32(static_cast<int>(a)); }
+  TN_FN static void add_product(Vec& sum, Row a, Row b) { asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); }
+};
 
 // C [m, n] (+)= A · B of k pairs; B is row-major [k, n], n a multiple of kLanes.
 template <bool Transposed>
 inline void multiply_pairs(int64_t m, int64_t n, int64_t k, const Pair* a, int64_t lda, const Pair* b, float* c,
                            int64_t ldc, bool add) {
-  for (int64_t column = 0; column < n; column += kPanel) {
-    const int64_t vectors = std::min(n - column, kPanel) / kLanes;
-    for (int64_t row = 0; row < m; row += kRows)
-      kPairKernels<Transposed>[std::min(m - row, kRows) - 1][vectors - 1](
-          k, a + (Transposed ? row : row * lda), lda, b + column, n, c + row * ldc + column, ldc, add);
-  }
+  multiply_of<Pairs, Transposed>(m, n, k, a, lda, b, n, kPanel, c, ldc, add);
 }
 
 // The same for the numbers [begin, end) of the summed axis, with A row-major: what lies beside them in a pair of B is
@@ -92,14 +58,7 @@ inline void multiply_range(int64_t m, int64_t n, int64_t begin, int64_t end, con
 // C = A · columns [column, column + n) of B in panels [k, kPanel]; both are multiples of kLanes.
 inline void multiply_pair_columns(int64_t m, int64_t n, int64_t k, const Pair* a, int64_t lda, const Pair* panels,
                                   int64_t column, float* c, int64_t ldc) {
-  for (int64_t at = 0, step; at < n; at += step) {
-    const int64_t from = column + at, within = from % kPanel;
-    step = std::min(kPanel - within, n - at);
-    const Pair* b = panels + from / kPanel * kPanel * k + within;
-    for (int64_t row = 0; row < m; row += kRows)
-      kPairKernels<false>[std::min(m - row, kRows) - 1][step / kLanes - 1](k, a + row * lda, lda, b, kPanel,
-                                                                           c + row * ldc + at, ldc, false);
-  }
+  multiply_columns_of<Pairs>(m, n, k, a, lda, panels, column, c, ldc);
 }
 
 // 16 pairs of a number of each.

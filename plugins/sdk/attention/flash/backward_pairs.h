@@ -50,10 +50,9 @@ inline void weights_of_row_pairs(const BackwardCall& call, const RowTile& part, 
                                  sdk::Run run, const float* lse, const float* dot, const Pair* query, const Pair* d_out,
                                  const BackwardScratch& s) {
   const Problem& p = call.problem;
-  const int64_t base = (run.begin - chunk.begin) / kLanes * kLanes, end = round_up(run.end - chunk.begin, kLanes);
-  const sdk::Run keys = clip(p.keys(part), run);
-  const int64_t at = keys.size() ? (keys.begin - chunk.begin) / kLanes * kLanes : base;
-  const int64_t n = keys.size() ? round_up(keys.end - chunk.begin, kLanes) - at : 0;
+  const ChunkColumns columns(p, part, chunk, run);
+  const int64_t at = columns.at, n = columns.n;
+  const sdk::Run keys = columns.keys;
   const bool whole = keys.size() == n && p.full(part, keys);
   float *scores = s.weight + row * kChunkKeys, *d_scores = s.d_score + row * kChunkKeys;
   multiply_pair_columns(part.rows, n, p.d / 2, query + row * p.d / 2, p.d / 2, pairs_of(s.k_panels), at, scores + at,
@@ -74,7 +73,7 @@ inline void weights_of_row_pairs(const BackwardCall& call, const RowTile& part, 
         hide(i ? rows.second : rows.first, i ? rows.d_second : rows.d_first, at + from, at + to);
       });
     rows.weights(at, n, p.query_factor(), bases, means);
-    rows.clear(base, at), rows.clear(at + n, end);
+    rows.clear(columns.base, at), rows.clear(at + n, columns.end);
   }
 }
 

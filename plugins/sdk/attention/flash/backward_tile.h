@@ -43,18 +43,30 @@ inline void weights_row_capped(float* score, float* d_weight, int64_t n, float l
   }
 }
 
+// The columns of a chunk that whole vectors around a run of keys cover, [base, end), and of these the n from `at` on that
+// cover what the rows of a part may see of it, `keys`.
+struct ChunkColumns {
+  int64_t base, end, at, n;
+  sdk::Run keys;
+  ChunkColumns(const Problem& p, const RowTile& part, sdk::Run chunk, sdk::Run run)
+      : base((run.begin - chunk.begin) / kLanes * kLanes),
+        end(round_up(run.end - chunk.begin, kLanes)),
+        keys(clip(p.keys(part), run)) {
+    at = keys.size() ? (keys.begin - chunk.begin) / kLanes * kLanes : base;
+    n = keys.size() ? round_up(keys.end - chunk.begin, kLanes) - at : 0;
+  }
+};
+
 // Rows [row, row + part.rows) of the tile in scratch: P and dS of the keys `run`, 0 where a row sees nothing, in the
 // columns of the chunk that whole vectors around the run cover.
 inline void weights_of_rows(const BackwardCall& call, const RowTile& part, int64_t row, int64_t b, int64_t kv_head,
                             sdk::Run chunk, sdk::Run run, const float* lse, const float* dot,
                             const BackwardScratch& s) {
   const Problem& p = call.problem;
-  const int64_t base = (run.begin - chunk.begin) / kLanes * kLanes,
-                columns = round_up(run.end - chunk.begin, kLanes) - base;  // of the chunk
-  const sdk::Run keys = clip(p.keys(part), run);
-  const int64_t at = keys.size() ? (keys.begin - chunk.begin) / kLanes * kLanes : base;
-  const int64_t n = keys.size() ? round_up(keys.end - chunk.begin, kLanes) - at : 0;
-  const bool whole = keys.size() == columns && p.full(part, keys);
+  const ChunkColumns columns(p, part, chunk, run);
+  const int64_t base = columns.base, end = columns.end, at = columns.at, n = columns.n;
+  const sdk::Run keys = columns.keys;
+  const bool whole = keys.size() == end - base && p.full(part, keys);
   float *weights = s.weight + row * kChunkKeys, *d_scores = s.d_score + row * kChunkKeys;
   multiply_columns(part.rows, n, p.d, {s.query + row * p.d_padded, p.d_padded}, s.k_panels, at, weights + at,
                    kChunkKeys);
@@ -78,7 +90,7 @@ inline void weights_of_rows(const BackwardCall& call, const RowTile& part, int64
     if (call.dropout.threshold)
       for (int64_t c = 0; c < size; ++c) weight[first + c] *= keep[c];
     if (!whole)
-      each_hidden(p.keys(part, r), chunk.begin + base, columns, keys, [&](int64_t from, int64_t to) {
+      each_hidden(p.keys(part, r), chunk.begin + base, end - base, keys, [&](int64_t from, int64_t to) {
         std::fill(weight + base + from, weight + base + to, 0.0f);
         std::fill(d_score + base + from, d_score + base + to, 0.0f);
       });
