@@ -10,7 +10,7 @@
 
 namespace tenon::coat {
 
-inline constexpr int64_t kStateGroup = 128, kGroupsOfBlock = 32;
+inline constexpr int64_t kGroupsOfBlock = 32;
 inline constexpr float kLog2Range = 16.614710f;  // log2(448² / 2)
 inline constexpr float kLog2Max = 8.8073549f;    // log2(448)
 inline constexpr float kLeast = 1e-30f;
@@ -84,9 +84,7 @@ TN_FN Shrink shrink(float scale, float expansion, float middle) {
   return {sdk::vlog2(some ? scale : 1.0f), some ? 1.0f / expansion : 0.0f, middle};
 }
 
-// |x| is a product: of entry e for the exponent field e, and of entry 16 + m for the mantissa m of a normal number, 24 + m of a subnormal
-// one, whose exponent is that of field 1.
-inline constexpr int kTable = 32, kExponents = 16;
+// A group's table (table.h) without its scale and k.
 struct Entries {
   float log2[kTable];
 };
@@ -196,12 +194,7 @@ struct DecodeState {
     const uint8_t* const q = codes + from;
     T* const to = dst + (from - begin);
     const int64_t skipped = from - first * kStateGroup;
-    block.each(stop - from, [=](int64_t i) {
-      const uint32_t code = q[i];
-      const float* const table = tables + (skipped + i) / kStateGroup * kTable;
-      const uint32_t e = code >> 3 & 15u, m = kExponents + (code & 7u) + (e == 0 ? 8u : 0u);
-      to[i] = sdk::from_float<T>(std::bit_cast<float>(std::bit_cast<uint32_t>(table[e] * table[m]) | (code & 0x80u) << 24));
-    });
+    block.each(stop - from, [=](int64_t i) { to[i] = sdk::from_float<T>(table_value(tables + (skipped + i) / kStateGroup * kTable, q[i])); });
   }
 };
 
