@@ -9,6 +9,7 @@
 #include <random>
 
 #include "sdk/testing/host.h"
+#include "sdk/testing/threads.h"
 #include "tenon/ops.h"
 
 namespace tenon::onednn::test {
@@ -40,6 +41,15 @@ class DeviceTest : public testing::TestWithParam<std::string> {
     omp_set_num_threads(threads);
     if (stream) api->stream_destroy(device, stream);
     if (device) api->close(device);
+  }
+
+  // In a workspace of the size that the product asks for.
+  void multiply(const tn_gemm& g) {
+    uint64_t bytes = 0;
+    ASSERT_EQ(api->gemm_workspace(device, &g, &bytes), TN_OK) << host.error;
+    sdk::testing::Memory workspace(bytes, 0xFF);
+    ASSERT_EQ(api->gemm(device, stream, &g, workspace.data(), bytes), TN_OK) << host.error;
+    EXPECT_TRUE(workspace.intact());
   }
 
   sdk::testing::FakeHost host;

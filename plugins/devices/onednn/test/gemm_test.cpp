@@ -8,26 +8,16 @@ namespace {
 
 class Gemm : public DeviceTest {
  protected:
-  // In a workspace of the size that the product asks for.
-  void multiply(const tn_gemm& g) {
-    uint64_t bytes = 0;
-    ASSERT_EQ(api->gemm_workspace(device, &g, &bytes), TN_OK) << host.error;
-    sdk::testing::Memory workspace(bytes, 0xFF);
-    ASSERT_EQ(api->gemm(device, stream, &g, workspace.data(), bytes), TN_OK) << host.error;
-    EXPECT_TRUE(workspace.intact());
-  }
   // The bits of a · b in f32 for one, two and three threads.
   void expect_no_dependence_on_threads(const tn_tensor& a, const tn_tensor& b) {
-    const int before = omp_get_max_threads();
     std::vector<uint8_t> first;
     for (const int n : {1, 2, 3}) {
-      omp_set_num_threads(n);
+      const sdk::testing::Threads these(n);
       Tensor c(kF32, {a.shape[0], b.shape[1]});
       multiply({TN_SIZE_TO(tn_gemm, packed_b), 0, &a, &b, c.get(), nullptr, 1.0, 0.0, nullptr});
       if (n == 1) first = c.raw();
       EXPECT_EQ(c.raw(), first) << n << " threads";
     }
-    omp_set_num_threads(before);
   }
 };
 

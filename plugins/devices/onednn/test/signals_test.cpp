@@ -41,14 +41,11 @@ class Storm {
 // A weight gradient from few tokens, for which the library's kernel has its stack in a buffer of its own.
 TEST_P(Signals, HandledDuringProductsLeaveTheHeapAsItIs) {
   for (const int n : {1, 2}) {
-    omp_set_num_threads(n);
+    const sdk::testing::Threads these(n);
     Tensor a(kF32, {96, 144}), b(kF32, {96, 80}), c(kF32, {144, 80});
     a.assign(std::vector<float>(a.size(), 0.5f)), b.assign(std::vector<float>(b.size(), 0.25f));
     View transposed(a.get()->data, kF32, {144, 96}, {1, 144});
     const tn_gemm g{TN_SIZE_TO(tn_gemm, packed_b), 0, &transposed.tensor, b.get(), c.get(), nullptr, 1.0, 0.0, nullptr};
-    uint64_t bytes = 0;
-    ASSERT_EQ(api->gemm_workspace(device, &g, &bytes), TN_OK);
-    sdk::testing::Memory workspace(bytes);
     {
       const Storm storm;
       // Blocks of the heap that come and go beside the library's buffers: what lies below those is in use.
@@ -57,7 +54,7 @@ TEST_P(Signals, HandledDuringProductsLeaveTheHeapAsItIs) {
         auto& block = blocks[i % blocks.size()];
         for (const uint64_t word : block) ASSERT_EQ(word, 0x5a5a5a5a5a5a5a5au);
         block.assign(64 + i % 512, 0x5a5a5a5a5a5a5a5au);
-        ASSERT_EQ(api->gemm(device, stream, &g, workspace.data(), bytes), TN_OK);
+        ASSERT_NO_FATAL_FAILURE(multiply(g));
       }
     }
     EXPECT_GE(arrived, 500);
@@ -70,11 +67,7 @@ TEST_P(Signals, ReachTheCallerAfterItsProduct) {
   a.assign(std::vector<float>(a.size(), 1)), b.assign(std::vector<float>(b.size(), 1));
   sigset_t before, after;
   pthread_sigmask(SIG_SETMASK, nullptr, &before);
-  const tn_gemm g{TN_SIZE_TO(tn_gemm, packed_b), 0, a.get(), b.get(), c.get(), nullptr, 1.0, 0.0, nullptr};
-  uint64_t bytes = 0;
-  ASSERT_EQ(api->gemm_workspace(device, &g, &bytes), TN_OK);
-  sdk::testing::Memory workspace(bytes);
-  ASSERT_EQ(api->gemm(device, stream, &g, workspace.data(), bytes), TN_OK);
+  multiply({TN_SIZE_TO(tn_gemm, packed_b), 0, a.get(), b.get(), c.get(), nullptr, 1.0, 0.0, nullptr});
   pthread_sigmask(SIG_SETMASK, nullptr, &after);
   for (int signal = 1; signal < SIGRTMIN; ++signal) EXPECT_EQ(sigismember(&before, signal), sigismember(&after, signal));
 }
