@@ -33,7 +33,8 @@ struct MixerRun::Table {
     return of(self).lend(of(self).lent_, ndim, shape, dtype, out);
   }
   static void free(void* self, tn_tensor* tensor) {
-    of(self).lent_.take_back(tensor);
+    MixerRun& r = of(self);
+    if (!r.lent_.take_back(tensor)) r.fault_ = "it frees a tensor that it does not hold";
   }
   static int32_t save(void* self, uint32_t slot, int32_t ndim, const int64_t* shape, const tn_dtype* dtype, tn_tensor** out) {
     MixerRun& r = of(self);

@@ -55,8 +55,8 @@ tn_tensor* Loans::lend(Bench& bench, int32_t ndim, const int64_t* shape, const t
   return &l.view;
 }
 
-void Loans::take_back(const tn_tensor* tensor) {
-  all_.remove_if([&](const Loan& l) { return &l.view == tensor; });
+bool Loans::take_back(const tn_tensor* tensor) {
+  return all_.remove_if([&](const Loan& l) { return &l.view == tensor; }) > 0;
 }
 
 }  // namespace tenon::conformance

@@ -46,7 +46,8 @@ class Loans {
  public:
   // planned: without memory. Else every byte is `poison`. Null where the shape is impossible.
   tn_tensor* lend(Bench& bench, int32_t ndim, const int64_t* shape, const tn_dtype& dtype, bool planned, uint8_t poison);
-  void take_back(const tn_tensor* tensor);
+  // False where it is none of these.
+  bool take_back(const tn_tensor* tensor);
   void clear() { all_.clear(); }
 
  private:

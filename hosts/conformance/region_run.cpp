@@ -94,7 +94,7 @@ struct RegionRun::Table {
     RegionRun& r = of(self);
     for (auto& [token, kept] : r.kept_)
       if (kept.tensor == tensor) kept.tensor = nullptr;  // a host counts references
-    r.lent_.take_back(tensor);
+    if (!r.lent_.take_back(tensor)) r.fault_ = "it frees a tensor that it does not hold";
   }
   static int32_t gemm(void* self, const tn_tensor* a, const tn_tensor* b, double alpha, double beta, tn_tensor* c) {
     return plans(self) ? int32_t{TN_OK} : multiply(of(self).bench_, *a, *b, alpha, beta, *c);

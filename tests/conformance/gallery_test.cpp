@@ -61,6 +61,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Exhibit{"adapter_draws_anew", "recompute", "recomputing"},
                       Exhibit{"region_draws_anew", "region: gradients", "dx with the defaults is"},
                       Exhibit{"region_changes_input", "region: gradients", "changes the input of a block"},
+                      Exhibit{"region_frees_twice", "region: gradients", "frees a tensor that it does not hold"},
+                      Exhibit{"mixer_frees_kept", "mixer: gradients", "frees a tensor that it does not hold"},
                       Exhibit{"region_forecasts_less", "region: forecast", "other tensors"},
                       Exhibit{"codec_short_components", "sizes", "past the end of component codes"},
                       Exhibit{"codec_moves_zero", "zeros", "zero"},
