@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <deque>
 #include <set>
+#include <span>
 #include <unordered_map>
 #include <utility>
 
@@ -24,6 +25,34 @@ std::vector<std::string> names_of_kind(const Database& db, std::string_view kind
   std::vector<std::string> names;
   while (rows.step()) names.push_back(rows.text(0));
   return names;
+}
+
+struct Listed {
+  PluginRow row;
+  std::string version_key;
+  bool wanted = false;
+};
+
+// Gives each of `listed` its backends. objects come by id, and `listed` in as many runs of ascending ids as there are kinds, so that both are
+// walked once side by side and no id is looked up.
+void add_backends(Statement objects, const std::vector<Listed*>& listed) {
+  std::vector<std::span<Listed* const>> runs;
+  for (size_t i = 0, begin = 0; i < listed.size(); ++i)
+    if (i + 1 == listed.size() || listed[i + 1]->row.id < listed[i]->row.id) runs.push_back(std::span(listed).subspan(begin, i + 1 - begin)), begin = i + 1;
+  Listed* of = nullptr;
+  while (objects.step()) {
+    const std::string_view id = objects.view(0), backend = objects.view(1);
+    if (!of || of->row.id != id) {
+      of = nullptr;
+      for (std::span<Listed* const>& run : runs) {
+        while (!run.empty() && run.front()->row.id < id) run = run.subspan(1);
+        if (!run.empty() && run.front()->row.id == id) of = run.front();
+      }
+    }
+    if (!of) continue;
+    std::vector<std::string>& backends = of->row.backends;
+    if (std::find(backends.begin(), backends.end(), backend) == backends.end()) backends.emplace_back(backend);
+  }
 }
 
 }  // namespace
@@ -71,54 +100,38 @@ Catalog::State::Place Catalog::State::get(std::string_view id) const {
 
 std::vector<PluginRow> Catalog::list(const PluginFilter& filter) const {
   const auto lock = std::lock_guard(state_->mutex);
-  struct Found {
-    PluginRow row;
-    std::string version_key;
-    size_t store;
-    bool wanted;
-  };
-  std::deque<Found> all;  // does not move what `newest` looks at
-  std::unordered_map<std::string_view, Found*> newest;
+  std::deque<Listed> all;  // does not move what `known` and `rows` look at
   for (size_t s = 0; s < state_->stores.size(); ++s) {
+    std::unordered_map<std::string_view, Listed*> known;  // of the stores before
+    for (Listed& listed : all) known.emplace(listed.row.id, &listed);
+    std::vector<Listed*> listed;
     Statement rows = state_->db.prepare(sql::list(static_cast<int64_t>(s) + 1));
     rows.bind(1, filter.kind).bind(2, filter.tag).bind(3, filter.layout).bind(4, filter.backend);
     while (rows.step()) {
-      const auto known = newest.find(rows.view(0));
-      if (known != newest.end() && known->second->version_key >= rows.view(5)) continue;
-      Found& found = known != newest.end() ? *known->second : all.emplace_back();
-      found.row.version = rows.view(1), found.row.kind = kind_from_name(rows.view(2));
-      found.row.name = rows.view(3), found.row.summary = rows.view(4), found.row.store = state_->stores[s];
-      found.version_key = rows.view(5), found.store = s, found.wanted = rows.integer(6) != 0;
-      if (known != newest.end()) continue;
-      found.row.id = rows.view(0);
-      newest.emplace(found.row.id, &found);
+      const auto older = known.empty() ? known.end() : known.find(rows.view(0));
+      if (older != known.end() && older->second->version_key >= rows.view(5)) continue;
+      Listed& to = older != known.end() ? *older->second : all.emplace_back();
+      if (older == known.end()) to.row.id = rows.view(0);
+      to.row.version = rows.view(1), to.row.kind = kind_from_name(rows.view(2));
+      to.row.name = rows.view(3), to.row.summary = rows.view(4), to.row.store = state_->stores[s];
+      to.row.backends.clear();
+      to.version_key = rows.view(5), to.wanted = rows.integer(6) != 0;
+      listed.push_back(&to);
     }
+    add_backends(state_->db.prepare(sql::backends(static_cast<int64_t>(s) + 1)), listed);
   }
-  for (size_t s = 0; s < state_->stores.size(); ++s) {
-    Statement objects = state_->db.prepare(sql::backends(static_cast<int64_t>(s) + 1));
-    Found* of = nullptr;
-    while (objects.step()) {
-      if (!of || of->row.id != objects.view(0)) {
-        const auto found = newest.find(objects.view(0));
-        of = found == newest.end() ? nullptr : found->second;
-      }
-      if (!of || of->store != s) continue;
-      std::vector<std::string>& backends = of->row.backends;
-      if (std::find(backends.begin(), backends.end(), objects.view(1)) == backends.end()) backends.emplace_back(objects.view(1));
-    }
-  }
-  std::vector<Found*> order;
+  std::vector<Listed*> order;
   order.reserve(all.size());
-  for (Found& found : all)
-    if (found.wanted) order.push_back(&found);
-  const auto before = [](const Found* a, const Found* b) {
+  for (Listed& listed : all)
+    if (listed.wanted) order.push_back(&listed);
+  const auto before = [](const Listed* a, const Listed* b) {
     const std::string_view x = kind_name(a->row.kind), y = kind_name(b->row.kind);
     return x != y ? x < y : a->row.id < b->row.id;
   };
   if (!std::is_sorted(order.begin(), order.end(), before)) std::sort(order.begin(), order.end(), before);
   std::vector<PluginRow> out;
   out.reserve(order.size());
-  for (Found* found : order) out.push_back(std::move(found->row));
+  for (Listed* listed : order) out.push_back(std::move(listed->row));
   return out;
 }
 

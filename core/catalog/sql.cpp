@@ -22,9 +22,9 @@ CREATE TEMP VIEW current AS SELECT * FROM all_plugin a WHERE NOT EXISTS(
 std::string list(int64_t store) {
   const std::string s = "s" + std::to_string(store);
   return "SELECT id, version, kind, name, summary, version_key, (?1 = '' OR kind = ?1)"
-         " AND (?2 = '' OR EXISTS(SELECT 1 FROM " + s + ".provides t WHERE t.plugin = c.id AND t.tag = ?2))"
-         " AND (?3 = '' OR EXISTS(SELECT 1 FROM " + s + ".layout l WHERE l.plugin = c.id AND l.layout = ?3))"
-         " AND (?4 = '' OR EXISTS(SELECT 1 FROM " + s + ".object o WHERE o.plugin = c.id AND o.backend IN (?4, 'any')))"
+         " AND iif(?2 = '', 1, EXISTS(SELECT 1 FROM " + s + ".provides t WHERE t.plugin = c.id AND t.tag = ?2))"
+         " AND iif(?3 = '', 1, EXISTS(SELECT 1 FROM " + s + ".layout l WHERE l.plugin = c.id AND l.layout = ?3))"
+         " AND iif(?4 = '', 1, EXISTS(SELECT 1 FROM " + s + ".object o WHERE o.plugin = c.id AND o.backend IN (?4, 'any')))"
          " FROM " + s + ".plugin c ORDER BY kind, id";
 }
 

@@ -69,7 +69,8 @@ inline constexpr const char* kCurrent =
     "SELECT store, version, kind, name, summary, folder, manifest FROM current WHERE id = ?1";
 // Every plugin of the n-th store by kind and id, and whether it is what the parameters ask for: kind, tag, layout,
 // backend; '' = any. Which version counts the caller decides: `current` would look every plugin up again, and that is
-// most of the time of a list. Tables hold manifests and digests too; the indices for lists hold what is asked for here.
+// most of the time of a list. iif and not OR, which would look up what nobody asked for. Tables hold manifests and
+// digests too; the indices for lists hold what is asked for here.
 std::string list(int64_t store);
 // The backends of a store's objects, those of a plugin in their order.
 std::string backends(int64_t store);

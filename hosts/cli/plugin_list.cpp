@@ -34,18 +34,20 @@ int plugin_list(const po::variables_map& values) {
   }
   const std::vector<PluginRow> rows = Catalog::open_default().list(filter);
   if (values.count("json")) {
-    std::string out = "[";
+    std::string out;  // of a few rows at a time
+    const auto write = [&] { std::fwrite(out.data(), 1, out.size(), stdout), out.clear(); };
     for (const PluginRow& r : rows) {
       const auto field = [&](const char* name, std::string_view value) { out += name, append_json(out, value); };
-      out += out.size() > 1 ? ",\n " : "\n ";
+      out += &r == rows.data() ? "[\n " : ",\n ";
       field("{\"id\": ", r.id), field(", \"kind\": ", kind_name(r.kind)), field(", \"version\": ", r.version);
       field(", \"name\": ", r.name), field(", \"summary\": ", r.summary);
       out += ", \"backends\": [";
       for (size_t i = 0; i < r.backends.size(); ++i) field(i > 0 ? ", " : "", r.backends[i]);
       field("], \"store\": ", r.store), out += '}';
+      if (out.size() > 1 << 16) write();
     }
-    out += rows.empty() ? "]\n" : "\n]\n";
-    std::fwrite(out.data(), 1, out.size(), stdout);
+    out += rows.empty() ? "[]\n" : "\n]\n";
+    write();
     return 0;
   }
   size_t id = 2, version = 7, backends = 8;
