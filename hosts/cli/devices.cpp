@@ -58,11 +58,15 @@ Json devices_of(const Catalog& catalog, const PluginRow& row, bool measure) {
   return out;
 }
 
-void print_names(const char* label, const Json& names) {
-  if (names.empty()) return;
-  std::string line;
-  for (const auto& n : names) line += (line.empty() ? "" : ", ") + n.get<std::string>();
-  std::printf("  %s %s\n", label, line.c_str());
+// How many have an object for it, and which have not; --json names all.
+void print_techniques(const Json& with, const Json& without) {
+  if (without.empty()) {
+    std::printf("  techniques all %zu that are installed\n", with.size());
+    return;
+  }
+  std::string names;
+  for (const auto& n : without) names += (names.empty() ? "" : ", ") + n.get<std::string>();
+  std::printf("  techniques %zu of %zu; none of %s\n", with.size(), with.size() + without.size(), names.c_str());
 }
 
 void print(const Json& plugin) {
@@ -77,8 +81,7 @@ void print(const Json& plugin) {
   }
   if (plugin["devices"].empty())
     std::printf("%s  not available: %s\n", plugin["plugin"].get<std::string>().c_str(), plugin["reason"].get<std::string>().c_str());
-  print_names("has       ", plugin["techniques"]);
-  print_names("has not   ", plugin["techniques_missing"]);
+  print_techniques(plugin["techniques"], plugin["techniques_missing"]);
 }
 
 }  // namespace
@@ -90,8 +93,8 @@ int run_devices(const std::vector<std::string>& arguments) {
   add("json", "print a list of device plugins with their devices and techniques");
   po::variables_map values;
   if (!parse(arguments, options, {},
-             "tenon devices\n\nEvery device of every installed device plugin: capability, free memory, library versions, and the techniques that\n"
-             "have an object for it. A plugin without a device here says why.\n",
+             "tenon devices\n\nEvery device of every installed device plugin: capability, free memory, library versions, and which techniques have no\n"
+             "object for it. A plugin without a device here says why.\n",
              values))
     return 0;
   const Catalog catalog = trainer::open_catalog();
