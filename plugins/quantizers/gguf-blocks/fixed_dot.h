@@ -39,7 +39,7 @@ struct QuadCodes {
 
 // How four blocks are read: their codes, and {scale, minimum} of each. kOffset: what an unsigned code is above its value;
 // kMinFactor: what a block's minimum is multiplied with. Of the last four only `blocks` may be there: what is read beyond
-// is 0, or any of them, and meets activations of 0. Quad(a, b): two blocks at a and two at b.
+// is 0, or any of them, and meets activations of 0. Quad(a, b): two blocks at a and two at b. scales(a, b): of two quads at once.
 template <class Block>
 struct Quad;
 
@@ -60,7 +60,7 @@ struct Quad<Q4_1> {
   static constexpr int kOffset = 0;
   static constexpr float kMinFactor = 1;
   QuadCodes codes;
-  __m256 scales;
+  __m512i heads;  // in words 0, 5, 10 and 15
   Quad(const uint8_t* b, int blocks) {
     const int words = 5 * blocks;
     const __m512i first = _mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << std::min(words, 16)) - 1), b),
@@ -71,16 +71,19 @@ struct Quad<Q4_1> {
   Quad(const uint8_t* a, const uint8_t* b) {
     const __m512i first = _mm512_maskz_loadu_epi32(0x3ff, a), second = _mm512_maskz_loadu_epi32(0x3ff, b);
     codes = nibble_halves(_mm512_permutex2var_epi32(first, _mm512_setr_epi32(1, 2, 3, 4, 6, 7, 8, 9, 17, 18, 19, 20, 22, 23, 24, 25), second));
-    const __m512i heads = _mm512_permutex2var_epi32(first, _mm512_setr_epi32(0, 5, 16, 21, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), second);
-    scales = _mm256_cvtph_ps(_mm512_castsi512_si128(heads));
+    heads = _mm512_permutex2var_epi32(first, _mm512_setr_epi32(0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 16, 0, 0, 0, 0, 21), second);
+  }
+  __m256 scales() const { return _mm512_castps512_ps256(scales(*this, *this)); }
+  static __m512 scales(const Quad& a, const Quad& b) {
+    const __m512i places = _mm512_setr_epi32(0, 5, 10, 15, 16, 21, 26, 31, 0, 0, 0, 0, 0, 0, 0, 0);
+    return _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutex2var_epi32(a.heads, places, b.heads)));
   }
 
  private:
   void take(__m512i first, __m512i second) {
     const __m512i places = _mm512_setr_epi32(1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14, 28, 29, 30, 31);
     codes = nibble_halves(_mm512_permutex2var_epi32(first, places, second));
-    const __m512i heads = _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 5, 10, 15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), first);
-    scales = _mm256_cvtph_ps(_mm512_castsi512_si128(heads));
+    heads = first;
   }
 };
 
@@ -90,7 +93,7 @@ struct Quad<Q4_0> {
   static constexpr int kOffset = 0;
   static constexpr float kMinFactor = -8;
   QuadCodes codes;
-  __m256 scales;
+  __m512i heads;  // in words 0, 9, 18 and 27
   Quad(const uint8_t* b, int blocks) {
     const int words = 9 * blocks;
     const auto lanes = [](int n) { return static_cast<__mmask32>((uint64_t{1} << std::clamp(n, 0, 32)) - 1); };
@@ -100,19 +103,23 @@ struct Quad<Q4_0> {
   Quad(const uint8_t* a, const uint8_t* b) {
     alignas(64) static constexpr uint16_t kPlaces[32] = {1,  2,  3,  4,  5,  6,  7,  8,  10, 11, 12, 13, 14, 15, 16, 17,
                                                          33, 34, 35, 36, 37, 38, 39, 40, 42, 43, 44, 45, 46, 47, 48, 49};
-    alignas(64) static constexpr uint16_t kHeads[32] = {0, 0, 9, 9, 32, 32, 41, 41};
+    alignas(64) static constexpr uint16_t kHeads[32] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 41};
     const __m512i first = _mm512_maskz_loadu_epi16(0x3ffff, a), second = _mm512_maskz_loadu_epi16(0x3ffff, b);
     codes = nibble_halves(_mm512_permutex2var_epi16(first, _mm512_load_si512(kPlaces), second));
-    scales = _mm256_cvtph_ps(_mm512_castsi512_si128(_mm512_permutex2var_epi16(first, _mm512_load_si512(kHeads), second)));
+    heads = _mm512_permutex2var_epi16(first, _mm512_load_si512(kHeads), second);
+  }
+  __m256 scales() const { return _mm512_castps512_ps256(scales(*this, *this)); }
+  static __m512 scales(const Quad& a, const Quad& b) {
+    alignas(64) static constexpr uint16_t kPlaces[32] = {0, 0, 9, 9, 18, 18, 27, 27, 32, 32, 41, 41, 50, 50, 59, 59};
+    return _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutex2var_epi16(a.heads, _mm512_load_si512(kPlaces), b.heads)));
   }
 
  private:
   void take(__m512i first, __m512i second) {
     alignas(64) static constexpr uint16_t kPlaces[32] = {1,  2,  3,  4,  5,  6,  7,  8,  10, 11, 12, 13, 14, 15, 16, 17,
                                                          19, 20, 21, 22, 23, 24, 25, 26, 28, 29, 30, 31, 60, 61, 62, 63};
-    alignas(64) static constexpr uint16_t kHeads[32] = {0, 0, 9, 9, 18, 18, 27, 27};
     codes = nibble_halves(_mm512_permutex2var_epi16(first, _mm512_load_si512(kPlaces), second));
-    scales = _mm256_cvtph_ps(_mm512_castsi512_si128(_mm512_permutexvar_epi16(_mm512_load_si512(kHeads), first)));
+    heads = first;
   }
 };
 
@@ -122,7 +129,7 @@ struct Quad<Q8_0> {
   static constexpr int kOffset = 128;
   static constexpr float kMinFactor = 0;
   QuadCodes codes;
-  __m256 scales;
+  __m128i heads;
   Quad(const uint8_t* b, int blocks) {
     take([=](int i) { return b + (i < blocks ? i : 0) * Q8_0::kBytes; });
   }
@@ -130,6 +137,8 @@ struct Quad<Q8_0> {
   Quad(const uint8_t* a, const uint8_t* b) {
     take([=](int i) { return (i < 2 ? a : b) + i % 2 * Q8_0::kBytes; });
   }
+  __m256 scales() const { return _mm256_cvtph_ps(heads); }
+  static __m512 scales(const Quad& a, const Quad& b) { return _mm512_cvtph_ps(_mm256_set_m128i(b.heads, a.heads)); }
 
  private:
   template <class At>
@@ -141,8 +150,8 @@ struct Quad<Q8_0> {
     const __m512i first = pair(0), second = pair(2), sign = _mm512_set1_epi8(static_cast<char>(0x80));
     codes.half[0] = _mm512_xor_si512(_mm512_shuffle_i64x2(first, second, 0x88), sign);
     codes.half[1] = _mm512_xor_si512(_mm512_shuffle_i64x2(first, second, 0xdd), sign);
-    const auto heads = [&](int i) { return static_cast<int64_t>(load16(at(i)) | static_cast<uint64_t>(load16(at(i + 1))) << 32); };
-    scales = _mm256_cvtph_ps(_mm_set_epi64x(heads(2), heads(0)));
+    const auto head = [&](int i) { return static_cast<int64_t>(load16(at(i)) | static_cast<uint64_t>(load16(at(i + 1))) << 32); };
+    heads = _mm_set_epi64x(head(2), head(0));
   }
 };
 
@@ -201,8 +210,8 @@ void fix(const X* x, int64_t n, FixedQuadOf<Block>* out) {
 template <bool kOffset>
 struct HeldQuad {
   __m512i plane[kPlanes][2], offset[kPlanes];
-  __m256 factor;
-  explicit HeldQuad(const FixedQuad<kOffset>& x, bool twice = false) : factor(_mm256_load_ps(x.factor)) {
+  __m512 factor;  // for two rows
+  explicit HeldQuad(const FixedQuad<kOffset>& x, bool twice = false) : factor(_mm512_broadcast_f32x8(_mm256_load_ps(x.factor))) {
     const auto get = [=](const void* p) {
       const __m512i v = _mm512_load_si512(p);
       return twice ? _mm512_shuffle_i64x2(v, v, 0x44) : v;
@@ -211,7 +220,7 @@ struct HeldQuad {
       for (int half = 0; half < 2; ++half) plane[p][half] = get(x.plane[p][half]);
       if constexpr (kOffset) offset[p] = get(x.offset[p]);
     }
-    if (twice) factor = _mm256_permute2f128_ps(factor, factor, 0);
+    if (twice) factor = _mm512_shuffle_f32x4(factor, factor, 0);
   }
 };
 
@@ -245,9 +254,10 @@ void fixed_dot(const uint8_t* row, int64_t blocks, const FixedQuadOf<Block>* x, 
   __m256 min[T];
   for (int t = 0; t < T; ++t) sum[t] = _mm512_setzero_ps(), min[t] = _mm256_setzero_ps();
   const auto add = [&](const Quad<Block>& w, int64_t at) {
+    const __m256 scales = w.scales();
     for (int t = 0; t < T; ++t) {
       const auto& xt = of[t][at];
-      const __m256 f = _mm256_mul_ps(w.scales, _mm256_load_ps(xt.factor));
+      const __m256 f = _mm256_mul_ps(scales, _mm256_load_ps(xt.factor));
       sum[t] = _mm512_fmadd_ps(multiply(w.codes, xt), _mm512_permutexvar_ps(lanes, _mm512_castps256_ps512(f)), sum[t]);
       min[t] = _mm256_add_ps(min[t], f);
     }
@@ -301,17 +311,19 @@ template <bool kOffset, int kRows>
   }
 }
 
-// The products of kRows quads of weights, read by quad(w), with one of activations: products, and in factors what scales and adds to them.
+// The products of kRows quads of weights, read by quad(w), with one of activations: products, and in factors, two rows in each, what scales and
+// adds to them.
 template <class Block, int kRows, class Read>
 [[gnu::always_inline]] inline void quad_rows(const HeldQuad<Quad<Block>::kOffset != 0>& x, const Read& quad, __m512* products, __m512* scale,
-                                             __m256* factors) {
-  const __m512i lanes = factor_lanes();
+                                             __m512* factors) {
+  const __m512i first = factor_lanes(), second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
   QuadCodes codes[kRows];
 #pragma GCC unroll 4
-  for (int w = 0; w < kRows; ++w) {
-    const Quad<Block> q = quad(w);
-    factors[w] = _mm256_mul_ps(q.scales, x.factor);
-    codes[w] = q.codes, scale[w] = _mm512_permutexvar_ps(lanes, _mm512_castps256_ps512(factors[w]));
+  for (int w = 0; w < kRows; w += 2) {
+    const Quad<Block> a = quad(w), b = quad(w + 1);
+    const __m512 f = factors[w / 2] = _mm512_mul_ps(Quad<Block>::scales(a, b), x.factor);
+    codes[w] = a.codes, codes[w + 1] = b.codes;
+    scale[w] = _mm512_permutexvar_ps(first, f), scale[w + 1] = _mm512_permutexvar_ps(second, f);
   }
   multiply_rows<Quad<Block>::kOffset != 0, kRows>(codes, x, products);
 }
@@ -322,17 +334,19 @@ template <class Block>
 void fixed_rows(const uint8_t* weights, int64_t blocks, const FixedQuadOf<Block>* x, float (*out)[8]) {
   using Held = HeldQuad<Quad<Block>::kOffset != 0>;
   constexpr bool kMinima = Quad<Block>::kMinFactor != 0;
-  constexpr int64_t kQuadBytes = 4 * Block::kBytes, kAhead = 4096;
+  constexpr int64_t kQuadBytes = 4 * Block::kBytes, kAhead = 12288;
   constexpr int kPairs = kRowsTogether / 2;
   const int64_t row_bytes = blocks * Block::kBytes;
   __m512 sum[kRowsTogether], tail[kPairs], products[kRowsTogether], scale[kRowsTogether];
-  __m256 min[kRowsTogether], tail_min[kPairs], factors[kRowsTogether];
-  for (int w = 0; w < kRowsTogether; ++w) sum[w] = _mm512_setzero_ps(), min[w] = _mm256_setzero_ps();
-  for (int w = 0; w < kPairs; ++w) tail[w] = _mm512_setzero_ps(), tail_min[w] = _mm256_setzero_ps();
+  __m512 min[kPairs], tail_min = _mm512_setzero_ps(), factors[kPairs];
+  for (int w = 0; w < kRowsTogether; ++w) sum[w] = _mm512_setzero_ps();
+  for (int w = 0; w < kPairs; ++w) tail[w] = min[w] = _mm512_setzero_ps();
   const auto add = [&](const Held& held, const auto& quad) __attribute__((always_inline)) {
     quad_rows<Block, kRowsTogether>(held, quad, products, scale, factors);
 #pragma GCC unroll 4
-    for (int w = 0; w < kRowsTogether; ++w) sum[w] = _mm512_fmadd_ps(products[w], scale[w], sum[w]), min[w] = _mm256_add_ps(min[w], factors[w]);
+    for (int w = 0; w < kRowsTogether; ++w) sum[w] = _mm512_fmadd_ps(products[w], scale[w], sum[w]);
+#pragma GCC unroll 4
+    for (int w = 0; w < kPairs; ++w) min[w] = _mm512_add_ps(min[w], factors[w]);
   };
   int64_t at = 0;
   for (; at < blocks / 4; ++at) {
@@ -345,7 +359,8 @@ void fixed_rows(const uint8_t* weights, int64_t blocks, const FixedQuadOf<Block>
   if (const int rest = static_cast<int>(blocks % 4); rest == 2) {
     quad_rows<Block, kPairs>(
         Held(x[at], true), [&](int w) { return Quad<Block>(last + 2 * w * row_bytes, last + (2 * w + 1) * row_bytes); }, products, scale, factors);
-    for (int w = 0; w < kPairs; ++w) tail[w] = _mm512_mul_ps(products[w], scale[w]), tail_min[w] = factors[w];
+    for (int w = 0; w < kPairs; ++w) tail[w] = _mm512_mul_ps(products[w], scale[w]);
+    tail_min = factors[0];
   } else if (rest != 0) {
     add(Held(x[at]), [&](int w) { return Quad<Block>(last + w * row_bytes, rest); });
   }
@@ -358,10 +373,8 @@ void fixed_rows(const uint8_t* weights, int64_t blocks, const FixedQuadOf<Block>
   const __m512 pairs = fold(quarters);
   __m512 all = _mm512_add_ps(pairs, _mm512_permute_ps(pairs, 0xb1));
   if constexpr (kMinima) {  // in elements 1 and 3 of a row's two quarters
-    const auto both = [](__m256 a, __m256 b) { return _mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1); };
-    const __m512 m_ab = both(min[0], min[1]), m_cd = both(min[2], min[3]);
-    const __m512 first = _mm512_add_ps(_mm512_shuffle_f32x4(m_ab, m_cd, 0x88), both(tail_min[0], tail_min[1]));
-    all = _mm512_add_ps(all, _mm512_permute_ps(_mm512_add_ps(fold(first), fold(_mm512_shuffle_f32x4(m_ab, m_cd, 0xdd))), 0x55));
+    const __m512 first = _mm512_add_ps(_mm512_shuffle_f32x4(min[0], min[1], 0x88), tail_min), second = _mm512_shuffle_f32x4(min[0], min[1], 0xdd);
+    all = _mm512_add_ps(all, _mm512_permute_ps(_mm512_add_ps(fold(first), fold(second)), 0x55));
   }
   alignas(64) float sums[16];
   _mm512_store_ps(sums, all);
