@@ -55,7 +55,7 @@ void add_train_flags(po::options_description& options) {
   add("weight-update", with_default("stochastic"), "how updates reach bf16 weights: stochastic rounding, f32 master copies, or nearest");
   add("grad-checkpoint", po::value<std::string>()->implicit_value("flash-cut"),
       "recompute activations in backward: flash-cut (default), block, every-K, keep:LIST of qkv, attention, middle, mlp; then exceptions: \"block, none for blocks 24-29\"");
-  add("tiled-loss", "compute logits and loss in tiles of rows");
+  add("tiled-loss", "compute logits and loss in tiles of rows: the default, but for optimizers that take gradients per sample");
   add("tiled-mlp", "compute the MLPs in tiles of rows");
   add("streambp", po::value<std::string>()->implicit_value("512"), "run each block in slices of this many rows: one block's activations are those of a slice");
   add("seco", po::value<std::string>()->implicit_value("512"), "run the whole model in chunks of this many rows over stored keys and values");
@@ -66,7 +66,7 @@ void add_train_flags(po::options_description& options) {
   add("offload-keep-last", with_default("1"), "blocks at the end of the model whose saved activations stay");
   add("zero-offload", "optimizer states and updates on the host, where the device has memory of its own");
   add("fused-backward", "update each weight inside backward and free its gradient at once");
-  add("loss-tile", with_default("32MiB"), "size of one tile of logits");
+  add("loss-tile", po::value<std::string>(), "most that the logits of a tile take, e.g. 32MiB; default: those of 512 tokens");
   add("held-out", with_default("0"), "share of the data kept for evaluation, e.g. 0.1");
   add("eval-data", po::value<std::string>(), "a file to evaluate on instead");
   add("eval-every", with_default("0"), "steps between evaluations; 0: before and after only");
@@ -74,7 +74,7 @@ void add_train_flags(po::options_description& options) {
   add("no-pack", "one document per window, padded, instead of packing");
   add("checkpoint-every", with_default("0"), "steps between checkpoints; 0: none");
   add("keep-checkpoints", with_default("2"), "newest checkpoints that are kept");
-  add("resume", "continue from the newest checkpoint in --output");
+  add("resume", "continue from the newest checkpoint in --output, with the settings it was made with; of --lr, --lr-floor, --schedule, --warmup and --steps others may be given");
   add("overwrite", "replace a run that is in --output");
 }
 
@@ -159,11 +159,9 @@ trainer::TrainOptions train_options(const po::variables_map& values, trainer::Mi
   if (values.count("act-offload")) memory.offload = parse_offload(values["act-offload"].as<std::string>());
   memory.offload_keep_last = checked_int(values, "offload-keep-last", 0, 1 << 20);
   o.session.offload_folder = value_or<std::string>(values, "offload-dir", o.output);
-  // Logits of all rows would undo what slices and chunks save.
-  memory.tiled_loss = memory.stream_rows > 0 || memory.chunk_rows > 0;
   trainer::check_memory_options(memory, values.count("grad-checkpoint") > 0);
-  memory.tiled_loss = memory.tiled_loss || values.count("tiled-loss") > 0, memory.tiled_mlp = values.count("tiled-mlp") > 0;
-  memory.loss_tile_bytes = static_cast<int64_t>(parse_size(values["loss-tile"].as<std::string>(), "--loss-tile"));
+  memory.tiled_mlp = values.count("tiled-mlp") > 0;
+  if (values.count("loss-tile")) memory.loss_tile_bytes = static_cast<int64_t>(parse_size(values["loss-tile"].as<std::string>(), "--loss-tile"));
   o.session.fused_backward = values.count("fused-backward") > 0;
   o.held_out = checked_double(values, "held-out", 0, 0.9);
   o.evaluate_every = checked_int(values, "eval-every", 0, int64_t{1} << 40);
@@ -171,12 +169,14 @@ trainer::TrainOptions train_options(const po::variables_map& values, trainer::Mi
   o.windows.length = o.session.sequence, o.windows.pack = !values.count("no-pack"), o.windows.isolate_documents = o.isolate_documents;
   o.checkpoint_every = checked_int(values, "checkpoint-every", 0, int64_t{1} << 40);
   o.keep_checkpoints = static_cast<int>(checked_int(values, "keep-checkpoints", 1, 1 << 20));
+  for (const char* flag : trainer::kRateFlags)
+    if (given(values, flag)) o.changed_rates.insert(std::string("--") + flag);
   o.resume = values.count("resume") > 0, o.overwrite = values.count("overwrite") > 0;
   o.memory_limit = memory_limit(values);
   if (o.session.fused_backward) mix.run_tags.push_back("run:fused-backward");
   if (o.session.accumulate > 1) mix.run_tags.push_back("run:accumulate");
   if (memory.tiled_mlp) mix.run_tags.push_back("run:tiled-mlp");
-  if (memory.tiled_loss) mix.run_tags.push_back("run:tiled-loss");
+  if (values.count("tiled-loss") || values.count("loss-tile") || memory.stream_rows > 0 || memory.chunk_rows > 0) mix.run_tags.push_back("run:tiled-loss");
   if (memory.stream_rows > 0) mix.run_tags.push_back("run:streambp");
   if (memory.chunk_rows > 0) mix.run_tags.push_back("run:seco");
   mix.zero_offload = values.count("zero-offload") > 0;

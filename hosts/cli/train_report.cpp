@@ -31,7 +31,7 @@ TrainReport::TrainReport(const po::variables_map& values, const std::vector<std:
     if (const std::string spec = runtime.short_spec(kind); !spec.empty()) data_.mix.emplace_back(name, spec);
   for (const char* flag : {"dtype", "batch-size", "seq-len", "accumulate", "lr", "schedule", "warmup", "clip", "seed", "weight-update"})
     data_.settings.emplace_back(flag, values[flag].as<std::string>());
-  for (const char* flag : {"grad-checkpoint", "tiled-loss", "tiled-mlp", "fused-backward", "isolate-documents"})
+  for (const char* flag : {"grad-checkpoint", "tiled-mlp", "fused-backward", "isolate-documents"})
     if (values.count(flag)) data_.settings.emplace_back(flag, "on");
 }
 

@@ -91,7 +91,7 @@ class Runs(cli.Cli):
         self.train(output, "--steps", 4, "--checkpoint-every", 2, "--schedule", "constant")
         again = ["train", *SMALL, "--output", output, "--steps", 8, "--schedule", "constant", "--resume"]
         self.refuse(*again, "--optimizer", "sgd", names=["optimizer"])
-        for flag, value in (("--clip", 0.5), ("--warmup", 3), ("--held-out", 0.2), ("--no-pack", None), ("--isolate-documents", None)):
+        for flag, value in (("--clip", 0.5), ("--held-out", 0.2), ("--no-pack", None), ("--isolate-documents", None)):
             with self.subTest(flag):
                 self.refuse(*again, flag, *([] if value is None else [value]), names=[flag])
         state = output / "checkpoint-4" / "state.json"
@@ -100,6 +100,27 @@ class Runs(cli.Cli):
         self.refuse(*again, names=["state.json", "--clip"])
         state.write_text(json.dumps(text))
         self.refuse("train", *SMALL, "--output", output, "--steps", 8, names=["--resume", "--overwrite"])
+
+    def test_a_resumed_run_may_be_given_another_rate(self):
+        output = self.folder / "run"
+        plain = [x for i, x in enumerate(SMALL) if "--lr" not in SMALL[max(i - 1, 0):i + 1]]
+        self.train(output, "--steps", 4, "--checkpoint-every", 2)
+        self.refuse("train", *plain, "--output", output, "--resume", names=["--lr", "0.001", "same settings"])
+        told = self.run_tenon("train", *plain, "--output", output, "--steps", 6, "--schedule", "constant", "--lr", 5e-4, "--resume")
+        self.assertEqual(told.returncode, 0, told.stderr_text)
+        for change in ("--lr 5e-04 instead of 0.001", "--schedule constant instead of cosine"):
+            self.assertEqual(told.stderr_text.count(change), 1, told.stderr_text)
+        self.assertEqual([line["lr"] for line in cli.metrics(output) if "lr" in line][4:], [5e-4, 5e-4])
+
+    def test_an_output_that_cannot_be_used_is_refused_before_anything_else(self):
+        taken = self.folder / "file"
+        taken.write_text("")
+        nothing = [self.folder / "nothing" if x is cli.TEXT else x for x in SMALL]
+        self.refuse("train", *nothing, "--output", taken / "run", "--steps", 2, names=["cannot be made"])
+        self.train(self.folder / "run", "--steps", 2)
+        self.refuse("train", *nothing, "--output", self.folder / "run", "--steps", 2, names=["already holds a run"])
+        self.refuse("train", *nothing, "--output", self.folder / "run", "--steps", 2, "--overwrite", names=["nothing"])
+        self.assertTrue((self.folder / "run" / "final").is_dir(), "a run was removed for one that cannot begin")
 
     def test_adapters_of_one_name_are_all_kept(self):
         lora = ["--adapter", "lora:r=2,target_modules=q_proj", "--steps", 2]

@@ -6,7 +6,7 @@ from torch_side import dtype_of
 
 TITLE = "full fine-tune, SmolLM2 4 × 256"
 FUSED = {**training.recomputing(24), "fused-backward": True}
-BF16_STATES = {"optimizer": "adamw:weight_decay=0.01,eps=1e-8,state_dtype=bf16", "tiled-loss": True}
+BF16_STATES = {"optimizer": "adamw:weight_decay=0.01,eps=1e-8,state_dtype=bf16", "loss-tile": "32MiB"}
 
 
 class Full(training.TorchTraining):

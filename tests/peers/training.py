@@ -180,8 +180,8 @@ def same_losses(tolerance):
 
 
 def recomputing(blocks):
-    """Logits in tiles, and the first blocks' activations computed again in backward: as many as the aim for memory asks."""
-    return {"tiled-loss": True, "grad-checkpoint": f"flash-cut, none for blocks {blocks}-29" if blocks < 30 else "block"}
+    """Small tiles of logits, and the first blocks' activations computed again in backward: as many as the aim for memory asks."""
+    return {"loss-tile": "32MiB", "grad-checkpoint": f"flash-cut, none for blocks {blocks}-29" if blocks < 30 else "block"}
 
 
 def cases(title, products, aim, aim_memory, flags=None, lr=1e-4, lean=None):

@@ -107,7 +107,7 @@ void Linear::weight_gradient(Engine& engine, const LinearCall& call, const Tenso
     throw Error(TN_E_CONFLICT, path + " keeps a sample of its input's rows, and the optimizer needs all of them; drop the sampling adapter");
   if (const OwnWgrad* own = weight->wgrad) {
     if (!call.sample_begin || call.sample_begin->back() != x.dim(0))
-      throw Error(TN_E_STATE, "the gradient of " + path + " is taken per sample, which needs all rows of a micro-batch together; drop --tiled-mlp and --tiled-loss");
+      throw Error(TN_E_STATE, "the gradient of " + path + " is taken per sample, which needs all rows of a micro-batch together; drop --tiled-mlp");
     const tn_samples samples{sizeof(tn_samples), 0, static_cast<int64_t>(call.sample_begin->size()) - 1, call.sample_begin->data(), call.grad_scale};
     tn_estimate e{sizeof(tn_estimate)};
     check(own->api->estimate(own->self, engine.api(), engine.device(), weight->uid, x.dim(0), samples.n, &e), "planning a weight gradient");

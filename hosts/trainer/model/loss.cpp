@@ -8,6 +8,16 @@
 #include "hosts/trainer/model/model.h"
 
 namespace tenon::trainer {
+namespace {
+
+// Rows of a tile of at most `most`: as few tiles as that takes, of equal size, because each reads the head's whole weight.
+int64_t tile_rows(int64_t rows, int64_t most) {
+  most = std::clamp<int64_t>(most, 1, rows);
+  const int64_t tiles = (rows + most - 1) / most;
+  return (rows + tiles - 1) / tiles;
+}
+
+}  // namespace
 
 // Loss of final hidden states x (normed: of what the head reads) in tiles of rows, the first of which is row `begin` of the micro-batch. With dx,
 // also the gradient of x, which may take x's memory, and of the head and final norm, for which `announce_head` follows.
@@ -21,12 +31,17 @@ double Model::loss_and_gradient(bool normed, const Tensor& x, const Tensor& labe
       engine_.rms_norm(x.rows(first, end), final_norm_->seen(engine_), config_.eps(2 * config_.layers), h, nullptr);
       return h;
     };
-    return displaced_loss(engine_, *head_.weight, rows, hidden, labels, pass.memory.loss_tile_bytes, losses);
+    return displaced_loss(engine_, *head_.weight, rows, hidden, labels, pass.memory.evaluation_tile_bytes(), losses);
   }
-  const bool tiled = !dx || pass.memory.tiled_loss;
   // Evaluation keeps logits in f32; a training pass in the compute type, like the activations around it.
   const tn_dtype logit_type = dx ? engine_.compute() : kF32;
-  const int64_t tile = tiled ? std::clamp<int64_t>(pass.memory.loss_tile_bytes / (config_.vocab * element_bytes(logit_type)), 1, rows) : rows;
+  const int64_t row_bytes = config_.vocab * element_bytes(logit_type);
+  const bool whole = dx && head_.trains_weight() && head_.weight->wgrad;  // taken per sample, which tiles would cut apart
+  const int64_t most = whole                                  ? rows
+                       : !dx                                  ? pass.memory.evaluation_tile_bytes() / row_bytes
+                       : pass.memory.loss_tile_bytes > 0      ? pass.memory.loss_tile_bytes / row_bytes
+                                                              : kLossRows;
+  const int64_t tile = tile_rows(rows, most);
   const auto activation = [&](int64_t n) { return engine_.empty(Category::kActivations, engine_.compute(), {n, config_.width(2 * config_.layers)}); };
   const Tensor nats = engine_.empty(Category::kActivations, kF64, {rows});
   const Tensor* dweight = dx && !normed && final_norm_->trainable ? &final_norm_->open_zeroed_gradient(engine_) : nullptr;

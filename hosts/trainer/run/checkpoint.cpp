@@ -132,13 +132,17 @@ int64_t load_checkpoint(const std::string& folder, Session& session, const RunId
   if (get_int(state, "format", 1, 1 << 20, what) != 1)
     throw Error(TN_E_VERSION, what + " was written by a newer tenon; resume with that version");
   const std::map<std::string, std::string> saved = texts(state, "settings", what);
+  std::string changes;
   for (const auto& [key, value] : identity.settings) {
     const auto it = saved.find(key);
     const std::string before = it == saved.end() ? "(nothing)" : it->second;
-    if (before != value)
+    if (before != value && identity.changeable.contains(key))
+      changes += (changes.empty() ? "" : ", ") + key + " " + value + " instead of " + before;
+    else if (before != value)
       throw Error(TN_E_CONFLICT, folder + " was written with " + key + " " + before + " but this run asks for " + value +
                                      "; resume with the same settings or choose another --output");
   }
+  if (!changes.empty()) warnings.push_back("from here on with " + changes + ": no longer what an uninterrupted run would give");
   for (const auto& [id, version] : texts(state, "plugins", what)) {
     const auto it = identity.plugins.find(id);
     if (it != identity.plugins.end() && it->second != version)

@@ -57,14 +57,12 @@ std::vector<Alternative> what_would_fit(const Runtime& runtime, const ModelSourc
     if (o.memory.checkpointing == Checkpointing::kNone) o.memory.checkpointing = Checkpointing::kFlashCut;
   };
   const auto thrifty = [=](SessionOptions& o) {
-    if (!in_rows) checkpoint(o), o.memory.tiled_loss = o.memory.tiled_mlp = true;
+    if (!in_rows) checkpoint(o), o.memory.tiled_mlp = true;
   };
-  const std::string flags = in_rows ? "" : "--grad-checkpoint --tiled-loss --tiled-mlp ";
+  const std::string flags = in_rows ? "" : "--grad-checkpoint --tiled-mlp ";
   if (!in_rows)
-    changes = {{"--tiled-loss", [](SessionOptions& o, RunShape&, tn_dtype&) { o.memory.tiled_loss = true; }},
-               {"--grad-checkpoint", [=](SessionOptions& o, RunShape&, tn_dtype&) { checkpoint(o); }},
-               {"--grad-checkpoint --tiled-loss", [=](SessionOptions& o, RunShape&, tn_dtype&) { checkpoint(o), o.memory.tiled_loss = true; }},
-               {"--grad-checkpoint --tiled-loss --tiled-mlp", [=](SessionOptions& o, RunShape&, tn_dtype&) { thrifty(o); }}};
+    changes = {{"--grad-checkpoint", [=](SessionOptions& o, RunShape&, tn_dtype&) { checkpoint(o); }},
+               {"--grad-checkpoint --tiled-mlp", [=](SessionOptions& o, RunShape&, tn_dtype&) { thrifty(o); }}};
   changes.push_back({flags + "--dtype bf16", [=](SessionOptions& o, RunShape&, tn_dtype& c) { thrifty(o), bf16(o, c); }});
   if (!options.fused_backward && options.clip == 0 && options.accumulate == 1)
     changes.push_back({flags + "--dtype bf16 --fused-backward", [=](SessionOptions& o, RunShape&, tn_dtype& c) { thrifty(o), bf16(o, c), o.fused_backward = true; }});
@@ -108,15 +106,14 @@ std::vector<LongestWith> longest_by_schedule(const Runtime& runtime, const Model
   const std::pair<const char*, std::function<void(MemoryOptions&)>> schedules[] = {
       {"(every activation kept)", [](MemoryOptions&) {}},
       {"--grad-checkpoint block", [](MemoryOptions& m) { m.checkpointing = Checkpointing::kBlock; }},
-      {"--grad-checkpoint block --tiled-loss", [](MemoryOptions& m) { m.checkpointing = Checkpointing::kBlock, m.tiled_loss = true; }},
-      {"--grad-checkpoint block --tiled-loss --tiled-mlp", [](MemoryOptions& m) { m.checkpointing = Checkpointing::kBlock, m.tiled_loss = m.tiled_mlp = true; }},
-      {"--seco", [](MemoryOptions& m) { m.chunk_rows = kSlice, m.tiled_loss = true; }},
-      {"--streambp", [](MemoryOptions& m) { m.stream_rows = kSlice, m.tiled_loss = true; }},
-      {"--streambp --act-offload", [](MemoryOptions& m) { m.stream_rows = kSlice, m.tiled_loss = true, m.offload = Offload::kAuto; }}};
+      {"--grad-checkpoint block --tiled-mlp", [](MemoryOptions& m) { m.checkpointing = Checkpointing::kBlock, m.tiled_mlp = true; }},
+      {"--seco", [](MemoryOptions& m) { m.chunk_rows = kSlice; }},
+      {"--streambp", [](MemoryOptions& m) { m.stream_rows = kSlice; }},
+      {"--streambp --act-offload", [](MemoryOptions& m) { m.stream_rows = kSlice, m.offload = Offload::kAuto; }}};
   std::vector<LongestWith> all;
   for (const auto& [flags, apply] : schedules) {
     SessionOptions o = options;
-    o.memory = {};
+    o.memory = {}, o.memory.loss_tile_bytes = options.memory.loss_tile_bytes;
     apply(o.memory);
     all.push_back({flags, longest_sequence(runtime, source, o, shape, compute, limit)});
   }

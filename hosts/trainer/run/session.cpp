@@ -287,7 +287,7 @@ StepResult Session::step(int64_t step, int64_t total_steps, const std::vector<Ho
 StepResult Session::driven_step(StepResult r, const tn_step& step, const std::vector<HostBatch>& micro_batches, Rate rate, double weight) {
   MemoryOptions memory = options_.memory;
   // The panel of a displaced weight takes its room from the tile of logits, so that a probe needs no more than inference does.
-  memory.loss_tile_bytes = std::max(memory.loss_tile_bytes - kDisplacedPanelBytes, memory.loss_tile_bytes / 2);
+  memory.loss_tile_bytes = std::max(memory.evaluation_tile_bytes() - kDisplacedPanelBytes, memory.evaluation_tile_bytes() / 2);
   const DrivenStep driven = optimizer_->drive(step, rate, [&] {
     double nats = 0;
     for (const HostBatch& b : micro_batches) nats += model_.evaluate(b, nullptr, memory);

@@ -1,6 +1,9 @@
 #include "hosts/trainer/run/train.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -27,21 +30,29 @@ constexpr int64_t kSkippedInARow = 25;  // steps after which a run that skips ev
 
 double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
-// The output folder, checked before hours of work: it can be made and written, and holds no other run by accident.
+bool holds_run(const std::string& output) {
+  std::error_code ec;
+  return fs::exists(fs::path(output) / "metrics.jsonl", ec) || newest_checkpoint(output).has_value();
+}
+
+// What can be said of the output folder without making it: whether it could be, and that it holds no other run by accident.
+void check_output(const TrainOptions& o) {
+  std::error_code ec;
+  fs::path there = fs::absolute(o.output, ec);
+  while (!fs::exists(there, ec) && there.has_relative_path()) there = there.parent_path();
+  if (!fs::is_directory(there, ec) || access(there.c_str(), W_OK | X_OK) != 0)
+    throw Error(TN_E_IO, "--output " + o.output + " cannot be made or written; choose a folder that you may write");
+  if (!o.resume && !o.overwrite && holds_run(o.output))
+    throw Error(TN_E_CONFLICT, "--output " + o.output + " already holds a run; pass --resume to go on with it, --overwrite to replace it, or choose another folder");
+}
+
+// Makes the folder once nothing else can refuse the run, and empties it of one that is to be replaced.
 void prepare_output(const TrainOptions& o) {
   std::error_code ec;
   fs::create_directories(o.output, ec);
   if (ec || !fs::is_directory(o.output))
     throw Error(TN_E_IO, "--output " + o.output + " cannot be made: " + ec.message() + "; choose a folder that you may write");
-  const std::string probe = (fs::path(o.output) / ".tenon-write-test").string();
-  std::FILE* f = std::fopen(probe.c_str(), "wb");
-  if (!f) throw Error(TN_E_IO, "--output " + o.output + " cannot be written; choose a folder that you may write");
-  std::fclose(f);
-  fs::remove(probe, ec);
-  const bool holds_run = fs::exists(fs::path(o.output) / "metrics.jsonl", ec) || newest_checkpoint(o.output).has_value();
-  if (o.resume || !holds_run) return;
-  if (!o.overwrite)
-    throw Error(TN_E_CONFLICT, "--output " + o.output + " already holds a run; pass --resume to go on with it, --overwrite to replace it, or choose another folder");
+  if (o.resume || !holds_run(o.output)) return;
   for (const auto& entry : fs::directory_iterator(o.output, ec)) {
     const std::string name = entry.path().filename().string();
     if (name.starts_with("checkpoint-") || name == "metrics.jsonl" || name == "final" || name == "report.html") fs::remove_all(entry.path(), ec);
@@ -74,8 +85,7 @@ RunIdentity identity_of(const Runtime& runtime, const ModelSource& source, const
   s["--weight-update"] = std::to_string(static_cast<int>(o.session.update));
   const auto number = [](double x) {
     char digits[40];
-    std::snprintf(digits, sizeof digits, "%.17g", x);
-    return std::string(digits);
+    return std::string(digits, std::to_chars(digits, digits + sizeof digits, x).ptr);
   };
   const auto flag = [](bool set) { return set ? "on" : "off"; };
   s["tokenizer"] = name(text.path), s["--embeddings"] = runtime.embeddings_spec();
@@ -87,6 +97,7 @@ RunIdentity identity_of(const Runtime& runtime, const ModelSource& source, const
   s["--spaco"] = m.chunks_picked == 0 ? "off" : std::to_string(m.chunks_picked) + " of chunks of " + std::to_string(m.chunk_rows);
   s["--spaco-clip"] = number(m.spaco_clip), s["--weight-budget"] = std::to_string(techniques.weight_budget);
   if (o.schedule.kind != ScheduleKind::kConstant) s["--steps"] = std::to_string(o.steps);
+  id.changeable = o.changed_rates;
   return id;
 }
 
@@ -149,7 +160,8 @@ TrainResult train(Runtime& runtime, const ModelSource& source, const TextModel& 
   const auto note = [&](const std::string& line) {
     if (events.note) events.note(line);
   };
-  // Data first: it is the cheapest thing to be wrong.
+  // What is cheapest to be wrong comes first.
+  check_output(o);
   Documents documents = read_documents(o.data, text);
   std::optional<Dataset> held_out;
   std::optional<Dataset> data;

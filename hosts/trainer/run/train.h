@@ -4,6 +4,7 @@
 #include <atomic>
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,9 @@
 #include "hosts/trainer/text/data/batch_order.h"
 
 namespace tenon::trainer {
+
+// What the learning rate follows from: a resumed run may be given others, in so many words.
+constexpr const char* kRateFlags[] = {"lr", "lr-floor", "schedule", "warmup", "steps"};
 
 struct TrainOptions {
   std::string output;  // folder of metrics.jsonl, checkpoints and final/
@@ -32,6 +36,7 @@ struct TrainOptions {
   int64_t checkpoint_every = 0;       // steps; 0: none
   int keep_checkpoints = 2;
   bool resume = false, overwrite = false;
+  std::set<std::string> changed_rates;  // of kRateFlags, those that a resumed run may change
   uint64_t memory_limit = 0;
 };
 

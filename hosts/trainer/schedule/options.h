@@ -28,13 +28,15 @@ struct BlockPolicy {
 // Where what blocks save waits for their backward pass. kAuto: host memory, or a file where the device computes in host memory.
 enum class Offload { kNone, kAuto, kHost, kFile };
 
+// Each tile reads the head's weight, which so many rows hide behind their products.
+constexpr int64_t kLossRows = 512, kLossRoom = 32 << 20;
+
 struct MemoryOptions {
   Checkpointing checkpointing = Checkpointing::kNone;
   std::vector<BlockPolicy> block_policies;  // the last that names a block counts
   int64_t every = 1;       // keep the input of every n-th block only; the blocks between are run again together
   bool tiled_mlp = false;
-  bool tiled_loss = false;
-  int64_t loss_tile_bytes = 32 << 20;
+  int64_t loss_tile_bytes = 0;  // most that the logits of a tile take; 0: those of kLossRows in training, kLossRoom in evaluation
   int64_t stream_rows = 0;  // StreamBP: blocks run forward and backward in slices of so many rows; 0 = off
   int64_t chunk_rows = 0;   // SeCO: the model runs forward and backward in chunks of so many rows; 0 = off
   int64_t chunks_picked = 0;   // SpaCO: how many chunks of a micro-batch run backward, on average; 0 = all
@@ -42,6 +44,7 @@ struct MemoryOptions {
   Offload offload = Offload::kNone;
   int64_t offload_keep_last = 1;  // blocks at the end of which all stays: theirs is the backward that begins at once
 
+  int64_t evaluation_tile_bytes() const { return loss_tile_bytes > 0 ? loss_tile_bytes : kLossRoom; }
   Checkpointing policy_of(int64_t block) const {
     Checkpointing policy = checkpointing;
     for (const BlockPolicy& p : block_policies)

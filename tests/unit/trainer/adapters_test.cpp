@@ -136,7 +136,7 @@ TEST_P(Adapters, MemoryFeaturesChangeNoNumber) {
   memory.checkpointing = Checkpointing::kBlock;
   EXPECT_EQ(run.gradients(tiny::input(), memory, again), loss);
   EXPECT_EQ(again, plain);
-  memory.tiled_mlp = memory.tiled_loss = true;
+  memory.tiled_mlp = true, memory.loss_tile_bytes = 96 * 4 * 5;
   EXPECT_NEAR(run.gradients(tiny::input(), memory, again), loss, 1e-6 * loss);
 }
 

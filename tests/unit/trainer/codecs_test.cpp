@@ -193,7 +193,7 @@ TEST(CodedActivations, TakeAQuarterOfTheirMemory) {
     const Runtime runtime(tiny::catalog(), m);
     const ModelSource source = ModelSource::open("preset:9m", 320);
     SessionOptions o;
-    o.sequence = 256, o.memory.tiled_loss = true, o.memory.loss_tile_bytes = 1 << 16;
+    o.sequence = 256, o.memory.loss_tile_bytes = 1 << 16;
     return plan_run(runtime, source, o, {8, 256, false}, kF32).peak[static_cast<size_t>(Category::kActivations)];
   };
   const auto plain = static_cast<double>(peak("")), coded = static_cast<double>(peak("mesa-act8"));

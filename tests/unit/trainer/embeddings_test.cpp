@@ -39,7 +39,7 @@ TEST(Embeddings, InCodesThatLoseNothingAreTheEmbedding) {
       EXPECT_NEAR(held.gradients(batch, {}, found), loss, 1e-6 * loss) << model << " " << adapter;
       EXPECT_LT(largest_difference(expected, found), 1e-5) << model << " " << adapter;
       MemoryOptions tiles;
-      tiles.tiled_loss = true, tiles.loss_tile_bytes = 96 * 4 * 5;
+      tiles.loss_tile_bytes = 96 * 4 * 5;
       EXPECT_NEAR(held.gradients(batch, tiles, found), loss, 1e-6 * loss) << model << " " << adapter;
       EXPECT_NEAR(held.session->model().evaluate(batch), plain.session->model().evaluate(batch), 1e-4) << model << " " << adapter;
     }

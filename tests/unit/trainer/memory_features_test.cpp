@@ -35,7 +35,7 @@ TEST_P(MemoryFeatures, RecomputationIsBitIdenticalAndTilesAreEqualWithinRounding
   }
   for (const bool checkpoint : {false, true}) {
     MemoryOptions memory;
-    memory.tiled_loss = memory.tiled_mlp = true;
+    memory.tiled_mlp = true;
     memory.loss_tile_bytes = 96 * 4 * 5;  // five rows: does not divide 28
     if (checkpoint) memory.checkpointing = Checkpointing::kFlashCut;
     Gradients tiled;
@@ -59,7 +59,7 @@ TEST(TiledLoss, EqualsTheDenseLossForEveryTile) {
     const double loss = run.gradients(batch, {}, plain);
     for (int64_t rows = 1; rows <= 29; ++rows) {
       MemoryOptions memory;
-      memory.tiled_loss = true, memory.loss_tile_bytes = 96 * 4 * rows;
+      memory.loss_tile_bytes = 96 * 4 * rows;
       Gradients tiled;
       EXPECT_NEAR(run.gradients(batch, memory, tiled), loss, 1e-6 * loss) << rows;
       EXPECT_LT(relative_distance(plain, tiled), 1e-6) << rows;
@@ -72,9 +72,9 @@ TEST(TiledLoss, OfNothingIsNothing) {
   tiny::Run run(tiny::model_folder(folder, "llama"), tiny::mix(), {});
   HostBatch batch = tiny::input();
   std::fill(batch.labels.begin(), batch.labels.end(), -1);
-  for (const bool tiled : {false, true}) {
+  for (const int64_t rows : {28, 5}) {
     MemoryOptions memory;
-    memory.tiled_loss = tiled, memory.loss_tile_bytes = 96 * 4 * 5;
+    memory.loss_tile_bytes = 96 * 4 * rows;
     LinearCall call;
     EXPECT_EQ(run.session->model().train(batch, call, memory, 1, true, [](Parameter&) {}), 0);
     for (const Parameter* p : run.session->optimizer()->parameters())
@@ -119,7 +119,6 @@ TEST(GradCheckpoint, KeepsTheBytesOfTheFormula) {
     options.sequence = kRows;
     Session session(*engine, source, set->techniques, options);
     MemoryOptions memory;
-    memory.tiled_loss = true;
     parse_checkpointing(policy, memory);
     uint64_t alive = 0;
     session.model().train(shape_batch(1, kRows, 320), {}, memory, 1, true, [&](Parameter&) {
@@ -170,7 +169,8 @@ TEST_P(Planner, ForecastIsTheMeasuredPeak) {
   SessionOptions options;
   options.accumulate = m.accumulate, options.fused_backward = m.fused, options.sequence = 14, options.storage = m.bf16 ? kBF16 : kF32;
   if (m.checkpoint) options.memory.checkpointing = Checkpointing::kFlashCut;
-  options.memory.tiled_loss = options.memory.tiled_mlp = m.tiles;
+  options.memory.tiled_mlp = m.tiles;
+  if (m.tiles) options.memory.loss_tile_bytes = 96 * 4 * 5;
   const tn_dtype compute = m.bf16 ? kBF16 : kF32;
   tiny::Run run(tiny::model_folder(folder, m.model), tiny::mix(m.optimizer, m.adapters, m.quantizer), options, compute);
   const MemoryUse planned = plan_run(run.runtime, run.source, options, {2, 14, true}, compute);

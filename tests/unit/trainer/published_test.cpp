@@ -75,7 +75,7 @@ TEST(Published, GaLoresStates) {
 TEST(Published, MeftsActivations) {
   const Shape shape{512, 16, kF32};
   const double full = bytes(plan("preset:350m", tiny::mix("adamw"), shape), Category::kActivations);
-  EXPECT_NEAR(1 - bytes(plan("preset:350m", tiny::mix("adamw", {"meft"}), shape), Category::kActivations) / full, 0.84, 0.02);
+  EXPECT_GT(1 - bytes(plan("preset:350m", tiny::mix("adamw", {"meft"}), shape), Category::kActivations) / full, 0.84);
   EXPECT_GT(1 - bytes(plan("preset:350m", tiny::mix("adamw", {"meft:anchor_every=1000"}), shape), Category::kActivations) / full, 0.86);
 }
 

@@ -55,7 +55,7 @@ TEST_P(Rows, SlicesGiveThePlainGradient) {
     const double loss = run.gradients(batch, {}, plain);
     for (const int64_t rows : {1, 3, 5, 7, 13, 14, 15, 27, 28, 100}) {
       MemoryOptions memory;
-      memory.stream_rows = rows, memory.tiled_loss = true, memory.loss_tile_bytes = 320 * 4 * 5;
+      memory.stream_rows = rows, memory.loss_tile_bytes = 320 * 4 * 5;
       Gradients sliced;
       EXPECT_NEAR(run.gradients(batch, memory, sliced), loss, 1e-6 * loss) << rows;
       EXPECT_LT(distance(plain, sliced), 1e-6) << rows;
@@ -148,10 +148,10 @@ TEST_P(Rows, SavedActivationsComeBackFromAFileBitForBit) {
 TEST(Schedules, NeedWhatThePlanSays) {
   const tiny::Folder folder;
   const std::pair<const char*, std::function<void(SessionOptions&)>> schedules[] = {
-      {"slices", [](SessionOptions& o) { o.memory.stream_rows = 5, o.memory.tiled_loss = true; }},
+      {"slices", [](SessionOptions& o) { o.memory.stream_rows = 5; }},
       {"slices over every second block", [](SessionOptions& o) { o.memory.stream_rows = 5, o.memory.every = 2; }},
       {"slices, fused", [](SessionOptions& o) { o.memory.stream_rows = 5, o.fused_backward = true; }},
-      {"chunks", [](SessionOptions& o) { o.memory.chunk_rows = 5, o.memory.tiled_loss = true; }},
+      {"chunks", [](SessionOptions& o) { o.memory.chunk_rows = 5; }},
       {"chunks, fused", [](SessionOptions& o) { o.memory.chunk_rows = 5, o.fused_backward = true; }},
       {"every second block", [](SessionOptions& o) { o.memory.every = 2; }},
       {"a policy of one's own", [](SessionOptions& o) { parse_checkpointing("keep:qkv+mlp, block for block 1", o.memory); }}};

@@ -92,7 +92,7 @@ TEST(OwnProduct, BoundsWhatASequenceMayDo) {
 // Workspaces of products follow from types and lengths by no rule, so one short sequence in bf16 is a case of its own.
 TEST(OwnProduct, TakesAnyTypeAndLength) {
   for (const tn_dtype type : {kF32, kBF16})
-    for (const int64_t length : {int64_t{64}, int64_t{17}}) {
+    for (const int64_t length : {int64_t{64}, int64_t{17}, kLossRows + 1}) {
       SessionOptions options;
       options.sequence = length, options.storage = type;
       tiny::Run run("preset:9m", tiny::mix("flashdp"), options, type);

@@ -46,7 +46,7 @@ INSTANTIATE_TEST_SUITE_P(Mixes, Threads,
                          testing::Values(Case{"full", {}, "", kF32, [](SessionOptions&) {}},
                                          Case{"four_bits", {"lora:r=4,target_modules=all-linear,lora_dropout=0.1"}, "nf4", kF32, [](SessionOptions&) {}},
                                          Case{"slices", {}, "", kF32, [](SessionOptions& o) { o.memory.stream_rows = 5, o.memory.offload = Offload::kFile; }},
-                                         Case{"fused", {}, "", kF32, [](SessionOptions& o) { o.fused_backward = o.memory.tiled_loss = o.memory.tiled_mlp = true; }}),
+                                         Case{"fused", {}, "", kF32, [](SessionOptions& o) { o.fused_backward = o.memory.tiled_mlp = true, o.memory.loss_tile_bytes = 96 * 4 * 5; }}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
