@@ -4,7 +4,7 @@
 // magnitude, c = √(M μ), s = (M / c)^k / 448 and k = log2(448² / 2) / log2(M / μ), rounded down to sixteenths. So |q| = 448 · (|x| / M)^k.
 #pragma once
 
-#include "quantizers/coat-fp8/table.h"
+#include "quantizers/coat-fp8/state_code.h"
 #include "sdk/codec.h"
 #include "sdk/vector_log.h"
 
@@ -25,11 +25,6 @@ struct Expansions {
   explicit Expansions(bool expand) : least(expand ? 1 : 16), most(expand ? 1024 : 16) {}
 };
 
-// What coding one element needs: log2 |q| = k · log2(|x| · inverse) + offset.
-struct Stretch {
-  float k, inverse, offset;
-};
-
 // least: of the non-zero magnitudes, ∞ where there is none. A group of zeros keeps zeros for s, k and c. Without branches, for groups side by side.
 TN_FN Stretch stretch(float largest, float least, const Expansions& range, float* scale, float* expansion, float* middle) {
   const float m = largest + kLeast, mu = (least < largest ? least : largest) + kLeast;
@@ -42,37 +37,7 @@ TN_FN Stretch stretch(float largest, float least, const Expansions& range, float
   *middle = c * some, *expansion = k * some;
   *scale = sdk::vexp2(k * sdk::vlog2(m / c) - kLog2Max) * some;
   const float inverse = 1.0f / (m < 0x1p126f ? m : 0x1p126f);  // that of a larger one would be subnormal
-  return {k, inverse, kLog2Max - k * sdk::vlog2(m * inverse)};
-}
-
-// The nearest code to ±2^(log2 |q|). With log2 |q| = n + f, 0 <= f < 1, codes from 2^-6 on count eighths of 2^n, and below it units of 2^-9:
-// with a = min(n, -6) the code is 2^(a + 9) · 2^f + 8 (n - a), rounded once.
-TN_FN uint8_t state_code(const Stretch& s, float x) {
-  const uint32_t bits = std::bit_cast<uint32_t>(x), y = std::bit_cast<uint32_t>(__builtin_fabsf(x) * s.inverse);
-  const float e = static_cast<float>(static_cast<int32_t>(y >> 23) - 127);
-  const float r = std::bit_cast<float>((y & 0x7fffffu) | 0x3f800000u) - 1.5f;
-  // log2(1.5 + r), |r| <= 1/2: minimax, 2.8e-7.
-  float l = 0x1.efa090p-7f * r - 0x1.9b9f0ep-6f;
-  l = l * r + 0x1.31a776p-5f;
-  l = l * r - 0x1.212292p-4f;
-  l = l * r + 0x1.23eecep-3f;
-  l = l * r - 0x1.4853d8p-2f;
-  l = l * r + 0x1.ec7072p-1f;
-  l = l * r + 0x1.2b803ep-1f;
-  const float t = s.k * (l + e) + s.offset, floor = __builtin_floorf(t), f = t - floor;
-  // 2^(9 + f): minimax, 2e-7 of it.
-  float p = 0x1.f1255ap-1f * f + 0x1.2509e4p+2f;
-  p = p * f + 0x1.c9a802p+4f;
-  p = p * f + 0x1.ebce5ep+6f;
-  p = p * f + 0x1.62e52ep+8f;
-  p = p * f + 0x1.fffffcp+8f;
-  int32_t n = static_cast<int32_t>(floor);
-  n = n > -20 ? n : -20;  // coded as 0
-  const int32_t a = n < -6 ? n : -6;
-  // Added to 1.5 · 2^23 + 8 (n - a) a number is rounded to an integer, ties to even, and the sum stands in the low bits.
-  const float unit = std::bit_cast<float>((a + 127) << 23), base = std::bit_cast<float>(0x4b400000 + 8 * (n - a));
-  const uint32_t code = std::bit_cast<uint32_t>(p * unit + base);
-  return static_cast<uint8_t>((bits << 1 ? code : 0u) | (bits >> 24 & 0x80u));
+  return {k * kUnit, inverse, (kLog2Max - k * (sdk::vlog2(m * inverse) - kLog2OfOneAndAHalf)) * kUnit};
 }
 
 // log2 s and 1 / k of a group, and its c.
@@ -156,11 +121,17 @@ struct EncodeState {
       const Stretch s{k[g], inverse[g], offset[g]};
       const T* const from = x + begin;
       uint8_t* const q = codes + begin;
-      const auto code = [=](int64_t i) { q[i] = state_code(s, sdk::to_float(from[i])); };
-      if (length == kStateGroup)
-        block.each(kStateGroup, code);
-      else
-        block.each(length, code);
+#if !TN_GPU
+      if (length == kStateGroup) {
+        alignas(64) float values[std::is_same_v<T, float> ? 1 : kStateGroup];
+        if constexpr (std::is_same_v<T, float>)
+          encode_group(s, from, q);
+        else
+          sdk::convert(from, values, kStateGroup), encode_group(s, values, q);
+        continue;
+      }
+#endif
+      block.each(length, [=](int64_t i) { q[i] = state_code(s, sdk::to_float(from[i])); });
     }
   }
 };
