@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 
 #include "sdk/intrinsics.h"
 
@@ -40,9 +41,10 @@ TN_FN Grid grid_of(float lo, float hi) {
 
 // floor of the place on the grid plus u in [0, 1), within 0 … 255.
 TN_FN uint8_t code_of(const Grid& g, float inverse, float x, float u) {
-  const float t = (x - g.base) * inverse + g.zero + u;
-  const float lower = t > 0.0f ? t : 0.0f;
-  return static_cast<uint8_t>(static_cast<int32_t>(lower < 255.0f ? lower : 255.0f));
+  // Numbers that are not negative order as their bits do, and bits of others are negative.
+  const int32_t t = std::bit_cast<int32_t>((x - g.base) * inverse + g.zero + u), lower = t > 0 ? t : 0;
+  constexpr int32_t kMost = std::bit_cast<int32_t>(255.0f);
+  return static_cast<uint8_t>(static_cast<int32_t>(std::bit_cast<float>(lower < kMost ? lower : kMost)));
 }
 TN_FN float inverse_of(const Grid& g) { return g.step > 0 ? 1.0f / g.step : 0.0f; }
 TN_FN float value_of(const Grid& g, uint8_t q) { return (static_cast<float>(q) - g.zero) * g.step + g.base; }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "quantizers/mesa-act8/grid.h"
-#include "sdk/noise16.h"
+#include "sdk/noise8.h"
 
 namespace tenon::mesa {
 
@@ -11,7 +11,60 @@ inline constexpr int64_t kBlockElements = 16384, kRun = 1024;
 inline int64_t rows_of_block(const Shape& s) { return std::max<int64_t>(1, kBlockElements / std::max<int64_t>(s.channels, 1)); }
 inline int64_t row_blocks(const Shape& s) { return sdk::ceil_div(s.rows, rows_of_block(s)); }
 
-// Largest x and largest −x of every group in a block of rows, to partial[block][group].
+// The largest x and the largest −x of n columns of rows [first, last); infinite where one is not finite.
+template <class T>
+TN_FN sdk::Block::Pair range_of(const sdk::Block& block, const Shape& s, const T* x, int64_t first, int64_t last, int64_t n) {
+#if TN_GPU
+  sdk::Block::Pair most{-__builtin_inff(), -__builtin_inff()};
+  for (int64_t r = first; r < last; ++r) {
+    const T* const p = x + r * s.channels;
+    most = block.max2(n, most, [=](int64_t i) {
+      const float v = sdk::to_float(p[i]);
+      return sdk::is_finite(v) ? sdk::Block::Pair{v, -v} : sdk::Block::Pair{__builtin_inff(), __builtin_inff()};
+    });
+  }
+  return most;
+#else
+  // As integers that order as the numbers do, beyond which NaN and Inf lie; lanes meet once.
+  (void)block;
+#if defined(__AVX512F__)
+  constexpr int64_t kLanes = 16, kPiece = 256;
+#else
+  constexpr int64_t kLanes = 8, kPiece = 256;
+#endif
+  typedef int32_t Lanes __attribute__((vector_size(4 * kLanes)));
+  Lanes hi = Lanes{} + INT32_MIN, lo = Lanes{} + INT32_MAX;
+  for (int64_t r = first; r < last; ++r)
+    for (int64_t at = 0; at < n; at += kPiece) {
+      alignas(64) float run[kPiece];
+      const int64_t length = std::min(kPiece, n - at), whole = length / kLanes * kLanes;
+      const T* const from = x + r * s.channels + at;
+      const float* values = run;
+      if constexpr (std::is_same_v<T, float>)
+        values = from;
+      else
+        sdk::convert(from, run, length);
+      const auto meet = [&](const float* p) __attribute__((always_inline)) {
+        Lanes v;
+        std::memcpy(&v, p, sizeof v);
+        v ^= (v >> 31) & INT32_MAX;
+        hi = v > hi ? v : hi, lo = v < lo ? v : lo;
+      };
+      for (int64_t i = 0; i < whole; i += kLanes) meet(values + i);
+      if (whole < length) {
+        float rest[kLanes];
+        for (int64_t i = 0; i < kLanes; ++i) rest[i] = values[whole + i < length ? whole + i : length - 1];
+        meet(rest);
+      }
+    }
+  int32_t most = INT32_MIN, least = INT32_MAX;
+  for (int64_t i = 0; i < kLanes; ++i) most = std::max(most, hi[i]), least = std::min(least, lo[i]);
+  const auto number = [](int32_t v) { return std::bit_cast<float>(v ^ ((v >> 31) & INT32_MAX)); };
+  return {number(most), -number(least)};
+#endif
+}
+
+// The range of every group in a block of rows, to partial[block][group].
 template <class T>
 struct Range {
   const T* x;
@@ -23,17 +76,9 @@ struct Range {
     const int64_t first = block.index * per_block, last = s.rows - first < per_block ? s.rows : first + per_block, index = block.index;
     for (int64_t g = 0; g < s.groups; ++g) {
       const int64_t from = g * s.width, n = s.channels - from < s.width ? s.channels - from : s.width;
-      sdk::Block::Pair most{-__builtin_inff(), -__builtin_inff()};
-      for (int64_t r = first; r < last; ++r) {
-        const T* const p = x + r * s.channels + from;
-        most = block.max2(n, most, [=](int64_t i) {
-          const float v = sdk::to_float(p[i]);
-          return sdk::is_finite(v) ? sdk::Block::Pair{v, -v} : sdk::Block::Pair{__builtin_inff(), __builtin_inff()};
-        });
-      }
+      const sdk::Block::Pair found = range_of(block, s, x + from, first, last, n);
       float* const out = partial + 2 * (index * s.groups + g);
       const sdk::FirstBad::Found not_finite = bad;
-      const sdk::Block::Pair found = most;
       block.each(1, [=](int64_t) {
         out[0] = found.first, out[1] = found.second;
         if (!sdk::is_finite(found.first) || !sdk::is_finite(found.second)) not_finite(0);
@@ -75,13 +120,13 @@ struct Runs {
   const float* grids;
   template <class Use>
   TN_FN void operator()(int64_t begin, int64_t end, Use use) const {
+    int64_t c = begin % s.channels, g = c / s.width;
     for (int64_t i = begin; i < end;) {
-      const int64_t row = i / s.channels, c = i - row * s.channels, g = c / s.width;
       const int64_t stop = (g + 1) * s.width < s.channels ? (g + 1) * s.width : s.channels, left = stop - c;
       const int64_t n = left < end - i ? left : end - i;
       const float* const p = grids + kGridFloats * g;
       use(i, n, Grid{p[0], p[1], p[2]});
-      i += n;
+      i += n, c = stop < s.channels ? stop : 0, g = stop < s.channels ? g + 1 : 0;
     }
   }
 };
@@ -96,21 +141,21 @@ struct Encode {
   uint8_t* codes;
   TN_FN void operator()(const sdk::Block& block) const {
     const int64_t begin = block.index * kBlockElements, end = count - begin < kBlockElements ? count : begin + kBlockElements;
-    uint16_t* const noise = block.shared<uint16_t>();
+    uint8_t* const noise = block.shared<uint8_t>();
     const T* const from = x;
     uint8_t* const to = codes;
     for (int64_t at = begin; at < end; at += kRun) {
       const int64_t n = end - at < kRun ? end - at : kRun;
-      if (stochastic) sdk::noise16_run(block, key, static_cast<uint64_t>(at), n, noise);
+      if (stochastic) sdk::noise8_run(block, key, static_cast<uint64_t>(at), n, noise);
       const bool draws = stochastic;
       runs(at, at + n, [=, &block](int64_t i, int64_t length, const Grid& grid) {
         const Grid g = grid;
         const float inverse = inverse_of(g);
         const T* const p = from + i;
         uint8_t* const q = to + i;
-        const uint16_t* const h = noise + (i - at);
+        const uint8_t* const h = noise + (i - at);
         if (draws)
-          block.each(length, [=](int64_t k) { q[k] = code_of(g, inverse, sdk::to_float(p[k]), static_cast<float>(h[k]) * 0x1p-16f); });
+          block.each(length, [=](int64_t k) { q[k] = code_of(g, inverse, sdk::to_float(p[k]), (static_cast<float>(h[k]) + 0.5f) * 0x1p-8f); });
         else
           block.each(length, [=](int64_t k) { q[k] = code_of(g, inverse, sdk::to_float(p[k]), 0.5f); });
       });
@@ -120,7 +165,7 @@ struct Encode {
 
 template <class T>
 void encode(const tn_exec* exec, const Shape& s, const T* x, const float* grids, bool stochastic, const tn_rng& key, uint8_t* codes) {
-  sdk::for_each_block<2 * kRun>(exec, sdk::ceil_div(s.count(), kBlockElements), Encode<T>{x, {s, grids}, s.count(), stochastic, key, codes}, kBlockElements);
+  sdk::for_each_block<kRun>(exec, sdk::ceil_div(s.count(), kBlockElements), Encode<T>{x, {s, grids}, s.count(), stochastic, key, codes}, kBlockElements);
 }
 
 template <class T>

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <vector>
 
 namespace tenon::mesa::reference {
@@ -21,6 +22,9 @@ inline Range range_of(const std::vector<float>& x) {
   const auto [lo, hi] = std::minmax_element(x.begin(), x.end());
   return {*lo, double{*hi} - *lo};
 }
+
+// u of a random byte: the middles of 256 equal parts of [0, 1).
+inline double draw_of(uint32_t byte) { return (byte + 0.5) / 256; }
 
 // Value that x comes back as, drawn with u in [0, 1). Where 0 lies in the range the grid is moved down onto it, for which one step is left.
 inline double round_trip(const Range& r, double x, double u) {
