@@ -59,8 +59,10 @@ int dispatch(const std::vector<std::string>& arguments) {
 }  // namespace tenon::cli
 
 int main(int argc, char** argv) {
-  // Host-side buffers of a step come and go; keeping them costs less than returning them to the system each time.
+  // Host-side buffers of a step come and go; keeping them costs less than returning them to the system each time. The first of these ends malloc's
+  // own learning of the second, and a token's logits would be mapped, cleared and unmapped.
   mallopt(M_TRIM_THRESHOLD, 64 << 20);
+  mallopt(M_MMAP_THRESHOLD, 1 << 20);
   tenon::set_log_sink([](int32_t level, std::string_view line) {
     if (level >= TN_LOG_WARNING) std::fprintf(stderr, "tenon: %.*s\n", static_cast<int>(line.size()), line.data());
   });

@@ -13,6 +13,7 @@ namespace tenon::trainer {
 class Views {
  public:
   explicit Views(std::vector<Tensor> tensors) : tensors_(std::move(tensors)) {
+    refs_.reserve(tensors_.size()), pointers_.reserve(tensors_.size());
     for (const Tensor& t : tensors_) refs_.push_back(t.ref());
     for (size_t i = 0; i < tensors_.size(); ++i) pointers_.push_back(tensors_[i] ? &refs_[i].t : nullptr);
   }

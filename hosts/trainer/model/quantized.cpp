@@ -122,8 +122,7 @@ bool QuantizedWeight::trains() const {
 void QuantizedWeight::component_gradient(Engine& engine, const Tensor& x, const Tensor& dy) const {
   std::vector<Tensor> gradients;
   for (Parameter* p : parameters_) gradients.push_back(p && p->trainable ? p->open_zeroed_gradient(engine) : Tensor());
-  const std::vector<Tensor> now = seen(engine);
-  const Views views(now), targets(gradients);
+  const Views views(seen(engine)), targets(gradients);
   // dW by panels of rows, so that a whole one never exists.
   const int64_t step = std::clamp<int64_t>(kPanelBytes / (n() * 4), 1, m());
   const Tensor panel = engine.empty(Category::kWorkspace, kF32, {step, n()});
@@ -140,8 +139,7 @@ void QuantizedWeight::component_gradient(Engine& engine, const Tensor& x, const 
 void QuantizedWeight::decode_rows(Engine& engine, int64_t begin, int64_t end, const Tensor& out) const {
   tn_estimate e{sizeof(tn_estimate)};
   check(quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target_, TN_QUANTIZER_DECODE, (end - begin) * n(), &e), "planning a decoding");
-  const std::vector<Tensor> now = seen(engine);
-  const Views views(now);
+  const Views views(seen(engine));
   engine.with_workspace(e, "decode", [&](const tn_exec* x) {
     return quantizer_.api->decode(quantizer_.self, x, &target_, views.data(), begin * n(), end * n(), out.ref());
   });
@@ -151,8 +149,7 @@ void QuantizedWeight::decode_rows(Engine& engine, int64_t begin, int64_t end, co
 void QuantizedWeight::decode_found(Engine& engine, const std::vector<int32_t>& rows, const Tensor& out) const {
   tn_estimate e{sizeof(tn_estimate)};
   check(quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target_, TN_QUANTIZER_DECODE, n(), &e), "planning a decoding");
-  const std::vector<Tensor> now = seen(engine);
-  const Views views(now);
+  const Views views(seen(engine));
   const double times = static_cast<double>(rows.size());
   const Cost cost(times * e.bytes_moved, times * e.flops);
   engine.with_workspace(e.workspace_bytes, "decode", [&](const tn_exec* x) {
@@ -171,8 +168,7 @@ bool QuantizedWeight::fused(Engine& engine, uint32_t op, Product product, const 
   const int32_t status = quantizer_.api->estimate(quantizer_.self, engine.api(), engine.device(), &target_, op, in.dim(0), &e);
   if (status == TN_E_UNSUPPORTED) return false;
   check(status, "planning a fused product");
-  const std::vector<Tensor> now = seen(engine);
-  const Views views(now);
+  const Views views(seen(engine));
   engine.with_workspace(e, op == TN_QUANTIZER_LINEAR ? "quantized linear" : "quantized linear backward", [&](const tn_exec* exec) {
     return product(quantizer_.self, exec, &target_, views.data(), in.ref(), alpha, beta, out.ref());
   });
@@ -190,10 +186,9 @@ bool QuantizedWeight::forward_together(Engine& engine, const std::vector<const Q
   const int32_t status = q.linears->estimate(q.self, engine.api(), engine.device(), targets.data(), targets.size(), x.dim(0), &e);
   if (status == TN_E_UNSUPPORTED) return false;
   check(status, "planning fused products");
-  std::list<std::vector<Tensor>> now;
   std::list<Views> views;
   std::vector<tn_tensor* const*> components;
-  for (const QuantizedWeight* w : weights) components.push_back(views.emplace_back(now.emplace_back(w->seen(engine))).data());
+  for (const QuantizedWeight* w : weights) components.push_back(views.emplace_back(w->seen(engine)).data());
   const Views results(y);
   engine.with_workspace(e, "quantized linear", [&](const tn_exec* exec) {
     return q.linears->run(q.self, exec, targets.data(), components.data(), targets.size(), x.ref(), results.data());
