@@ -102,28 +102,34 @@ class ChunkVisits {
 inline void write_query_gradient(const BackwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head,
                                  const float* dq) {
   const Problem& p = call.problem;
-  RowWalk at(p, tile, kv_head);
-  for (int64_t r = 0; r < tile.rows; ++r, at.next())
-    call.ports.dq.write(b, at.token, at.head, static_cast<float>(p.scale), dq + r * p.d_padded);
+  each_row(p, {&call.ports.dq}, tile, b, kv_head, kAhead, [&](int64_t r, int64_t token, int64_t head) {
+    call.ports.dq.write(b, token, head, static_cast<float>(p.scale), dq + r * p.d_padded);
+  });
+}
+
+inline float dot_product(const float* a, const float* b, int64_t n) {
+  const int64_t whole = n / kLanes * kLanes;
+  Vec total{};
+  for (int64_t c = 0; c < whole; c += kLanes) total += load(a + c) * load(b + c);
+  float sum = horizontal_sum(total);
+  for (int64_t c = whole; c < n; ++c) sum += a[c] * b[c];
+  return sum;
 }
 
 // L and D of one row tile; dQ of a tile that sees no key is final here.
 inline void prepare_rows(const BackwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, bool unseen,
                          const BackwardScratch& s, float* lse, float* dot, float* dq) {
   const Problem& p = call.problem;
-  RowWalk at(p, tile, kv_head);
-  for (int64_t r = 0; r < tile.rows; ++r, at.next()) {
-    const int64_t token = at.token, head = at.head;
+  each_row(p, {&call.ports.o, &call.ports.d_o}, tile, b, kv_head, kAhead, [&](int64_t r, int64_t token, int64_t head) {
     call.ports.o.read(b, token, head, 1.0f, s.weight);
     call.ports.d_o.read(b, token, head, 1.0f, s.d_out);
     const float l = call.ports.lse.at(b, head, token);
-    float sum = 0;
-    for (int64_t c = 0; c < p.e; ++c) sum += s.weight[c] * s.d_out[c];
+    float sum = dot_product(s.weight, s.d_out, p.e);
     if (call.ports.d_lse) sum -= call.ports.d_lse.at(b, head, token);
     const bool seen = l != -INFINITY;
     lse[r] = seen ? l * kLog2E : INFINITY;
     dot[r] = seen ? sum : 0.0f;
-  }
+  });
   if (unseen) {
     std::memset(dq, 0, sizeof(float) * tile.rows * p.d_padded);
     write_query_gradient(call, tile, b, kv_head, dq);

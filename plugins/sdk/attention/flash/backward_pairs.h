@@ -20,8 +20,8 @@ struct RowPair {
     const Vec unit = broadcast(factor), base0 = broadcast(lse[0]), base1 = broadcast(lse[1]), mean0 = broadcast(dot[0]),
               mean1 = broadcast(dot[1]);
     for (int64_t c = at; c < at + n; c += kLanes) {
-      const Vec weight0 = sdk::vexp2(load(first + c) * unit - base0),
-                weight1 = sdk::vexp2(load(second + c) * unit - base1);
+      const Vec weight0 = exp2_of(load(first + c) * unit - base0),
+                weight1 = exp2_of(load(second + c) * unit - base1);
       const __m512i d_scores =
           round_both(weight0 * (load(d_first + c) - mean0), weight1 * (load(d_second + c) - mean1));
       _mm512_storeu_si512(first + c, interleave_halves(round_both(weight0, weight1)));

@@ -28,7 +28,7 @@ static_assert(kChunkKeys % kPanel == 0 && kTileKeys % kPanel == 0);
 inline void weights_row(float* score, float* d_weight, int64_t n, float lse, float dot) {
   const Vec base = broadcast(lse), mean = broadcast(dot);
   for (int64_t c = 0; c < n; c += kLanes) {
-    const Vec weight = sdk::vexp2(load(score + c) - base);
+    const Vec weight = exp2_of(load(score + c) - base);
     store(score + c, weight);
     store(d_weight + c, weight * (load(d_weight + c) - mean));
   }
@@ -37,7 +37,7 @@ inline void weights_row(float* score, float* d_weight, int64_t n, float lse, flo
 inline void weights_row_capped(float* score, float* d_weight, int64_t n, float lse, float dot, float cap) {
   const Vec base = broadcast(lse), mean = broadcast(dot);
   for (int64_t c = 0; c < n; c += kLanes) {
-    const Vec bent = sdk::vtanh(load(score + c)), weight = sdk::vexp2(bent * cap - base);
+    const Vec bent = sdk::vtanh(load(score + c)), weight = exp2_of(bent * cap - base);
     store(score + c, weight);
     store(d_weight + c, weight * (load(d_weight + c) - mean) * (1.0f - bent * bent));
   }

@@ -19,7 +19,7 @@ inline bool takes_pairs(const Problem& p, const sdk::Dropout& dropout,
 // Rows as they are stored, bf16, one every `stride` pairs.
 inline void copy_rows(const Problem& p, const sdk::HeadRows& x, const RowTile& tile, int64_t b, int64_t kv_head,
                       int64_t stride, Pair* to) {
-  each_row(p, x, tile, b, kv_head, kAhead, [&](int64_t r, int64_t token, int64_t head) {
+  each_row(p, {&x}, tile, b, kv_head, kAhead, [&](int64_t r, int64_t token, int64_t head) {
     std::memcpy(to + r * stride, x.at(b, token, head), static_cast<size_t>(x.width) * sizeof(bf16));
   });
 }
@@ -37,7 +37,7 @@ inline void softmax_row_bf16(float* score, int64_t n, float factor, float& top, 
     top = new_top;
   }
   const Vec base = broadcast(new_top == -INFINITY ? 0.0f : new_top), unit = broadcast(factor);
-  const auto weight = [&](int64_t c) { return sdk::vexp2(load(score + c) * unit - base); };
+  const auto weight = [&](int64_t c) { return exp2_of(load(score + c) * unit - base); };
   auto* to = reinterpret_cast<char*>(score);
   Vec total{};
   int64_t c = 0;

@@ -29,7 +29,7 @@ inline std::vector<sdk::Run> key_tiles(const Problem& p, const RowTile& tile, in
 
 inline void read_queries(const Problem& p, const sdk::HeadRows& x, const RowTile& tile, int64_t b, int64_t kv_head,
                          float factor, int64_t padded, float* to) {
-  each_row(p, x, tile, b, kv_head, kAhead, [&](int64_t r, int64_t token, int64_t head) {
+  each_row(p, {&x}, tile, b, kv_head, kAhead, [&](int64_t r, int64_t token, int64_t head) {
     x.read(b, token, head, factor, to + r * padded);
     for (int64_t c = x.width; c < padded; ++c) to[r * padded + c] = 0.0f;
   });
@@ -186,9 +186,7 @@ void attend_all(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t
 // Adds the sink logit, divides, and writes O and L.
 inline void finish(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, const Running& run) {
   const Problem& p = call.problem;
-  RowWalk at(p, tile, kv_head);
-  for (int64_t r = 0; r < tile.rows; ++r, at.next()) {
-    const int64_t head = at.head, token = at.token;
+  each_row(p, {&call.ports.o}, tile, b, kv_head, kAhead, [&](int64_t r, int64_t token, int64_t head) {
     float top = run.top[r], sum = run.sum[r], shrink = 1.0f;
     if (call.ports.sink_logit) {
       const float logit = call.ports.sink_logit.at(0, head, 0) * kLog2E, new_top = std::max(top, logit);
@@ -200,7 +198,7 @@ inline void finish(const ForwardCall& call, const RowTile& tile, int64_t b, int6
     const bool seen = sum != 0.0f;  // a NaN counts as seen and stays NaN
     call.ports.o.write(b, token, head, seen ? shrink / sum : 0.0f, run.out + r * p.e_padded);
     if (call.ports.lse) call.ports.lse.at(b, head, token) = seen ? (top + std::log2(sum)) * kLn2 : -INFINITY;
-  }
+  });
 }
 
 }  // namespace tenon::sdk::flash

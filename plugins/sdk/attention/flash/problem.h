@@ -174,13 +174,14 @@ class RowWalk {
   int64_t group_, end_;
 };
 
-// Calls f(row, token, head) for each row of the tile, and x.prefetch() some rows ahead.
+// Calls f(row, token, head) for each row of the tile, and prefetch() of the tensors some rows ahead.
 template <class F>
-void each_row(const Problem& p, const sdk::HeadRows& x, const RowTile& t, int64_t b, int64_t kv_head, int64_t ahead,
-              F f) {
+void each_row(const Problem& p, std::initializer_list<const sdk::HeadRows*> tensors, const RowTile& t, int64_t b,
+              int64_t kv_head, int64_t ahead, F f) {
   RowWalk at(p, t, kv_head), later(p, t, kv_head, ahead);
   for (int64_t r = 0; r < t.rows; ++r, at.next(), later.next()) {
-    if (r + ahead < t.rows) x.prefetch(b, later.token, later.head);
+    if (r + ahead < t.rows)
+      for (const sdk::HeadRows* x : tensors) x->prefetch(b, later.token, later.head);
     f(r, at.token, at.head);
   }
 }

@@ -41,7 +41,7 @@ inline void softmax_row(float* score, int64_t n, float& top, float& sum, float* 
   const Vec base = broadcast(new_top == -INFINITY ? 0.0f : new_top);  // nothing seen yet: exp2(−inf − 0) = 0
   Vec total{};
   for (int64_t c = 0; c < n; c += kLanes) {
-    const Vec weight = sdk::vexp2(load(score + c) - base);
+    const Vec weight = exp2_of(load(score + c) - base);
     total += weight;
     store(score + c, weight);
   }
