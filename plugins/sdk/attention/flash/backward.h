@@ -163,6 +163,13 @@ void backward_chunk(const BackwardCall& call, const ChunkVisits& visits, const G
     if (number < 0) continue;
     chunk_runs(p, tile, g.kv_head, chunk, runs);
     const int64_t row = p.first_row(tile);
+    s.ahead.clear();
+    for (size_t later = t + 1; later < p.tiles.size(); ++later)
+      if (visits.number(g.kv_head, later, c) >= 0) {
+        s.ahead.add(p, call.ports.q, p.tiles[later], g.b, g.kv_head);
+        s.ahead.add(p, call.ports.d_o, p.tiles[later], g.b, g.kv_head);
+        break;
+      }
     Products::chunk_against_rows(call, tile, g.b, g.kv_head, chunk, runs, g.lse + row, g.dot + row, s);
     float* dq = g.dq + row * p.d_padded;
     wait_for(g.turns[t], static_cast<int32_t>(number));

@@ -72,6 +72,7 @@ inline void weights_of_row_pairs(const BackwardCall& call, const RowTile& part, 
       each_hidden(p.keys(part, r + i), chunk.begin + at, n, keys, [&](int64_t from, int64_t to) {
         hide(i ? rows.second : rows.first, i ? rows.d_second : rows.d_first, at + from, at + to);
       });
+    s.ahead.step(), s.ahead.step();
     rows.weights(at, n, p.query_factor(), bases, means);
     rows.clear(columns.base, at), rows.clear(at + n, columns.end);
   }

@@ -11,6 +11,7 @@ namespace tenon::sdk::flash {
 struct BackwardScratch {
   float *query, *d_out, *weight, *d_score;
   float *k_panels, *v_panels, *k_rows, *dk, *dv;
+  mutable RowsAhead ahead;  // steps with each row of weights
   explicit BackwardScratch(sdk::Workspace& w, const Problem& p)
       : query(w.take(kTileRows * p.d_padded)),
         d_out(w.take(kTileRows * p.e_padded)),
@@ -87,6 +88,7 @@ inline void weights_of_rows(const BackwardCall& call, const RowTile& part, int64
     } else {
       weights_row(weight + at, d_score + at, n, lse[r], dot[r]);
     }
+    s.ahead.step();
     if (call.dropout.threshold)
       for (int64_t c = 0; c < size; ++c) weight[first + c] *= keep[c];
     if (!whole)

@@ -107,6 +107,11 @@ void forward_packed(const ForwardCall& call, const ForwardSchedule& plan, const 
       Packed::read(call, tile, b, head, scratch.query);
       Running run = scratch.run;
       clear(p, tile.rows, run);
+      scratch.ahead.clear();
+      scratch.ahead.add(p, call.ports.o, tile, b, head);
+      if (const int64_t later = n + threads; later < wave * tiles)
+        scratch.ahead.add(p, call.ports.q, p.tiles[tiles - 1 - later / wave], (first + later % wave) / p.kv_heads,
+                          (first + later % wave) % p.kv_heads);
       const std::vector<sdk::Run> keys = key_tiles(p, tile, head);
       attend_all(call, tile, b, head, keys.data(), static_cast<int64_t>(keys.size()), false, scratch,
                  [&](sdk::Run range) { return Packed::keys(p, memory, slot, range); });

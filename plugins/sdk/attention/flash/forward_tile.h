@@ -11,6 +11,7 @@ namespace tenon::sdk::flash {
 struct ForwardScratch {
   float *query, *score;
   Running run;
+  mutable RowsAhead ahead;  // steps with each row of weights
   explicit ForwardScratch(sdk::Workspace& w, const Problem& p)
       : query(w.take(kTileRows * p.d_padded)),
         score(w.take(kTileRows * kTileKeys)),
@@ -94,6 +95,7 @@ void attend_rows(const ForwardCall& call, const RowTile& part, int64_t row, int6
       each_hidden(p.keys(part, r), run.base(), n, run.keys,
                   [&](int64_t from, int64_t to) { std::fill(score + from, score + to, -INFINITY); });
     Keys::softmax(p, score, n, s.run.top[row + r], s.run.sum[row + r], out + r * p.e_padded);
+    s.ahead.step();
     if (call.dropout.threshold) drop_weights(call, part, r, b, kv_head, run.keys, score + offset);
   }
   run.add_values(p, part.rows, s.score, offset, out);
@@ -126,6 +128,7 @@ void attend_pieces(const ForwardCall& call, const RowTile& tile, int64_t b, int6
         each_hidden(p.keys(part, r), cut.base(), more, cut.keys,
                     [&](int64_t from, int64_t to) { std::fill(score + n + from, score + n + to, -INFINITY); });
       Keys::softmax(p, score, n + more, s.run.top[row + r], s.run.sum[row + r], out + r * p.e_padded);
+      s.ahead.step();
       if (!call.dropout.threshold) continue;
       if (more) drop_weights(call, part, r, b, kv_head, cut.keys, score + first);
       for (const Keys& run : pieces) drop_weights(call, part, r, b, kv_head, run.keys, score), score += run.columns();

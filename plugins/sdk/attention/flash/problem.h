@@ -186,6 +186,27 @@ void each_row(const Problem& p, std::initializer_list<const sdk::HeadRows*> tens
   }
 }
 
+// Rows of tiles that are needed later, fetched one at each step, so that they come while the CPU computes.
+class RowsAhead {
+ public:
+  void add(const Problem& p, const sdk::HeadRows& x, const RowTile& t, int64_t b, int64_t kv_head) {
+    rows_.push_back({&x, RowWalk(p, t, kv_head), b, t.rows});
+  }
+  void clear() { rows_.clear(); }
+  void step() {
+    for (Rows& r : rows_)
+      if (r.left > 0) r.x->prefetch(r.b, r.at.token, r.at.head), r.at.next(), --r.left;
+  }
+
+ private:
+  struct Rows {
+    const sdk::HeadRows* x;
+    RowWalk at;
+    int64_t b, left;
+  };
+  std::vector<Rows> rows_;
+};
+
 struct ForwardPorts {
   sdk::HeadRows q, k, v, o;
   sdk::RowNumbers lse, sink_logit;
