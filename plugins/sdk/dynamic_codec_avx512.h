@@ -250,15 +250,16 @@ constexpr Pieces make_pieces(bool is_signed) {
 }
 alignas(64) inline constexpr Pieces kSignedPieces = make_pieces(true), kUnsignedPieces = make_pieces(false);
 
-// The same codes by the table.
+// The same codes by the table, of some lanes.
 template <bool Signed, bool KeepSign>
-__attribute__((noinline)) __m512i look_up_codes(const DynamicEncoder<Signed>& encoder, __m512 value, __m512 factor) {
+__attribute__((noinline)) __m512i look_up_codes(const DynamicEncoder<Signed>& encoder, __m512 value, __m512 factor, __m512i code, uint32_t lanes) {
   alignas(64) float values[16], x[16];
   alignas(64) int32_t result[16];
-  _mm512_store_ps(values, value), _mm512_store_ps(x, _mm512_mul_ps(value, factor));
-  for (int i = 0; i < 16; ++i) {
-    const uint8_t code = encoder(x[i]);
-    result[i] = (KeepSign ? kept_negative(code, values[i]) : code) * kFraction;
+  _mm512_store_ps(values, value), _mm512_store_ps(x, _mm512_mul_ps(value, factor)), _mm512_store_si512(result, code);
+  for (; lanes; lanes &= lanes - 1) {
+    const int i = std::countr_zero(lanes);
+    const uint8_t found = encoder(x[i]);
+    result[i] = (KeepSign ? kept_negative(found, values[i]) : found) * kFraction;
   }
   return _mm512_load_si512(result);
 }
@@ -286,7 +287,7 @@ class DynamicCodes {
   }
   // Codes in the upper halves of the lanes; below 0 where 0 is meant (packing saturates).
   TN_FN void operator()(const __m512 (&value)[4], __m512 factor, const __m512i (&piece)[4], __m512i (&code)[4]) const {
-    __mmask16 unsure = 0;
+    __mmask16 unsure[4];
     for (int k = 0; k < 4; ++k) {
       const __m512 x = _mm512_mul_ps(value[k], factor),
                    a = Signed ? _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff))) : x,
@@ -294,7 +295,7 @@ class DynamicCodes {
       // At most the middle of the decade's last code: 9/4 offset follows from the cells of a decade, 2^i, and where its line begins.
       const __m512 most = _mm512_fmadd_ps(offset, _mm512_set1_ps(2.25f), _mm512_set1_ps((Signed ? -0.5f : 0.75f) * kFraction));
       code[k] = _mm512_cvttps_epi32(_mm512_min_ps(line, most));
-      unsure = _kor_mask16(unsure, _mm512_testn_epi32_mask(code[k], _mm512_set1_epi32((kFraction - 1) & ~(2 * kUnsure - 1))));
+      unsure[k] = _mm512_testn_epi32_mask(code[k], _mm512_set1_epi32((kFraction - 1) & ~(2 * kUnsure - 1)));
       if constexpr (Signed) {
         const __mmask16 negative = _mm512_cmp_ps_mask(value[k], _mm512_setzero_ps(), _CMP_LT_OQ);
         if (KeepSign) code[k] = _mm512_mask_max_epi32(code[k], negative, code[k], _mm512_set1_epi32(kFraction));
@@ -302,8 +303,9 @@ class DynamicCodes {
                                         _mm512_set1_epi32((kDynamicSignedZero + 1) * kFraction - 1), code[k]);
       }
     }
-    if (__builtin_expect(unsure, 0))
-      for (int k = 0; k < 4; ++k) code[k] = look_up_codes<Signed, KeepSign>(encoder_, value[k], factor);
+    if (__builtin_expect(_kor_mask16(_kor_mask16(unsure[0], unsure[1]), _kor_mask16(unsure[2], unsure[3])), 0))
+      for (int k = 0; k < 4; ++k)
+        if (unsure[k]) code[k] = look_up_codes<Signed, KeepSign>(encoder_, value[k], factor, code[k], unsure[k]);
   }
 
  private:
