@@ -69,6 +69,26 @@ TEST(Catalog, TheNewestVersionOfAStackCounts) {
   EXPECT_EQ(catalog.folder("galore"), bundled.path() + "/plugins/galore/1.10.0");
 }
 
+// Ids of several kinds in turn, and of two stores: each plugin has its own backends, those of the store that counts.
+TEST(Catalog, EachPluginOfAListHasItsBackends) {
+  Folder folder;
+  PaperStore user(folder / "user"), bundled(folder / "bundled");
+  user.add("b", TN_KIND_OPTIMIZER, "2.0.0", {}, {}, {}, "hip");
+  user.add("c", TN_KIND_ADAPTER, "1.0.0", {}, {}, {}, "any");
+  bundled.add("a", TN_KIND_QUANTIZER, "1.0.0", {}, {}, {}, "cuda");
+  bundled.add("b", TN_KIND_OPTIMIZER, "1.0.0", {}, {}, {}, "cuda");
+  bundled.add("c", TN_KIND_ADAPTER, "3.0.0", {}, {}, {}, "onednn");
+  bundled.add("d", TN_KIND_OPTIMIZER, "1.0.0", {}, {}, {}, "cuda");
+  bundled.add("e", TN_KIND_QUANTIZER, "1.0.0", {}, {}, {}, "hip");
+  bundled.db().execute(
+      "INSERT INTO object SELECT plugin, 1, 'onednn', 'x', sha256, arch, cpu, bytes, mtime, ctime, inode FROM object WHERE plugin IN ('a', 'b', 'd');"
+      "INSERT INTO object SELECT plugin, 2, 'cuda', 'y', sha256, arch, cpu, bytes, mtime, ctime, inode FROM object WHERE plugin = 'a' AND position = 0");
+  using Row = std::pair<std::string, std::vector<std::string>>;
+  std::vector<Row> found;
+  for (const PluginRow& row : Catalog({user.path(), bundled.path()}).list()) found.emplace_back(row.id + ' ' + row.version, row.backends);
+  EXPECT_EQ(found, (std::vector<Row>{{"c 3.0.0", {"onednn"}}, {"b 2.0.0", {"hip"}}, {"d 1.0.0", {"cuda", "onednn"}}, {"a 1.0.0", {"cuda", "onednn"}}, {"e 1.0.0", {"hip"}}}));
+}
+
 TEST(Catalog, FindsByKindTagLayoutAndBackend) {
   Folder folder;
   PaperStore store(folder / "s");
