@@ -59,6 +59,7 @@ inline void weights_of_row_pairs(const BackwardCall& call, const RowTile& part, 
                         kChunkKeys);
   multiply_pair_columns(part.rows, n, p.e / 2, d_out + row * p.e / 2, p.e / 2, pairs_of(s.v_panels), at, d_scores + at,
                         kChunkKeys);
+  KeysOfRows seen(p, part);
   for (int64_t r = 0; r < part.rows; r += 2) {
     const auto of_row = [](float* rows, int64_t n) { return rows + n * kChunkKeys; };
     const RowPair rows{of_row(scores, r), of_row(scores, r + 1), of_row(d_scores, r), of_row(d_scores, r + 1)};
@@ -69,7 +70,7 @@ inline void weights_of_row_pairs(const BackwardCall& call, const RowTile& part, 
     };
     if (!both) hide(rows.second, rows.d_second, at, at + n);
     for (int64_t i = 0; !whole && i < (both ? 2 : 1); ++i)
-      each_hidden(p.keys(part, r + i), chunk.begin + at, n, keys, [&](int64_t from, int64_t to) {
+      each_hidden(seen.row(r + i), chunk.begin + at, n, keys, [&](int64_t from, int64_t to) {
         hide(i ? rows.second : rows.first, i ? rows.d_second : rows.d_first, at + from, at + to);
       });
     s.ahead.step(), s.ahead.step();
@@ -95,7 +96,7 @@ struct PairProducts {
     read(p, call.ports.d_o, tile, b, kv_head, d_out, d_out_pairs);
     const int64_t pairs = (tile.rows + 1) / 2;
     for (const sdk::Run& run : runs) {
-      const int64_t step = p.full(tile, run) ? tile.rows : kEdgeRows, at = run.begin - chunk.begin;
+      const int64_t step = p.full(tile, run) ? tile.rows : kPartRows, at = run.begin - chunk.begin;
       for (int64_t row = 0; row < tile.rows; row += step)
         weights_of_row_pairs(call, Problem::part(tile, row, step), row, chunk, run, lse + row, dot + row, query, d_out,
                              s);
@@ -126,7 +127,7 @@ struct PairProducts {
       pair_rows(rows + r * width, r + 1 < tile.rows ? rows + (r + 1) * width : nullptr, x.width, pairs + r * width);
   }
 };
-static_assert(kTileRows % 2 == 0 && kEdgeRows % 2 == 0 && kChunkKeys % 2 == 0);
+static_assert(kTileRows % 2 == 0 && kPartRows % 2 == 0 && kChunkKeys % 2 == 0);
 
 }  // namespace tenon::sdk::flash
 

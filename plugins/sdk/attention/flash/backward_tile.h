@@ -73,6 +73,7 @@ inline void weights_of_rows(const BackwardCall& call, const RowTile& part, int64
                    kChunkKeys);
   multiply_columns(part.rows, n, p.e, {s.d_out + row * p.e_padded, p.e_padded}, s.v_panels, at, d_scores + at,
                    kChunkKeys);
+  KeysOfRows seen(p, part);
   for (int64_t r = 0; r < part.rows; ++r) {
     float *weight = weights + r * kChunkKeys, *d_score = d_scores + r * kChunkKeys;
     float keep[kChunkKeys];
@@ -92,7 +93,7 @@ inline void weights_of_rows(const BackwardCall& call, const RowTile& part, int64
     if (call.dropout.threshold)
       for (int64_t c = 0; c < size; ++c) weight[first + c] *= keep[c];
     if (!whole)
-      each_hidden(p.keys(part, r), chunk.begin + base, end - base, keys, [&](int64_t from, int64_t to) {
+      each_hidden(seen.row(r), chunk.begin + base, end - base, keys, [&](int64_t from, int64_t to) {
         std::fill(weight + base + from, weight + base + to, 0.0f);
         std::fill(d_score + base + from, d_score + base + to, 0.0f);
       });
@@ -136,7 +137,7 @@ struct FloatProducts {
     read_queries(p, call.ports.q, tile, b, kv_head, p.query_factor(), p.d_padded, s.query);
     read_queries(p, call.ports.d_o, tile, b, kv_head, 1.0f, p.e_padded, s.d_out);
     for (const sdk::Run& run : runs) {
-      const int64_t step = p.full(tile, run) ? tile.rows : kEdgeRows, at = run.begin - chunk.begin;
+      const int64_t step = p.full(tile, run) ? tile.rows : kPartRows, at = run.begin - chunk.begin;
       for (int64_t row = 0; row < tile.rows; row += step)
         weights_of_rows(call, Problem::part(tile, row, step), row, b, kv_head, chunk, run, lse + row, dot + row, s);
       multiply<true>(run.size(), p.e_padded, tile.rows, {s.weight + at, kChunkKeys}, row_major(s.d_out, p.e_padded),

@@ -14,7 +14,7 @@ struct ForwardScratch {
   mutable RowsAhead ahead;  // steps with each row of weights
   explicit ForwardScratch(sdk::Workspace& w, const Problem& p)
       : query(w.take(kTileRows * p.d_padded)),
-        score(w.take(kTileRows * kTileKeys)),
+        score(w.take(kPartRows * kTileKeys)),
         run{w.take(kTileRows), w.take(kTileRows), w.take(kTileRows * p.e_padded)} {}
 };
 
@@ -88,11 +88,12 @@ void attend_rows(const ForwardCall& call, const RowTile& part, int64_t row, int6
   const int64_t n = run.columns(), offset = run.keys.begin - run.base();
   float* out = s.run.out + row * p.e_padded;
   run.scores(p, part.rows, s.query + row * p.d_padded, s.score);
+  KeysOfRows seen(p, part);
   for (int64_t r = 0; r < part.rows; ++r) {
     float* score = s.score + r * kTileKeys;
     if (p.softcap > 0) bend(score, n, p.cap());
     if (!whole)
-      each_hidden(p.keys(part, r), run.base(), n, run.keys,
+      each_hidden(seen.row(r), run.base(), n, run.keys,
                   [&](int64_t from, int64_t to) { std::fill(score + from, score + to, -INFINITY); });
     Keys::softmax(p, score, n, s.run.top[row + r], s.run.sum[row + r], out + r * p.e_padded);
     s.ahead.step();
@@ -113,19 +114,23 @@ void attend_pieces(const ForwardCall& call, const RowTile& tile, int64_t b, int6
                    const std::vector<Keys>& pieces, const Keys* edge, const ForwardScratch& s) {
   const Problem& p = call.problem;
   int64_t n = 0;
-  for (const Keys& run : pieces) run.scores(p, tile.rows, s.query, s.score + n), n += run.columns();
-  for (int64_t row = 0, step = edge ? kEdgeRows : tile.rows; row < tile.rows; row += step) {
-    const RowTile part = Problem::part(tile, row, step);
+  for (const Keys& run : pieces) n += run.columns();
+  for (int64_t row = 0; row < tile.rows; row += kPartRows) {
+    const RowTile part = Problem::part(tile, row, kPartRows);
     const sdk::Run seen = edge ? clip(p.keys(part), edge->keys) : sdk::Run{0, 0};
     const Keys cut = seen.size() ? edge->narrowed(seen, p) : pieces[0];
     const int64_t more = seen.size() ? cut.columns() : 0, first = n + cut.keys.begin - cut.base();
-    float *scores = s.score + row * kTileKeys, *out = s.run.out + row * p.e_padded;
-    if (more) cut.scores(p, part.rows, s.query + row * p.d_padded, scores + n);
+    float *scores = s.score, *out = s.run.out + row * p.e_padded;
+    const float* query = s.query + row * p.d_padded;
+    int64_t at = 0;
+    for (const Keys& run : pieces) run.scores(p, part.rows, query, scores + at), at += run.columns();
+    if (more) cut.scores(p, part.rows, query, scores + n);
+    KeysOfRows seen_by(p, part);
     for (int64_t r = 0; r < part.rows; ++r) {
       float* score = scores + r * kTileKeys;
       if (p.softcap > 0) bend(score, n + more, p.cap());
       if (more)
-        each_hidden(p.keys(part, r), cut.base(), more, cut.keys,
+        each_hidden(seen_by.row(r), cut.base(), more, cut.keys,
                     [&](int64_t from, int64_t to) { std::fill(score + n + from, score + n + to, -INFINITY); });
       Keys::softmax(p, score, n + more, s.run.top[row + r], s.run.sum[row + r], out + r * p.e_padded);
       s.ahead.step();
@@ -134,24 +139,23 @@ void attend_pieces(const ForwardCall& call, const RowTile& tile, int64_t b, int6
       for (const Keys& run : pieces) drop_weights(call, part, r, b, kv_head, run.keys, score), score += run.columns();
     }
     if (more) cut.add_values(p, part.rows, scores, first, out);
+    at = 0;
+    for (const Keys& run : pieces) run.add_values(p, part.rows, scores, at, out), at += run.columns();
   }
-  n = 0;
-  for (const Keys& run : pieces) run.add_values(p, tile.rows, s.score, n, s.run.out), n += run.columns();
 }
 
-// One row tile against one run of keys, in fewer rows at a time where the mask cuts it, so that little hidden work is
-// done.
+// One row tile against one run of keys.
 template <class Keys>
 void attend(const ForwardCall& call, const RowTile& tile, int64_t b, int64_t kv_head, const Keys& run,
             const ForwardScratch& s) {
   const Problem& p = call.problem;
-  if (is_whole(p, tile, run)) return attend_rows(call, tile, 0, b, kv_head, run, true, s);
-  for (int64_t row = 0; row < tile.rows; row += kEdgeRows) {
-    const RowTile part = Problem::part(tile, row, kEdgeRows);
-    const sdk::Run keys = clip(p.keys(part), run.keys);
+  const bool whole = is_whole(p, tile, run);
+  for (int64_t row = 0; row < tile.rows; row += kPartRows) {
+    const RowTile part = Problem::part(tile, row, kPartRows);
+    const sdk::Run keys = whole ? run.keys : clip(p.keys(part), run.keys);
     if (!keys.size()) continue;
     const Keys narrow = run.narrowed(keys, p);
-    attend_rows(call, part, row, b, kv_head, narrow, is_whole(p, part, narrow), s);
+    attend_rows(call, part, row, b, kv_head, narrow, whole || is_whole(p, part, narrow), s);
   }
 }
 

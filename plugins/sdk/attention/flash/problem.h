@@ -19,7 +19,9 @@ using namespace panel;
 
 // Query rows of a tile; rows are (query, head of the group), heads fastest.
 inline constexpr int64_t kTileRows = TN_GPU ? 64 : 96;
-inline constexpr int64_t kEdgeRows = 24;    // rows taken at a time where a mask cuts the tile
+// Rows taken at a time: the scores of a forward part stay in the first-level cache, and where a mask cuts the tile little
+// hidden work is done.
+inline constexpr int64_t kPartRows = 24;
 inline constexpr int64_t kTileKeys = 256;   // keys of a forward tile
 inline constexpr int64_t kChunkKeys = 192;  // keys of a backward chunk
 inline constexpr float kLog2E = 1.44269504088896340736f;
@@ -172,6 +174,22 @@ class RowWalk {
 
  private:
   int64_t group_, end_;
+};
+
+// What the rows of a tile may see, asked for in rising order: once for all heads of a query.
+class KeysOfRows {
+ public:
+  KeysOfRows(const Problem& p, const RowTile& t) : p_(p), t_(t) {}
+  const sdk::VisibleKeys& row(int64_t r) {
+    if (r >= end_) seen_ = p_.keys(t_, r), end_ = r + p_.group - (t_.first + r) % p_.group;
+    return seen_;
+  }
+
+ private:
+  const Problem& p_;
+  const RowTile& t_;
+  sdk::VisibleKeys seen_{};
+  int64_t end_ = 0;
 };
 
 // Calls f(row, token, head) for each row of the tile, and prefetch() of the tensors some rows ahead.
