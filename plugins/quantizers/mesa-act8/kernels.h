@@ -27,39 +27,39 @@ TN_FN sdk::Block::Pair range_of(const sdk::Block& block, const Shape& s, const T
 #else
   // As integers that order as the numbers do, beyond which NaN and Inf lie; lanes meet once.
   (void)block;
-#if defined(__AVX512F__)
-  constexpr int64_t kLanes = 16, kPiece = 256;
+#if defined(__AVX512BW__)
+  constexpr int64_t kBytes = 64;
 #else
-  constexpr int64_t kLanes = 8, kPiece = 256;
+  constexpr int64_t kBytes = 32;
 #endif
-  typedef int32_t Lanes __attribute__((vector_size(4 * kLanes)));
-  Lanes hi = Lanes{} + INT32_MIN, lo = Lanes{} + INT32_MAX;
-  for (int64_t r = first; r < last; ++r)
-    for (int64_t at = 0; at < n; at += kPiece) {
-      alignas(64) float run[kPiece];
-      const int64_t length = std::min(kPiece, n - at), whole = length / kLanes * kLanes;
-      const T* const from = x + r * s.channels + at;
-      const float* values = run;
-      if constexpr (std::is_same_v<T, float>)
-        values = from;
-      else
-        sdk::convert(from, run, length);
-      const auto meet = [&](const float* p) __attribute__((always_inline)) {
-        Lanes v;
-        std::memcpy(&v, p, sizeof v);
-        v ^= (v >> 31) & INT32_MAX;
-        hi = v > hi ? v : hi, lo = v < lo ? v : lo;
-      };
-      for (int64_t i = 0; i < whole; i += kLanes) meet(values + i);
-      if (whole < length) {
-        float rest[kLanes];
-        for (int64_t i = 0; i < kLanes; ++i) rest[i] = values[whole + i < length ? whole + i : length - 1];
-        meet(rest);
-      }
-    }
-  int32_t most = INT32_MIN, least = INT32_MAX;
-  for (int64_t i = 0; i < kLanes; ++i) most = std::max(most, hi[i]), least = std::min(least, lo[i]);
-  const auto number = [](int32_t v) { return std::bit_cast<float>(v ^ ((v >> 31) & INT32_MAX)); };
+  using Int = std::conditional_t<sizeof(T) == 2, int16_t, int32_t>;
+  using Bits = std::make_unsigned_t<Int>;
+  constexpr int64_t kLanes = kBytes / static_cast<int64_t>(sizeof(T));
+  constexpr Int kMost = std::numeric_limits<Int>::max();
+  constexpr int kSign = 8 * static_cast<int>(sizeof(T)) - 1;
+  typedef Int Lanes __attribute__((vector_size(kBytes)));
+  Lanes hi = Lanes{} - kMost - 1, lo = Lanes{} + kMost;
+  const auto meet = [&](const T* p) __attribute__((always_inline)) {
+    Lanes v;
+    std::memcpy(&v, p, sizeof v);
+    v ^= (v >> kSign) & kMost;
+    hi = v > hi ? v : hi, lo = v < lo ? v : lo;
+  };
+  for (int64_t r = first; r < last; ++r) {
+    const T* const from = x + r * s.channels;
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) meet(from + i);
+    if (i == n) continue;
+    T rest[kLanes];
+    for (int64_t k = 0; k < kLanes; ++k) rest[k] = from[i + k < n ? i + k : n - 1];
+    meet(rest);
+  }
+  alignas(kBytes) Int his[kLanes], los[kLanes];
+  std::memcpy(his, &hi, sizeof hi), std::memcpy(los, &lo, sizeof lo);
+  Int most = his[0], least = los[0];
+#pragma omp simd reduction(max : most) reduction(min : least)
+  for (int64_t k = 0; k < kLanes; ++k) most = his[k] > most ? his[k] : most, least = los[k] < least ? los[k] : least;
+  const auto number = [](Int v) { return sdk::to_float(std::bit_cast<T>(static_cast<Bits>(v ^ ((v >> kSign) & kMost)))); };
   return {number(most), -number(least)};
 #endif
 }
