@@ -4,6 +4,7 @@
 
 #include "devices/onednn/choose_type.h"
 #include "devices/onednn/convert.h"
+#include "devices/onednn/long_sum.h"
 #include "devices/onednn/thin_product.h"
 #include "sdk/base.h"
 
@@ -52,6 +53,11 @@ GemmPlan::GemmPlan(const Problem& problem) : p_(problem), compute_(compute_type(
   if (empty || p_.k == 0 || p_.alpha == Factor::kZero) return;  // nothing to multiply
   thin_ = is_thin(p_);
   if (thin_) return;
+  long_sum_ = is_long_sum(p_, compute_ == Type::kBF16);
+  if (long_sum_) {
+    workspace_bytes_ = long_sum_bytes(p_);
+    return;
+  }
   const auto odd = [](int64_t row, int64_t col) { return row != 1 && col != 1; };
   convert_a_ = !is_type(p_.a, compute_) || odd(p_.a_row, p_.a_col);
   convert_b_ = !p_.packed_b && (!is_type(p_.b, compute_) || odd(p_.b_row, p_.b_col));
@@ -184,6 +190,7 @@ void GemmPlan::each_batch(const Pointers& pointers, auto&& body) const {
 void GemmPlan::run(const Pointers& pointers, void* workspace) const {
   if (p_.m == 0 || p_.n == 0) return;
   if (thin_) return run_thin(p_, pointers);
+  if (long_sum_) return run_long_sum(p_, pointers, workspace);
   auto* const space = static_cast<char*>(workspace);
   Pointers q = pointers;
   if (p_.bias != Storage::kNone && workspace_bytes_ > 0) {

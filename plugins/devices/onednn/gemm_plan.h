@@ -32,6 +32,7 @@ class GemmPlan {
   Problem p_;
   Type compute_;
   bool thin_ = false;         // by thin_product.h
+  bool long_sum_ = false;     // by long_sum.h
   bool whole_batch_ = false;  // the kernel walks the batch itself
   bool convert_a_ = false, convert_b_ = false;
   bool accumulate_ = false;  // products go to an f32 tile first, from where alpha, beta and bias are applied

@@ -308,7 +308,7 @@ TEST_P(Gemm, SameBitsEveryTime) {
 TEST_P(Gemm, ThinSides) {
   for (const int64_t r : {1, 5, 8, 16, 20, 34, 50, 64})
     for (const int64_t tokens : {131, 300})
-      for (const int64_t wide : {136, 200}) {
+      for (const int64_t wide : {136, 208}) {
         const auto check = [&](const char* what, Case t) {
           EXPECT_LT(worst_error(api, device, stream, host, t, may_round(t)), 1.0)
               << what << " rank " << r << " tokens " << tokens << " wide " << wide;
@@ -352,6 +352,17 @@ TEST_P(Gemm, ThinSides) {
                             .b = kBF16,
                             .c = c,
                             .la = Layout::kColumns,
+                            .alpha = alpha,
+                            .beta = beta});
+            check("du' x, strided", {.m = r,
+                            .n = wide,
+                            .k = tokens,
+                            .a = kBF16,
+                            .b = kBF16,
+                            .c = c,
+                            .la = Layout::kWideColumns,
+                            .lb = Layout::kWide,
+                            .lc = Layout::kWide,
                             .alpha = alpha,
                             .beta = beta});
           }
