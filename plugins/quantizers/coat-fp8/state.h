@@ -122,6 +122,8 @@ struct EncodeState {
       const T* const from = x + begin;
       uint8_t* const q = codes + begin;
 #if !TN_GPU
+      // The next block's numbers come while these are computed.
+      for (int64_t i = 0; i < kStateGroup; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(from + kGroupsOfBlock * kStateGroup + i);
       if (length == kStateGroup) {
         alignas(64) float values[std::is_same_v<T, float> ? 1 : kStateGroup];
         if constexpr (std::is_same_v<T, float>)
