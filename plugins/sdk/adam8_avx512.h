@@ -32,6 +32,9 @@ struct WeightGroups {
       }
     }
   }
+  TN_FN void fetch(int64_t at) const {
+    for (int64_t k = 0; k < kGroup; k += 64 / static_cast<int64_t>(sizeof(Element))) _mm_prefetch(reinterpret_cast<const char*>(w + at + k), _MM_HINT_T0);
+  }
   template <bool Usable>
   TN_FN void step(int64_t at, const AdamNumbers& a, const __m512 (&u)[4], const __mmask16* usable, const uint16_t* bits) const {
     __m512 x[4];
@@ -57,6 +60,7 @@ struct WeightGroups {
 struct DirectionGroups {
   float* to;
   TN_FN void draw(int64_t, int64_t, uint16_t*) const {}
+  TN_FN void fetch(int64_t) const {}
   template <bool>
   TN_FN void step(int64_t at, const AdamNumbers&, const __m512 (&u)[4], const __mmask16*, const uint16_t*) const {
     for (int k = 0; k < 4; ++k) _mm512_storeu_ps(to + at + 16 * k, u[k]);
@@ -91,6 +95,13 @@ class Adam8Groups {
   }
 
  private:
+  // What a group of the next block needs comes while this one is computed.
+  TN_FN void fetch(int64_t i) const {
+    _mm_prefetch(reinterpret_cast<const char*>(s_.m + i), _MM_HINT_T0), _mm_prefetch(reinterpret_cast<const char*>(s_.v + i), _MM_HINT_T0);
+    for (int64_t k = 0; k < kGroup; k += 64 / static_cast<int64_t>(sizeof(Grad))) _mm_prefetch(reinterpret_cast<const char*>(g_ + i + k), _MM_HINT_T0);
+    target_.fetch(i);
+  }
+
   // Moments into m and v, the block's maxima into the states. Usable: for blocks whose gradients are all usable; where they are not,
   // nothing is changed and false answered.
   template <bool Usable>
@@ -133,6 +144,7 @@ class Adam8Groups {
     target_.draw(begin, end, noise);
     const uint16_t* bits = noise;
     for (int64_t i = begin; i < end; i += kGroup, m += kGroup, v += kGroup, usable += kGroup / 16, bits += kGroup) {
+      fetch(i + s_.blocksize);
       __m512 u[4];
       for (int k = 0; k < 4; ++k)
         u[k] = _mm512_div_ps(_mm512_load_ps(m + 16 * k), _mm512_fmadd_ps(_mm512_sqrt_ps(_mm512_load_ps(v + 16 * k)), root, eps));
