@@ -122,15 +122,15 @@ TEST_F(TrainerCApi, PlansWhatTheRunThenUses) {
   tn_trainer_destroy(t);
 
   json small = recipe();
-  small["memory-limit"] = "1MB";
+  small["memory-limit"] = "1MB", small["output"] = folder_ + "/limited";
   tn_trainer* const limited = make(small);
   ASSERT_EQ(tn_trainer_plan(limited, &text), TN_OK) << tn_trainer_last_error();
   const json over = json::parse(take(text));
   EXPECT_FALSE(over["fits"].get<bool>());
   EXPECT_FALSE(over["alternatives"].empty());
-  small["output"] = folder_ + "/limited";
   EXPECT_EQ(tn_trainer_run(limited, nullptr, nullptr), TN_E_MEMORY);
   EXPECT_NE(std::string(tn_trainer_last_error()).find("--memory-limit"), std::string::npos) << tn_trainer_last_error();
+  EXPECT_FALSE(std::filesystem::exists(folder_ + "/limited")) << "a refused run left something";
   tn_trainer_destroy(limited);
 }
 
