@@ -15,5 +15,5 @@ class Full(training.TorchTraining):
 
 
 if __name__ == "__main__":
-    harness.main(__doc__ + training.__doc__, {"torch": Full, "tenon": training.TenonTraining}, training.cases(TITLE, 6, 1.5, 0.45, {"weight-update": "nearest"}, 2e-5, {"f32": FUSED, "bf16": BF16_STATES}),
+    harness.main(__doc__ + training.__doc__, {"torch": Full, "tenon": training.TenonTraining}, training.cases(TITLE, 6, 1.5, 0.45, 0.7, {"weight-update": "nearest"}, 2e-5, {"f32": FUSED, "bf16": BF16_STATES}),
                  after=training.fastest(TITLE, 1.5))

@@ -32,14 +32,15 @@ class Mismatch(Exception):
 class Case:
     """One row of the table. work / seconds is shown in `unit`; work None: seconds. bytes and flops (with their type) make the bound:
     what the work must at least move and compute. `compare(tenon's evidence, a peer's)` answers one phrase or raises Mismatch; {peer: function}
-    where peers differ. aim: the ratio to reach; aim_memory: Tenon's share of the peer's memory; aim_seconds: where there is no peer."""
+    where peers differ. aim: the ratio to reach; aim_memory: Tenon's share of the peer's memory; aim_seconds: where there is no peer;
+    aim_limit: the share of the limit to reach."""
 
     def __init__(self, name, compare, work=None, unit="s", bytes=0, flops=0, flops_type="f32", repeat=None, sides=None, aim=None, aim_memory=None,
-                 aim_seconds=None, warmup=1, **settings):
+                 aim_seconds=None, aim_limit=None, warmup=1, **settings):
         self.name, self.compare, self.work, self.unit = name, compare, work, unit
         self.bytes, self.flops, self.flops_type = bytes, flops, flops_type
         self.repeat, self.sides, self.warmup, self.settings = repeat, sides, warmup, settings
-        self.aim, self.aim_memory, self.aim_seconds = aim, aim_memory, aim_seconds
+        self.aim, self.aim_memory, self.aim_seconds, self.aim_limit = aim, aim_memory, aim_seconds, aim_limit
 
 
 def arguments(doc):
@@ -112,7 +113,8 @@ def bound_seconds(case, limits):
 def compare_case(case, names, workers, versions, failed, args, limits):
     """The row of one case."""
     import numpy as np
-    row = {"case": case.name, "unit": case.unit, "aim": case.aim, "aim_memory": case.aim_memory, "aim_seconds": case.aim_seconds, "peers": []}
+    row = {"case": case.name, "unit": case.unit, "aim": case.aim, "aim_memory": case.aim_memory, "aim_seconds": case.aim_seconds,
+           "aim_limit": case.aim_limit, "peers": []}
     wanted = [n for n in names if case.sides is None or n == "tenon" or n in case.sides]
     problems = {n: failed[n] for n in wanted if n in failed}
     with tempfile.TemporaryDirectory(prefix="tenon-peers-") as folder:

@@ -25,5 +25,5 @@ class QLora(training.Lora):
 
 if __name__ == "__main__":
     harness.main(__doc__ + training.__doc__, {"torch + peft + bitsandbytes": QLora, "tenon": training.TenonTraining},
-                 training.cases(TITLE, 4, 2.2, 0.2, {"quantizer": "nf4:double_quant=true"},
+                 training.cases(TITLE, 4, 2.2, 0.2, 0.65, {"quantizer": "nf4:double_quant=true"},
                                 lean={"f32": training.recomputing(19), "bf16": training.recomputing(4)}), after=training.fastest(TITLE, 2.2))

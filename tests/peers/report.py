@@ -32,6 +32,12 @@ def aim_text(row):
     return f"≥ {row['aim']:g}×" + (f", memory ≤ {row['aim_memory']:g}×" if row.get("aim_memory") else "")
 
 
+def share_text(row):
+    if not row.get("share_of_limit"):
+        return "–"
+    return f"{100 * row['share_of_limit']:.0f}%" + (f" (aim {100 * row['aim_limit']:.0f}%)" if row.get("aim_limit") else "")
+
+
 HEADER = ("what", "Tenon", "peer", "", "ratio", "aim", "reached", "memory, Tenon / peer", "share of the limit", "checked")
 
 
@@ -41,7 +47,7 @@ def lines(rows):
     for row in rows:
         ours = row["tenon"]
         mine = readable(ours["value"], row["unit"]) + spread_text(ours) if "value" in ours else f"failed: {ours.get('problem', 'no figure')}"
-        share = f"{100 * row['share_of_limit']:.0f}%" if row.get("share_of_limit") else "–"
+        share = share_text(row)
         for peer in row["peers"] or [None]:
             reached = {True: "yes", False: "**no**", None: "–"}[met(row, peer)]
             if peer is None:
@@ -76,6 +82,9 @@ def markdown(rows, machine):
                 text.append(f"- {row['case']}, {peer['name']}: {peer['ratio']:.2f}× of {row['aim']:g}×, short by {100 * (1 - peer['ratio'] / row['aim']):.0f}%")
             else:
                 text.append(f"- {row['case']}, {peer['name']}: memory {peer['memory_ratio']:.2f}× of {row['aim_memory']:g}×")
+    below = [r for r in rows if r.get("aim_limit") and r.get("share_of_limit") and r["share_of_limit"] < r["aim_limit"]]
+    if below:
+        text += ["", "## Below their share of the limit", ""] + [f"- {r['case']}: {share_text(r)}" for r in below]
     failed = [(r["case"], p["name"], p["problem"]) for r in rows for p in r["peers"] if p.get("problem")]
     failed += [(r["case"], "tenon", r["tenon"]["problem"]) for r in rows if r["tenon"].get("problem")]
     if failed:

@@ -184,9 +184,9 @@ def recomputing(blocks):
     return {"loss-tile": "32MiB", "grad-checkpoint": f"flash-cut, none for blocks {blocks}-29" if blocks < 30 else "block"}
 
 
-def cases(title, products, aim, aim_memory, flags=None, lr=1e-4, lean=None):
+def cases(title, products, aim, aim_memory, aim_limit, flags=None, lr=1e-4, lean=None):
     """products: operations for each parameter and token: 2 forward, 2 for activations' gradients, 2 for weights' where they train. lean: per type, the flags
-    of one more row, which the aim for memory asks for: the plain one is without any technique for it, as the peers are."""
+    of one more row, which the aim for memory asks for: the plain one is without any technique for it, as the peers are, and held to the limit, which counts nothing that is computed again."""
 
     def make(args):
         batch, length, checked = (1, 32, 16) if args.quick else (4, 256, CHECKED_LENGTH)
@@ -195,7 +195,8 @@ def cases(title, products, aim, aim_memory, flags=None, lr=1e-4, lean=None):
             for name, more in ((dtype, {}), (f"lean, {dtype}", (lean or {}).get(dtype))):
                 if more is not None:
                     yield harness.Case(f"{title}, {name}", same_losses(tolerance), work=tokens, unit="tokens/s", flops=products * PARAMETERS * tokens,
-                                       flops_type=dtype, aim=aim, aim_memory=aim_memory if more else None, repeat=7, dtype=dtype, batch=batch, length=length,
+                                       flops_type=dtype, aim=aim, aim_memory=aim_memory if more else None,
+                                       aim_limit=None if more else aim_limit, repeat=7, dtype=dtype, batch=batch, length=length,
                                        checked_length=checked, lr=lr, flags={**(flags or {}), **more})
 
     return make
@@ -211,7 +212,7 @@ def fastest(title, aim):
             return
         mine, peer = min(ours, key=lambda f: f["seconds"]), min(theirs, key=lambda f: f["seconds"])
         type_of = {id(f): r["case"].rpartition(", ")[2] for r in rows for f in [r["tenon"], *r["peers"]]}
-        row = {"case": f"{title}, each in its fastest type", "unit": "tokens/s", "aim": aim, "aim_memory": None, "aim_seconds": None, "tenon": mine,
+        row = {"case": f"{title}, each in its fastest type", "unit": "tokens/s", "aim": aim, "aim_memory": None, "aim_seconds": None, "aim_limit": None, "tenon": mine,
                "peers": [{**peer, "name": f"{peer['name']} ({type_of[id(peer)]}; tenon {type_of[id(mine)]})", "ratio": peer["seconds"] / mine["seconds"],
                           "memory_ratio": mine["peak_bytes"] / peer["peak_bytes"]}]}
         share = [r.get("share_of_limit") for r in rows if r["tenon"] is mine]
