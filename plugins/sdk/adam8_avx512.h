@@ -7,6 +7,7 @@
 #include "sdk/bf16_avx512.h"
 #include "sdk/dynamic_codec.h"
 #include "sdk/philox_avx512.h"
+#include "sdk/prefetch.h"
 #include "sdk/stored_avx512.h"
 
 namespace tenon::sdk {
@@ -33,7 +34,7 @@ struct WeightGroups {
     }
   }
   TN_FN void fetch(int64_t at) const {
-    for (int64_t k = 0; k < kGroup; k += 64 / static_cast<int64_t>(sizeof(Element))) _mm_prefetch(reinterpret_cast<const char*>(w + at + k), _MM_HINT_T0);
+    prefetch(w + at, kGroup);
   }
   template <bool Usable>
   TN_FN void step(int64_t at, const AdamNumbers& a, const __m512 (&u)[4], const __mmask16* usable, const uint16_t* bits) const {
@@ -97,8 +98,7 @@ class Adam8Groups {
  private:
   // What a group of the next block needs comes while this one is computed.
   TN_FN void fetch(int64_t i) const {
-    _mm_prefetch(reinterpret_cast<const char*>(s_.m + i), _MM_HINT_T0), _mm_prefetch(reinterpret_cast<const char*>(s_.v + i), _MM_HINT_T0);
-    for (int64_t k = 0; k < kGroup; k += 64 / static_cast<int64_t>(sizeof(Grad))) _mm_prefetch(reinterpret_cast<const char*>(g_ + i + k), _MM_HINT_T0);
+    prefetch(s_.m + i, kGroup), prefetch(s_.v + i, kGroup), prefetch(g_ + i, kGroup);
     target_.fetch(i);
   }
 

@@ -186,7 +186,8 @@ def recomputing(blocks):
 
 def cases(title, products, aim, aim_memory, aim_limit, flags=None, lr=1e-4, lean=None):
     """products: operations for each parameter and token: 2 forward, 2 for activations' gradients, 2 for weights' where they train. lean: per type, the flags
-    of one more row, which the aim for memory asks for: the plain one is without any technique for it, as the peers are, and held to the limit, which counts nothing that is computed again."""
+    of one more row, which the aim for memory asks for: the plain one is without any technique for it, as the peers are, and held to the limit, which counts
+    nothing that is computed again."""
 
     def make(args):
         batch, length, checked = (1, 32, 16) if args.quick else (4, 256, CHECKED_LENGTH)

@@ -22,10 +22,8 @@ struct Sides {
   bool a_is_wide;
 };
 
-bool narrow_left(const Problem& p) { return p.m <= p.n; }
-
 Sides sides_of(const Problem& p) {
-  if (narrow_left(p)) return {p.m, p.n, p.a_col, p.b_row, p.c_row, p.c_col, false};
+  if (p.m <= p.n) return {p.m, p.n, p.a_col, p.b_row, p.c_row, p.c_col, false};
   return {p.n, p.m, p.b_row, p.a_col, p.c_col, p.c_row, true};
 }
 

@@ -6,6 +6,7 @@
 
 #include "quantizers/coat-fp8/state_code.h"
 #include "sdk/codec.h"
+#include "sdk/prefetch.h"
 #include "sdk/vector_log.h"
 
 namespace tenon::coat {
@@ -123,7 +124,7 @@ struct EncodeState {
       uint8_t* const q = codes + begin;
 #if !TN_GPU
       // The next block's numbers come while these are computed.
-      for (int64_t i = 0; i < kStateGroup; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(from + kGroupsOfBlock * kStateGroup + i);
+      sdk::prefetch(from + kGroupsOfBlock * kStateGroup, kStateGroup);
       if (length == kStateGroup) {
         alignas(64) float values[std::is_same_v<T, float> ? 1 : kStateGroup];
         if constexpr (std::is_same_v<T, float>)

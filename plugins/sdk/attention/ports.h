@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "sdk/prefetch.h"
 #include "sdk/tensor.h"
 #include "tenon/attention.h"
 
@@ -69,8 +70,7 @@ struct HeadRows {
   }
   // Rows of one head lie far apart, where hardware does not look ahead.
   void prefetch(int64_t b, int64_t t, int64_t h) const {
-    const char* row = static_cast<const char*>(at(b, t, h));
-    for (int64_t byte = 0, n = width * (dtype.bits / 8); byte < n; byte += 64) __builtin_prefetch(row + byte);
+    sdk::prefetch(static_cast<const char*>(at(b, t, h)), width * (dtype.bits / 8));
   }
   void write(int64_t b, int64_t t, int64_t h, float factor, const float* from) const {
     write_row(dtype, at(b, t, h), width, factor, from, accumulate);

@@ -39,9 +39,7 @@ TN_FN Vec exp2_of(Vec x) {
   const Vec whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT);
   return _mm512_scalef_ps(sdk::detail::exp2_minus_one(x - whole) + 1.0f, whole);
 #else
-  x = larger(broadcast(-127.0f), x);
-  const Vec n = sdk::detail::nearest(x);
-  return (sdk::detail::exp2_minus_one(x - n) + 1.0f) * sdk::detail::power_of_two(n);
+  return sdk::vexp2(x);
 #endif
 }
 

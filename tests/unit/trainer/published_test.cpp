@@ -19,6 +19,7 @@ MemoryUse plan(const std::string& preset, const MixRequest& mix, const Shape& sh
   const ModelSource source = ModelSource::open(preset, 32000);
   SessionOptions options;
   options.sequence = shape.sequence, options.storage = shape.dtype, options.memory.checkpointing = shape.checkpointing;
+  options.memory.loss_tile_bytes = INT64_MAX;  // papers count whole logits
   return plan_run(runtime, source, options, {shape.batch, shape.sequence, false}, shape.dtype);
 }
 double bytes(const MemoryUse& use, Category c) { return static_cast<double>(use.peak[static_cast<size_t>(c)]); }
@@ -75,7 +76,7 @@ TEST(Published, GaLoresStates) {
 TEST(Published, MeftsActivations) {
   const Shape shape{512, 16, kF32};
   const double full = bytes(plan("preset:350m", tiny::mix("adamw"), shape), Category::kActivations);
-  EXPECT_GT(1 - bytes(plan("preset:350m", tiny::mix("adamw", {"meft"}), shape), Category::kActivations) / full, 0.84);
+  EXPECT_NEAR(1 - bytes(plan("preset:350m", tiny::mix("adamw", {"meft"}), shape), Category::kActivations) / full, 0.84, 0.02);
   EXPECT_GT(1 - bytes(plan("preset:350m", tiny::mix("adamw", {"meft:anchor_every=1000"}), shape), Category::kActivations) / full, 0.86);
 }
 

@@ -345,26 +345,18 @@ TEST_P(Gemm, ThinSides) {
                             .la = Layout::kColumns,
                             .alpha = alpha,
                             .beta = beta});
-            check("du' x", {.m = r,
-                            .n = wide,
-                            .k = tokens,
-                            .a = kBF16,
-                            .b = kBF16,
-                            .c = c,
-                            .la = Layout::kColumns,
-                            .alpha = alpha,
-                            .beta = beta});
-            check("du' x, strided", {.m = r,
-                            .n = wide,
-                            .k = tokens,
-                            .a = kBF16,
-                            .b = kBF16,
-                            .c = c,
-                            .la = Layout::kWideColumns,
-                            .lb = Layout::kWide,
-                            .lc = Layout::kWide,
-                            .alpha = alpha,
-                            .beta = beta});
+            Case gradient{.m = r,
+                          .n = wide,
+                          .k = tokens,
+                          .a = kBF16,
+                          .b = kBF16,
+                          .c = c,
+                          .la = Layout::kColumns,
+                          .alpha = alpha,
+                          .beta = beta};
+            check("du' x", gradient);
+            gradient.la = Layout::kWideColumns, gradient.lb = gradient.lc = Layout::kWide;
+            check("du' x, strided", gradient);
           }
       }
 }
