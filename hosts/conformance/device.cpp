@@ -291,6 +291,7 @@ constexpr Check kChecks[] = {
     {"product workspaces", "a workspace depends on nothing but what the ABI names", product_workspaces},
     {"product determinism", "equal bits again, whatever the workspace held", product_determinism},
     {"integers", "products of 8-bit integers are exact, whatever their sizes and strides", integers},
+    {"small floats", "products of 8-bit floats are their codes' sums under the scales, whatever their sizes and strides", small_floats},
     {"norms", "rms_norm and its gradients", norms},
     {"rotary", "rope rotates, and turns back", rotary},
     {"gates", "swiglu and its gradients", gates},

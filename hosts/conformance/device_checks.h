@@ -12,7 +12,8 @@ void sums(Subject& subject);
 void tokens(Subject& subject);
 void draws(Subject& subject);
 void ops_determinism(Subject& subject);
-// And of products of 8-bit integers (org.tenon.gemm8/1).
+// And of products of 8-bit integers (org.tenon.gemm8/1) and floats (org.tenon.gemm-fp8/1).
 void integers(Subject& subject);
+void small_floats(Subject& subject);
 
 }  // namespace tenon::conformance

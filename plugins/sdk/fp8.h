@@ -4,7 +4,7 @@
 #include <bit>
 #include <cstdint>
 
-#include "sdk/base.h"
+#include "sdk/dtype.h"
 
 namespace tenon::sdk {
 
@@ -31,5 +31,15 @@ TN_FN float from_e4m3(uint8_t code) {
   const uint32_t magnitude = std::bit_cast<uint32_t>(e4m3_magnitude(code & 0x7fu));
   return std::bit_cast<float>(magnitude | (static_cast<uint32_t>(code) & 0x80u) << 24);
 }
+
+// A code's number times 2^-120, in three operations: exponent and mantissa at their places, subnormal codes as denormal f32. Times a factor that holds the
+// rest of the power it is the number itself.
+TN_FN float tiny_from_e4m3(uint8_t code) {
+  const uint32_t extended = static_cast<uint32_t>(static_cast<int32_t>(static_cast<int8_t>(code)));
+  return std::bit_cast<float>(extended << 20 & 0x87f00000u);
+}
+
+// bf16 holds every code.
+TN_FN bf16 e4m3_as_bf16(uint8_t code) { return {static_cast<uint16_t>(std::bit_cast<uint32_t>(from_e4m3(code)) >> 16)}; }
 
 }  // namespace tenon::sdk

@@ -234,6 +234,7 @@ TN_EXT_COMBINE = b"org.tenon.combine/1"
 TN_EXT_DRIVE = b"org.tenon.drive/1"
 TN_EXT_EDITS = b"org.tenon.edits/1"
 TN_EXT_GEMM8 = b"org.tenon.gemm8/1"
+TN_EXT_GEMM_FP8 = b"org.tenon.gemm-fp8/1"
 TN_EXT_HOST_MEMORY = b"org.tenon.host-memory/1"
 TN_EXT_INNER = b"org.tenon.inner/1"
 TN_EXT_INPUT_ROUNDING = b"org.tenon.input-rounding/1"
@@ -519,6 +520,14 @@ class tn_edits(_Struct):
 
 
 class tn_gemm8(_Struct):
+    pass
+
+
+class tn_fp8_product(_Struct):
+    pass
+
+
+class tn_gemm_fp8(_Struct):
     pass
 
 
@@ -1358,6 +1367,33 @@ tn_gemm8._fields_ = [
     ("run", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.c_int64, c.c_int64, c.c_int64, c.POINTER(c.c_int8), c.c_int64, c.POINTER(c.c_int8), c.c_int64, c.POINTER(c.c_int32), c.c_int64, c.c_void_p, c.c_uint64)),
 ]
 
+tn_fp8_product._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("m", c.c_int64),
+    ("n", c.c_int64),
+    ("k", c.c_int64),
+    ("a", c.POINTER(c.c_uint8)),
+    ("b", c.POINTER(c.c_uint8)),
+    ("a_row", c.c_int64),
+    ("b_row", c.c_int64),
+    ("a_scale", c.POINTER(c.c_float)),
+    ("b_scale", c.POINTER(c.c_float)),
+    ("c", c.c_void_p),
+    ("c_row", c.c_int64),
+    ("c_dtype", tn_dtype),
+    ("reserved2", c.c_uint32),
+    ("alpha", c.c_double),
+    ("beta", c.c_double),
+]
+
+tn_gemm_fp8._fields_ = [
+    ("struct_size", c.c_uint32),
+    ("reserved", c.c_uint32),
+    ("workspace", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(tn_fp8_product), c.POINTER(c.c_uint64))),
+    ("run", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.POINTER(tn_fp8_product), c.c_void_p, c.c_uint64)),
+]
+
 tn_host_memory._fields_ = [
     ("struct_size", c.c_uint32),
     ("reserved", c.c_uint32),
@@ -1909,6 +1945,8 @@ LAYOUT = [  # in the order of the golden table: structs, and names of constants
     "TN_EDIT_OUTPUT",
     "TN_EDIT_NORM_COUNT",
     tn_gemm8,
+    tn_fp8_product,
+    tn_gemm_fp8,
     tn_host,
     tn_sink,
     tn_exec,

@@ -1,4 +1,4 @@
-// cuBLASLt, opened at run time: products of f32 (without TF32 where exact), bf16, f16 and 8-bit integers.
+// cuBLASLt, opened at run time: products of f32 (without TF32 where exact), bf16, f16, 8-bit integers and E4M3.
 #include <cublasLt.h>
 
 #include "devices/gpu/library.h"
@@ -47,6 +47,7 @@ struct CublasLt {
   }
   static cudaDataType_t type_of(tn_dtype d) {
     if (d.code == TN_INT) return d.bits == 32 ? CUDA_R_32I : CUDA_R_8I;
+    if (sdk::same(d, kE4M3)) return CUDA_R_8F_E4M3;
     return d.bits == 32 ? CUDA_R_32F : d.code == TN_BFLOAT ? CUDA_R_16BF : CUDA_R_16F;
   }
   static cudaDataType_t scale_of(const Product& p) { return p.c.dtype.code == TN_INT ? CUDA_R_32I : CUDA_R_32F; }
@@ -69,6 +70,10 @@ struct CublasLt {
     (void)preference_set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &c, sizeof c);
     (void)preference_set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &c, sizeof c);
   }
+  void point_at_scales(Description desc, const float* a, const float* b) const {
+    require(desc_set(desc, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &a, sizeof a), "a scale");
+    require(desc_set(desc, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &b, sizeof b), "a scale");
+  }
   template <class Plan>
   bool prefer(Handle handle, const Plan& plan, Preference preference, Algorithm& out) const {
     int n = 0;
@@ -87,20 +92,21 @@ class CublasLtBlas final : public Blas {
     const size_t v = lt_.version();
     return "cuBLASLt " + std::to_string(v / 10000) + "." + std::to_string(v / 100 % 100) + "." + std::to_string(v % 100);
   }
-  // f32 gives f32; bf16 gives either, f16 gives f32. Bytes are multiplied in fours.
+  // f32 gives f32; bf16 gives either, f16 gives f32. Integers are multiplied in fours, E4M3 in sixteens (where the card has it: sm_89 and newer).
   bool takes(const Product& p) const override {
     if (!sdk::same(p.a.dtype, p.b.dtype)) return false;
     if (p.a.dtype.code == TN_INT)
       return p.aligned && p.rows % 4 == 0 && p.inner % 4 == 0 && p.a.leading % 4 == 0 && p.b.leading % 4 == 0 && plans_->find(p) != nullptr;
+    if (sdk::same(p.a.dtype, kE4M3))
+      return p.aligned && p.rows % 16 == 0 && p.inner % 16 == 0 && p.a.leading % 16 == 0 && p.b.leading % 16 == 0 && p.c.leading % 16 == 0 && plans_->find(p) != nullptr;
     if (!sdk::same(p.c.dtype, sdk::kF32) && !(sdk::same(p.a.dtype, sdk::kBF16) && sdk::same(p.c.dtype, sdk::kBF16))) return false;
     return plans_->find(p) != nullptr;
   }
   uint64_t workspace(const Product&) const override { return kLtWorkspace; }
-  void multiply(const Product& p, double alpha, const void* a, const void* b, double beta, void* c, void* workspace, uint64_t bytes,
-                Stream stream) override {
+  void multiply(const Product& p, const Factors& factors, const void* a, const void* b, void* c, void* workspace, uint64_t bytes, Stream stream) override {
     const auto plan = plans_->find(p);
     CublasLt::require(plan ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED, "finding an algorithm");
-    plans_->multiply(*plan, alpha, a, b, beta, c, workspace, bytes, stream);
+    plans_->multiply(*plan, factors, a, b, c, workspace, bytes, stream);
   }
 
  private:

@@ -4,7 +4,9 @@
 #include <cmath>
 
 #include "devices/emulated/opened.h"
+#include "sdk/fp8.h"
 #include "tenon/gemm8.h"
+#include "tenon/gemm_fp8.h"
 
 namespace tenon::sdk::testing {
 namespace {
@@ -149,6 +151,57 @@ TEST_P(Products, OfBytesAreExact) {
   const int8_t* const none = nullptr;
   EXPECT_EQ(integer->run(gpu.device, gpu.stream, 1, 1, int64_t{1} << 17, none, 1 << 17, none, 1 << 17, nullptr, 1, nullptr, 0), TN_E_ARGUMENT);
   EXPECT_EQ(integer->run(gpu.device, gpu.stream, 2, 2, 8, none, 7, none, 8, nullptr, 2, nullptr, 0), TN_E_ARGUMENT);
+}
+
+// Through the library where sizes are multiples of sixteen, else by way of bf16; scales lie in memory of the device.
+TEST_P(Products, OfE4M3HaveTheirScales) {
+  const auto* const fp8 = static_cast<const tn_gemm_fp8*>(gpu.api().get_extension(TN_EXT_GEMM_FP8));
+  ASSERT_NE(fp8, nullptr);
+  struct Sizes {
+    int64_t m, n, k, a_row, b_row, c_row;
+    double alpha, beta;
+  };
+  for (const Sizes& s : {Sizes{1, 1, 1, 1, 1, 1, 1, 0}, {5, 16, 32, 32, 32, 16, 1, 0}, {3, 32, 64, 80, 96, 48, 0.5, 2}, {66, 70, 131, 131, 131, 70, 1, 1}, {9, 67, 65, 68, 72, 68, 1, 0},
+                         {2, 64, 1008, 1008, 1008, 64, 1, 0}, {3, 2, 0, 1, 1, 2, 1, 3}, {0, 5, 7, 7, 7, 5, 1, 0}})
+    for (const tn_dtype dtype : {kF32, kBF16}) {
+      const auto codes_of = [&](int64_t n, uint64_t seed) {
+        Tensor t(kU8, {n + 1});
+        const std::vector<float> values = noise(n + 1, seed);
+        for (int64_t i = 0; i <= n; ++i) t.as<uint8_t>()[i] = to_e4m3(100 * values[static_cast<size_t>(i)]);
+        return t;
+      };
+      const Tensor a = codes_of(s.m * s.a_row, 1), b = codes_of(s.n * s.b_row, 2), c(dtype, {s.m * s.c_row + 1}, noise(s.m * s.c_row + 1, 3)),
+                   scales(kF32, {2}, {0.25f, 3});
+      const tn_tensor *const va = gpu.copy(a), *const vb = gpu.copy(b), *const vc = gpu.copy(c), *const vs = gpu.copy(scales);
+      const auto* const scale = static_cast<const float*>(vs->data);
+      const tn_fp8_product p{sizeof p, 0, s.m, s.n, s.k, static_cast<const uint8_t*>(va->data), static_cast<const uint8_t*>(vb->data), s.a_row, s.b_row, scale, scale + 1,
+                             vc->data, s.c_row, dtype, 0, s.alpha, s.beta};
+      uint64_t bytes = 0;
+      gpu.must(fp8->workspace(gpu.device, &p, &bytes));
+      gpu.must(fp8->run(gpu.device, gpu.stream, &p, bytes ? gpu.take(bytes) : nullptr, bytes));
+      const std::vector<float> before = c.floats(), got = gpu.back(vc, c).floats();
+      for (int64_t i = 0; i <= s.m * s.c_row; ++i) {
+        const int64_t row = i / s.c_row, column = i % s.c_row;
+        const auto at = static_cast<size_t>(i);
+        if (row >= s.m || column >= s.n) {
+          ASSERT_EQ(got[at], before[at]) << i;
+          continue;
+        }
+        double sum = 0, size = 0;
+        for (int64_t k = 0; k < s.k; ++k) {
+          const double term = 0.75 * from_e4m3(a.as<uint8_t>()[row * s.a_row + k]) * from_e4m3(b.as<uint8_t>()[column * s.b_row + k]);
+          sum += term, size += std::fabs(term);
+        }
+        const double want = s.alpha * sum + s.beta * before[at];
+        ASSERT_NEAR(got[at], want, 1e-6 * (size + std::fabs(want)) + (same(dtype, kBF16) ? 0.004 * std::fabs(want) : 0)) << s.m << " x " << s.n << " x " << s.k << ": " << i;
+      }
+      tn_fp8_product odd = p;
+      odd.a = p.a + 1;
+      EXPECT_EQ(fp8->run(gpu.device, gpu.stream, &odd, nullptr, 0), TN_E_ARGUMENT);
+      if (s.m > 0 && s.k > 0) {
+        EXPECT_EQ(fp8->run(gpu.device, gpu.stream, &p, nullptr, 0), TN_E_ARGUMENT) << "no workspace";
+      }
+    }
 }
 
 // The device's speeds are measured with streams and events of its own.

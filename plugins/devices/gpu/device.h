@@ -6,6 +6,7 @@
 
 #include "devices/gpu/product.h"
 #include "tenon/gemm8.h"
+#include "tenon/gemm_fp8.h"
 
 struct tn_device {
   const tn_host* host;
@@ -53,6 +54,9 @@ uint64_t gemm_workspace(tn_device* device, const tn_gemm& gemm);
 void gemm(tn_device* device, tn_stream* stream, const tn_gemm& gemm, void* workspace, uint64_t bytes);
 // Products of 8-bit integers; gemm8.cpp.
 const tn_gemm8* gemm8_table();
+// Products of E4M3 by the library; gemm_fp8.cpp. False: it does not take them.
+bool fp8_workspace(tn_device* device, const tn_fp8_product& product, uint64_t* n_bytes);
+bool fp8_product(tn_device* device, tn_stream* stream, const tn_fp8_product& product, void* workspace, uint64_t workspace_bytes);
 // Copy bandwidth and the rate of products, timed once.
 void measure(tn_device* device);
 

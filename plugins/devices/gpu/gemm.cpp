@@ -103,7 +103,7 @@ class Call {
       const void* a = converted_a_ ? workspace + e * a_.rows * a_.columns * compute_.bits / 8 : a_.data(e);
       const void* b = converted_b_ ? workspace + converted_a_ + e * b_.rows * b_.columns * compute_.bits / 8 : b_.data(e);
       // Row-major C = A · B is column-major Cᵀ = Bᵀ · Aᵀ.
-      device->blas->multiply(product_, g.alpha, b, a, g.beta, c_.data(e), rest, library_bytes_, gpu::stream_of(stream));
+      device->blas->multiply(product_, {g.alpha, g.beta}, b, a, c_.data(e), rest, library_bytes_, gpu::stream_of(stream));
     }
     if (bias.data)
       for (int64_t e = 0; e < c_.batch; ++e) sdk::for_each(&exec, c_.rows * c_.columns, AddBias{c_.view(e), bias, c_.columns});

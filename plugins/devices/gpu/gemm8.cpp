@@ -32,7 +32,7 @@ int32_t run(tn_device* device, tn_stream* stream, int64_t m, int64_t n, int64_t 
     // Strides may let the library take what it does not take of dense rows, for which no workspace was asked.
     if (library_takes(device, p) && library_bytes(device, p) <= workspace_bytes) {
       const std::lock_guard lock(device->mutex);
-      return device->blas->multiply(product_of(p), 1, b, a, 0, c, aligned_workspace(workspace), device->blas->workspace(product_of(p)), stream_of(stream));
+      return device->blas->multiply(product_of(p), {}, b, a, c, aligned_workspace(workspace), device->blas->workspace(product_of(p)), stream_of(stream));
     }
     const tn_exec exec{sizeof(tn_exec), 0, nullptr, device, stream, workspace, workspace_bytes};
     multiply(exec, p);

@@ -10,6 +10,7 @@
 //   static type_of(tn_dtype), compute_of(const Product&), scale_of(const Product&)
 //   static void require(status, what)                       throws Failure
 //   void align(Preference, const Product&) const            what the library has to know of where matrices begin
+//   void point_at_scales(Description, const float* a, const float* b) const      of E4M3, before each product
 //   bool prefer(Handle, const Plan&, Preference, Algorithm&) const      false: it has no kernel for this
 #pragma once
 
@@ -73,12 +74,13 @@ class LtPlans {
     return plan.served ? made : nullptr;
   }
 
-  void multiply(const Plan& plan, double alpha, const void* a, const void* b, double beta, void* c, void* workspace, uint64_t bytes, Stream stream) const {
+  void multiply(const Plan& plan, const Factors& f, const void* a, const void* b, void* c, void* workspace, uint64_t bytes, Stream stream) const {
     // In the type that the sums have.
-    const float factors[] = {static_cast<float>(alpha), static_cast<float>(beta)};
-    const int32_t whole[] = {static_cast<int32_t>(alpha), static_cast<int32_t>(beta)};
+    const float factors[] = {static_cast<float>(f.alpha), static_cast<float>(f.beta)};
+    const int32_t whole[] = {static_cast<int32_t>(f.alpha), static_cast<int32_t>(f.beta)};
     const bool integers = plan.product.c.dtype.code == TN_INT;
     const void *const scale = integers ? static_cast<const void*>(&whole[0]) : &factors[0], *const keep = integers ? static_cast<const void*>(&whole[1]) : &factors[1];
+    if (f.a_scale) lt_.point_at_scales(plan.desc, f.a_scale, f.b_scale);
     Lt::require(lt_.matmul(handle_, plan.desc, scale, a, plan.a, b, plan.b, keep, c, plan.c, c, plan.c, Lt::algorithm_of(plan.algorithm), workspace, bytes, stream),
                 "a product");
   }

@@ -1,5 +1,6 @@
 // A GPU as a device: one source for CUDA, HIP and the emulation.
 #include "devices/gpu/device.h"
+#include "devices/ops/gemm_fp8.h"
 #include "devices/ops/table.h"
 #include "sdk/plugin.h"
 #include "tenon/host_memory.h"
@@ -14,6 +15,10 @@ using sdk::gpu::require;
 struct Backend {
   static constexpr bool kHostReadable = false;
   static const tn_host* host(tn_device* device) { return device->host; }
+  static const tn_device_api* api();
+  static bool codes_as_bf16() { return true; }
+  static constexpr auto fp8_workspace = gpu::fp8_workspace;
+  static constexpr auto fp8_product = gpu::fp8_product;
   static tn_exec exec(tn_device* device, tn_stream* stream) {
     require(gpu::set_device(device->index), "choosing the device");
     return {sizeof(tn_exec), 0, nullptr, device, stream, device->scratch, ops::kScratchBytes};
@@ -184,10 +189,12 @@ int32_t pack(tn_device* device, tn_stream*, const tn_gemm*, void*) {
 }
 
 constexpr tn_ops kOps = ops::ops_table<Backend>();
+constexpr tn_gemm_fp8 kFp8 = ops::fp8_table<Backend>();
 constexpr tn_host_memory kHostMemory = {sizeof(tn_host_memory), 0, host_allocate, host_release};
 const void* device_extension(const char* id) {
   const std::string_view asked = id;
   if (asked == TN_EXT_GEMM8) return gpu::gemm8_table();
+  if (asked == TN_EXT_GEMM_FP8) return &kFp8;
   return asked == TN_EXT_OPS ? static_cast<const void*>(&kOps) : asked == TN_EXT_HOST_MEMORY ? &kHostMemory : nullptr;
 }
 
@@ -214,6 +221,8 @@ constexpr tn_device_api kApi = {TN_SIZE_TO(tn_device_api, get_extension),
                                 pack_bytes,
                                 pack,
                                 device_extension};
+
+const tn_device_api* Backend::api() { return &kApi; }
 
 constexpr tn_plugin kPlugin = {TN_SIZE_TO(tn_plugin, get_extension), TN_KIND_DEVICE, 0, 9, gpu::kId, "0.9.0", gpu::kId, nullptr, 0, sdk::no_init,
                                sdk::no_deinit, &kApi, sdk::no_extension};

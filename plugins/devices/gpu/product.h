@@ -11,6 +11,8 @@
 
 namespace tenon::gpu {
 
+inline constexpr tn_dtype kE4M3{10, 8, 1};  // DLPack 1.1's float8_e4m3fn; it stays in here
+
 // C[rows, columns] = alpha · op(A) · op(B) + beta · C, each matrix column-major with a leading dimension; `batch` of them, strides apart.
 // Row-major C = A · B is such a product with both factors swapped.
 struct Product {
@@ -23,13 +25,18 @@ struct Product {
   bool exact;    // f32 is multiplied as f32
   bool aligned;  // every matrix begins at a multiple of 16 bytes
 
-  // Of 8-bit integers C is of 32 bits, alpha 1 and beta 0, A transposed and B not.
+  // Of 8-bit integers C is of 32 bits, alpha 1 and beta 0, A transposed and B not. Of E4M3 C is f32 or bf16, A transposed and B not.
 
   // Products that one plan serves compare equal.
   static auto key(const Operand& o) { return std::tuple(o.dtype.code, o.dtype.bits, o.transposed, o.leading, o.stride); }
   auto key() const { return std::tuple(rows, columns, inner, batch, key(a), key(b), key(c), exact, aligned); }
   auto operator<=>(const Product& o) const { return key() <=> o.key(); }
   bool operator==(const Product& o) const { return key() == o.key(); }
+};
+
+struct Factors {
+  double alpha = 1, beta = 0;
+  const float *a_scale = nullptr, *b_scale = nullptr;  // of E4M3: one number each, in memory of the device
 };
 
 // What libraries ask of their workspace's address, which is more than TN_ALIGNMENT.
@@ -45,8 +52,7 @@ class Blas {
   virtual std::string version() const = 0;                   // "cuBLASLt 13.0"
   virtual bool takes(const Product& p) const = 0;            // these types and layouts
   virtual uint64_t workspace(const Product& p) const = 0;    // bytes, from an aligned address on
-  virtual void multiply(const Product& p, double alpha, const void* a, const void* b, double beta, void* c, void* workspace, uint64_t bytes,
-                        Stream stream) = 0;
+  virtual void multiply(const Product& p, const Factors& factors, const void* a, const void* b, void* c, void* workspace, uint64_t bytes, Stream stream) = 0;
 };
 
 // Null where there is none; `why` then says so in a sentence. The built-in kernel multiplies instead.

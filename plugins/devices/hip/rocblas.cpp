@@ -45,15 +45,14 @@ class RocBlas final : public Blas {
     const int64_t largest = std::numeric_limits<int32_t>::max();
     const bool fits = p.rows <= largest && p.columns <= largest && p.inner <= largest && p.batch <= largest && p.a.leading <= largest &&
                       p.b.leading <= largest && p.c.leading <= largest;
-    if (!fits || p.a.dtype.code == TN_INT || !sdk::same(p.a.dtype, p.b.dtype)) return false;
+    if (!fits || p.a.dtype.bits == 8 || !sdk::same(p.a.dtype, p.b.dtype)) return false;
     return sdk::same(p.c.dtype, sdk::kF32) || (sdk::same(p.a.dtype, sdk::kBF16) && sdk::same(p.c.dtype, sdk::kBF16));
   }
   uint64_t workspace(const Product&) const override { return kWorkspace; }
-  void multiply(const Product& p, double alpha, const void* a, const void* b, double beta, void* c, void* workspace, uint64_t bytes,
-                Stream stream) override {
+  void multiply(const Product& p, const Factors& factors, const void* a, const void* b, void* c, void* workspace, uint64_t bytes, Stream stream) override {
     require(calls_.set_stream(handle_, stream), "choosing the stream");
     require(calls_.set_workspace(handle_, workspace, bytes), "taking the workspace");
-    const float scale = static_cast<float>(alpha), keep = static_cast<float>(beta);
+    const float scale = static_cast<float>(factors.alpha), keep = static_cast<float>(factors.beta);
     const auto narrow = [](int64_t x) { return static_cast<int32_t>(x); };
     require(calls_.general(handle_, p.a.transposed ? kTranspose : kNone, p.b.transposed ? kTranspose : kNone, narrow(p.rows), narrow(p.columns),
                            narrow(p.inner), &scale, a, type_of(p.a.dtype), narrow(p.a.leading), p.a.stride, b, type_of(p.b.dtype),

@@ -1,10 +1,12 @@
 // The oneDNN device: this machine's CPU.
 #include "sdk/plugin.h"
 
+#include "devices/onednn/choose_type.h"
 #include "devices/onednn/device.h"
 #include "devices/onednn/gemm8.h"
 #include "devices/onednn/info.h"
 #include "devices/onednn/memory.h"
+#include "devices/ops/gemm_fp8.h"
 #include "devices/ops/table.h"
 
 namespace {
@@ -14,6 +16,10 @@ using namespace tenon;
 struct Backend {
   static constexpr bool kHostReadable = true;
   static const tn_host* host(tn_device* device) { return device->host; }
+  static const tn_device_api* api();
+  static bool codes_as_bf16() { return onednn::bf16_is_fast(); }
+  static bool fp8_workspace(tn_device*, const tn_fp8_product&, uint64_t*) { return false; }
+  static bool fp8_product(tn_device*, tn_stream*, const tn_fp8_product&, void*, uint64_t) { return false; }
   static tn_exec exec(tn_device* device, tn_stream* stream) {
     alignas(TN_ALIGNMENT) static thread_local unsigned char scratch[ops::kScratchBytes];
     return {sizeof(tn_exec), 0, nullptr, device, stream, scratch, sizeof scratch};
@@ -105,9 +111,11 @@ int32_t pack(tn_device* device, tn_stream*, const tn_gemm* gemm, void* packed_b)
 }
 
 constexpr tn_ops kOps = ops::ops_table<Backend>();
+constexpr tn_gemm_fp8 kFp8 = ops::fp8_table<Backend>();
 
 const void* device_extension(const char* id) {
   if (std::string_view(id) == TN_EXT_GEMM8) return onednn::gemm8_table();
+  if (std::string_view(id) == TN_EXT_GEMM_FP8) return &kFp8;
   return std::string_view(id) == TN_EXT_OPS ? &kOps : nullptr;
 }
 
@@ -134,6 +142,8 @@ constexpr tn_device_api kApi = {TN_SIZE_TO(tn_device_api, get_extension),
                                 pack_bytes,
                                 pack,
                                 device_extension};
+
+const tn_device_api* Backend::api() { return &kApi; }
 
 constexpr tn_plugin kPlugin = {TN_SIZE_TO(tn_plugin, get_extension),
                                TN_KIND_DEVICE,

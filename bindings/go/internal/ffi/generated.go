@@ -234,6 +234,7 @@ const (
 	TN_EXT_DRIVE                      = "org.tenon.drive/1"
 	TN_EXT_EDITS                      = "org.tenon.edits/1"
 	TN_EXT_GEMM8                      = "org.tenon.gemm8/1"
+	TN_EXT_GEMM_FP8                   = "org.tenon.gemm-fp8/1"
 	TN_EXT_HOST_MEMORY                = "org.tenon.host-memory/1"
 	TN_EXT_INNER                      = "org.tenon.inner/1"
 	TN_EXT_INPUT_ROUNDING             = "org.tenon.input-rounding/1"
@@ -964,6 +965,33 @@ type Edits struct {
 }
 
 type Gemm8 struct {
+	StructSize uint32
+	Reserved   uint32
+	Workspace  unsafe.Pointer
+	Run        unsafe.Pointer
+}
+
+type Fp8Product struct {
+	StructSize uint32
+	Reserved   uint32
+	M          int64
+	N          int64
+	K          int64
+	A          *uint8
+	B          *uint8
+	ARow       int64
+	BRow       int64
+	AScale     *float32
+	BScale     *float32
+	C          unsafe.Pointer
+	CRow       int64
+	CDtype     Dtype
+	Reserved2  uint32
+	Alpha      float64
+	Beta       float64
+}
+
+type GemmFp8 struct {
 	StructSize uint32
 	Reserved   uint32
 	Workspace  unsafe.Pointer
@@ -2101,6 +2129,35 @@ func GoldenLayout() []string {
 	{
 		var s Gemm8
 		add("struct tn_gemm8 size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  workspace offset %d size %d", unsafe.Offsetof(s.Workspace), unsafe.Sizeof(s.Workspace))
+		add("  run offset %d size %d", unsafe.Offsetof(s.Run), unsafe.Sizeof(s.Run))
+	}
+	{
+		var s Fp8Product
+		add("struct tn_fp8_product size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
+		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
+		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
+		add("  m offset %d size %d", unsafe.Offsetof(s.M), unsafe.Sizeof(s.M))
+		add("  n offset %d size %d", unsafe.Offsetof(s.N), unsafe.Sizeof(s.N))
+		add("  k offset %d size %d", unsafe.Offsetof(s.K), unsafe.Sizeof(s.K))
+		add("  a offset %d size %d", unsafe.Offsetof(s.A), unsafe.Sizeof(s.A))
+		add("  b offset %d size %d", unsafe.Offsetof(s.B), unsafe.Sizeof(s.B))
+		add("  a_row offset %d size %d", unsafe.Offsetof(s.ARow), unsafe.Sizeof(s.ARow))
+		add("  b_row offset %d size %d", unsafe.Offsetof(s.BRow), unsafe.Sizeof(s.BRow))
+		add("  a_scale offset %d size %d", unsafe.Offsetof(s.AScale), unsafe.Sizeof(s.AScale))
+		add("  b_scale offset %d size %d", unsafe.Offsetof(s.BScale), unsafe.Sizeof(s.BScale))
+		add("  c offset %d size %d", unsafe.Offsetof(s.C), unsafe.Sizeof(s.C))
+		add("  c_row offset %d size %d", unsafe.Offsetof(s.CRow), unsafe.Sizeof(s.CRow))
+		add("  c_dtype offset %d size %d", unsafe.Offsetof(s.CDtype), unsafe.Sizeof(s.CDtype))
+		add("  reserved2 offset %d size %d", unsafe.Offsetof(s.Reserved2), unsafe.Sizeof(s.Reserved2))
+		add("  alpha offset %d size %d", unsafe.Offsetof(s.Alpha), unsafe.Sizeof(s.Alpha))
+		add("  beta offset %d size %d", unsafe.Offsetof(s.Beta), unsafe.Sizeof(s.Beta))
+	}
+	{
+		var s GemmFp8
+		add("struct tn_gemm_fp8 size %d align %d", unsafe.Sizeof(s), unsafe.Alignof(s))
 		add("  struct_size offset %d size %d", unsafe.Offsetof(s.StructSize), unsafe.Sizeof(s.StructSize))
 		add("  reserved offset %d size %d", unsafe.Offsetof(s.Reserved), unsafe.Sizeof(s.Reserved))
 		add("  workspace offset %d size %d", unsafe.Offsetof(s.Workspace), unsafe.Sizeof(s.Workspace))

@@ -222,6 +222,7 @@ const TN_EXT_COMBINE = "org.tenon.combine/1"
 const TN_EXT_DRIVE = "org.tenon.drive/1"
 const TN_EXT_EDITS = "org.tenon.edits/1"
 const TN_EXT_GEMM8 = "org.tenon.gemm8/1"
+const TN_EXT_GEMM_FP8 = "org.tenon.gemm-fp8/1"
 const TN_EXT_HOST_MEMORY = "org.tenon.host-memory/1"
 const TN_EXT_INNER = "org.tenon.inner/1"
 const TN_EXT_INPUT_ROUNDING = "org.tenon.input-rounding/1"
@@ -946,6 +947,33 @@ struct tn_gemm8
     run::Ptr{Cvoid}
 end
 
+struct tn_fp8_product
+    struct_size::UInt32
+    reserved::UInt32
+    m::Int64
+    n::Int64
+    k::Int64
+    a::Ptr{UInt8}
+    b::Ptr{UInt8}
+    a_row::Int64
+    b_row::Int64
+    a_scale::Ptr{Float32}
+    b_scale::Ptr{Float32}
+    c::Ptr{Cvoid}
+    c_row::Int64
+    c_dtype::tn_dtype
+    reserved2::UInt32
+    alpha::Float64
+    beta::Float64
+end
+
+struct tn_gemm_fp8
+    struct_size::UInt32
+    reserved::UInt32
+    workspace::Ptr{Cvoid}
+    run::Ptr{Cvoid}
+end
+
 struct tn_host_memory
     struct_size::UInt32
     reserved::UInt32
@@ -1497,6 +1525,8 @@ const LAYOUT = [
     "TN_EDIT_OUTPUT" => TN_EDIT_OUTPUT,
     "TN_EDIT_NORM_COUNT" => TN_EDIT_NORM_COUNT,
     tn_gemm8 => ["struct_size", "reserved", "workspace", "run"],
+    tn_fp8_product => ["struct_size", "reserved", "m", "n", "k", "a", "b", "a_row", "b_row", "a_scale", "b_scale", "c", "c_row", "c_dtype", "reserved2", "alpha", "beta"],
+    tn_gemm_fp8 => ["struct_size", "reserved", "workspace", "run"],
     tn_host => ["struct_size", "reserved", "error", "log", "get_extension"],
     tn_sink => ["struct_size", "reserved", "self", "write"],
     tn_exec => ["struct_size", "flags", "api", "device", "stream", "workspace", "workspace_bytes"],

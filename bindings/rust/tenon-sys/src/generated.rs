@@ -225,6 +225,7 @@ pub const TN_EXT_COMBINE: &[u8] = b"org.tenon.combine/1\0";
 pub const TN_EXT_DRIVE: &[u8] = b"org.tenon.drive/1\0";
 pub const TN_EXT_EDITS: &[u8] = b"org.tenon.edits/1\0";
 pub const TN_EXT_GEMM8: &[u8] = b"org.tenon.gemm8/1\0";
+pub const TN_EXT_GEMM_FP8: &[u8] = b"org.tenon.gemm-fp8/1\0";
 pub const TN_EXT_HOST_MEMORY: &[u8] = b"org.tenon.host-memory/1\0";
 pub const TN_EXT_INNER: &[u8] = b"org.tenon.inner/1\0";
 pub const TN_EXT_INPUT_ROUNDING: &[u8] = b"org.tenon.input-rounding/1\0";
@@ -1130,6 +1131,37 @@ pub struct tn_gemm8 {
     pub reserved: u32,
     pub workspace: Option<unsafe extern "C" fn(device: *mut tn_device, m: i64, n: i64, k: i64, n_bytes: *mut u64) -> i32>,
     pub run: Option<unsafe extern "C" fn(device: *mut tn_device, stream: *mut tn_stream, m: i64, n: i64, k: i64, a: *const i8, a_row: i64, b: *const i8, b_row: i64, c: *mut i32, c_row: i64, workspace: *mut c_void, workspace_bytes: u64) -> i32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_fp8_product {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub m: i64,
+    pub n: i64,
+    pub k: i64,
+    pub a: *const u8,
+    pub b: *const u8,
+    pub a_row: i64,
+    pub b_row: i64,
+    pub a_scale: *const f32,
+    pub b_scale: *const f32,
+    pub c: *mut c_void,
+    pub c_row: i64,
+    pub c_dtype: tn_dtype,
+    pub reserved2: u32,
+    pub alpha: f64,
+    pub beta: f64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tn_gemm_fp8 {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub workspace: Option<unsafe extern "C" fn(device: *mut tn_device, product: *const tn_fp8_product, n_bytes: *mut u64) -> i32>,
+    pub run: Option<unsafe extern "C" fn(device: *mut tn_device, stream: *mut tn_stream, product: *const tn_fp8_product, workspace: *mut c_void, workspace_bytes: u64) -> i32>,
 }
 
 #[repr(C)]
@@ -2236,6 +2268,37 @@ pub fn layout() -> Vec<String> {
         lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_gemm8| unsafe { addr_of!((*p).reserved) })));
         lines.push(format!("  workspace offset {} size {}", unsafe { addr_of!((*p).workspace) as usize - p as usize }, width(|p: *const tn_gemm8| unsafe { addr_of!((*p).workspace) })));
         lines.push(format!("  run offset {} size {}", unsafe { addr_of!((*p).run) as usize - p as usize }, width(|p: *const tn_gemm8| unsafe { addr_of!((*p).run) })));
+    }
+    {
+        let m = MaybeUninit::<tn_fp8_product>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_fp8_product size {} align {}", size_of::<tn_fp8_product>(), align_of::<tn_fp8_product>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_fp8_product| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_fp8_product| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  m offset {} size {}", unsafe { addr_of!((*p).m) as usize - p as usize }, width(|p: *const tn_fp8_product| unsafe { addr_of!((*p).m) })));
+        lines.push(format!("  n offset {} size {}", unsafe { addr_of!((*p).n) as usize - p as usize }, width(|p: *const tn_fp8_product| unsafe { addr_of!((*p).n) })));
+        lines.push(format!("  k offset {} size {}", unsafe { addr_of!((*p).k) as usize - p as usize }, width(|p: *const tn_fp8_product| unsafe { addr_of!((*p).k) })));
+        lines.push(format!("  a offset {} size {}", unsafe { addr_of!((*p).a) as usize - p as usize }, width(|p: *const tn_fp8_product| unsafe { addr_of!((*p).a) })));
+        lines.push(format!("  b offset {} size {}", unsafe { addr_of!((*p).b) as usize - p as usize }, width(|p: *const tn_fp8_product| unsafe { addr_of!((*p).b) })));
+        lines.push(format!("  a_row offset {} size {}", unsafe { addr_of!((*p).a_row) as usize - p as usize }, width(|p: *const tn_fp8_product| unsafe { addr_of!((*p).a_row) })));
+        lines.push(format!("  b_row offset {} size {}", unsafe { addr_of!((*p).b_row) as usize - p as usize }, width(|p: *const tn_fp8_product| unsafe { addr_of!((*p).b_row) })));
+        lines.push(format!("  a_scale offset {} size {}", unsafe { addr_of!((*p).a_scale) as usize - p as usize }, width(|p: *const tn_fp8_product| unsafe { addr_of!((*p).a_scale) })));
+        lines.push(format!("  b_scale offset {} size {}", unsafe { addr_of!((*p).b_scale) as usize - p as usize }, width(|p: *const tn_fp8_product| unsafe { addr_of!((*p).b_scale) })));
+        lines.push(format!("  c offset {} size {}", unsafe { addr_of!((*p).c) as usize - p as usize }, width(|p: *const tn_fp8_product| unsafe { addr_of!((*p).c) })));
+        lines.push(format!("  c_row offset {} size {}", unsafe { addr_of!((*p).c_row) as usize - p as usize }, width(|p: *const tn_fp8_product| unsafe { addr_of!((*p).c_row) })));
+        lines.push(format!("  c_dtype offset {} size {}", unsafe { addr_of!((*p).c_dtype) as usize - p as usize }, width(|p: *const tn_fp8_product| unsafe { addr_of!((*p).c_dtype) })));
+        lines.push(format!("  reserved2 offset {} size {}", unsafe { addr_of!((*p).reserved2) as usize - p as usize }, width(|p: *const tn_fp8_product| unsafe { addr_of!((*p).reserved2) })));
+        lines.push(format!("  alpha offset {} size {}", unsafe { addr_of!((*p).alpha) as usize - p as usize }, width(|p: *const tn_fp8_product| unsafe { addr_of!((*p).alpha) })));
+        lines.push(format!("  beta offset {} size {}", unsafe { addr_of!((*p).beta) as usize - p as usize }, width(|p: *const tn_fp8_product| unsafe { addr_of!((*p).beta) })));
+    }
+    {
+        let m = MaybeUninit::<tn_gemm_fp8>::uninit();
+        let p = m.as_ptr();
+        lines.push(format!("struct tn_gemm_fp8 size {} align {}", size_of::<tn_gemm_fp8>(), align_of::<tn_gemm_fp8>()));
+        lines.push(format!("  struct_size offset {} size {}", unsafe { addr_of!((*p).struct_size) as usize - p as usize }, width(|p: *const tn_gemm_fp8| unsafe { addr_of!((*p).struct_size) })));
+        lines.push(format!("  reserved offset {} size {}", unsafe { addr_of!((*p).reserved) as usize - p as usize }, width(|p: *const tn_gemm_fp8| unsafe { addr_of!((*p).reserved) })));
+        lines.push(format!("  workspace offset {} size {}", unsafe { addr_of!((*p).workspace) as usize - p as usize }, width(|p: *const tn_gemm_fp8| unsafe { addr_of!((*p).workspace) })));
+        lines.push(format!("  run offset {} size {}", unsafe { addr_of!((*p).run) as usize - p as usize }, width(|p: *const tn_gemm_fp8| unsafe { addr_of!((*p).run) })));
     }
     {
         let m = MaybeUninit::<tn_host>::uninit();
