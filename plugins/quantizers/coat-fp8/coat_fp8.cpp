@@ -1,7 +1,8 @@
-// The coat-fp8 quantizer (Xi et al. 2024): optimizer states in E4M3 with range expansion, saved activations in E4M3.
+// The coat-fp8 quantizer (Xi et al. 2024): optimizer states in E4M3 with range expansion, saved activations in E4M3, products of FP8.
 #include "quantizers/coat-fp8/state.h"
-#include "quantizers/coat-fp8/values.h"
+#include "quantizers/coat-fp8/weights.h"
 #include "sdk/activation.h"
+#include "tenon/input_rounding.h"
 
 namespace tenon::coat {
 namespace {
@@ -13,13 +14,14 @@ enum class Form { kGroups, kWhole, kBf16 };
 
 class Codec {
  public:
-  static constexpr uint32_t kSites = TN_SITE_OPTIMIZER_STATE | TN_SITE_ACTIVATION;
+  static constexpr uint32_t kSites = TN_SITE_WEIGHT | TN_SITE_OPTIMIZER_STATE | TN_SITE_ACTIVATION;
 
   Codec(const tn_host*, const sdk::Hypers& h) : expand_(h.flag("expand")), width_(std::stoll(std::string(h.text("group")))) {}
 
   void supports(const tn_query& query) const { sdk::require_floats(query, kId); }
 
   void plan(const tn_target& target, const tn_component_sink& sink) const {
+    if (target.site == TN_SITE_WEIGHT) return Weight(target).plan(sink);
     if (target.site == TN_SITE_ACTIVATION) return declare(groups_of(target), Form::kGroups, sink);
     const int64_t n = sdk::elements(target), groups = sdk::ceil_div(n, kStateGroup);
     sdk::declare(sink, "codes", sdk::kU8, n, 8);
@@ -27,14 +29,16 @@ class Codec {
     sdk::declare(sink, "expansion", sdk::kF32, groups);
     sdk::declare(sink, "middle", sdk::kF32, groups);
   }
-  void estimate(const tn_device_api*, tn_device*, const tn_target& target, uint32_t op, int64_t, tn_estimate& out) const {
-    if (op != TN_QUANTIZER_ENCODE && op != TN_QUANTIZER_DECODE) sdk::fail(TN_E_UNSUPPORTED, "coat-fp8 has no product of its own; decode and multiply");
+  void estimate(const tn_device_api* api, tn_device* device, const tn_target& target, uint32_t op, int64_t rows, tn_estimate& out) const {
+    if (target.site == TN_SITE_WEIGHT) return Weight(target).estimate(api, device, op, rows, out);
+    if (op != TN_QUANTIZER_ENCODE && op != TN_QUANTIZER_DECODE) sdk::fail(TN_E_UNSUPPORTED, "coat-fp8 has products of weights alone; decode and multiply");
     if (target.site == TN_SITE_ACTIVATION) return estimate(groups_of(target), Form::kGroups, target.dtype, op, out);
     const double n = static_cast<double>(sdk::elements(target)), groups = static_cast<double>(sdk::ceil_div(sdk::elements(target), kStateGroup));
     const uint64_t state = static_cast<uint64_t>(n) + 12 * static_cast<uint64_t>(groups);
     sdk::set_estimate(out, 50 * n, (target.dtype.bits / 8.0 + 1) * n + 12 * groups, state, op == TN_QUANTIZER_ENCODE ? sdk::FirstBad::kBytes : 0);
   }
   void encode(const tn_exec* exec, const tn_target& target, const tn_tensor& src, tn_tensor* const* components, const tn_rng*) const {
+    if (target.site == TN_SITE_WEIGHT) return Weight(target).encode(exec, src, components);
     if (target.site == TN_SITE_ACTIVATION) return code(exec, target, groups_of(target), Form::kGroups, src, components);
     const int64_t n = sdk::elements(target);
     sdk::check_source(target, src, n);
@@ -51,12 +55,17 @@ class Codec {
   void decode(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, int64_t begin, int64_t end, tn_tensor& dst) const {
     const int64_t n = sdk::elements(target);
     sdk::check_range(target, n, begin, end, dst);
+    if (target.site == TN_SITE_WEIGHT) return Weight(target).decode(exec, components, begin, end, dst);
     if (target.site == TN_SITE_ACTIVATION) return restore(exec, groups_of(target), Form::kGroups, components, begin, end, dst);
     const uint8_t* const codes = sdk::component<uint8_t>(components, 0, "codes", n);
     const StateGroups groups = groups_from(components, n);
     sdk::with_float_type(dst.dtype, "coat-fp8: a decoded state", [&](auto type) {
       decode_state(exec, codes, groups, begin, end, sdk::data<decltype(type)>(dst));
     });
+  }
+
+  void linear(const tn_exec* exec, const tn_target& target, tn_tensor* const* components, const tn_tensor& x, double alpha, double beta, tn_tensor& y) const {
+    Weight(target).linear(exec, components, x, alpha, beta, y);
   }
 
   void token(const tn_activation& what, const tn_component_sink& sink) const { declare(groups_of(what), form_of(what), sink); }
@@ -151,7 +160,11 @@ constexpr tn_hyper_info kExpand = sdk::flag("expand", "true", "stretch the range
 constexpr const tn_hyper_info* kHypers[] = {&kExpand, &kGroup};
 constexpr tn_quantizer_api kApi = sdk::quantizer_api<Codec>();
 constexpr tn_activation_codec kActivation = sdk::activation_codec<Codec>();
-const void* extension(const char* id) { return std::string_view(id) == TN_EXT_ACTIVATION ? &kActivation : nullptr; }
+constexpr tn_input_rounding kRounding = {TN_SIZE_TO(tn_input_rounding, share), 0, 0x1p-4};  // half a step of three bits of mantissa
+const void* extension(const char* id) {
+  const std::string_view name(id);
+  return name == TN_EXT_ACTIVATION ? static_cast<const void*>(&kActivation) : name == TN_EXT_INPUT_ROUNDING ? &kRounding : nullptr;
+}
 constexpr tn_plugin kPlugin = sdk::describe(TN_KIND_QUANTIZER, kId, "0.9.0", kHypers, &kApi, extension);
 
 }  // namespace

@@ -2,12 +2,60 @@
 
 #include "sdk/fp8.h"
 #include "sdk/testing/activation.h"
+#include "sdk/testing/device.h"
+#include "tenon/gemm_fp8.h"
 
 namespace tenon::coat {
 namespace {
 
 using namespace sdk::testing;
 using sdk::kBF16, sdk::kF16, sdk::kF32;
+
+// The test device with products of FP8.
+const tn_device_api& device_with_fp8() {
+  static constexpr tn_gemm_fp8 kFp8 = {
+      TN_SIZE_TO(tn_gemm_fp8, run), 0, [](tn_device*, const tn_fp8_product*, uint64_t* n) -> int32_t { return *n = 0, TN_OK; },
+      [](tn_device*, tn_stream*, const tn_fp8_product* p, void*, uint64_t) -> int32_t {
+        const DeviceMemory::Reach reach;
+        for (int64_t i = 0; i < p->m; ++i)
+          for (int64_t j = 0; j < p->n; ++j) {
+            double sum = 0;
+            for (int64_t l = 0; l < p->k; ++l) sum += double{sdk::from_e4m3(p->a[i * p->a_row + l])} * sdk::from_e4m3(p->b[j * p->b_row + l]);
+            const auto put = [&](auto* c) {
+              auto& y = c[i * p->c_row + j];
+              const double before = p->beta != 0 ? p->beta * sdk::to_float(y) : 0;
+              y = sdk::from_float<std::remove_reference_t<decltype(y)>>(static_cast<float>(p->alpha * *p->a_scale * *p->b_scale * sum + before));
+            };
+            if (sdk::same(p->c_dtype, kF32))
+              put(static_cast<float*>(p->c));
+            else
+              put(static_cast<sdk::bf16*>(p->c));
+          }
+        return TN_OK;
+      }};
+  static const tn_device_api api = [] {
+    tn_device_api made = *cpu_device_api();
+    made.get_extension = [](const char* id) -> const void* { return std::string_view(id) == TN_EXT_GEMM_FP8 ? &kFp8 : nullptr; };
+    return made;
+  }();
+  return api;
+}
+
+// y = alpha x W^T + beta · before.
+std::vector<float> product(TestCodec& codec, const tn_target& target, Coded& coded, const std::vector<float>& x, int64_t rows, tn_dtype dtype = kF32, double alpha = 1,
+                           double beta = 0, const std::vector<float>& before = {}) {
+  sdk::testing::Tensor in(dtype, {rows, target.shape[1]}, x), out(dtype, {rows, target.shape[0]});
+  if (!before.empty()) out.assign(before);
+  tn_estimate e{};
+  e.struct_size = sizeof e;
+  codec.expect(codec.api.estimate(codec.self, &device_with_fp8(), cpu_device(), &target, TN_QUANTIZER_LINEAR, rows, &e));
+  Exec exec(e.workspace_bytes);
+  tn_exec call = *exec.get();
+  call.api = &device_with_fp8();
+  codec.expect(codec.api.linear(codec.self, &call, &target, coded.pointers().data(), in.get(), alpha, beta, out.get()));
+  EXPECT_TRUE(exec.intact() && out.intact() && coded.intact());
+  return out.floats();
+}
 
 class CoatFp8 : public ::testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(Objects, CoatFp8, ::testing::ValuesIn(plugin_objects()), [](const auto& info) { return object_label(info.param); });
@@ -186,11 +234,70 @@ TEST_P(CoatFp8, ActivationsHaveTheFormOfTheirUse) {
     }
 }
 
+TEST_P(CoatFp8, WeightsHaveOneScale) {
+  TestCodec codec(GetParam());
+  const tn_target t = make_target({64, 512});
+  const std::vector<float> w = normals(64 * 512, 6);
+  Coded coded = codec.encode(t, w);
+  EXPECT_EQ(coded.bytes(), 64u * 512 + 4);
+  EXPECT_NEAR(relative_mse(w, codec.decode(t, coded)), 6.9e-4, 0.4e-4);
+  EXPECT_EQ(codec.round_trip({}), std::vector<float>{});
+  EXPECT_EQ(codec.round_trip({0.0f, 0.0f}), (std::vector<float>{0.0f, 0.0f}));
+}
+
+// Of the codes of weight and input, each under a bf16 scale.
+TEST_P(CoatFp8, ProductsAreThoseOfTheCodes) {
+  const int64_t m = 33, n = 130;
+  for (const tn_dtype dtype : {kF32, kBF16})
+    for (const int64_t rows : {1, 7, 64}) {
+      const tn_target target = make_target({m, n}, dtype);
+      TestCodec codec(GetParam());
+      Coded coded = codec.encode(target, normals(m * n, 1));
+      const std::vector<float> w = codec.decode(target, coded), x = sdk::testing::Tensor(dtype, {rows * n}, normals(rows * n, 2)).floats(),
+                               before = sdk::testing::Tensor(dtype, {rows * m}, normals(rows * m, 3)).floats();
+      double most = 0;
+      for (const float v : x) most = std::max(most, std::fabs(double{v}));
+      const double scale = sdk::to_float(sdk::from_float<sdk::bf16>(static_cast<float>((most + 1e-10) / 448)));
+      const std::vector<float> plain = product(codec, target, coded, x, rows, dtype), scaled = product(codec, target, coded, x, rows, dtype, 0.5, 2, before);
+      for (int64_t t = 0; t < rows; ++t)
+        for (int64_t i = 0; i < m; ++i) {
+          double want = 0;
+          for (int64_t j = 0; j < n; ++j) want += reference::e4m3(x[t * n + j] / scale) * scale * w[i * n + j];
+          const double allowed = (sdk::same(dtype, kBF16) ? 0.012 : 1e-5) * (1 + std::fabs(want));
+          ASSERT_NEAR(plain[t * m + i], want, allowed);
+          ASSERT_NEAR(scaled[t * m + i], 0.5 * want + 2 * double{before[t * m + i]}, 2 * allowed + (sdk::same(dtype, kBF16) ? 0.02 : 0) * std::fabs(before[t * m + i]));
+        }
+    }
+}
+
+TEST_P(CoatFp8, NotANumberShowsInTheProduct) {
+  const tn_target target = make_target({4, 16});
+  TestCodec codec(GetParam());
+  Coded coded = codec.encode(target, normals(64, 1));
+  for (const float bad : {NAN, INFINITY}) {
+    std::vector<float> x = normals(32, 2);
+    x[3] = bad;
+    for (const float y : product(codec, target, coded, x, 2)) EXPECT_FALSE(std::isfinite(y));
+  }
+  const std::vector<float> before = normals(8, 3);
+  EXPECT_EQ(product(codec, target, coded, std::vector<float>(32, 0.0f), 2, kF32, 1, 1, before), before);
+}
+
+TEST_P(CoatFp8, WithoutProductsOfFp8HostsDecodeAndMultiply) {
+  const tn_target target = make_target({4, 16});
+  TestCodec codec(GetParam());
+  tn_estimate e{};
+  e.struct_size = sizeof e;
+  EXPECT_EQ(codec.api.estimate(codec.self, cpu_device_api(), cpu_device(), &target, TN_QUANTIZER_LINEAR, 3, &e), TN_E_UNSUPPORTED);
+  EXPECT_EQ(codec.api.estimate(codec.self, &device_with_fp8(), cpu_device(), &target, TN_QUANTIZER_LINEAR_BACKWARD, 3, &e), TN_E_UNSUPPORTED);
+}
+
 TEST_P(CoatFp8, RangesAreSlices) {
   TestCodec codec(GetParam());
-  tn_target state = make_target({301, 67}), activation = state;
+  const tn_target weight = make_target({301, 67});
+  tn_target state = weight, activation = weight;
   state.site = TN_SITE_OPTIMIZER_STATE, activation.site = TN_SITE_ACTIVATION;
-  for (const tn_target& t : {state, activation}) {
+  for (const tn_target& t : {weight, state, activation}) {
     Coded coded = codec.encode(t, normals(301 * 67));
     expect_ranges_are_slices(codec, t, coded);
   }
@@ -198,7 +305,7 @@ TEST_P(CoatFp8, RangesAreSlices) {
 
 TEST_P(CoatFp8, RefusesNonFiniteNumbers) {
   TestCodec codec(GetParam());
-  for (const uint32_t site : {TN_SITE_OPTIMIZER_STATE, TN_SITE_ACTIVATION})
+  for (const uint32_t site : {TN_SITE_WEIGHT, TN_SITE_OPTIMIZER_STATE, TN_SITE_ACTIVATION})
     for (const float bad : {NAN, INFINITY, -INFINITY})
       for (const size_t at : {size_t{0}, size_t{500}, size_t{999}}) {
         tn_target t = state_target(1000);

@@ -1,4 +1,5 @@
-// Saved activations: plain E4M3 with a bf16 scale for each group along the channels, or for the whole tensor.
+// Plain E4M3 with a scale for each group along the channels, or for the whole tensor: saved activations (scales in bf16), weights and inputs of products
+// (a bf16 number in f32, as products take it).
 #pragma once
 
 #include "sdk/codec.h"
@@ -121,23 +122,25 @@ struct AbsMax {
   }
 };
 
+template <class S>
 struct OneScale {
   const float* partial;
   int64_t blocks;
-  sdk::bf16* scale;
+  S* scale;
   sdk::FirstBad::Found bad;
   TN_FN void operator()(int64_t) const {
     float most = 0;
     for (int64_t b = 0; b < blocks; ++b) most = partial[b] > most ? partial[b] : most;
-    *scale = scale_of(most);
-    if (!sdk::is_finite(most)) bad(0);
+    const bool finite = sdk::is_finite(most);
+    *scale = sdk::from_float<S>(finite ? sdk::to_float(scale_of(most)) : __builtin_nanf(""));
+    if (!finite) bad(0);
   }
 };
 
-template <class T>
+template <class T, class S>
 struct EncodeWhole {
   const T* x;
-  const sdk::bf16* scale;
+  const S* scale;
   uint8_t* codes;
   int64_t n;
   TN_FN void operator()(const sdk::Block& block) const {
@@ -150,18 +153,18 @@ struct EncodeWhole {
 };
 
 // partial: ceil(n / kBlockElements) floats.
-template <class T>
-void encode_whole(const tn_exec* exec, int64_t n, const T* x, float* partial, uint8_t* codes, sdk::bf16* scale, sdk::FirstBad::Found bad) {
+template <class T, class S>
+void encode_whole(const tn_exec* exec, int64_t n, const T* x, float* partial, uint8_t* codes, S* scale, sdk::FirstBad::Found bad) {
   const int64_t blocks = sdk::ceil_div(n, kBlockElements);
   sdk::for_each_block(exec, blocks, AbsMax<T>{x, n, partial}, kBlockElements);
-  sdk::for_each(exec, 1, OneScale{partial, blocks, scale, bad});
-  sdk::for_each_block(exec, blocks, EncodeWhole<T>{x, scale, codes, n}, kBlockElements);
+  sdk::for_each(exec, 1, OneScale<S>{partial, blocks, scale, bad});
+  sdk::for_each_block(exec, blocks, EncodeWhole<T, S>{x, scale, codes, n}, kBlockElements);
 }
 
-template <class T>
+template <class T, class S>
 struct DecodeValues {
   const uint8_t* codes;
-  const sdk::bf16* scales;
+  const S* scales;
   Groups g;
   int64_t begin, end;
   T* dst;
@@ -208,12 +211,13 @@ void decode_sixteens(const tn_exec* exec, int64_t width, const uint8_t* codes, c
 }
 #endif
 
-template <class T>
-void decode_values(const tn_exec* exec, const Groups& g, const uint8_t* codes, const sdk::bf16* scales, int64_t begin, int64_t end, T* dst) {
+template <class T, class S>
+void decode_values(const tn_exec* exec, const Groups& g, const uint8_t* codes, const S* scales, int64_t begin, int64_t end, T* dst) {
 #if !TN_GPU
-  if (g.width > 0 && g.channels % g.width == 0) return decode_sixteens(exec, g.width, codes, scales, begin, end, dst);
+  if constexpr (std::is_same_v<S, sdk::bf16>)
+    if (g.width > 0 && g.channels % g.width == 0) return decode_sixteens(exec, g.width, codes, scales, begin, end, dst);
 #endif
-  sdk::for_each_block(exec, sdk::ceil_div(end - begin, kBlockElements), DecodeValues<T>{codes, scales, g, begin, end, dst}, kBlockElements);
+  sdk::for_each_block(exec, sdk::ceil_div(end - begin, kBlockElements), DecodeValues<T, S>{codes, scales, g, begin, end, dst}, kBlockElements);
 }
 
 template <class From, class To>

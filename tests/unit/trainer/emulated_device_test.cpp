@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "hosts/trainer/run/checkpoint.h"
 #include "tenon/gemm8.h"
+#include "tenon/gemm_fp8.h"
 #include "tests/unit/trainer/tiny.h"
 
 namespace tenon::trainer {
@@ -55,17 +56,17 @@ TEST(EmulatedDevice, TrainsAnAdapterOverFourBits) {
   }
 }
 
-// Its integer product is the device's.
-TEST(EmulatedDevice, TrainsAnAdapterOverBytesMultipliedAsIntegers) {
+// Their products, of integers and of FP8, are the device's.
+TEST(EmulatedDevice, TrainsAnAdapterOverBytesMultipliedAsTheyAre) {
   const tiny::Folder folder;
   const std::string model = tiny::model_folder(folder, "llama");
-  for (const char* quantizer : {"llm-int8", "llm-int8:threshold=1"}) {
+  for (const char* quantizer : {"llm-int8", "llm-int8:threshold=1", "coat-fp8"}) {
     const MixRequest mix = tiny::mix("adamw", {"lora:r=4,target_modules=all-linear"}, quantizer);
     SessionOptions options;
     options.sequence = 14;
     EmulatedRun gpu(model, mix, options);
     tiny::Run cpu(model, mix, options);
-    ASSERT_NE(gpu.engine->api()->get_extension(TN_EXT_GEMM8), nullptr);
+    for (const char* products : {TN_EXT_GEMM8, TN_EXT_GEMM_FP8}) ASSERT_NE(gpu.engine->api()->get_extension(products), nullptr);
     for (int64_t step = 1; step <= 2; ++step) {
       const double a = gpu.session->step(step, 2, {tiny::input()}, 1e-3).loss, b = cpu.session->step(step, 2, {tiny::input()}, 1e-3).loss;
       EXPECT_NEAR(a, b, 2e-4 * b) << quantizer << ", step " << step;
