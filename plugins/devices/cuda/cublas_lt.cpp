@@ -69,6 +69,9 @@ struct CublasLt {
     (void)preference_set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &b, sizeof b);
     (void)preference_set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &c, sizeof c);
     (void)preference_set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &c, sizeof c);
+    // The parts of a split sum meet in f32, never in the type of a narrower C.
+    const uint32_t schemes = p.c.dtype.bits == 32 ? CUBLASLT_REDUCTION_SCHEME_MASK : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    require(preference_set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes, sizeof schemes), "a preference");
   }
   void point_at_scales(Description desc, const float* a, const float* b) const {
     require(desc_set(desc, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &a, sizeof a), "a scale");

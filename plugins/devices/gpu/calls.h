@@ -47,6 +47,20 @@ inline Status copy(void* to, const void* from, uint64_t n, uint32_t direction, S
                                                    : TN_GPU_NAME(MemcpyDeviceToDevice);
   return TN_GPU_NAME(MemcpyAsync)(to, from, n, kind, stream);
 }
+// Whether a copy from ordinary host memory may read it after the call has returned: where the card walks the host's page tables itself (Grace) nothing
+// need be staged, and the call promises nothing.
+inline bool reads_later([[maybe_unused]] int index, [[maybe_unused]] const void* from) {
+#if !TN_HIP
+  int walks = 0;
+  sdk::gpu::ignore(cudaDeviceGetAttribute(&walks, cudaDevAttrPageableMemoryAccessUsesHostPageTables, index));
+  if (walks == 0) return false;
+  cudaPointerAttributes of{};
+  sdk::gpu::ignore(cudaPointerGetAttributes(&of, from));
+  return of.type == cudaMemoryTypeUnregistered;
+#else
+  return false;
+#endif
+}
 inline Status fill(void* to, uint8_t byte, uint64_t n, Stream stream) { return TN_GPU_NAME(MemsetAsync)(to, byte, n, stream); }
 
 inline Status stream_create(Stream* out) { return TN_GPU_NAME(StreamCreate)(out); }

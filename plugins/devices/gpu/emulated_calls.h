@@ -153,6 +153,7 @@ inline Status host_release(void* memory) {
   locked_memory().erase(static_cast<const char*>(memory));
   return std::free(memory), kSuccess;
 }
+inline bool reads_later(int, const void*) { return false; }
 // As with a card: between the device and page-locked memory a copy comes when its turn does; from other memory it has read its source when it
 // returns, and to other memory it waits for what is before it on its stream.
 inline Status copy(void* to, const void* from, uint64_t n, uint32_t direction, Stream stream) {

@@ -8,7 +8,10 @@ namespace {
 Product product_of(const tn_fp8_product& p) {
   return {p.n, p.m, p.k, 1, {kE4M3, true, p.b_row, 0}, {kE4M3, false, p.a_row, 0}, {p.c_dtype, false, p.c_row, 0}, true, true};
 }
-bool library_takes(const tn_device* device, const tn_fp8_product& p) { return device->blas && p.k > 0 && device->blas->takes(product_of(p)); }
+bool library_takes(const tn_device* device, const tn_fp8_product& p) {
+  sdk::gpu::require(set_device(device->index), "choosing the device");
+  return device->blas && p.k > 0 && device->blas->takes(product_of(p));
+}
 
 }  // namespace
 

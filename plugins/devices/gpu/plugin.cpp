@@ -129,7 +129,9 @@ int32_t copy(tn_device* device, tn_stream* stream, void* to, const void* from, u
   return on(device, [&] {
     if (direction < TN_COPY_TO_DEVICE || direction > TN_COPY_WITHIN)
       sdk::fail(TN_E_ARGUMENT, "copy direction " + std::to_string(direction) + " is unknown");
-    if (n_bytes) require(gpu::copy(to, from, n_bytes, direction, gpu::stream_of(stream)), "a copy");
+    if (!n_bytes) return;
+    require(gpu::copy(to, from, n_bytes, direction, gpu::stream_of(stream)), "a copy");
+    if (direction == TN_COPY_TO_DEVICE && gpu::reads_later(device->index, from)) require(gpu::stream_wait(gpu::stream_of(stream)), "a copy");
   });
 }
 int32_t fill(tn_device* device, tn_stream* stream, void* to, uint8_t byte, uint64_t n_bytes) {

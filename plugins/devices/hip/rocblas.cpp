@@ -23,6 +23,7 @@ struct Calls {
   int (*set_stream)(Handle, Stream);
   int (*set_workspace)(Handle, void*, size_t);
   int (*version)(char*, size_t);
+  int (*set_atomics_mode)(Handle, int);
   General general;
 };
 
@@ -77,11 +78,18 @@ std::unique_ptr<Blas> open_rocblas(std::string& why) {
     why = "rocBLAS is missing (" + library.why() + ")";
   else if (!library.find(calls.create, "rocblas_create_handle") || !library.find(calls.destroy, "rocblas_destroy_handle") ||
            !library.find(calls.set_stream, "rocblas_set_stream") || !library.find(calls.set_workspace, "rocblas_set_workspace") ||
-           !library.find(calls.version, "rocblas_get_version_string") || !library.find(calls.general, "rocblas_gemm_strided_batched_ex"))
+           !library.find(calls.version, "rocblas_get_version_string") ||
+           !library.find(calls.set_atomics_mode, "rocblas_set_atomics_mode") || !library.find(calls.general, "rocblas_gemm_strided_batched_ex"))
     why = "rocBLAS lacks a function that Tenon calls; install ROCm 5.2 or newer";
   else if (const int s = calls.create(&handle); s != 0)
     why = "rocBLAS cannot start (status " + std::to_string(s) + ")";
   if (!handle) return nullptr;
+  constexpr int kNoAtomics = 0;  // sums have one order, so that a run repeats bit for bit
+  if (const int s = calls.set_atomics_mode(handle, kNoAtomics); s != 0) {
+    why = "rocBLAS refuses products without atomics (status " + std::to_string(s) + ")";
+    calls.destroy(handle);
+    return nullptr;
+  }
   return std::make_unique<RocBlas>(calls, handle);
 }
 

@@ -9,12 +9,10 @@
 
 namespace tenon::sdk::gpu {
 
-#if defined(__HIP__)
-#if defined(__AMDGCN_WAVEFRONT_SIZE)
-inline constexpr int kWave = __AMDGCN_WAVEFRONT_SIZE;
-#else
-inline constexpr int kWave = 64;  // the host's pass: never used
-#endif
+// GCN and CDNA have waves of 64, RDNA as its compilers choose by themselves of 32, and so has NVIDIA. The macro that said so is gone from newer
+// compilers. The host's pass uses neither.
+#if defined(__HIP__) && (defined(__GFX9__) || !defined(__HIP_DEVICE_COMPILE__))
+inline constexpr int kWave = 64;
 #else
 inline constexpr int kWave = 32;
 #endif
