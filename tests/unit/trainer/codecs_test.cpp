@@ -211,7 +211,7 @@ TEST(CodedStates, AreRefusedWhereTheyCannotBe) {
   };
   EXPECT_NE(refusal(coded("adamw", "nf4")).find("coat-fp8"), std::string::npos);  // names those that do hold states
   EXPECT_NE(refusal(coded("adamw", "coat-fp9")).find("coat-fp8"), std::string::npos);
-  EXPECT_NE(refusal(tiny::mix("adamw", {"lora"}, "coat-fp8")).find("--quantizer"), std::string::npos);
+  EXPECT_NE(refusal(tiny::mix("adamw", {"lora"}, "mesa-act8")).find("--quantizer"), std::string::npos);
   MixRequest wrong = tiny::mix();
   wrong.activations = "nf4";
   EXPECT_NE(refusal(wrong).find("--activations"), std::string::npos);
