@@ -80,18 +80,17 @@ namespace tenon::sdk {
 // Advances the moments of a chunk by its gradients. take(i, usable, u) receives the direction of the chunk's i-th
 // element (usable = 0: it is 0 and the element rests), in the same loop, which divides and takes roots and has time for
 // it. m and v: scratch of a block each.
-template <class Take>
+template <class Gradient, class Take>
 TN_FN void adam8_chunk(const Block& block, const Chunk& chunk, const AdamNumbers& a, const Adam8Coder& coder,
-                       const Adam8States& s, const float* g, float* m, float* v, Take take) {
+                       const Adam8States& s, Gradient g, float* m, float* v, Take take) {
   for (int64_t at = 0; at < chunk.n; at += s.blocksize) {
     const int64_t n = chunk.n - at < s.blocksize ? chunk.n - at : s.blocksize, scale = (chunk.begin + at) / s.blocksize;
     uint8_t *cm = s.m + chunk.begin + at, *cv = s.v + chunk.begin + at;
-    const float* gb = g + at;
     decode_dynamic<true>(block, cm, s.m_max[scale], m, n);
     decode_dynamic<false>(block, cv, s.v_max[scale], v, n);
     const Block::Pair largest = block.max2(n, {0, 0}, [=](int64_t i) {
       // Factors, not branches: 1 where the gradient is usable, else 0.
-      const float x = gb[i] * a.grad_scale, usable = is_usable(x) ? 1.0f : 0.0f, clean = is_usable(x) ? x : 0.0f;
+      const float x = g(at + i) * a.grad_scale, usable = is_usable(x) ? 1.0f : 0.0f, clean = is_usable(x) ? x : 0.0f;
       const float mi = decayed(a.a1, m[i] * usable, clean), vi = decayed(a.a2, v[i] * usable, clean * clean);
       m[i] = mi, v[i] = vi;
       take(at + i, usable, adam_ratio(a, mi, vi));
@@ -119,7 +118,7 @@ inline void adam8_direction(const tn_exec* exec, const AdamNumbers& a, const Ada
         if (adam8_fits_groups(chunk, a, {})) return adam8_groups<false>(a, *c, s, chunk, u, DirectionGroups{u}, stage);
 #endif
         float* pu = u + chunk.begin;
-        adam8_chunk(block, chunk, a, *c, s, pu, stage, stage + size,
+        adam8_chunk(block, chunk, a, *c, s, [=](int64_t i) { return pu[i]; }, stage, stage + size,
                     [=](int64_t i, float, float direction) { pu[i] = direction; });
       },
       size, 2 * size * static_cast<int64_t>(sizeof(float)));
@@ -167,7 +166,7 @@ struct Adam8Item {
         s(adam8_states(item, 0, count(*item.param), blocksize)),
         n(count(*item.param)) {}
   // Moments are staged always, gradient and weight where they are bf16.
-  TN_FN int64_t at_weight() const { return grad.f32 ? 2 : 3; }
+  TN_FN int64_t at_weight() const { return TN_GPU || grad.f32 ? 2 : 3; }
   TN_FN int64_t staged() const { return at_weight() + (weight.f32 ? 0 : 1); }
 
   // The chunk of `size` elements that is the block's.
@@ -177,7 +176,14 @@ struct Adam8Item {
 #if defined(__AVX512BW__)
     if (adam8_fits_groups(chunk, a, weight)) return adam8_groups(a, coder, s, chunk, grad, weight, stage);
 #endif
-    const float* g = grad.read(block, chunk, stage + 2 * size);
+#if TN_GPU  // a bf16 gradient is read where it lies: with its stage, blocks of 4096 would not fit the 64 KB of AMD's cards
+    const float* const wide = grad.f32 ? grad.f32 + chunk.begin : nullptr;
+    const bf16* const narrow = grad.f32 ? nullptr : grad.b16 + chunk.begin;
+    const auto g = [=](int64_t i) { return wide ? wide[i] : to_float(narrow[i]); };
+#else
+    const float* const from = grad.read(block, chunk, stage + 2 * size);
+    const auto g = [=](int64_t i) { return from[i]; };
+#endif
     float* w = weight.read(block, chunk, stage + at_weight() * size);
     const AdamNumbers numbers = a;
     adam8_chunk(block, chunk, numbers, coder, s, g, stage, stage + size,

@@ -153,7 +153,7 @@ void linear(const tn_exec* exec, const float (&book)[16], const Parts& w, int64_
   while (int64_t{1} << c.block_bits < blocksize) ++c.block_bits;
   if constexpr (sizeof(X) == 2) {
     using Kernel = mma::TileProducts<X, TileWeights>;
-    if (rows > kMaxRows && mma::takes_tiles(n, sdk::dtype_of<X>()) && mma::is_aligned(x) && mma::is_aligned(w.codes))
+    if (rows > kMaxRows && mma::takes_tiles(exec, n, sdk::dtype_of<X>()) && mma::is_aligned(x) && mma::is_aligned(w.codes))
       return mma::launch_product(exec, Kernel::blocks(c), Kernel{{c}, c, x});
   }
   for (int64_t t = 0; t < rows; t += kMaxRows) {

@@ -34,7 +34,7 @@ void decode_range(const tn_exec* exec, const float (&book)[16], const Parts& par
 // Rows of activations that the fused product takes.
 int64_t most_rows([[maybe_unused]] const tn_target& target) {
 #if TN_GPU
-  if (target.ndim == 2 && mma::takes_tiles(target.shape[1], target.dtype)) return mma::kMostTiledRows;
+  if (target.ndim == 2 && mma::takes_tiles(nullptr, target.shape[1], target.dtype)) return mma::kMostTiledRows;
 #endif
   return kMaxRows;
 }

@@ -16,6 +16,18 @@ struct Sizes {
         nested(sdk::ceil_div(blocks, kNestedBlock)) {}
 };
 
+// a · b + c with two roundings, as -ffp-contract=off has it for the CPU: compilers for GPUs would make one of them.
+TN_FN float rounded_twice(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return __fadd_rn(__fmul_rn(a, b), c);
+#else
+#if defined(__HIP__)
+#pragma clang fp contract(off)
+#endif
+  return a * b + c;
+#endif
+}
+
 // Components as bytes and numbers, checked against the sizes.
 struct Parts {
   uint8_t* codes;
@@ -36,7 +48,7 @@ struct Parts {
   }
   TN_FN float scale(int64_t block) const {
     if (absmax) return absmax[block];
-    return sdk::dynamic_book<true>().value[absmax_codes[block]] * nested_absmax[block / kNestedBlock] + *nested_offset;
+    return rounded_twice(sdk::dynamic_book<true>().value[absmax_codes[block]], nested_absmax[block / kNestedBlock], *nested_offset);
   }
 };
 

@@ -94,7 +94,8 @@ struct TileProducts {
 // Rows that a product may have: as many as tiles are worth it, beyond which decoding once and the vendor's product are faster.
 inline constexpr int64_t kMostTiledRows = 256;
 inline constexpr int64_t kTileDepth = 64;  // rows of W are a multiple of this
-inline bool takes_tiles(int64_t n, tn_dtype dtype) { return n % kTileDepth == 0 && dtype.bits == 16 && has_matrix_units(); }
+// exec: of the call; null where a plan asks.
+inline bool takes_tiles(const tn_exec* exec, int64_t n, tn_dtype dtype) { return n % kTileDepth == 0 && dtype.bits == 16 && has_matrix_units(exec); }
 inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 template <class Kernel>

@@ -6,10 +6,11 @@
 
 #include "sdk/dtype.h"
 #include "sdk/gpu/emulated_block.h"
+#include "tenon/host.h"
 
 namespace tenon::sdk::gpu {
 
-inline bool has_matrix_units() { return true; }
+inline bool has_matrix_units(const tn_exec*) { return true; }
 
 inline void copy_async(void* to, const void* from, bool valid) { Threads::mine().copy(to, valid ? from : nullptr, 16); }
 inline void end_copies() { Threads::mine().end_group(); }

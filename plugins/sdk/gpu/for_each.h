@@ -16,6 +16,8 @@ inline constexpr int64_t kPlainShared = 48 << 10;  // bytes that need no leave
 
 template <class F>
 void launch_blocks(const tn_exec* exec, int64_t blocks, int64_t threads, int64_t shared, const F& f) {
+  constexpr int64_t kMostShared = kWave == 64 ? 64 << 10 : 99 << 10;  // of AMD's cards; of sm_86 and sm_89
+  if (shared > kMostShared) fail(TN_E_INTERNAL, "a kernel asks for " + std::to_string(shared) + " bytes of shared memory");
   emulate(exec, blocks, threads, shared, [f](int64_t index, void* memory) { f(Block{index, memory}); });
 }
 template <class F>

@@ -10,6 +10,7 @@
 #include "sdk/dtype.h"
 #include "sdk/gpu/lane.h"
 #include "sdk/gpu/runtime.h"
+#include "tenon/host.h"
 
 #if defined(TENON_EMULATED_WAVE)
 #define TN_MATRIX_LANES TENON_EMULATED_WAVE
@@ -51,8 +52,10 @@ TN_FN int32_t dot4(int32_t a, int32_t b, int32_t sum) {
 
 #if defined(__HIP__)
 
-// Of the current device; asked once by each thread, since a card's properties take long to read.
-inline bool has_matrix_units() {
+// Of the card that launches of a call go to, whichever the thread used last; without a call of that one. Asked once by each thread, since a card's
+// properties take long to read.
+inline bool has_matrix_units(const tn_exec* exec) {
+  if (exec) choose_card_of(stream_of(exec->stream));
   static thread_local int asked = -1;
   static thread_local bool answer = false;
   int device = 0;
@@ -107,7 +110,7 @@ TN_FN void mfma_16x16x16(float (&d)[4], const uint32_t (&a)[2], const uint32_t (
 
 #else  // CUDA
 
-inline bool has_matrix_units() { return true; }  // the device refuses cards older than sm_80
+inline bool has_matrix_units(const tn_exec*) { return true; }  // the device refuses cards older than sm_80
 
 // Shared memory as integers, whose lower bits address arithmetic may change.
 using SharedAddress = uint32_t;

@@ -184,7 +184,7 @@ struct TileWeights {
 };
 
 inline int64_t most_rows(const tn_target& target, const GroupedSizes& s) {
-  const bool tiles = target.ndim == 2 && !s.indexed && (s.group % 8 == 0 || s.groups == 1) && gpu::takes_tiles(s.n, target.dtype);
+  const bool tiles = target.ndim == 2 && !s.indexed && (s.group % 8 == 0 || s.groups == 1) && gpu::takes_tiles(nullptr, s.n, target.dtype);
   return tiles ? gpu::kMostTiledRows : kMaxRows;
 }
 inline uint64_t product_bytes(const GroupedSizes&, int64_t) { return 0; }
@@ -194,7 +194,7 @@ inline void multiply(const tn_exec* exec, const GroupedSizes& s, const GroupedPa
   const Floats from = floats(x, "the input of a product");
   gpu::ProductCall c{product.m, product.n, product.rows, alpha, beta, floats(y, "the product")};
   const bool eights = has_eights(s, p);
-  if (c.rows > kMaxRows && eights && gpu::takes_tiles(c.n, x.dtype) && gpu::is_aligned(from.data)) {
+  if (c.rows > kMaxRows && eights && gpu::takes_tiles(exec, c.n, x.dtype) && gpu::is_aligned(from.data)) {
     const auto tiles = [&](auto type) {
       using Kernel = gpu::TileProducts<decltype(type), TileWeights>;
       gpu::launch_product(exec, Kernel::blocks(c), Kernel{{s, p}, c, static_cast<const decltype(type)*>(from.data)});

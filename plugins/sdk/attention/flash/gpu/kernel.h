@@ -47,7 +47,7 @@ void attend(const char* id, const tn_exec& exec, const ForwardCall& forward) {
   Call c = lower(forward);
   Plan plan(p, false);
   prepare(id, exec, p, plan, false, c);
-  if (fits_tiles(c) && (sdk::same(c.o.dtype, c.q.dtype) || sdk::same(c.o.dtype, sdk::kF32)))
+  if (fits_tiles(&exec, c) && (sdk::same(c.o.dtype, c.q.dtype) || sdk::same(c.o.dtype, sdk::kF32)))
     return (sdk::same(c.q.dtype, sdk::kBF16) ? Tiled<sdk::bf16, Plan>::forward : Tiled<sdk::f16, Plan>::forward)(&exec, c, plan);
   const auto plain = plan.plain(c);
   using Plain = Forward<typename Plan::Plain>;
@@ -63,7 +63,7 @@ void attend_backward(const char* id, const tn_exec& exec, const BackwardCall& ba
   const auto plain = plan.plain(c);
   sdk::for_each_block(&exec, c.batch * c.t_q * c.heads, Delta{c}, c.e);
   if (c.d_sink.data) sdk::for_each_block(&exec, c.heads, SinkGradient{c});
-  const bool tiles = fits_tiles(c) && is_aligned(c.d_o) && sdk::same(c.d_o.dtype, c.q.dtype), bf16 = sdk::same(c.q.dtype, sdk::kBF16);
+  const bool tiles = fits_tiles(&exec, c) && is_aligned(c.d_o) && sdk::same(c.d_o.dtype, c.q.dtype), bf16 = sdk::same(c.q.dtype, sdk::kBF16);
   if (tiles) {
     (bf16 ? Tiled<sdk::bf16, Plan>::query_gradient : Tiled<sdk::f16, Plan>::query_gradient)(&exec, c, plan);
   } else {

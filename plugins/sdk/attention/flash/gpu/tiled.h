@@ -16,12 +16,12 @@ inline bool is_aligned(const Rows& r) {
 }
 
 // q, k and v of one 16-bit type, widths of 64 or 128, a positive scale; without soft cap and dropout. What does not fit takes the plain kernels.
-inline bool fits_tiles(const Call& c) {
+inline bool fits_tiles(const tn_exec* exec, const Call& c) {
   const bool half = sdk::same(c.q.dtype, sdk::kBF16) || sdk::same(c.q.dtype, sdk::kF16);
   if (!half || !sdk::same(c.q.dtype, c.k.dtype) || !sdk::same(c.q.dtype, c.v.dtype) || c.d != c.e || (c.d != 64 && c.d != 128)) return false;
   if (c.cap != 0 || c.scale <= 0 || c.dropout.threshold != 0 || !is_aligned(c.q) || !is_aligned(c.k) || !is_aligned(c.v)) return false;
   const int64_t rows = c.t_q * (c.heads / c.kv_heads);  // rows and blocks are counted in 32 bits
-  return rows < kMostRows && c.t_k < kMostRows && c.batch * c.kv_heads * (rows + c.t_k) < (int64_t{1} << 32) && sdk::gpu::has_matrix_units();
+  return rows < kMostRows && c.t_k < kMostRows && c.batch * c.kv_heads * (rows + c.t_k) < (int64_t{1} << 32) && sdk::gpu::has_matrix_units(exec);
 }
 
 // Every row of keys belongs to exactly one segment: each tile of keys can be written by one block.

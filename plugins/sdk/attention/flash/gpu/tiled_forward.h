@@ -83,7 +83,9 @@ struct TiledForward {
 #pragma unroll
           for (int x = 0; x < Sum::kPerSlot; ++x) high = s[m][n].at(slot, x) > high ? s[m][n].at(slot, x) : high;
         high = mma::row_max(high);
-        const float base = high == minus_infinity() ? 0.0f : high * to_log2, shrink = mma::exp2(top[m][slot] * to_log2 - base);
+        // Not top · to_log2 − base: fused, that is a rounding error where the maximum stays, the same again with every tile.
+        const float base = high == minus_infinity() ? 0.0f : high * to_log2,
+                    shrink = top[m][slot] == high ? 1.0f : mma::exp2((top[m][slot] - high) * to_log2);
         float total = sum[m][slot] * shrink;
 #pragma unroll
         for (int n = 0; n < kKeyTile / 16; ++n)
