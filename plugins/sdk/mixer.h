@@ -99,6 +99,8 @@ class MixerPass {
   }
   void product(double alpha, const Matrices& a, const Matrices& b, double beta, const Matrices& c) const {
     if (c.n == 0) return;
+    // Libraries write rows: Cᵀ = Bᵀ · Aᵀ.
+    if (c.first.column_stride != 1 && c.first.row_stride == 1) return product(alpha, b.transposed(), a.transposed(), beta, c.transposed());
     const MatricesView va(a), vb(b);
     MatricesView vc(c);
     check(ops_.gemm(ops_.self, &va.tensor, &vb.tensor, alpha, beta, &vc.tensor));

@@ -5,6 +5,9 @@
 
 #include "sdk/adapter/scratch.h"
 #include "sdk/for_each.h"
+#if TN_GPU
+#include "sdk/gpu/columns.h"
+#endif
 
 namespace tenon::dora {
 
@@ -55,11 +58,9 @@ inline void column_dots(const tn_exec* exec, const Matrix& a, const Matrix& b, d
   const int64_t rows = a.rows, a_stride = a.row_stride, b_stride = b.row_stride;
   TN_TYPED(T, a.dtype, "a gradient",
     const T *x = static_cast<const T*>(a.data), *y = static_cast<const T*>(b.data);
-    for_each(exec, a.columns, [=] TN_KERNEL(int64_t j) {
-      double sum = 0;
-      for (int64_t t = 0; t < rows; ++t) sum += static_cast<double>(to_float(x[t * a_stride + j])) * to_float(y[t * b_stride + j]);
-      dots[j] = sum;
-    }););
+    gpu::column_sums(
+        exec, rows, a.columns, [=] TN_KERNEL(int64_t t, int64_t j) { return static_cast<double>(to_float(x[t * a_stride + j])) * to_float(y[t * b_stride + j]); },
+        [=] TN_KERNEL(int64_t j, double sum) { dots[j] = sum; }););
 }
 #else
 inline void column_dots(const tn_exec* exec, const Matrix& a, const Matrix& b, double* dots) {

@@ -140,6 +140,20 @@ struct ConvWeightGradient {
   float* dweight;
   TN_FN void operator()(const sdk::Block& block) const {
     const int64_t first = block.index * kTile, n = width - first < kTile ? width - first : kTile, k = taps;
+#if TN_GPU
+    // A thread has one tap of a channel and takes all rows, in the same order, without a barrier a row.
+    const ConvWeightGradient z = *this;
+    block.each(k * n, [=](int64_t at) {
+      const int64_t i = first + at % n, back = k - 1 - at / n;
+      float s = 0;
+      for (int64_t m = 0; m < z.n_chunks; ++m) {
+        const Chunk c = z.chunks[m];
+        for (int64_t row = c.row < c.document + back ? c.document + back : c.row; row < c.row + c.length; ++row)
+          s += sdk::to_float(z.x[(row - back) * z.width + i]) * sdk::to_float(z.d[row * z.width + i]);
+      }
+      z.dweight[i * k + at / n] += s;
+    });
+#else
     float* const sum = block.shared<float>();  // [tap, channel]
     block.each(k * kTile, [=](int64_t i) { sum[i] = 0; });
     for (int64_t at = 0; at < n_chunks; ++at) {
@@ -157,6 +171,7 @@ struct ConvWeightGradient {
     block.each(n, [=](int64_t i) {
       for (int64_t j = 0; j < k; ++j) to[i * k + j] += sum[j * kTile + i];
     });
+#endif
   }
 };
 

@@ -96,13 +96,56 @@ void encode_sixteens(const tn_exec* exec, int64_t groups, const T* x, uint8_t* c
 }
 #endif
 
+#if TN_GPU
+// A thread a group, which is 16 to 128 values: a block of threads would meet four times for each.
+template <class T>
+struct EncodeGroup {
+  const T* x;
+  Groups g;
+  uint8_t* codes;
+  sdk::bf16* scales;
+  sdk::FirstBad::Found bad;
+  TN_FN void operator()(int64_t k) const {
+    const int64_t row = k / g.of_row, c = (k - row * g.of_row) * g.width, n = g.channels - c < g.width ? g.channels - c : g.width;
+    const T* const from = x + row * g.channels + c;
+    uint8_t* const to = codes + row * g.channels + c;
+    float most = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const float v = __builtin_fabsf(sdk::to_float(from[i])), a = sdk::is_finite(v) ? v : __builtin_inff();
+      most = a > most ? a : most;
+    }
+    if (!sdk::is_finite(most)) bad(k);
+    scales[k] = scale_of(most);
+    const float inverse = 1.0f / sdk::to_float(scale_of(most));
+    for (int64_t i = 0; i < n; ++i) to[i] = sdk::to_e4m3(sdk::to_float(from[i]) * inverse);
+  }
+};
+// The part within [begin, end) of group first + k.
+template <class T, class S>
+struct DecodeGroup {
+  const uint8_t* codes;
+  const S* scales;
+  Groups g;
+  int64_t first, begin, end;
+  T* dst;
+  TN_FN void operator()(int64_t k) const {
+    const int64_t group = first + k, row = group / g.of_row, c = (group - row * g.of_row) * g.width, low = row * g.channels + c;
+    const int64_t high = low + (g.channels - c < g.width ? g.channels - c : g.width), from = low > begin ? low : begin, to = high < end ? high : end;
+    const float scale = sdk::to_float(scales[group]);
+    for (int64_t i = from; i < to; ++i) dst[i - begin] = sdk::from_float<T>(sdk::from_e4m3(codes[i]) * scale);
+  }
+};
+#endif
+
 template <class T>
 void encode_groups(const tn_exec* exec, const Groups& g, const T* x, uint8_t* codes, sdk::bf16* scales, sdk::FirstBad::Found bad) {
-#if !TN_GPU
+#if TN_GPU
+  sdk::for_each(exec, g.scales(), EncodeGroup<T>{x, g, codes, scales, bad});
+#else
   if (g.width == 16 && g.channels % 16 == 0) return encode_sixteens(exec, g.scales(), x, codes, scales, bad);
-#endif
   const int64_t per_block = groups_of_block(g);
   sdk::for_each_block(exec, sdk::ceil_div(g.scales(), per_block), EncodeGroups<T>{x, g, per_block, codes, scales, bad}, per_block * g.width);
+#endif
 }
 
 template <class T>
@@ -128,12 +171,16 @@ struct OneScale {
   int64_t blocks;
   S* scale;
   sdk::FirstBad::Found bad;
-  TN_FN void operator()(int64_t) const {
-    float most = 0;
-    for (int64_t b = 0; b < blocks; ++b) most = partial[b] > most ? partial[b] : most;
+  TN_FN void operator()(const sdk::Block& block) const {
+    const float* const from = partial;
+    const float most = block.max(blocks, 0.0f, [=](int64_t b) { return from[b]; });
     const bool finite = sdk::is_finite(most);
-    *scale = sdk::from_float<S>(finite ? sdk::to_float(scale_of(most)) : __builtin_nanf(""));
-    if (!finite) bad(0);
+    S* const to = scale;
+    const sdk::FirstBad::Found not_finite = bad;
+    block.each(1, [=](int64_t) {
+      *to = sdk::from_float<S>(finite ? sdk::to_float(scale_of(most)) : __builtin_nanf(""));
+      if (!finite) not_finite(0);
+    });
   }
 };
 
@@ -157,7 +204,7 @@ template <class T, class S>
 void encode_whole(const tn_exec* exec, int64_t n, const T* x, float* partial, uint8_t* codes, S* scale, sdk::FirstBad::Found bad) {
   const int64_t blocks = sdk::ceil_div(n, kBlockElements);
   sdk::for_each_block(exec, blocks, AbsMax<T>{x, n, partial}, kBlockElements);
-  sdk::for_each(exec, 1, OneScale<S>{partial, blocks, scale, bad});
+  sdk::for_each_block(exec, 1, OneScale<S>{partial, blocks, scale, bad}, blocks);
   sdk::for_each_block(exec, blocks, EncodeWhole<T, S>{x, scale, codes, n}, kBlockElements);
 }
 
@@ -213,7 +260,13 @@ void decode_sixteens(const tn_exec* exec, int64_t width, const uint8_t* codes, c
 
 template <class T, class S>
 void decode_values(const tn_exec* exec, const Groups& g, const uint8_t* codes, const S* scales, int64_t begin, int64_t end, T* dst) {
-#if !TN_GPU
+#if TN_GPU
+  if (g.width > 0 && begin < end) {
+    const auto group_of = [&](int64_t i) { return i / g.channels * g.of_row + i % g.channels / g.width; };
+    const int64_t first = group_of(begin);
+    return sdk::for_each(exec, group_of(end - 1) - first + 1, DecodeGroup<T, S>{codes, scales, g, first, begin, end, dst});
+  }
+#else
   if constexpr (std::is_same_v<S, sdk::bf16>)
     if (g.width > 0 && g.channels % g.width == 0) return decode_sixteens(exec, g.width, codes, scales, begin, end, dst);
 #endif

@@ -39,11 +39,15 @@ void code_weight(const tn_exec* exec, const T* w, int64_t rows, int64_t n, int8_
 // keep[j] = 0 where a token has |x| >= threshold in column j, else 1. threshold 0: no column is apart.
 template <class T>
 void find_outliers(const tn_exec* exec, const T* x, int64_t rows, int64_t n, float threshold, float* keep) {
-#if TN_GPU  // a thread a column: no barrier a row
-  sdk::for_each(exec, n, [=] TN_KERNEL(int64_t j) {
-    float k = 1;
-    for (int64_t t = 0; t < rows && threshold > 0; ++t) k = std::fabs(sdk::to_float(x[t * n + j])) < threshold ? k : 0.0f;
-    keep[j] = k;
+#if TN_GPU  // a thread for some rows of a column; all that find an outlier there write the same 0
+  sdk::for_each(exec, n, [=] TN_KERNEL(int64_t j) { keep[j] = 1; });
+  if (threshold <= 0) return;
+  constexpr int64_t kRows = 32;
+  sdk::for_each(exec, n * sdk::ceil_div(rows, kRows), [=] TN_KERNEL(int64_t i) {
+    const int64_t j = i % n, first = i / n * kRows, last = rows - first < kRows ? rows : first + kRows;
+    bool apart = false;
+    for (int64_t t = first; t < last; ++t) apart |= !(std::fabs(sdk::to_float(x[t * n + j])) < threshold);
+    if (apart) keep[j] = 0;
   });
 #else
   constexpr int64_t kColumns = 256;
