@@ -6,6 +6,12 @@
 #include "sdk/linalg/on_host.h"
 #include "sdk/linalg/tall.h"
 
+#if defined(__NVCC__)
+#pragma nv_diag_suppress 1675  // it does not know the pragmas below, which are for the host's compiler
+#elif !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are returned within one source only
+#endif
+
 namespace tenon::sdk::eigen {
 
 inline double dot(const double* a, const double* b, int64_t n) {

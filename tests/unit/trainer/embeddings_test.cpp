@@ -63,7 +63,7 @@ TEST(Embeddings, InFewBytesTakeFewBytesAsPlanned) {
       EXPECT_NEAR(static_cast<double>(planned.total_peak), static_cast<double>(measured.total_peak), 0.03 * static_cast<double>(measured.total_peak)) << model;
       weights[held] = measured.live[static_cast<size_t>(Category::kWeights)];
     }
-    const ModelConfig& c = ModelSource::open(path, 320).config();
+    const ModelConfig c = ModelSource::open(path, 320).config();
     const uint64_t dense = static_cast<uint64_t>(c.vocab * c.hidden * 4 * (c.tied ? 1 : 2));
     EXPECT_LT(weights[1], weights[0] - dense / 2) << model;
   }

@@ -196,7 +196,9 @@ TEST_P(GoldenAdapter, MergesAsPeftDoes) {
   for (const std::string& name : expected_.names()) {
     if (!name.starts_with("merged.")) continue;
     for (const Parameter& p : merged.session->model().parameters())
-      if (p.name == name.substr(7)) EXPECT_LE(distance(tiny::host_copy(*merged.engine, p.value), expected_.f32(name)), 1e-6) << name;
+      if (p.name == name.substr(7)) {
+        EXPECT_LE(distance(tiny::host_copy(*merged.engine, p.value), expected_.f32(name)), 1e-6) << name;
+      }
   }
 }
 
