@@ -62,11 +62,18 @@ Tensor heads(const Tensor& t, int64_t batch) {
 
 }  // namespace
 
-tn_attention_plan AttentionLayer::plan(Engine& engine, const tn_attention_shape& shape) const {
+const tn_attention_plan& AttentionLayer::plan(Engine& engine, const tn_attention_shape& shape) const {
+  const std::array<int64_t, 9> sizes{shape.batch,          shape.t_q,        shape.t_k, shape.q_pos, shape.k_pos, static_cast<int64_t>(shape.phase),
+                                     shape.state_tokens,   shape.dtype.code, shape.dtype.bits};
+  Segments packed;
+  if (const tn_segments* s = shape.segments) packed = {{s->q_begin, s->q_begin + s->n}, {s->q_len, s->q_len + s->n}};
+  if (planned_.plan.struct_size && planned_.sizes == sizes && planned_.packed.begin == packed.begin && planned_.packed.length == packed.length)
+    return planned_.plan;
   tn_attention_plan plan{};
   plan.struct_size = sizeof plan;
   check(api_->plan(self_, engine.api(), engine.device(), &shape, &plan), "planning attention");
-  return plan;
+  planned_ = {sizes, std::move(packed), plan};
+  return planned_.plan;
 }
 
 tn_estimate AttentionLayer::forward_estimate(Engine& engine, int64_t batch, int64_t t, tn_dtype dtype) const {
@@ -104,7 +111,7 @@ void AttentionLayer::decode(Engine& engine, DecodeState& state, int64_t past, co
   }
   Shape s(1, rows, rows, past, window_, nullptr, past == 0 ? TN_PHASE_PREFILL : TN_PHASE_DECODE, q.dtype());
   s.shape.k_pos = past, s.shape.state_tokens = state.tokens;
-  const tn_attention_plan plan = this->plan(engine, s.shape);
+  const tn_attention_plan& plan = this->plan(engine, s.shape);
   Binds binds;
   binds.add(TN_PORT_Q, heads(q, 1)), binds.add(TN_PORT_K, heads(k, 1)), binds.add(TN_PORT_V, heads(v, 1)), binds.add(TN_PORT_O, heads(o, 1));
   if (past > 0) binds.add(TN_PORT_STATE_IN, state.bytes);
@@ -120,7 +127,7 @@ void AttentionLayer::forward(Engine& engine, int64_t batch, int64_t t_q, int64_t
                              const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o, const Tensor* lse) const {
   const uint32_t phase = lse ? TN_PHASE_TRAIN : (t_q == t_k ? TN_PHASE_PREFILL : TN_PHASE_DECODE);
   const Shape s(batch, t_q, t_k, q_pos, window_, packed, phase, q.dtype());
-  const tn_attention_plan plan = this->plan(engine, s.shape);
+  const tn_attention_plan& plan = this->plan(engine, s.shape);
   Binds binds;
   binds.add(TN_PORT_Q, heads(q, s.shape.batch)), binds.add(TN_PORT_K, heads(k, s.shape.batch)), binds.add(TN_PORT_V, heads(v, s.shape.batch));
   binds.add(TN_PORT_O, heads(o, s.shape.batch));
@@ -136,7 +143,7 @@ void AttentionLayer::backward(Engine& engine, int64_t batch, int64_t t, const Se
                               const Tensor& v, const Tensor& o, const Tensor& lse, const Tensor& d_o, const Tensor& dq, const Tensor& dk,
                               const Tensor& dv) const {
   const Shape s(batch, t, t, 0, window_, packed, TN_PHASE_TRAIN, q.dtype());
-  const tn_attention_plan plan = this->plan(engine, s.shape);
+  const tn_attention_plan& plan = this->plan(engine, s.shape);
   Binds binds;
   const int64_t b = s.shape.batch;
   binds.add(TN_PORT_Q, heads(q, b)), binds.add(TN_PORT_K, heads(k, b)), binds.add(TN_PORT_V, heads(v, b));
@@ -152,7 +159,7 @@ void AttentionLayer::backward(Engine& engine, int64_t batch, int64_t t, const Se
 void AttentionLayer::backward_rows(Engine& engine, int64_t q_pos, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse,
                                    const Tensor& d_o, const Tensor& dq, const Tensor& dk, const Tensor& dv) const {
   const Shape s(1, q.dim(0), k.dim(0), q_pos, window_, nullptr, TN_PHASE_TRAIN, q.dtype());
-  const tn_attention_plan plan = this->plan(engine, s.shape);
+  const tn_attention_plan& plan = this->plan(engine, s.shape);
   Binds binds;
   binds.add(TN_PORT_Q, heads(q, 1)), binds.add(TN_PORT_K, heads(k, 1)), binds.add(TN_PORT_V, heads(v, 1)), binds.add(TN_PORT_O, heads(o, 1));
   binds.add(TN_PORT_LSE, lse), binds.add(TN_PORT_DO, heads(d_o, 1)), binds.add(TN_PORT_DQ, heads(dq, 1));

@@ -1,6 +1,7 @@
 // The attention core of one layer: a plugin's kernel, its masks, its plans, and what it remembers while decoding.
 #pragma once
 
+#include <array>
 #include <utility>
 #include <vector>
 
@@ -54,7 +55,15 @@ class AttentionLayer {
 
  private:
   struct Shape;
-  tn_attention_plan plan(Engine& engine, const tn_attention_shape& shape) const;
+  // The plan of the last shape: passes forward, again and backward over a micro-batch ask for the same one, and over long sequences a sparse
+  // kernel's answer takes milliseconds.
+  struct Planned {
+    std::array<int64_t, 9> sizes{};
+    Segments packed;
+    tn_attention_plan plan{};
+  };
+  const tn_attention_plan& plan(Engine& engine, const tn_attention_shape& shape) const;
+  mutable Planned planned_;
   const tn_attention_api* api_;
   tn_attention* self_;
   tn_attention_config config_;
