@@ -105,9 +105,8 @@ class DeltaNet {
       if (p.plans()) continue;
       p.typed([&](auto tag) {
         using T = decltype(tag);
-        sdk::for_each_block(p.exec(), w.chunks * sizes_.heads(),
-                            Finish<T>{r.o, p.numbers(gain_), raw.of<T>(raw.gate), c.chunks + w.first_chunk, sizes_.heads(), sizes_.e, c.chunk_rows, sdk::data<T>(*normed)},
-                            c.chunk_rows * sizes_.e);
+        for_each_row(p.exec(), w.chunks * sizes_.heads(), c.chunk_rows, sizes_.e,
+                     Finish<T>{r.o, p.numbers(gain_), raw.of<T>(raw.gate), c.chunks + w.first_chunk, sizes_.heads(), sizes_.e, c.chunk_rows, sdk::data<T>(*normed)});
       });
     }
     if (p.decodes() && !p.plans()) remember(p, raw);
@@ -201,9 +200,8 @@ class DeltaNet {
     p.typed([&](auto tag) {
       using T = decltype(tag);
       for (const Branch* b : {&q_, &k_, &v_})
-        sdk::for_each_block(p.exec(), w.chunks * b->heads,
-                            Prepare<T>{conv<T>(p, c, *b, raw), chunks, b->heads, b->width, c.chunk_rows, b->scale, b->norm, b->activation, buffer(r, *b)},
-                            c.chunk_rows * b->width * taps_);
+        for_each_row(p.exec(), w.chunks * b->heads, c.chunk_rows, b->width * taps_,
+                     Prepare<T>{conv<T>(p, c, *b, raw), chunks, b->heads, b->width, c.chunk_rows, b->scale, b->norm, b->activation, buffer(r, *b)});
       sdk::for_each(p.exec(), w.chunks * sizes_.kv_heads * c.chunk_rows,
                     Betas<T>{use_beta_ ? raw.of<T>(raw.logits) : nullptr, chunks, sizes_.kv_heads, c.chunk_rows, most_, r.beta});
     });
@@ -239,10 +237,9 @@ class DeltaNet {
       p.typed([&](auto tag) {
         using T = decltype(tag);
         for (const Branch* b : {&q_, &k_, &v_})
-          sdk::for_each_block(p.exec(), w.chunks * b->heads,
-                              PrepareBackward<T>{conv<T>(p, c, *b, raw), chunks, b->heads, b->width, c.chunk_rows, b->scale, b->norm, b->activation, gradient(r, *b),
-                                                 buffer(r, *b), raw.of<T>(d.branch[b->slot])},
-                              c.chunk_rows * b->width * taps_);
+          for_each_row(p.exec(), w.chunks * b->heads, c.chunk_rows, b->width * taps_,
+                       PrepareBackward<T>{conv<T>(p, c, *b, raw), chunks, b->heads, b->width, c.chunk_rows, b->scale, b->norm, b->activation, gradient(r, *b),
+                                          buffer(r, *b), raw.of<T>(d.branch[b->slot])});
         if (use_beta_)
           sdk::for_each(p.exec(), w.chunks * sizes_.kv_heads * c.chunk_rows,
                         BetasBackward<T>{r.beta, r.d_beta, chunks, sizes_.kv_heads, c.chunk_rows, most_, raw.of<T>(d.logits)});
@@ -258,8 +255,8 @@ class DeltaNet {
     p.typed([&](auto tag) {
       using T = decltype(tag);
       const T *const g = raw.of<T>(d.branch[b.slot]), *const from = raw.of<T>(raw.branch[b.slot]);
-      sdk::for_each_block(p.exec(), chunks, ConvInputGradient<T>{g, b.channels(), taps_, c.weights[b.slot], c.chunks, sdk::data<T>(into)},
-                          c.chunk_rows * b.channels() * taps_);
+      for_each_row(p.exec(), chunks, c.chunk_rows, b.channels() * taps_,
+                   ConvInputGradient<T>{g, b.channels(), taps_, c.chunk_rows, c.weights[b.slot], c.chunks, sdk::data<T>(into)});
       using Weights = ConvWeightGradient<T>;
       if (float* dweight = p.numbers_grad(b.conv))
         sdk::for_each_block<Weights::kTile * Weights::kMostTaps * static_cast<int64_t>(sizeof(float))>(

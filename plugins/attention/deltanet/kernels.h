@@ -35,6 +35,18 @@ struct ShortConv {
 
 inline constexpr float kNormFloor = 1e-6f;
 
+// Rows [first, last) of a chunk and head that are a block's: all of them on a CPU; one on a GPU, where a row is a meeting of all threads.
+struct RowsOfBlock {
+  int64_t item, first, last;
+  TN_FN RowsOfBlock(int64_t block, int64_t rows)
+      : item(TN_GPU ? block / rows : block), first(TN_GPU ? block % rows : 0), last(TN_GPU ? first + 1 : rows) {}
+};
+// f over so many items of `rows` rows, each of so many numbers.
+template <class F>
+void for_each_row(const tn_exec* exec, int64_t items, int64_t rows, int64_t numbers, F f) {
+  sdk::for_each_block(exec, TN_GPU ? items * rows : items, f, TN_GPU ? numbers : rows * numbers);
+}
+
 // out = scale · l2norm(silu(conv)) (queries, keys) or silu(conv) (values) in chunk layout. One block a chunk and head.
 template <class T>
 struct Prepare {
@@ -45,11 +57,12 @@ struct Prepare {
   bool norm, activation;
   float* out;
   TN_FN void operator()(const sdk::Block& block) const {
-    const Chunk c = chunks[block.index / heads];
-    const int64_t head = block.index % heads, n = width;
+    const RowsOfBlock mine(block.index, rows);
+    const Chunk c = chunks[mine.item / heads];
+    const int64_t head = mine.item % heads, n = width;
     const bool act = activation;
-    for (int64_t t = 0; t < rows; ++t) {
-      float* const to = out + (block.index * rows + t) * n;
+    for (int64_t t = mine.first; t < mine.last; ++t) {
+      float* const to = out + (mine.item * rows + t) * n;
       if (t >= c.length) {
         block.each(n, [=](int64_t i) { to[i] = 0; });
         continue;
@@ -76,12 +89,13 @@ struct PrepareBackward {
   float* scratch;
   T* out;
   TN_FN void operator()(const sdk::Block& block) const {
-    const Chunk c = chunks[block.index / heads];
-    const int64_t head = block.index % heads, n = width;
+    const RowsOfBlock mine(block.index, rows);
+    const Chunk c = chunks[mine.item / heads];
+    const int64_t head = mine.item % heads, n = width;
     const bool act = activation;
-    for (int64_t t = 0; t < c.length; ++t) {
-      const float* const dy = d + (block.index * rows + t) * n;
-      float* const s = scratch + (block.index * rows + t) * n;
+    for (int64_t t = mine.first; t < mine.last && t < c.length; ++t) {
+      const float* const dy = d + (mine.item * rows + t) * n;
+      float* const s = scratch + (mine.item * rows + t) * n;
       T* const to = out + (c.row + t) * conv.width + head * n;
       conv.row(block, c, c.row + t, head * n, n, s);
       float r = 1, along = 0;
@@ -108,15 +122,16 @@ struct PrepareBackward {
 template <class T>
 struct ConvInputGradient {
   const T* d;
-  int64_t width, taps;
+  int64_t width, taps, rows;
   const float* weight;
   const Chunk* chunks;
   T* dx;
   TN_FN void operator()(const sdk::Block& block) const {
-    const Chunk c = chunks[block.index];
+    const RowsOfBlock mine(block.index, rows);
+    const Chunk c = chunks[mine.item];
     const int64_t n = width, k = taps, end = c.end;
     const float* const w = weight;
-    for (int64_t t = 0; t < c.length; ++t) {
+    for (int64_t t = mine.first; t < mine.last && t < c.length; ++t) {
       const int64_t row = c.row + t;
       const T* const from = d + row * n;
       T* const to = dx + row * n;
@@ -228,6 +243,15 @@ struct Solve {
     const int64_t n = rows;
     const float *const a = gram + block.index * n * n, *const b = beta + block.index * n;
     float *const t = inverse + block.index * n * n, *const s = scaled + block.index * n * n;
+#if TN_GPU  // a thread a column: it waits for no other
+    block.each(n, [=](int64_t j) {
+      for (int64_t i = 0; i < n; ++i) {
+        float x = i == j ? 1.0f : 0.0f;
+        for (int64_t k = j; k < i; ++k) x -= b[i] * a[i * n + k] * t[k * n + j];
+        t[i * n + j] = x, s[i * n + j] = x * b[j];
+      }
+    });
+#else
     for (int64_t i = 0; i < n; ++i) {
       float* const row = t + i * n;
       block.each(n, [=](int64_t j) { row[j] = j == i ? 1.0f : 0.0f; });
@@ -239,6 +263,7 @@ struct Solve {
       float* const to = s + i * n;
       block.each(n, [=](int64_t j) { to[j] = row[j] * b[j]; });
     }
+#endif
   }
 };
 
@@ -291,11 +316,12 @@ struct Finish {
   int64_t heads, width, rows;
   T* y;
   TN_FN void operator()(const sdk::Block& block) const {
-    const Chunk c = chunks[block.index / heads];
-    const int64_t head = block.index % heads, n = width;
+    const RowsOfBlock mine(block.index, rows);
+    const Chunk c = chunks[mine.item / heads];
+    const int64_t head = mine.item % heads, n = width;
     const float* const g = gain;
-    for (int64_t t = 0; t < c.length; ++t) {
-      const float* const from = o + (block.index * rows + t) * n;
+    for (int64_t t = mine.first; t < mine.last && t < c.length; ++t) {
+      const float* const from = o + (mine.item * rows + t) * n;
       const int64_t at = ((c.row + t) * heads + head) * n;
       const T* const gates = gate ? gate + at : nullptr;
       T* const to = y + at;

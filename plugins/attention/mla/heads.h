@@ -39,7 +39,7 @@ struct Turn {
   TN_FN sdk::SinCos at(int64_t row, int64_t pair) const { return sdk::vsin_cos(static_cast<float>(positions[row]) * inv_freq[pair]); }
 };
 
-// Queries: their still part, and their turning part turned. One block a row.
+// Queries: their still part, and their turning part turned. One block a row and head.
 template <class T>
 struct SplitQueries {
   Split split;
@@ -48,23 +48,21 @@ struct SplitQueries {
   Heads<const T> q;
   Heads<T> still, turning;
   TN_FN void operator()(const sdk::Block& block) const {
-    const int64_t row = block.index, half = split.turning / 2;
-    for (int64_t h = 0; h < heads; ++h) {
-      const T* const from = q.at(row, h);
-      T *const a = still.at(row, h), *const b = turning.at(row, h);
-      const Split s = split;
-      const Turn t = turn;
-      block.each(s.still, [=](int64_t c) { a[c] = from[s.still_at(c)]; });
-      block.each(half, [=](int64_t i) {
-        const sdk::SinCos v = t.at(row, i);
-        const float x = sdk::to_float(from[s.low + i]), y = sdk::to_float(from[s.high + i]);
-        b[i] = sdk::from_float<T>(x * v.cos - y * v.sin), b[half + i] = sdk::from_float<T>(y * v.cos + x * v.sin);
-      });
-    }
+    const int64_t row = block.index / heads, h = block.index % heads, half = split.turning / 2;
+    const T* const from = q.at(row, h);
+    T *const a = still.at(row, h), *const b = turning.at(row, h);
+    const Split s = split;
+    const Turn t = turn;
+    block.each(s.still, [=](int64_t c) { a[c] = from[s.still_at(c)]; });
+    block.each(half, [=](int64_t i) {
+      const sdk::SinCos v = t.at(row, i);
+      const float x = sdk::to_float(from[s.low + i]), y = sdk::to_float(from[s.high + i]);
+      b[i] = sdk::from_float<T>(x * v.cos - y * v.sin), b[half + i] = sdk::from_float<T>(y * v.cos + x * v.sin);
+    });
   }
 };
 
-// The gradient's way back; dimensions that were not used get 0.
+// The gradient's way back, a block a row and head; dimensions that were not used get 0.
 template <class T>
 struct JoinQueryGradient {
   Split split;
@@ -73,24 +71,22 @@ struct JoinQueryGradient {
   Heads<const T> still, turning;
   Heads<T> dq;
   TN_FN void operator()(const sdk::Block& block) const {
-    const int64_t row = block.index, half = split.turning / 2;
-    for (int64_t h = 0; h < heads; ++h) {
-      const T *const a = still.at(row, h), *const b = turning.at(row, h);
-      T* const to = dq.at(row, h);
-      const Split s = split;
-      const Turn t = turn;
-      block.each(s.width, [=](int64_t c) { to[c] = sdk::from_float<T>(0.0f); });
-      block.each(s.still, [=](int64_t c) { to[s.still_at(c)] = a[c]; });
-      block.each(half, [=](int64_t i) {
-        const sdk::SinCos v = t.at(row, i);
-        const float x = sdk::to_float(b[i]), y = sdk::to_float(b[half + i]);
-        to[s.low + i] = sdk::from_float<T>(x * v.cos + y * v.sin), to[s.high + i] = sdk::from_float<T>(y * v.cos - x * v.sin);
-      });
-    }
+    const int64_t row = block.index / heads, h = block.index % heads, half = split.turning / 2;
+    const T *const a = still.at(row, h), *const b = turning.at(row, h);
+    T* const to = dq.at(row, h);
+    const Split s = split;
+    const Turn t = turn;
+    block.each(s.width, [=](int64_t c) { to[c] = sdk::from_float<T>(0.0f); });
+    block.each(s.still, [=](int64_t c) { to[s.still_at(c)] = a[c]; });
+    block.each(half, [=](int64_t i) {
+      const sdk::SinCos v = t.at(row, i);
+      const float x = sdk::to_float(b[i]), y = sdk::to_float(b[half + i]);
+      to[s.low + i] = sdk::from_float<T>(x * v.cos + y * v.sin), to[s.high + i] = sdk::from_float<T>(y * v.cos - x * v.sin);
+    });
   }
 };
 
-// Keys of every head: the still part of each, and the one turning part [row, turning] that all share, turned.
+// Keys of every head: the still part of each, and the one turning part [row, turning] that all share, turned. One block a row and head.
 template <class T>
 struct JoinKeys {
   Turn turn;
@@ -98,19 +94,17 @@ struct JoinKeys {
   const T *of_head, *shared;  // [row, head, still], [row, turning]
   T* k;                       // [row, head, still + turning]
   TN_FN void operator()(const sdk::Block& block) const {
-    const int64_t row = block.index, half = turning / 2, n = still;
+    const int64_t row = block.index / heads, h = block.index % heads, half = turning / 2, n = still;
     const T* const pair = shared + row * turning;
     const Turn t = turn;
-    for (int64_t h = 0; h < heads; ++h) {
-      const T* const from = of_head + (row * heads + h) * n;
-      T* const to = k + (row * heads + h) * (n + turning);
-      block.each(n, [=](int64_t c) { to[c] = from[c]; });
-      block.each(half, [=](int64_t i) {
-        const sdk::SinCos v = t.at(row, i);
-        const float x = sdk::to_float(pair[i]), y = sdk::to_float(pair[half + i]);
-        to[n + i] = sdk::from_float<T>(x * v.cos - y * v.sin), to[n + half + i] = sdk::from_float<T>(y * v.cos + x * v.sin);
-      });
-    }
+    const T* const from = of_head + (row * heads + h) * n;
+    T* const to = k + (row * heads + h) * (n + turning);
+    block.each(n, [=](int64_t c) { to[c] = from[c]; });
+    block.each(half, [=](int64_t i) {
+      const sdk::SinCos v = t.at(row, i);
+      const float x = sdk::to_float(pair[i]), y = sdk::to_float(pair[half + i]);
+      to[n + i] = sdk::from_float<T>(x * v.cos - y * v.sin), to[n + half + i] = sdk::from_float<T>(y * v.cos + x * v.sin);
+    });
   }
 };
 

@@ -251,7 +251,7 @@ class Mla {
       p.typed([&](auto tag) {
         using T = decltype(tag);
         split_queries<T>(p, q, dense<T>(a.q, width()), dense<T>(a.q, width(), split_.still));
-        sdk::for_each_block(p.exec(), p.rows(), JoinKeys<T>{turn(p), heads_, split_.still, split_.turning, sdk::data<T>(*still), of<T>(shared), sdk::data<T>(*a.k)}, heads_ * width());
+        sdk::for_each_block(p.exec(), p.rows() * heads_, JoinKeys<T>{turn(p), heads_, split_.still, split_.turning, sdk::data<T>(*still), of<T>(shared), sdk::data<T>(*a.k)}, width());
       });
     p.free(still);
     return a;
@@ -263,7 +263,7 @@ class Mla {
   template <class T>
   void split_queries(const sdk::MixerPass& p, const tn_tensor* q, Heads<T> still, Heads<T> turning) const {
     const Heads<const T> from{sdk::data<T>(*q), heads_ * q_split_.width, q_split_.width};
-    sdk::for_each_block(p.exec(), p.rows(), SplitQueries<T>{q_split_, turn(p), heads_, from, still, turning}, heads_ * width());
+    sdk::for_each_block(p.exec(), p.rows() * heads_, SplitQueries<T>{q_split_, turn(p), heads_, from, still, turning}, width());
   }
   tn_tensor* unsplit(const sdk::MixerPass& p, const tn_tensor& dq, int64_t columns) const {
     tn_tensor* const to = p.alloc(columns);
@@ -271,7 +271,7 @@ class Mla {
       p.typed([&](auto tag) {
         using T = decltype(tag);
         const Heads<const T> still{sdk::data<T>(dq), heads_ * width(), width()}, turning{sdk::data<T>(dq) + split_.still, heads_ * width(), width()};
-        sdk::for_each_block(p.exec(), p.rows(), JoinQueryGradient<T>{q_split_, turn(p), heads_, still, turning, dense<T>(to, q_split_.width)}, heads_ * width());
+        sdk::for_each_block(p.exec(), p.rows() * heads_, JoinQueryGradient<T>{q_split_, turn(p), heads_, still, turning, dense<T>(to, q_split_.width)}, width());
       });
     return to;
   }
