@@ -83,7 +83,7 @@ struct Gate {
       down.backward(s, v.down, g.down, x, d, dx ? &wide : nullptr);
       if (dx && !s.measures()) add_scaled(s.exec(), 1, wide, *dx);
     } else if (kind == GateKind::kChannel) {
-      if (!s.measures()) KroneckerMap::bias_gradient(s, dl, g.weight);
+      if (!s.measures() && g.weight) add_bias_gradient(s.exec(), dl, g.weight);
     } else {
       token_backward(s, v, g, x, dl, dx);
     }
@@ -105,11 +105,9 @@ struct Gate {
       }, n);
       float *dw = g.weight, *db = g.bias;
       if (dw)
-        for_each(s.exec(), n, [=] TN_KERNEL(int64_t j) {
-          double sum = 0;
-          for (int64_t t = 0; t < rows; ++t) sum += static_cast<double>(of_token[t]) * to_float(in[t * n + j]);
-          dw[j] += static_cast<float>(sum);
-        });
+        column_sums(
+            s.exec(), rows, n, [=] TN_KERNEL(int64_t t, int64_t j) { return static_cast<double>(of_token[t]) * to_float(in[t * n + j]); },
+            [=] TN_KERNEL(int64_t j, double sum) { dw[j] += static_cast<float>(sum); });
       if (db)
         for_each_block(s.exec(), 1, [=] TN_KERNEL(const Block& block) {
           const double sum = block.sum(rows, [=](int64_t t) { return static_cast<double>(of_token[t]); });

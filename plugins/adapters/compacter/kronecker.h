@@ -5,6 +5,7 @@
 // R (outer) is indexed R[i][a][c], s [N, p] and t [N, q] (inner): this order is that of the file.
 #pragma once
 
+#include "sdk/adapter/bias.h"
 #include "sdk/adapter/scratch.h"
 #include "sdk/for_each.h"
 
@@ -36,7 +37,7 @@ struct KroneckerMap {
     const Matrix e = s.matrix(kF32, x.rows * N, N), mixed = s.matrix(kF32, x.rows * N, N);
     mix(s, f, x, e, mixed);
     s.product(1, mixed, dense(f.t, N, q()), 0, folded(y, q()));
-    if (!s.measures()) add_bias(s, f.bias, y);
+    if (!s.measures()) add_bias(s.exec(), f.bias, y);
     s.release(mark);
   }
 
@@ -52,7 +53,7 @@ struct KroneckerMap {
     if (g.t || s.measures()) s.product(1, mixed.transposed(), dy_folded, 1, dense(g.t, N, q()));
     s.product(1, dy_folded, dense(f.t, N, q()).transposed(), 0, d_mixed);
     if (!s.measures()) {
-      bias_gradient(s, dy, g.bias);
+      if (g.bias) add_bias_gradient(s.exec(), dy, g.bias);
       rule_gradient(s, e, d_mixed, g.rules);
       unmix(s, f, d_mixed, mixed);  // dE over F
     }
@@ -103,23 +104,6 @@ struct KroneckerMap {
           b.each(1, [=](int64_t) { *to += static_cast<float>(sum); });
         },
         rows);
-  }
-  static void add_bias(Scratch& s, const float* bias, const Matrix& y) {
-    const int64_t n = y.columns;
-    TN_TYPED(T, y.dtype, "the map's output",
-      T* to = static_cast<T*>(y.data);
-      for_each(s.exec(), y.rows * n, [=] TN_KERNEL(int64_t i) { to[i] = from_float<T>(to_float(to[i]) + bias[i % n]); }););
-  }
-  static void bias_gradient(Scratch& s, const Matrix& dy, float* out) {
-    if (!out) return;
-    const int64_t n = dy.columns, rows = dy.rows;
-    TN_TYPED(T, dy.dtype, "the map's gradient",
-      const T* from = static_cast<const T*>(dy.data);
-      for_each(s.exec(), n, [=] TN_KERNEL(int64_t j) {
-        double sum = 0;
-        for (int64_t t = 0; t < rows; ++t) sum += to_float(from[t * n + j]);
-        out[j] += static_cast<float>(sum);
-      }););
   }
 };
 

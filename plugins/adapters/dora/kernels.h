@@ -4,10 +4,8 @@
 #include <cmath>
 
 #include "sdk/adapter/scratch.h"
+#include "sdk/column_sums.h"
 #include "sdk/for_each.h"
-#if TN_GPU
-#include "sdk/gpu/columns.h"
-#endif
 
 namespace tenon::dora {
 
@@ -53,36 +51,13 @@ inline void add_shifted(const tn_exec* exec, const Matrix& from, float factor, c
 }
 
 // dots[j] = Σ_t a_tj · b_tj: reads both once, in order, whatever the number of threads.
-#if TN_GPU
 inline void column_dots(const tn_exec* exec, const Matrix& a, const Matrix& b, double* dots) {
-  const int64_t rows = a.rows, a_stride = a.row_stride, b_stride = b.row_stride;
+  const int64_t a_stride = a.row_stride, b_stride = b.row_stride;
   TN_TYPED(T, a.dtype, "a gradient",
     const T *x = static_cast<const T*>(a.data), *y = static_cast<const T*>(b.data);
-    gpu::column_sums(
-        exec, rows, a.columns, [=] TN_KERNEL(int64_t t, int64_t j) { return static_cast<double>(to_float(x[t * a_stride + j])) * to_float(y[t * b_stride + j]); },
+    column_sums(
+        exec, a.rows, a.columns, [=] TN_KERNEL(int64_t t, int64_t j) { return static_cast<double>(to_float(x[t * a_stride + j])) * to_float(y[t * b_stride + j]); },
         [=] TN_KERNEL(int64_t j, double sum) { dots[j] = sum; }););
 }
-#else
-inline void column_dots(const tn_exec* exec, const Matrix& a, const Matrix& b, double* dots) {
-  constexpr int64_t kColumns = 64;
-  const int64_t m = a.columns, rows = a.rows, a_stride = a.row_stride, b_stride = b.row_stride;
-  TN_TYPED(T, a.dtype, "a gradient",
-    const T *x = static_cast<const T*>(a.data), *y = static_cast<const T*>(b.data);
-    for_each_block<kColumns * 8>(
-        exec, (m + kColumns - 1) / kColumns,
-        [=] TN_KERNEL(const Block& block) {
-          const int64_t first = block.index * kColumns, n = m - first < kColumns ? m - first : kColumns;
-          double* sum = block.shared<double>();
-          block.each(n, [=](int64_t j) { sum[j] = 0; });
-          for (int64_t t = 0; t < rows; ++t)
-            block.each(n, [=](int64_t j) {
-              sum[j] +=
-                  static_cast<double>(to_float(x[t * a_stride + first + j])) * to_float(y[t * b_stride + first + j]);
-            });
-          block.each(n, [=](int64_t j) { dots[first + j] = sum[j]; });
-        },
-        rows * kColumns););
-}
-#endif
 
 }  // namespace tenon::dora

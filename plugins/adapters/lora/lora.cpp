@@ -12,6 +12,7 @@
 #include "combine.h"
 #include "lookup.h"
 #include "sdk/adapter.h"
+#include "sdk/adapter/bias.h"
 #include "sdk/adapter/call.h"
 #include "sdk/adapter/declare.h"
 #include "sdk/adapter/initial.h"
@@ -35,31 +36,6 @@ LoraConfig config_from(const tn_host* host, const Hypers& hypers, const char* js
   c.lora_bias = hypers.flag("lora_bias");
   read_modules_to_save(hypers, c);
   return c;
-}
-
-// A matrix [rows, columns] of T with unit stride along its rows.
-template <class T>
-struct RowsOf {
-  T* data;
-  int64_t rows, columns, stride;
-  explicit RowsOf(const tn_tensor& t) : data(sdk::data<T>(t)), rows(t.shape[0]), columns(t.shape[1]), stride(t.strides[0]) {}
-};
-
-template <class T>
-void add_bias(const tn_exec& exec, const float* bias, float scale, RowsOf<T> y) {
-  for_each(&exec, y.rows * y.columns, [=] TN_KERNEL(int64_t i) {
-    T& o = y.data[i / y.columns * y.stride + i % y.columns];
-    o = from_float<T>(to_float(o) + scale * bias[i % y.columns]);
-  });
-}
-
-template <class T>
-void add_bias_gradient(const tn_exec& exec, RowsOf<const T> dy, double scale, float* grad) {
-  for_each(&exec, dy.columns, [=] TN_KERNEL(int64_t j) {
-    double sum = 0;
-    for (int64_t t = 0; t < dy.rows; ++t) sum += to_float(dy.data[t * dy.stride + j]);
-    grad[j] += static_cast<float>(scale * sum);
-  });
 }
 
 class Lora {
@@ -229,16 +205,10 @@ class Lora {
   }
 
   void add_bias(const tn_exec& exec, const tn_tensor& bias, double scale, tn_tensor& y) const {
-    const float* b = contiguous<float>(&bias, "lora_B.bias");
-    with_float_type(y.dtype, "the adapter's output", [&](auto tag) {
-      lora::add_bias(exec, b, static_cast<float>(scale), RowsOf<decltype(tag)>(y));
-    });
+    sdk::add_bias(&exec, contiguous<float>(&bias, "lora_B.bias"), Matrix::of(y), static_cast<float>(scale));
   }
   void bias_gradient(const tn_exec& exec, const tn_tensor& dy, double scale, tn_tensor& grad) const {
-    float* g = contiguous<float>(&grad, "the gradient of lora_B.bias");
-    with_float_type(dy.dtype, "the adapter's output gradient", [&](auto tag) {
-      lora::add_bias_gradient(exec, RowsOf<const decltype(tag)>(dy), scale, g);
-    });
+    add_bias_gradient(&exec, Matrix::of(dy), contiguous<float>(&grad, "the gradient of lora_B.bias"), scale);
   }
 
   const tn_host* host_;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "sdk/adapter/activation.h"
+#include "sdk/adapter/bias.h"
 #include "sdk/adapter/dropout.h"
 #include "sdk/adapter/initial.h"
 #include "sdk/adapter/region.h"
@@ -39,10 +40,10 @@ struct Bottleneck {
     t.z = r.alloc(width);
     tn_tensor* a = r.alloc(width);
     r.product(1, Matrix::of(normed ? *t.h : x), Matrix::of(r.value(down)).transposed(), 0, Matrix::of(*t.z));
-    if (!r.plans()) side::add_bias(r.exec(), contiguous<float>(&r.value(down_bias), "a bias"), Matrix::of(*t.z));
+    if (!r.plans()) add_bias(r.exec(), contiguous<float>(&r.value(down_bias), "a bias"), Matrix::of(*t.z));
     activate(r, *t.z, *a);
     r.product(1, Matrix::of(*a), Matrix::of(r.value(up)).transposed(), beta, Matrix::of(out));
-    if (!r.plans()) side::add_bias(r.exec(), contiguous<float>(&r.value(up_bias), "a bias"), Matrix::of(out));
+    if (!r.plans()) add_bias(r.exec(), contiguous<float>(&r.value(up_bias), "a bias"), Matrix::of(out));
     r.free(a);
     if (trace)
       *trace = t;
@@ -54,14 +55,14 @@ struct Bottleneck {
   void backward(const Region& r, const tn_tensor& x, Trace& t, const tn_tensor& dy, tn_tensor& dx) const {
     tn_tensor *a = r.alloc(width), *dz = r.alloc(width);
     activate(r, *t.z, *a);
-    if (!r.plans()) side::bias_gradient(r.exec(), Matrix::of(dy), contiguous<float>(r.grad(up_bias), "a bias' gradient"));
+    if (!r.plans()) add_bias_gradient(r.exec(), Matrix::of(dy), contiguous<float>(r.grad(up_bias), "a bias' gradient"));
     r.product(1, Matrix::of(dy).transposed(), Matrix::of(*a), 1, Matrix::of(*r.grad(up)));
     r.free(a);
     r.product(1, Matrix::of(dy), Matrix::of(r.value(up)), 0, Matrix::of(*dz));
     if (!r.plans()) {
       if (drops(r)) dropout.apply(r.exec(), r.rng(down), Matrix::of(*dz), Matrix::of(*dz));
       gelu_backward(r.exec(), Matrix::of(*dz), Matrix::of(*t.z), Matrix::of(*dz));
-      side::bias_gradient(r.exec(), Matrix::of(*dz), contiguous<float>(r.grad(down_bias), "a bias' gradient"));
+      add_bias_gradient(r.exec(), Matrix::of(*dz), contiguous<float>(r.grad(down_bias), "a bias' gradient"));
     }
     r.product(1, Matrix::of(*dz).transposed(), Matrix::of(normed ? *t.h : x), 1, Matrix::of(*r.grad(down)));
     r.free(t.z);

@@ -19,6 +19,7 @@
 #include "sdk/adapter/settings.h"
 #include "sdk/adapter/sites.h"
 #include "sdk/adapter/targets.h"
+#include "sdk/column_sums.h"
 #include "sdk/philox.h"
 
 namespace tenon::paca {
@@ -208,12 +209,10 @@ class Paca {
       s.product(1, dy.column_block(begin, part.rows).transposed(), x, 0, part);
       if (!call) continue;
       const float* from = static_cast<float*>(part.data);
-      const int64_t n = f.n, rows = part.rows;
-      for_each(s.exec(), n, [=] TN_KERNEL(int64_t j) {
-        double sum = 0;
-        for (int64_t i = 0; i < rows; ++i) sum += static_cast<double>(from[i * n + j]) * from[i * n + j];
-        score[j] += static_cast<float>(sum);
-      });
+      const int64_t n = f.n;
+      column_sums(
+          s.exec(), part.rows, n, [=] TN_KERNEL(int64_t i, int64_t j) { return static_cast<double>(from[i * n + j]) * from[i * n + j]; },
+          [=] TN_KERNEL(int64_t j, double sum) { score[j] += static_cast<float>(sum); });
     }
     s.release(mark);
   }

@@ -1,11 +1,21 @@
-// Sums over rows, one per column, in an order that depends on the shape alone: rows are cut into at most kMaxSlices
+// Sums over rows, one per column, in an order that depends on the shape alone. On a CPU rows are cut into at most kMaxSlices
 // equal slices, each slice is summed in row order, then the slices in slice order.
 #pragma once
 
 #include "devices/ops/view.h"
+#include "sdk/column_sums.h"
 
 namespace tenon::ops {
 
+#if TN_GPU
+// out[c] += sum over rows of term. Term: row(r) answers a functor of the column.
+template <class Term>
+void add_column_sums(const tn_exec& exec, int64_t rows, int64_t cols, const Term& term, float* out) {
+  sdk::column_sums(
+      &exec, rows, cols, [=] TN_KERNEL(int64_t r, int64_t c) { return term.row(r)(c); },
+      [=] TN_KERNEL(int64_t c, double sum) { out[c] += static_cast<float>(sum); });
+}
+#else
 inline constexpr int64_t kMaxSlices = 64, kColumnTile = 512;
 
 // Term: row(r) answers a functor of the column. One block per slice and column tile.
@@ -64,5 +74,6 @@ void add_column_sums(const tn_exec& exec, int64_t rows, int64_t cols, const Term
   sdk::for_each_block<kShared>(&exec, slices * tiles, SliceSums<Term>{term, rows, cols, slice, tiles, partial, false});
   sdk::for_each(&exec, cols, AddSlices{partial, slices, cols, out});
 }
+#endif
 
 }  // namespace tenon::ops

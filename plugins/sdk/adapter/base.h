@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "sdk/adapter/rows.h"
+#include "sdk/column_sums.h"
 #include "sdk/workspace.h"
 #include "tenon/adapter.h"
 
@@ -46,12 +47,10 @@ inline void column_sqnorm(const tn_exec* exec, const tn_base_linear& base, float
   for_each(exec, base.n, [=] TN_KERNEL(int64_t j) { out[j] = 0; });
   for_each_rows(exec, base, [&](int64_t, const Matrix& w) {
     const float* from = static_cast<const float*>(w.data);
-    const int64_t n = w.columns, rows = w.rows;
-    for_each(exec, n, [=] TN_KERNEL(int64_t j) {
-      float sum = out[j];
-      for (int64_t i = 0; i < rows; ++i) sum += from[i * n + j] * from[i * n + j];
-      out[j] = sum;
-    });
+    const int64_t n = w.columns;
+    column_sums(
+        exec, w.rows, n, [=] TN_KERNEL(int64_t i, int64_t j) { return static_cast<double>(from[i * n + j]) * from[i * n + j]; },
+        [=] TN_KERNEL(int64_t j, double sum) { out[j] += static_cast<float>(sum); });
   }, reserved);
 }
 
@@ -67,11 +66,9 @@ inline void sums_of_magnitudes(const tn_exec* exec, const tn_base_linear& base, 
         row[begin + b.index] = static_cast<float>(b.sum(n, [=](int64_t j) { return std::fabs(static_cast<double>(line[j])); }));
       }, n);
     if (column)
-      for_each(exec, n, [=] TN_KERNEL(int64_t j) {
-        float sum = column[j];
-        for (int64_t i = 0; i < rows; ++i) sum += std::fabs(from[i * n + j]);
-        column[j] = sum;
-      });
+      column_sums(
+          exec, rows, n, [=] TN_KERNEL(int64_t i, int64_t j) { return std::fabs(from[i * n + j]); },
+          [=] TN_KERNEL(int64_t j, double sum) { column[j] += static_cast<float>(sum); });
   }, reserved);
 }
 

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "sdk/adapter/typed.h"
-#include "sdk/for_each.h"
+#include "sdk/column_sums.h"
 #include "sdk/linalg/matrix.h"
 
 namespace tenon::sdk::side {
@@ -36,12 +36,13 @@ inline void mix_backward(const tn_exec* exec, Gate gate, const Matrix& dout, con
     T *out = static_cast<T*>(dout.data), *to = static_cast<T*>(dd.data);
     const T *a = static_cast<const T*>(g.data), *b = static_cast<const T*>(d.data);
     if (dz && gate.stride == 1) {
-      for_each(exec, n, [=] TN_KERNEL(int64_t j) {
-        const float beta = gate(j);
-        double sum = 0;
-        for (int64_t t = 0; t < rows; ++t) sum += static_cast<double>(to_float(out[t * n + j])) * (to_float(a[t * n + j]) - to_float(b[t * n + j]));
-        dz[j] += static_cast<float>(sum * beta * (1 - beta) * gate.inverse_temperature);
-      });
+      column_sums(
+          exec, rows, n,
+          [=] TN_KERNEL(int64_t t, int64_t j) { return static_cast<double>(to_float(out[t * n + j])) * (to_float(a[t * n + j]) - to_float(b[t * n + j])); },
+          [=] TN_KERNEL(int64_t j, double sum) {
+            const float beta = gate(j);
+            dz[j] += static_cast<float>(sum * beta * (1 - beta) * gate.inverse_temperature);
+          });
     } else if (dz) {
       for_each_block(exec, 1, [=] TN_KERNEL(const Block& block) {
         const float beta = gate(0);
@@ -66,23 +67,6 @@ inline void pool(const tn_exec* exec, int64_t reduction, const Matrix& from, con
       float sum = 0;
       for (int64_t k = 0; k < reduction; ++k) sum += to_float(in[i * reduction + k]);
       to[i] = from_float<T>(share * sum);
-    }););
-}
-
-inline void add_bias(const tn_exec* exec, const float* bias, const Matrix& y) {
-  const int64_t n = y.columns;
-  TN_TYPED(T, y.dtype, "a state of the side network",
-    T* to = static_cast<T*>(y.data);
-    for_each(exec, y.rows * n, [=] TN_KERNEL(int64_t i) { to[i] = from_float<T>(to_float(to[i]) + bias[i % n]); }););
-}
-inline void bias_gradient(const tn_exec* exec, const Matrix& dy, float* out) {
-  const int64_t n = dy.columns, rows = dy.rows;
-  TN_TYPED(T, dy.dtype, "a state of the side network",
-    const T* from = static_cast<const T*>(dy.data);
-    for_each(exec, n, [=] TN_KERNEL(int64_t j) {
-      double sum = 0;
-      for (int64_t t = 0; t < rows; ++t) sum += to_float(from[t * n + j]);
-      out[j] += static_cast<float>(sum);
     }););
 }
 

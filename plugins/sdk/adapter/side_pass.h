@@ -1,6 +1,7 @@
 // SideNetwork: forward and backward.
 #pragma once
 
+#include "sdk/adapter/bias.h"
 #include "sdk/adapter/side_network.h"
 
 namespace tenon::sdk {
@@ -24,7 +25,7 @@ inline tn_tensor* SideNetwork::down(const Region& r, const Sampler& p, const tn_
     if (!r.plans()) side::pool(r.exec(), s_.reduction, Matrix::of(h), Matrix::of(*out));
   } else if (s_.down == Down::kDense) {
     r.product(1, Matrix::of(h), Matrix::of(r.value(p.first)).transposed(), 0, Matrix::of(*out));
-    if (!r.plans()) side::add_bias(r.exec(), contiguous<float>(&r.value(p.bias), "a bias"), Matrix::of(*out));
+    if (!r.plans()) add_bias(r.exec(), contiguous<float>(&r.value(p.bias), "a bias"), Matrix::of(*out));
   } else {
     t.u = r.alloc(s_.inner);
     r.product(1, Matrix::of(h), Matrix::of(r.value(p.first)).transposed(), 0, Matrix::of(*t.u));
@@ -44,7 +45,7 @@ inline void SideNetwork::first_factor_gradient(const Region& r, const Sampler& p
 inline void SideNetwork::down_backward(const Region& r, const Sampler& p, const tn_tensor& dd, Trace& t) const {
   if (s_.down == Down::kPool) return;
   if (s_.down == Down::kDense) {
-    if (!r.plans()) side::bias_gradient(r.exec(), Matrix::of(dd), contiguous<float>(r.grad(p.bias), "a bias' gradient"));
+    if (!r.plans()) add_bias_gradient(r.exec(), Matrix::of(dd), contiguous<float>(r.grad(p.bias), "a bias' gradient"));
     t.du = r.alloc(side_);
     r.axpby(1, dd, 0, *t.du);
   } else {
@@ -110,7 +111,7 @@ inline void SideNetwork::forward(const Region& r, const tn_tensor& x, tn_tensor&
     if (!r.plans()) side::blend(r.exec(), contiguous<float>(&r.value(logit_), "the output gate"), Matrix::of(*lifted_), Matrix::of(*top_), Matrix::of(y));
   } else {
     r.axpby(1, *lifted_, 0, y);
-    if (!r.plans()) side::add_bias(r.exec(), contiguous<float>(&r.value(up_bias_), "a bias"), Matrix::of(y));
+    if (!r.plans()) add_bias(r.exec(), contiguous<float>(&r.value(up_bias_), "a bias"), Matrix::of(y));
     r.free(lifted_);
   }
   r.free(tap);
@@ -127,7 +128,7 @@ inline void SideNetwork::backward(const Region& r, const tn_tensor& dy) {
     r.free(lifted_), r.free(top_);
   } else {
     r.axpby(1, dy, 0, *d_lifted);
-    if (!r.plans()) side::bias_gradient(r.exec(), Matrix::of(dy), contiguous<float>(r.grad(up_bias_), "a bias' gradient"));
+    if (!r.plans()) add_bias_gradient(r.exec(), Matrix::of(dy), contiguous<float>(r.grad(up_bias_), "a bias' gradient"));
   }
   r.product(1, Matrix::of(*d_lifted).transposed(), Matrix::of(*normed_), 1, Matrix::of(*r.grad(up_)));
   tn_tensor *d_normed = r.alloc(side_), *dg = r.alloc(side_);

@@ -2,6 +2,7 @@
 // workspace, where later kernels read it.
 #pragma once
 
+#include "sdk/column_sums.h"
 #include "sdk/stored.h"
 #include "sdk/workspace.h"
 
@@ -52,39 +53,13 @@ inline void squared_lengths(const tn_exec* exec, Stored x, int64_t m, int64_t n,
         },
         n);
   } else {
-    constexpr int64_t kColumns = 256;
-#if TN_GPU  // a thread a column: no barrier a row
-    for_each_block(
-        exec, chunks(n, kColumns),
-        [=] TN_KERNEL(const Block& block) {
-          const Chunk columns(block, n, kColumns);
-          block.each(columns.n, [=](int64_t j) {
-            double sum = 0;
-            for (int64_t i = 0; i < m; ++i) {
-              const int64_t at = i * n + columns.begin + j;
-              const double v = x.f32 ? x.f32[at] : to_float(x.b16[at]);
-              sum += v * v;
-            }
-            out[columns.begin + j] = sum;
-          });
-        },
-        kColumns * m);
-#else
-    for_each_block<kColumns*(sizeof(float) + sizeof(double))>(
-        exec, chunks(n, kColumns),
-        [=](const Block& block) {
-          const Chunk columns(block, n, kColumns);
-          double* sum = block.shared<double>();
-          float* stage = reinterpret_cast<float*>(sum + kColumns);
-          block.each(columns.n, [=](int64_t j) { sum[j] = 0; });
-          for (int64_t i = 0; i < m; ++i) {
-            const float* v = x.read(block, Chunk(i * n + columns.begin, columns.n), stage);
-            block.each(columns.n, [=](int64_t j) { sum[j] += static_cast<double>(v[j]) * v[j]; });
-          }
-          block.each(columns.n, [=](int64_t j) { out[columns.begin + j] = sum[j]; });
-        },
-        kColumns * m);
-#endif
+    const auto put = [=] TN_KERNEL(int64_t j, double sum) { out[j] = sum; };
+    const float* wide = x.f32;
+    const bf16* narrow = x.b16;
+    if (wide)
+      column_sums(exec, m, n, [=] TN_KERNEL(int64_t i, int64_t j) { return static_cast<double>(wide[i * n + j]) * wide[i * n + j]; }, put);
+    else
+      column_sums(exec, m, n, [=] TN_KERNEL(int64_t i, int64_t j) { return static_cast<double>(to_float(narrow[i * n + j])) * to_float(narrow[i * n + j]); }, put);
   }
 }
 
