@@ -23,6 +23,7 @@ TN_FN sdk::bf16 scale_of(float absmax) { return sdk::from_float<sdk::bf16>((absm
 // Groups a block takes.
 inline int64_t groups_of_block(const Groups& g) { return std::max<int64_t>(1, kBlockElements / g.width); }
 
+// A group, by a block of threads or, as OneThread, by one.
 template <class T>
 struct EncodeGroups {
   const T* x;
@@ -33,24 +34,26 @@ struct EncodeGroups {
   sdk::FirstBad::Found bad;
   TN_FN void operator()(const sdk::Block& block) const {
     const int64_t total = g.rows * g.of_row, first = block.index * per_block, last = total - first < per_block ? total : first + per_block;
-    for (int64_t k = first; k < last; ++k) {
-      const int64_t row = k / g.of_row, c = (k - row * g.of_row) * g.width, n = g.channels - c < g.width ? g.channels - c : g.width;
-      const T* const from = x + row * g.channels + c;
-      uint8_t* const to = codes + row * g.channels + c;
-      const float most = block.max(n, 0.0f, [=](int64_t i) {
-        const float v = __builtin_fabsf(sdk::to_float(from[i]));
-        return sdk::is_finite(v) ? v : __builtin_inff();
-      });
-      const sdk::bf16 scale = scale_of(most);
-      const float inverse = 1.0f / sdk::to_float(scale);
-      sdk::bf16* const out = scales + k;
-      const sdk::FirstBad::Found not_finite = bad;
-      block.each(1, [=](int64_t) {
-        *out = scale;
-        if (!sdk::is_finite(most)) not_finite(k);
-      });
-      block.each(n, [=](int64_t i) { to[i] = sdk::to_e4m3(sdk::to_float(from[i]) * inverse); });
-    }
+    for (int64_t k = first; k < last; ++k) group(block, k);
+  }
+  template <class Threads>
+  TN_FN void group(const Threads& threads, int64_t k) const {
+    const int64_t row = k / g.of_row, c = (k - row * g.of_row) * g.width, n = g.channels - c < g.width ? g.channels - c : g.width;
+    const T* const from = x + row * g.channels + c;
+    uint8_t* const to = codes + row * g.channels + c;
+    const float most = threads.max(n, 0.0f, [=](int64_t i) {
+      const float v = __builtin_fabsf(sdk::to_float(from[i]));
+      return sdk::is_finite(v) ? v : __builtin_inff();
+    });
+    const sdk::bf16 scale = scale_of(most);
+    const float inverse = 1.0f / sdk::to_float(scale);
+    sdk::bf16* const out = scales + k;
+    const sdk::FirstBad::Found not_finite = bad;
+    threads.each(1, [=](int64_t) {
+      *out = scale;
+      if (!sdk::is_finite(most)) not_finite(k);
+    });
+    threads.each(n, [=](int64_t i) { to[i] = sdk::to_e4m3(sdk::to_float(from[i]) * inverse); });
   }
 };
 
@@ -98,27 +101,25 @@ void encode_sixteens(const tn_exec* exec, int64_t groups, const T* x, uint8_t* c
 
 #if TN_GPU
 // A thread a group, which is 16 to 128 values: a block of threads would meet four times for each.
+struct OneThread {
+  template <class F>
+  TN_FN void each(int64_t n, F f) const {
+    for (int64_t i = 0; i < n; ++i) f(i);
+  }
+  template <class F>
+  TN_FN float max(int64_t n, float start, F f) const {
+    float m = start;
+    for (int64_t i = 0; i < n; ++i) {
+      const float x = f(i);
+      m = x > m ? x : m;
+    }
+    return m;
+  }
+};
 template <class T>
 struct EncodeGroup {
-  const T* x;
-  Groups g;
-  uint8_t* codes;
-  sdk::bf16* scales;
-  sdk::FirstBad::Found bad;
-  TN_FN void operator()(int64_t k) const {
-    const int64_t row = k / g.of_row, c = (k - row * g.of_row) * g.width, n = g.channels - c < g.width ? g.channels - c : g.width;
-    const T* const from = x + row * g.channels + c;
-    uint8_t* const to = codes + row * g.channels + c;
-    float most = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      const float v = __builtin_fabsf(sdk::to_float(from[i])), a = sdk::is_finite(v) ? v : __builtin_inff();
-      most = a > most ? a : most;
-    }
-    if (!sdk::is_finite(most)) bad(k);
-    scales[k] = scale_of(most);
-    const float inverse = 1.0f / sdk::to_float(scale_of(most));
-    for (int64_t i = 0; i < n; ++i) to[i] = sdk::to_e4m3(sdk::to_float(from[i]) * inverse);
-  }
+  EncodeGroups<T> groups;
+  TN_FN void operator()(int64_t k) const { groups.group(OneThread{}, k); }
 };
 // The part within [begin, end) of group first + k.
 template <class T, class S>
@@ -140,7 +141,7 @@ struct DecodeGroup {
 template <class T>
 void encode_groups(const tn_exec* exec, const Groups& g, const T* x, uint8_t* codes, sdk::bf16* scales, sdk::FirstBad::Found bad) {
 #if TN_GPU
-  sdk::for_each(exec, g.scales(), EncodeGroup<T>{x, g, codes, scales, bad});
+  sdk::for_each(exec, g.scales(), EncodeGroup<T>{{x, g, 1, codes, scales, bad}});
 #else
   if (g.width == 16 && g.channels % 16 == 0) return encode_sixteens(exec, g.scales(), x, codes, scales, bad);
   const int64_t per_block = groups_of_block(g);
