@@ -63,8 +63,7 @@ Tensor heads(const Tensor& t, int64_t batch) {
 }  // namespace
 
 const tn_attention_plan& AttentionLayer::plan(Engine& engine, const tn_attention_shape& shape) const {
-  const std::array<int64_t, 9> sizes{shape.batch,          shape.t_q,        shape.t_k, shape.q_pos, shape.k_pos, static_cast<int64_t>(shape.phase),
-                                     shape.state_tokens,   shape.dtype.code, shape.dtype.bits};
+  const std::array<int64_t, 9> sizes{shape.batch, shape.t_q, shape.t_k, shape.q_pos, shape.k_pos, shape.phase, shape.state_tokens, shape.dtype.code, shape.dtype.bits};
   Segments packed;
   if (const tn_segments* s = shape.segments) packed = {{s->q_begin, s->q_begin + s->n}, {s->q_len, s->q_len + s->n}};
   if (planned_.plan.struct_size && planned_.sizes == sizes && planned_.packed.begin == packed.begin && planned_.packed.length == packed.length)
